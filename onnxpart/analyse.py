@@ -1,0 +1,217 @@
+"""Graph + rules -> units, and the reasons for what can't be divided.
+
+The graph is walked once in topological order; nothing depends on K here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxpart import rules
+from onnxpart.labels import Field, Fields, Labels, varying
+from onnxpart.model import Model, captured
+from onnxpart.rules.context import Barrier, Op, State
+from onnxpart.shapes import Shapes, infer
+
+CHAIN = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"))
+"""Movements that may be replaced as a chain by one selection (channel shuffle)."""
+
+
+@dataclass
+class Analysis:
+    """What is known of a model before K is chosen.
+
+    `ops` are the operators in graph order, `rules` their rules (None: a barrier), `virtual` the tensors within a
+    shuffle (tensor -> the tensor where the shuffle starts), `consumers` the operators that read a tensor.
+    """
+
+    model: Model
+    shapes: Shapes
+    state: State
+    ops: list[Op] = field(default_factory=list)
+    rules: list[rules.Rule | None] = field(default_factory=list)
+    consumers: dict[str, list[int]] = field(default_factory=dict)
+    producer: dict[str, int] = field(default_factory=dict)
+    virtual: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Labels:
+        """All labels and ties."""
+        return self.state.labels
+
+    @property
+    def barriers(self) -> dict[str, str]:
+        """Barrier -> reason, by operator title."""
+        return {self.ops[i].title: reason for i, reason in self.state.barriers.items()}
+
+    def fields(self, name: str) -> Fields:
+        """Label fields of a tensor."""
+        return self.state.fields.get(name, ())
+
+    def inputs(self, index: int) -> list[str]:
+        """Tensors that an operator reads, those of its subgraphs included."""
+        node = self.ops[index].node
+        names = [name for name in node.input if name]
+        if any(a.type in (5, 10) for a in node.attribute):  # GRAPH, GRAPHS
+            names += [name for name in captured(node) if name not in names]
+        return names
+
+
+def analyse(model: Model) -> Analysis:
+    """Walk the graph once and collect labels, ties and choices.
+
+    :returns: the analysis; every operator without a rule is in `barriers`.
+    :raises ModelError: when the model's shapes contradict each other.
+    """
+    shapes = infer(model)
+    state = State(model, shapes)
+    analysis = Analysis(model, shapes, state)
+    for name in model.inputs:
+        state.fields[name] = ()
+    read = {name for node in model.proto.graph.node for name in (*node.input, *captured(node))} | set(model.outputs)
+    for index, node in enumerate(model.proto.graph.node):
+        op = Op(state, index, node)
+        analysis.ops.append(op)
+        names = analysis.inputs(index)
+        for name in names:
+            analysis.consumers.setdefault(name, []).append(index)
+        for name in node.output:
+            analysis.producer[name] = index
+        analysis.rules.append(_visit(op, names, read))
+        _propagate(op, names)
+    for name in model.outputs:
+        for f in state.of(name):
+            state.labels.share(f, -1, f"it is tied to the output {name!r}")
+    _find_shuffles(analysis)
+    return analysis
+
+
+def _visit(op: Op, names: list[str], read: set[str]) -> rules.Rule | None:
+    """Apply the operator's rule; make it a barrier where there is none or it can't tell.
+
+    `read` are the values that anything reads: the shapes of others don't matter.
+    """
+    rule = rules.find(op)
+    reason = rule if isinstance(rule, str) else ""
+    outputs: list[Fields] = []
+    if isinstance(rule, rules.Rule):
+        known = op.state.shapes.shape
+        missing = next((n for n in (*names, *op.node.output) if n in read and n not in known), None)
+        if missing is not None:
+            reason = f"the shape of {missing!r} isn't known"
+        else:
+            try:
+                outputs = rule.labels(op)
+            except Barrier as barrier:
+                reason = str(barrier)
+    if reason:
+        op.state.barriers[op.index] = reason
+        for name in names:
+            op.share(op.state.of(name), f"it flows into {op.title}, where {reason}")
+        outputs = [()] * len(op.node.output)
+    for name, fields in zip(op.node.output, outputs, strict=False):
+        if name:
+            op.state.fields[name] = fields if name in op.state.shapes.shape else ()
+    return None if reason or isinstance(rule, str) else rule
+
+
+def _propagate(op: Op, names: list[str]) -> None:
+    """Carry purity, training and the source initializer to the outputs."""
+    state, initializers = op.state, op.state.model.initializers
+    outputs = [name for name in op.node.output if name]
+    if any(n in state.trained or (n in initializers and state.model.trainable(n)) for n in names):
+        state.trained.update(outputs)
+    if names and all(n in state.pure or n in initializers for n in names):
+        state.pure.update(outputs)
+    first = op.node.input[0] if op.node.input else ""
+    if op.node.op_type in CHAIN or op.node.op_type in ("Cast", "Identity"):
+        source = state.source.get(first, first)
+        if source in initializers:
+            state.source[op.node.output[0]] = source
+
+
+def _several_axes(fields: Fields) -> bool:
+    return any(len(varying(f)) > 1 for f in fields)
+
+
+def _find_shuffles(analysis: Analysis) -> None:
+    """Find tensors within chains of movements that start and end with units along one and the same axis."""
+    outputs = set(analysis.model.outputs)
+    for index in reversed(range(len(analysis.ops))):
+        op = analysis.ops[index]
+        if op.node.op_type not in CHAIN or analysis.rules[index] is None:
+            continue
+        name = op.node.output[0]
+        if not _several_axes(analysis.fields(name)) or name in outputs:
+            continue
+        root = _chain_start(analysis, index)
+        if root is None:
+            continue
+        shape = analysis.shapes.shape[root]
+        users = analysis.consumers.get(name, [])
+        if all(
+            analysis.ops[u].node.op_type in CHAIN
+            and (
+                analysis.ops[u].node.output[0] in analysis.virtual
+                or _ends(analysis, root, shape, analysis.ops[u].node.output[0])
+            )
+            for u in users
+        ):
+            analysis.virtual[name] = root
+
+
+def _chain_start(analysis: Analysis, index: int) -> str | None:
+    """The nearest earlier tensor of the chain whose units lie along one axis."""
+    name = analysis.ops[index].node.input[0]
+    while _several_axes(analysis.fields(name)):
+        producer = analysis.producer.get(name)
+        if producer is None or analysis.ops[producer].node.op_type not in CHAIN:
+            return None
+        name = analysis.ops[producer].node.input[0]
+    return name
+
+
+def _ends(analysis: Analysis, root: str, shape: tuple[int, ...], name: str) -> bool:
+    """Whether the chain from `root` to `name` rearranges the units of one axis and nothing else."""
+    if _several_axes(analysis.fields(name)) or analysis.shapes.shape[name] != shape:
+        return False
+    axes = {axis for f in analysis.fields(root) for axis in varying(f)}
+    if len(axes) != 1:
+        return False
+    (axis,) = axes
+    for a, size in enumerate(shape):
+        if size == 1:
+            continue
+        moved = permutation(analysis, root, name, a)
+        if moved is None or (a != axis and not np.array_equal(moved, np.arange(size))):
+            return False
+    return True
+
+
+def permutation(analysis: Analysis, root: str, name: str, axis: int) -> Field | None:
+    """Where each index along `axis` of `name` comes from along the same axis of `root`; None if not from there.
+
+    :returns: int32 [size of the axis].
+    """
+    chain = []
+    current = name
+    while current != root:
+        index = analysis.producer[current]
+        chain.append(index)
+        current = analysis.ops[index].node.input[0]
+    shape = analysis.shapes.shape[root]
+    trial = State(analysis.model, analysis.shapes)
+    trial.fields[root] = (
+        np.arange(shape[axis], dtype=np.int32).reshape([-1 if a == axis else 1 for a in range(len(shape))]),
+    )
+    for index in reversed(chain):
+        rule = analysis.rules[index]
+        assert rule is not None
+        op = Op(trial, index, analysis.ops[index].node)
+        trial.fields[op.node.output[0]] = rule.labels(op)[0]
+    (moved,) = trial.fields[name]
+    if varying(moved) != frozenset((axis,)):
+        return None
+    return moved.reshape(-1)

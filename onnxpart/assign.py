@@ -1,0 +1,175 @@
+"""Unit classes -> parts: balanced, in the order asked for, with every group of a grouped operator divided alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+
+from onnxpart.analyse import Analysis
+from onnxpart.decide import Classes, Decision
+from onnxpart.labels import Groups
+
+Parts = NDArray[np.int16]
+ANYWHERE = -1
+"""The part of what is shared."""
+
+
+def quotas(size: int, shares: Sequence[int], load: Sequence[float] | None = None) -> list[int]:
+    """Divide `size` things in proportion to `shares`; remainders go to the least loaded, then to the first.
+
+    :returns: one count per part, each within one of its exact share, summing to `size`.
+    """
+    total = sum(shares)
+    exact = [Fraction(size * s, total) for s in shares]
+    result = [int(e) for e in exact]
+    weight = load or [0.0] * len(shares)
+    order = sorted(range(len(shares)), key=lambda p: (-(exact[p] - result[p]), weight[p], p))
+    for p in order[: size - sum(result)]:
+        result[p] += 1
+    return result
+
+
+class Infeasible(Exception):
+    """A grouped operator (`node`) whose groups can't all be divided alike."""
+
+    def __init__(self, groups: list[Groups]) -> None:
+        super().__init__()
+        self.groups = groups
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the classes of a layer are laid out over the parts."""
+
+    kind: str
+    seed: int
+
+    def deal(self, classes: NDArray[np.int32], counts: Sequence[int], salt: int) -> NDArray[np.int16]:
+        """Part of each class; `counts` classes go to each part."""
+        parts = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
+        if self.kind == "interleaved":
+            place = np.concatenate([(np.arange(n) + 0.5) / n if n else np.zeros(0) for n in counts])
+            parts = parts[np.argsort(place, kind="stable")]
+        elif self.kind == "random":
+            parts = np.random.default_rng((self.seed, salt)).permutation(parts)
+        return parts
+
+
+def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order: Order) -> Parts:
+    """Part of every label (ANYWHERE: shared).
+
+    :returns: int16 [labels]; each layer's classes are divided in proportion to `shares`, within one class.
+    :raises Infeasible: when grouped operators can't be divided alike.
+    """
+    classes, home = decision.classes, decision.home
+    part = np.full(classes.max() + 1, ANYWHERE, np.int16)
+    held = np.unique(classes[classes > 0])
+    cells = _Cells(analysis, classes, home, held)
+    load = [0.0] * len(shares)
+    counts = cells.counts(shares)
+    for layer in np.unique(home[held]):
+        members = np.flatnonzero(cells.home == layer)
+        for cell in members:
+            fixed = counts.get(int(cell))
+            size = len(cells.members[cell])
+            n = quotas(size, shares, [v / s for v, s in zip(load, shares, strict=True)]) if fixed is None else fixed
+            part[cells.members[cell]] = order.deal(cells.members[cell], n, int(cells.members[cell][0]))
+            load = [v + c / size for v, c in zip(load, n, strict=True)]
+    return part[classes]
+
+
+class _Cells:
+    """Classes of the same layer that the same groups of grouped operators hold: interchangeable ones."""
+
+    def __init__(self, analysis: Analysis, classes: Classes, home: Classes, held: NDArray[np.int32]) -> None:
+        self.bins: list[tuple[Groups, NDArray[np.int32], int]] = []
+        rows, columns = [], []
+        self._collect(analysis, classes, rows, columns)
+        count = len(self.bins)
+        column = np.concatenate(columns) if columns else np.zeros(0, np.int64)
+        row = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        shape = (int(classes.max()) + 1, max(count, 1))
+        held_by = csr_array(coo_array((np.ones(len(row), np.int64), (row, column)), shape=shape))
+        signature = np.zeros((len(held), 2), np.uint64)
+        signature[:, 0] = home[held]
+        random = np.random.default_rng(0).integers(1, 2**62, shape[1], dtype=np.uint64)
+        np.add.at(signature[:, 1], np.searchsorted(held, row), random[column] if count else np.zeros(0, np.uint64))
+        _, first, inverse = np.unique(signature, axis=0, return_index=True, return_inverse=True)
+        inverse = inverse.reshape(-1)
+        order = np.argsort(inverse, kind="stable")
+        ends = np.cumsum(np.bincount(inverse, minlength=len(first)))[:-1]
+        self.members: list[NDArray[np.int32]] = [np.sort(m) for m in np.split(held[order], ends)] if len(held) else []
+        self.home = home[held[first]] if len(held) else np.zeros(0, np.int32)
+        self.matrix = held_by[held[first]] if len(held) else held_by[:0]
+
+    def _collect(
+        self,
+        analysis: Analysis,
+        classes: Classes,
+        rows: list[NDArray[np.int64]],
+        columns: list[NDArray[np.int64]],
+    ) -> None:
+        for g in analysis.labels.groups:
+            for side in (g.inputs, g.outputs):
+                if side is None:
+                    continue
+                here = classes[side]
+                if not here.any() or (here == here[:, :1]).all():
+                    continue  # shared, or whole groups
+                for one in here:
+                    found = one[one > 0].astype(np.int64)
+                    rows.append(found)
+                    columns.append(np.full(len(found), len(self.bins), np.int64))
+                    self.bins.append((g, found.astype(np.int32), len(found)))
+
+    def counts(self, shares: Sequence[int]) -> dict[int, list[int]]:
+        """For each cell that a group holds, how many of its classes each part gets."""
+        if not self.bins:
+            return {}
+        matrix = self.matrix.tocsc()
+        cells, bins = matrix.shape
+        coo = self.matrix.tocoo()
+        joint = coo_array((np.ones(coo.nnz, np.int8), (coo.row, coo.col + cells)), shape=(cells + bins,) * 2)
+        _, component = connected_components(joint, directed=False)
+        held = np.unique(coo.row)
+        result: dict[int, list[int]] = {}
+        for c in np.unique(component[held]):
+            members = np.flatnonzero(component[:cells] == c)
+            holders = np.flatnonzero(component[cells:] == c)
+            result.update(self._divide(members, holders, shares))
+        return result
+
+    def _divide(
+        self, members: NDArray[np.int64], holders: NDArray[np.int64], shares: Sequence[int]
+    ) -> dict[int, list[int]]:
+        """Counts for cells that groups tie to one another: an integer programme when there are several."""
+        block = self.matrix[members][:, holders].toarray()
+        sizes = np.asarray([len(self.members[m]) for m in members])
+        targets = np.asarray([quotas(self.bins[h][2], shares) for h in holders])
+        if len(members) == 1 and (block == 1).all():
+            return {int(members[0]): [int(n) for n in targets[0]]}
+        k, n = len(shares), len(members)
+        eye = np.eye(k)
+        rows = [
+            np.kron(np.eye(n), np.ones((1, k))),
+            *(np.kron(block[:, [j]].T, eye) for j in range(len(holders))),
+        ]
+        right = np.concatenate([sizes, targets.reshape(-1)])
+        even = np.outer(sizes, np.asarray(shares) / sum(shares)).reshape(-1)
+        problem = milp(
+            c=np.zeros(n * k),
+            integrality=np.ones(n * k),
+            bounds=Bounds(np.floor(even), np.ceil(even)),
+            constraints=LinearConstraint(csr_array(np.vstack(rows)), right, right),
+        )
+        if not problem.success:
+            raise Infeasible([self.bins[h][0] for h in holders])
+        solution = np.rint(problem.x).astype(int).reshape(n, k)
+        return {int(m): [int(v) for v in row] for m, row in zip(members, solution, strict=True)}

@@ -1,0 +1,242 @@
+"""Labels + K -> unit classes: which wishes of the analysis come true, and which layers can be divided.
+
+A layer here is the set of unit classes that come into being at the same place (the output axis of one contraction);
+its classes are interchangeable. A layer of fewer than K classes is replicated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpart.analyse import Analysis
+from onnxpart.labels import Choice, Field, Labels, Pair, flatten, solve, varying
+
+Classes = NDArray[np.int32]
+NOWHERE = np.iinfo(np.int32).max
+
+
+@dataclass
+class Decision:
+    """The classes of a graph for one K.
+
+    `classes` gives each label's class (0: shared), `home` each class's layer (an index into `Labels.roots`), `failed`
+    the choices that did not come true, `narrow` the layers of fewer than K classes, `shared_reason` by layer.
+    """
+
+    classes: Classes
+    home: Classes
+    failed: list[Choice]
+    narrow: list[int]
+
+
+@dataclass
+class _State:
+    """The ties, and how far each choice has fallen back."""
+
+    labels: Labels
+    k: int
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    roots: NDArray[np.bool_]
+    dropped: NDArray[np.bool_]
+    pending: list[Choice]
+    level: list[int]
+    failed: list[Choice] = field(default_factory=list)
+
+    def solve(self, with_choices: bool = True) -> Classes:
+        """Unit classes; classes without a place where units come into being are shared."""
+        left, right = self.left, self.right
+        if with_choices:
+            active: list[Pair] = []
+            for choice, level in zip(self.pending, self.level, strict=True):
+                if level < len(choice.alternatives):
+                    active.extend(choice.alternatives[level])
+            more = flatten(active)
+            left, right = np.concatenate([left, more[0]]), np.concatenate([right, more[1]])
+        if self.dropped.any():
+            keep = ~(self.dropped[left] | self.dropped[right])
+            left, right = left[keep], right[keep]
+        classes = solve(self.labels.count, left, right)
+        rooted = np.zeros(classes.max() + 1, bool)
+        rooted[classes[self.roots]] = True
+        classes[~rooted[classes]] = 0
+        return classes
+
+    def share(self, f: Field) -> None:
+        """Tie the labels of `f` to the shared one."""
+        labels = np.unique(f)
+        self.left = np.concatenate([self.left, labels])
+        self.right = np.concatenate([self.right, np.zeros(len(labels), np.int32)])
+
+
+def decide(analysis: Analysis, k: int) -> Decision:
+    """Choose which wishes come true for K parts, and find the classes that follow.
+
+    Wishes are given up in this order: parameters that serve several units, then mixes, fewest classes first, then
+    products; whatever is given up leaves more to divide.
+    """
+    labels = analysis.labels
+    left, right = flatten(labels.ties)
+    state = _State(labels, k, left, right, _rooted(labels), np.zeros(labels.count, bool), [], [])
+    for f, _, _ in labels.pins:
+        state.share(f)
+    base = state.solve(with_choices=False)
+    for choice in [*labels.choices, *_narrow_groups(labels, base, k)]:
+        _admit(state, choice, base)
+    while True:
+        classes = _settle(state, base)
+        products = _products(analysis, state, classes)
+        if not products:
+            break
+        for choice in products:
+            state.pending.append(choice)
+            state.level.append(0)
+    home = _homes(labels, classes)
+    narrow = _share_narrow(classes, home, k)
+    return Decision(classes, home, state.failed, narrow)
+
+
+def _rooted(labels: Labels) -> NDArray[np.bool_]:
+    rooted = np.zeros(labels.count, bool)
+    for f, _ in labels.roots:
+        rooted[f.ravel()] = True
+    rooted[0] = True
+    return rooted
+
+
+def _alive(choice: Choice, classes: Classes) -> bool:
+    """Whether the choice is about anything that is divided so far."""
+    return any(classes[a].any() for pairs in choice.alternatives for a, _ in pairs)
+
+
+def _held(choice: Choice, classes: Classes) -> bool:
+    return any(all(bool((classes[a] == classes[b]).all()) for a, b in pairs) for pairs in choice.alternatives)
+
+
+def _admit(state: _State, choice: Choice, base: Classes) -> None:
+    if not _alive(choice, base) or _held(choice, base):
+        if choice.mix and not _alive(choice, base):
+            return
+        state.pending.append(choice)
+        state.level.append(0)
+        return
+    if choice.mix and choice.drop is not None and choice.drop.size < state.k:
+        _give_up(state, choice)
+        return
+    state.pending.append(choice)
+    state.level.append(0)
+
+
+def _give_up(state: _State, choice: Choice) -> None:
+    state.failed.append(choice)
+    if choice.drop is not None:
+        state.dropped[choice.drop.ravel()] = True
+        return
+    for pairs in choice.alternatives:
+        for a, b in pairs:
+            state.share(a)
+            state.share(b)
+
+
+def _count(choice: Choice, level: int, classes: Classes) -> int:
+    """How many classes the choice's units form."""
+    found = [classes[a].ravel() for a, _ in choice.alternatives[level]]
+    return int(np.count_nonzero(np.unique(np.concatenate(found))))
+
+
+def _settle(state: _State, base: Classes) -> Classes:
+    """Give up choices until each that is left keeps at least K classes."""
+    while True:
+        classes = state.solve()
+        bad = [
+            (_count(choice, level, classes), i)
+            for i, (choice, level) in enumerate(zip(state.pending, state.level, strict=True))
+            if _alive(choice, base) and _count(choice, level, classes) < state.k
+        ]
+        if not bad:
+            return classes
+        parameters = [i for _, i in bad if state.pending[i].drop is not None and not state.pending[i].mix]
+        mixes = [(n, i) for n, i in bad if state.pending[i].mix]
+        if parameters:
+            chosen = parameters
+        elif mixes:
+            fewest = min(mixes)[0]
+            chosen = [i for n, i in mixes if n == fewest]
+        else:
+            chosen = [bad[0][1]]
+        for i in sorted(chosen, reverse=True):
+            _fall_back(state, i)
+        base = state.solve(with_choices=False)
+
+
+def _fall_back(state: _State, i: int) -> None:
+    choice = state.pending[i]
+    state.level[i] += 1
+    if state.level[i] == len(choice.alternatives):
+        del state.pending[i], state.level[i]
+        _give_up(state, choice)
+
+
+def _narrow_groups(labels: Labels, base: Classes, k: int) -> list[Choice]:
+    """Grouped operators whose groups are too narrow for every part to take a share of each: whole groups."""
+    result = []
+    for g in labels.groups:
+        if g.inputs is None or not base[g.inputs].any():
+            continue
+        if min(g.inputs.shape[1], g.outputs.shape[1]) < k:
+            result.append(whole_groups(g.node, g.inputs, g.outputs))
+    return result
+
+
+def whole_groups(node: int, inputs: Field, outputs: Field) -> Choice:
+    """The wish that the units of a group stay together."""
+    one = inputs[:, :1]
+    return Choice(node, "its groups are too narrow to divide", (((inputs, one), (outputs, one)),))
+
+
+def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choice]:
+    """Tensors whose units lie along several axes without forming a grid: wishes for a grid."""
+    result, seen = [], set()
+    asked = {id(c.alternatives[0][0][0]) for c in [*state.pending, *state.failed] if c.reason == _GRID}
+    for name, fields in analysis.state.fields.items():
+        if name in analysis.virtual or name in analysis.model.initializers or name in analysis.state.pure:
+            continue
+        for f in fields:
+            if len(varying(f)) < 2 or id(f) in seen or id(f) in asked:
+                continue
+            seen.add(id(f))
+            here = classes[f]
+            axes = [a for a in varying(f) if not bool((here == here.take([0], axis=a)).all())]
+            if len(axes) > 1:
+                alternatives = tuple(
+                    ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),)
+                    for a in sorted(axes)
+                )
+                result.append(Choice(analysis.producer.get(name, -1), _GRID, alternatives))
+    return result
+
+
+_GRID = "its units lie along several axes"
+
+
+def _homes(labels: Labels, classes: Classes) -> Classes:
+    """Layer of each class: the first place where one of its units comes into being."""
+    home = np.full(classes.max() + 1, NOWHERE, np.int32)
+    for i, (f, _) in reversed(list(enumerate(labels.roots))):
+        home[classes[f.ravel()]] = i
+    home[0] = NOWHERE
+    return home
+
+
+def _share_narrow(classes: Classes, home: Classes, k: int) -> list[int]:
+    """Make layers of fewer than K classes shared; returns them."""
+    held = np.unique(classes[classes > 0])
+    layers, counts = np.unique(home[held], return_counts=True)
+    narrow = layers[counts < k]
+    gone = np.isin(home, narrow)
+    gone[0] = False
+    classes[gone[classes]] = 0
+    return [int(i) for i in narrow]

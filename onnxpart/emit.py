@@ -1,0 +1,349 @@
+"""Graph + plan -> K part models, and the duplicated whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxpart import plan as plans
+from onnxpart.analyse import CHAIN, Analysis, permutation
+from onnxpart.errors import PartitionError
+from onnxpart.layout import Layout, NotAGrid
+from onnxpart.model import Array, Model, captured
+from onnxpart.plan import InitializerPlan, Plan
+from onnxpart.rules.context import Op
+from onnxpart.rules.rewrite import Kept, Rewrite
+
+
+def copy_name(name: str, part: int) -> str:
+    """Name, in the duplicated whole, of what exists once per part."""
+    return f"{name}__part{part}"
+
+
+def slice_array(initializer: InitializerPlan, part: int, array: Array) -> Array:
+    """A part's piece of an array of the initializer's shape."""
+    if not initializer.shape:
+        return array
+    pieces = [array[index] for index in initializer.indices(part)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0)
+
+
+class _Writer:
+    """Nodes and initializers of a graph in the making; hands out names that are not in use."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, Array | onnx.TensorProto] = {}
+        self._names = {n for node in model.proto.graph.node for n in (*node.input, *node.output, node.name)}
+        self._names |= set(model.initializers)
+
+    def unique(self, name: str) -> str:
+        """`name`, or that with a number behind it."""
+        result, i = name, 1
+        while result in self._names:
+            result, i = f"{name}_{i}", i + 1
+        self._names.add(result)
+        return result
+
+    def add(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> str:
+        """Append a node named after its output."""
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, values: Iterable[int], hint: str) -> str:
+        """A new integer initializer."""
+        name = self.unique(hint)
+        self.initializers[name] = np.asarray(list(values), np.int64)
+        return name
+
+    def rewritten(self, op: Op, node: onnx.NodeProto, kept: Callable[[str], Kept], rule_rewrite: object) -> None:
+        """Append a node adapted to a part."""
+        r = Rewrite(op, node, kept, self.unique)
+        if callable(rule_rewrite):
+            rule_rewrite(r)
+        self.nodes += [*r.before, r.node, *r.after]
+        self.initializers.update(r.constants)
+
+    def finish(self, plan: Plan, part: int | None) -> onnx.ModelProto:
+        """The model: live nodes and initializers, everything else as in the source."""
+        source = self.model.proto
+        model = onnx.ModelProto(
+            ir_version=source.ir_version,
+            opset_import=source.opset_import,
+            producer_name=source.producer_name,
+            producer_version=source.producer_version,
+            domain=source.domain,
+            model_version=source.model_version,
+            doc_string=source.doc_string,
+            metadata_props=source.metadata_props,
+        )
+        graph = model.graph
+        graph.name, graph.doc_string = source.graph.name, source.graph.doc_string
+        graph.metadata_props.extend(source.graph.metadata_props)
+        graph.input.extend(source.graph.input)
+        graph.output.extend(source.graph.output)
+        nodes, used = _live(self.nodes, [v.name for v in source.graph.output])
+        graph.node.extend(nodes)
+        read = {n for node in source.graph.node for n in (*node.input, *captured(node))}
+        for name, tensor in self.initializers.items():
+            if name not in used and (name in read or name not in self.model.initializers):
+                continue
+            graph.initializer.append(
+                tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
+            )
+        entries = {plans.METADATA: plan.to_json()}
+        if part is not None:
+            entries[plans.METADATA_PART] = str(part)
+        rest = {p.key: p.value for p in model.metadata_props if p.key not in (plans.METADATA, plans.METADATA_PART)}
+        helper.set_model_props(model, {**rest, **entries})
+        return model
+
+
+def _tensor(array: Array, name: str, model: Model) -> onnx.TensorProto:
+    tensor = numpy_helper.from_array(np.asarray(array, order="C"), name)
+    if name in model.initializers:
+        tensor.doc_string = model.initializers[name].doc_string
+    return tensor
+
+
+def _live(nodes: list[onnx.NodeProto], outputs: list[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """Nodes that lead to the outputs, and the names in use."""
+    used, live = set(outputs), []
+    for node in reversed(nodes):
+        if any(n in used for n in node.output):
+            used.update(n for n in node.input if n)
+            used.update(captured(node))
+            live.append(node)
+    return live[::-1], used
+
+
+def emit_part(analysis: Analysis, plan: Plan, part: int, arrays: Mapping[str, Array] | None = None) -> onnx.ModelProto:
+    """One part as a model of its own.
+
+    :param arrays: weights to use instead of the slices of the whole's, in the part's shapes.
+    :returns: a valid model with the inputs and outputs of the whole, initializer names unchanged.
+    """
+    model = analysis.model
+    layout = layout_of(analysis, plan)
+    writer = _Writer(model)
+    for name, tensor in model.initializers.items():
+        given = None if arrays is None else arrays.get(name)
+        if given is not None:
+            writer.initializers[name] = given
+        elif name in plan.by_name:
+            writer.initializers[name] = slice_array(plan.by_name[name], part, model.array(name))
+        else:
+            writer.initializers[name] = model.array(name) if tensor.data_location else tensor
+    for index, op in enumerate(analysis.ops):
+        node = onnx.NodeProto()
+        node.CopyFrom(op.node)
+        _emit(writer, analysis, layout, index, node, part, lambda name: name)
+    return writer.finish(plan, part)
+
+
+def _emit(
+    writer: _Writer,
+    analysis: Analysis,
+    layout: Layout,
+    index: int,
+    node: onnx.NodeProto,
+    part: int,
+    resolve: Callable[[str], str],
+) -> None:
+    """Append operator `index` as part `part` has it; `node` carries the names to use already."""
+    op, rule = analysis.ops[index], analysis.rules[index]
+    if op.node.op_type in CHAIN and _several(layout, op.node.output[0], part):
+        return  # within a shuffle: the selection at its end stands for it
+    if op.node.op_type in CHAIN and _several(layout, op.node.input[0], part):
+        _select(writer, analysis, layout, index, node, part, resolve)
+        return
+    if rule is None or (all(not layout.divided(n) for n in (*op.node.input, *op.node.output) if n)):
+        writer.nodes.append(node)
+        return
+    writer.rewritten(op, node, lambda name: _kept(layout, name, part, op), rule.rewrite)
+
+
+def _kept(layout: Layout, name: str, part: int, op: Op) -> Kept:
+    try:
+        return layout.kept(name, part)
+    except NotAGrid:
+        raise PartitionError(f"{op.title}: the units of {name!r} form no grid in part {part}; try another K.") from None
+
+
+def _several(layout: Layout, name: str, part: int) -> bool:
+    try:
+        layout.kept(name, part)
+    except NotAGrid:
+        return name in layout.analysis.virtual or _fail(name, part)
+    return False
+
+
+def _fail(name: str, part: int) -> bool:
+    raise PartitionError(f"the units of {name!r} form no grid in part {part}; try another K or order.")
+
+
+def _select(
+    writer: _Writer,
+    analysis: Analysis,
+    layout: Layout,
+    index: int,
+    node: onnx.NodeProto,
+    part: int,
+    resolve: Callable[[str], str],
+) -> None:
+    """The end of a shuffle whose middle is no grid: one selection from where it starts."""
+    op = analysis.ops[index]
+    name = op.node.output[0]
+    root = analysis.virtual[op.node.input[0]]
+    kept_root, kept = layout.kept(root, part), layout.kept(name, part)
+    (axis,) = (a for a, indices in enumerate(kept) if indices is not None)
+    moved = permutation(analysis, root, name, axis)
+    have, want = kept_root[axis], kept[axis]
+    assert moved is not None and have is not None and want is not None
+    positions = writer.constant(np.searchsorted(have, moved[want]), f"{node.name or node.output[0]}__index")
+    writer.nodes.append(
+        helper.make_node("Gather", [resolve(root), positions], [node.output[0]], name=node.name, axis=axis)
+    )
+
+
+def layout_of(analysis: Analysis, plan: Plan) -> Layout:
+    """The layout that a plan implies for its model."""
+    return Layout(analysis, plan.parts_of_labels(), plan.k, frozenset(plan.duplicated_nodes))
+
+
+def emit_whole(analysis: Analysis, plan: Plan) -> onnx.ModelProto:
+    """The duplicated whole: every mix, and every region that can't be divided, once per part.
+
+    Where nothing is duplicated or replicated this is the original graph.
+    """
+    return _Whole(analysis, plan).model
+
+
+class _Whole:
+    """Builds the duplicated whole; turns tensors between the form over all units and the forms per part."""
+
+    def __init__(self, analysis: Analysis, plan: Plan) -> None:
+        self.analysis, self.plan = analysis, plan
+        self.layout = layout_of(analysis, plan)
+        self.writer = _Writer(analysis.model)
+        self.done: dict[tuple[str, int], str] = {}
+        self._initializers()
+        for index, op in enumerate(analysis.ops):
+            if self.layout.modes[index] == "lanes":
+                for part in range(plan.k):
+                    self._lane(index, part)
+            else:
+                node = onnx.NodeProto()
+                node.CopyFrom(op.node)
+                for i, name in enumerate(op.node.input):
+                    node.input[i] = self._merged(name, index)
+                self.writer.nodes.append(node)
+        for name in analysis.model.outputs:
+            producer = analysis.producer.get(name)
+            if producer is not None and self.layout.modes[producer] == "lanes":
+                self._mean(name)
+        self.model = self.writer.finish(plan, None)
+
+    def _initializers(self) -> None:
+        model = self.analysis.model
+        for name, tensor in model.initializers.items():
+            self.writer.initializers[name] = model.array(name) if tensor.data_location else tensor
+            planned = self.plan.by_name.get(name)
+            if planned is not None and planned.stored == "apart":
+                for part in range(self.plan.k):
+                    self.writer.initializers[copy_name(name, part)] = slice_array(planned, part, model.array(name))
+
+    def _in_lanes(self, name: str) -> bool:
+        producer = self.analysis.producer.get(name)
+        return producer is not None and self.layout.modes[producer] == "lanes"
+
+    def _merged(self, name: str, user: int) -> str:
+        """The tensor over all units, joined from the parts' where need be."""
+        if not name or not self._in_lanes(name):
+            return name
+        if self.analysis.ops[user].node.op_type in ("Shape", "Size") and self.layout.divided(name):
+            return self._joined(name)
+        if not self.layout.divided(name):
+            return self._mean(name)
+        return self._joined(name)
+
+    def _mean(self, name: str) -> str:
+        if (name, -1) not in self.done:
+            if self.analysis.shapes.dtype.get(name) not in (1, 10, 11, 16):
+                raise PartitionError(
+                    f"the parts' values of {name!r} can't be averaged, they aren't floating-point numbers; "
+                    "remove that output from the model."
+                )
+            lanes = [copy_name(name, p) for p in range(self.plan.k)]
+            self.done[name, -1] = self.writer.add("Mean", lanes, name)
+        return name
+
+    def _joined(self, name: str) -> str:
+        if (name, -1) in self.done:
+            return name
+        self.done[name, -1] = name
+        if not self.layout.joinable(name):
+            raise PartitionError(f"the parts' pieces of {name!r} can't be joined; try another K.")
+        kept = [self.layout.kept(name, p) for p in range(self.plan.k)]
+        (axis,) = {a for k in kept for a, indices in enumerate(k) if indices is not None}
+        order = np.concatenate([k[axis] for k in kept if k[axis] is not None])
+        lanes = [copy_name(name, p) for p in range(self.plan.k)]
+        inverse = np.argsort(order)
+        if np.array_equal(inverse, np.arange(len(inverse))):
+            return self.writer.add("Concat", lanes, name, axis=axis)
+        joined = self.writer.add("Concat", lanes, self.writer.unique(f"{name}__joined"), axis=axis)
+        index = self.writer.constant(inverse, f"{name}__order")
+        return self.writer.add("Gather", [joined, index], name, axis=axis)
+
+    def _lane(self, index: int, part: int) -> None:
+        """The operator as part `part` has it, beside the other parts'."""
+        op = self.analysis.ops[index]
+        node = onnx.NodeProto()
+        node.CopyFrom(op.node)
+        for i, name in enumerate(op.node.input):
+            node.input[i] = self._piece(name, part)
+        for j, name in enumerate(op.node.output):
+            node.output[j] = copy_name(name, part) if name else ""
+        node.name = copy_name(op.node.name, part) if op.node.name else ""
+        _emit(self.writer, self.analysis, self.layout, index, node, part, lambda name: self._piece(name, part))
+
+    def _piece(self, name: str, part: int) -> str:
+        """What part `part` holds of a tensor."""
+        if not name:
+            return name
+        if self._in_lanes(name):
+            return copy_name(name, part)
+        if (name, part) in self.done:
+            return self.done[name, part]
+        result = name
+        planned = self.plan.by_name.get(name)
+        producer = self.analysis.producer.get(name)
+        if planned is not None and planned.stored == "apart":
+            result = copy_name(name, part)
+        elif producer is not None and name in self.analysis.state.pure:
+            self._lane(producer, part)
+            result = copy_name(name, part)
+        elif name not in self.analysis.virtual and self.layout.divided(name):
+            result = self._cut(name, part)
+        self.done[name, part] = result
+        return result
+
+    def _cut(self, name: str, part: int) -> str:
+        op = self.analysis.ops[self.analysis.consumers[name][0]]
+        r = Rewrite(
+            op,
+            onnx.NodeProto(name=copy_name(name, part)),
+            lambda n: self.layout.kept(n, part),
+            self.writer.unique,
+        )
+        value = name
+        for axis, indices in enumerate(self.layout.kept(name, part)):
+            if indices is not None:
+                value = r.gather(value, axis, indices)
+        self.writer.nodes += r.before
+        self.writer.initializers.update(r.constants)
+        return value

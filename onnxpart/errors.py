@@ -1,0 +1,27 @@
+"""Errors that a user can act on: what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class OnnxpartError(Exception):
+    """A job that can't be done as asked; the message is one sentence with the next step in it."""
+
+    exit_code = 1
+
+
+class UsageError(OnnxpartError):
+    """Arguments that contradict each other or the model (exit code 2)."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxpartError):
+    """A model file that can't be read or isn't valid ONNX."""
+
+
+class PartitionError(OnnxpartError):
+    """A model in which nothing can be divided as asked."""
+
+
+class MergeError(OnnxpartError):
+    """Parts that don't fit the plan, or don't belong together."""

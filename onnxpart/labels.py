@@ -1,0 +1,128 @@
+"""Label fields, ties between labels, and their solution.
+
+A label names a unit at one place of the graph. A *field* says, for one tensor, which label each element carries: an
+integer array of the tensor's rank in which each dimension is either the tensor's own or 1 (the label doesn't vary
+along it). A tensor carries a tuple of fields; an element belongs to a part when every one of its labels does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Field = np.ndarray[Any, np.dtype[np.int32]]
+Fields = tuple[Field, ...]
+Pair = tuple[Field, Field]
+
+SHARED = 0
+"""The label of what belongs to every part."""
+MAX_FIELD = 1 << 22
+"""A field is not expanded beyond this many elements: labels are tied instead, which is always safe."""
+
+
+def varying(f: Field) -> frozenset[int]:
+    """Axes along which the field's label differs from place to place."""
+    return frozenset(axis for axis, size in enumerate(f.shape) if size > 1)
+
+
+def align(f: Field, rank: int) -> Field:
+    """The field of a tensor that broadcasts to `rank` axes, seen from there."""
+    return f if f.ndim == rank else f.reshape((1,) * (rank - f.ndim) + f.shape)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Ties that are wanted but not needed, in order of preference; a plan takes the first that leaves K classes.
+
+    `node` is the index of the operator that wants them and `reason` says why. When none holds, the labels in `drop`
+    cease to be units: what they stand for is then in every part. Without `drop`, all labels in the ties become shared.
+    `mix` marks an operator that mixes units, and is duplicated when none holds.
+    """
+
+    node: int
+    reason: str
+    alternatives: tuple[tuple[Pair, ...], ...]
+    drop: Field | None = None
+    mix: bool = False
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A grouped operator: labels of its inputs and outputs by group, int32 [groups, width] (None: shared)."""
+
+    node: int
+    inputs: Field | None
+    outputs: Field
+
+
+@dataclass
+class Labels:
+    """All labels of one graph and what is known of them; label 0 is SHARED."""
+
+    count: int = 1
+    ties: list[Pair] = field(default_factory=list)
+    pins: list[tuple[Field, int, str]] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    groups: list[Groups] = field(default_factory=list)
+    roots: list[tuple[Field, int]] = field(default_factory=list)
+
+    def fresh(self, shape: Sequence[int]) -> Field:
+        """A field of new labels."""
+        size = int(np.prod(shape, dtype=np.int64))
+        start, self.count = self.count, self.count + size
+        return np.arange(start, self.count, dtype=np.int32).reshape(tuple(shape))
+
+    def tie(self, a: Field, b: Field) -> None:
+        """The labels of `a` and `b` at the same place are the same unit; shapes broadcast."""
+        if a is not b:
+            self.ties.append((a, b))
+
+    def tie_along(self, f: Field, keep: Iterable[int]) -> Field:
+        """`f` made to vary along the axes `keep` at most, by tying what lies along the others."""
+        extra = varying(f) - frozenset(keep)
+        if not extra:
+            return f
+        g = f[tuple(slice(0, 1) if axis in extra else slice(None) for axis in range(f.ndim))]
+        self.tie(f, g)
+        return g
+
+    def share(self, f: Field, node: int, reason: str) -> None:
+        """The labels of `f` belong to every part, because of `node` (an index, or -1 for the graph itself)."""
+        if f.size > 1 or f.flat[0] != SHARED:
+            self.pins.append((f, node, reason))
+
+    def root(self, f: Field, node: int) -> None:
+        """`f` is where units come into being: the output axis of a contraction at `node`."""
+        self.roots.append((f, node))
+
+
+def flatten(pairs: Iterable[Pair]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The two ends of all ties as flat arrays."""
+    left, right = [], []
+    for a, b in pairs:
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)  # type: ignore[assignment]
+        left.append(a.ravel())
+        right.append(b.ravel())
+    if not left:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32)
+    return np.concatenate(left), np.concatenate(right)
+
+
+def solve(count: int, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Unit class of each label: connected components of the ties.
+
+    :param count: number of labels. :param left: int32 [ties]. :param right: int32 [ties].
+    :returns: int32 [count]; classes are numbered by their smallest label, so class 0 is the shared one.
+    """
+    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))
+    return order[inverse].astype(np.int32)

@@ -1,0 +1,230 @@
+"""Which nodes of the duplicated whole exist once, and which once per part.
+
+`merged`: the node stands once, over all units. `lanes`: K copies, each over its own part (a mix, a region that can't be
+divided). `tail`: the node stands once, behind the point where the parts' contributions meet. A tensor in the tail is
+`mean` where it equals the mean of what the parts compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpart.analyse import Analysis
+from onnxpart.assign import ANYWHERE, Parts
+from onnxpart.labels import Field, varying
+from onnxpart.rules.rewrite import Kept
+
+Mode = Literal["merged", "lanes", "tail"]
+
+
+@dataclass
+class Layout:
+    """The kept indices of every tensor, and the mode of every node.
+
+    `modes` by node index; `reductions` are the nodes where the parts' contributions meet, `mean` the tensors that equal
+    the mean over the parts, `duplicated` the mixes (by node index) that exist once per part.
+    """
+
+    analysis: Analysis
+    parts: Parts
+    k: int
+    duplicated: frozenset[int]
+    modes: list[Mode] = field(default_factory=list)
+    reductions: set[int] = field(default_factory=set)
+    mean: set[str] = field(default_factory=set)
+    _kept: dict[tuple[int, int], tuple[Field, dict[int, NDArray[np.int64]] | None]] = field(default_factory=dict)
+    _facts: dict[int, tuple[Field, bool, bool]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._linear: set[str] = set()
+        self._modes()
+
+    # -- kept indices -------------------------------------------------------------------------------------------
+
+    def kept(self, name: str, part: int) -> Kept:
+        """Kept indices of a tensor in a part.
+
+        :raises NotAGrid: when the part's elements form no grid.
+        """
+        shape = self.analysis.shapes.shape.get(name)
+        if shape is None:
+            return ()
+        result: list[NDArray[np.int64] | None] = [None] * len(shape)
+        for f in self.analysis.fields(name):
+            indices = self._indices(f, part)
+            if indices is None:
+                raise NotAGrid(name)
+            for axis, kept in indices.items():
+                have = result[axis]
+                result[axis] = kept if have is None else np.intersect1d(have, kept, assume_unique=True)
+        return tuple(result)
+
+    def _indices(self, f: Field, part: int) -> dict[int, NDArray[np.int64]] | None:
+        key = (id(f), part)
+        if key not in self._kept:
+            self._kept[key] = (f, self._compute(f, part))
+        return self._kept[key][1]
+
+    def _compute(self, f: Field, part: int) -> dict[int, NDArray[np.int64]] | None:
+        here = self.parts[f]
+        mask = (here == part) | (here == ANYWHERE)
+        if mask.all():
+            return {}
+        axes = sorted(varying(f))
+        result = {}
+        grid = np.ones((1,) * f.ndim, bool)
+        for axis in axes:
+            along = mask.any(axis=tuple(a for a in range(f.ndim) if a != axis), keepdims=True)
+            grid = grid & along
+            if not along.all():
+                result[axis] = np.flatnonzero(along)
+        if not axes:
+            return {0: np.zeros(0, np.int64)} if f.ndim else {}
+        return result if bool((grid == mask).all()) else None
+
+    # -- what is divided ----------------------------------------------------------------------------------------
+
+    def _fact(self, f: Field) -> tuple[bool, bool]:
+        if id(f) not in self._facts:
+            here = self.parts[f]
+            self._facts[id(f)] = (f, bool((here >= 0).any()), bool((here == ANYWHERE).any()))
+        _, some, rest = self._facts[id(f)]
+        return some, rest
+
+    def divided(self, name: str) -> bool:
+        """Whether some elements of a tensor belong to one part only."""
+        return any(self._fact(f)[0] for f in self.analysis.fields(name))
+
+    def replicated(self, name: str) -> bool:
+        """Whether some trained elements of a tensor exist in every part, each with a value of its own."""
+        return self._trained(name) and all(self._fact(f)[1] for f in self.analysis.fields(name))
+
+    def _trained(self, name: str) -> bool:
+        model = self.analysis.model
+        return name in self.analysis.state.trained or (name in model.initializers and model.trainable(name))
+
+    def _pure(self, name: str) -> bool:
+        return name in self.analysis.state.pure or name in self.analysis.model.initializers
+
+    def joinable(self, name: str) -> bool:
+        """Whether the parts' pieces of a tensor, side by side, make up the tensor."""
+        split = [f for f in self.analysis.fields(name) if self._fact(f)[0]]
+        return len(split) == 1 and not self._fact(split[0])[1] and len(varying(split[0])) >= 1
+
+    # -- modes --------------------------------------------------------------------------------------------------
+
+    def _modes(self) -> None:
+        analysis = self.analysis
+        count = len(analysis.ops)
+        reductions = [self.is_reduction(i) for i in range(count)]
+        for i in range(count):
+            if reductions[i] or self._is_linear(i):
+                self._linear.update(analysis.ops[i].node.output)
+        tail = self._tail(reductions)
+        for i in range(count):
+            if tail[i]:
+                self.modes.append("tail")
+                if reductions[i]:
+                    self.reductions.add(i)
+                if reductions[i] or self._is_mean(i):
+                    self.mean.update(analysis.ops[i].node.output)
+            else:
+                self.modes.append(self._mode(i))
+            if self.modes[i] == "lanes":
+                self.mean.update(n for n in analysis.ops[i].node.output if n and not self.divided(n))
+
+    def _activations(self, i: int) -> list[str]:
+        return [n for n in self.analysis.inputs(i) if not self._pure(n)]
+
+    def _parameters(self, i: int) -> list[str]:
+        return [n for n in self.analysis.inputs(i) if self._pure(n) and self._trained(n)]
+
+    def _outputs(self, i: int) -> list[str]:
+        return [n for n in self.analysis.ops[i].node.output if n]
+
+    def is_reduction(self, i: int) -> bool:
+        """Whether units meet at the node by weights, and what comes out is in every part."""
+        rule = self.analysis.rules[i]
+        return (
+            rule is not None
+            and rule.kind == "equation"
+            and i not in self.duplicated
+            and bool(self._parameters(i))
+            and any(self.divided(n) for n in self._activations(i))
+            and not any(self.divided(n) for n in self._outputs(i))
+        )
+
+    def _is_linear(self, i: int) -> bool:
+        """Whether the node passes a mean on, as far as its operator and inputs tell."""
+        rule = self.analysis.rules[i]
+        if rule is None or rule.linear == "no":
+            return False
+        names = [n for n in self.analysis.ops[i].node.input if n]
+        means = [n in self._linear for n in names]
+        if rule.linear == "sum":
+            return any(means) and all(
+                m or not self._trained(n) or (self._pure(n) and not self.divided(n))
+                for m, n in zip(means, names, strict=True)
+            )
+        rest = [n for m, n in zip(means, names, strict=True) if not m]
+        if any(self._trained(n) for n in rest):
+            return False
+        return sum(means) == 1 and (rule.linear == "scale" or means[0])
+
+    def _is_mean(self, i: int) -> bool:
+        """The same once it is known which tensors are means."""
+        return self._is_linear(i) and all(
+            n in self.mean or self._pure(n) or not self._trained(n) for n in self.analysis.inputs(i)
+        )
+
+    def _tail(self, reductions: list[bool]) -> list[bool]:
+        """Nodes all of whose successors are free of parameters, but for biases on means."""
+        analysis = self.analysis
+        tail = [False] * len(analysis.ops)
+        for i in reversed(range(len(analysis.ops))):
+            outputs = self._outputs(i)
+            users = [u for n in outputs for u in analysis.consumers.get(n, [])]
+            if not all(tail[u] for u in users) or not any(self._trained(n) for n in outputs):
+                continue
+            if all(self._pure(n) for n in outputs) or any(self.divided(n) for n in outputs):
+                continue
+            if i in self.duplicated:
+                continue
+            if not reductions[i] and any(self.divided(n) for n in self._activations(i)):
+                continue
+            rule = analysis.rules[i]
+            bias = rule is not None and rule.linear == "sum" and all(n in self._linear for n in outputs)
+            if self._parameters(i) and not reductions[i] and not bias:
+                continue
+            tail[i] = True
+        return tail
+
+    def _mode(self, i: int) -> Mode:
+        analysis = self.analysis
+        outputs = self._outputs(i)
+        if self.k == 1 or not any(self._trained(n) for n in outputs):
+            return "merged"
+        if i in self.duplicated:
+            return "lanes"
+        if all(self._pure(n) for n in outputs):
+            return "merged"
+        parameters = self._parameters(i)
+        if any(self.replicated(n) for n in parameters):
+            return "lanes"
+        rule = analysis.rules[i]
+        weighted = rule is not None and rule.kind == "equation" and bool(parameters)
+        for name in self._activations(i):
+            producer = analysis.producer.get(name)
+            if producer is None or self.modes[producer] != "lanes":
+                continue
+            if not (weighted and self.joinable(name)):
+                return "lanes"
+        return "merged" if all(self.divided(n) for n in outputs if self._trained(n)) else "lanes"
+
+
+class NotAGrid(Exception):
+    """The elements of a tensor that a part holds form no grid."""

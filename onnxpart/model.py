@@ -1,0 +1,335 @@
+"""File <-> graph: reading, checking, canonical form, weights, writing.
+
+A `Model` is in canonical form: local functions inlined, tensor-valued Constant nodes turned into initializers, and
+initializers no longer listed among the inputs. Everything after it relies on that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxpart.errors import ModelError
+
+Array = NDArray[np.generic]
+SMALL = 4096
+"""Initializers of at most this many elements are looked at when shapes are computed."""
+OLDEST_OPSET = 7
+"""Before this, broadcasting was an attribute."""
+MAX_PROTOBUF = 2**31 - 2**20
+"""Above this many bytes protobuf refuses a message; weights then go to an external file."""
+
+_FLOATS = frozenset(
+    (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+)  # the types that are trained
+_PARAMETRIC = frozenset(
+    (
+        "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
+        "GroupNormalization", "RMSNormalization", "PRelu",
+    )
+)  # fmt: skip
+
+
+@dataclass
+class Model:
+    """An ONNX model in canonical form.
+
+    `proto` is the model, `folder` where its external data lie, `name` what to call it in messages, `digest` the
+    SHA-256 of its graph, the values of large weights left out: it is the same after training.
+    """
+
+    proto: onnx.ModelProto
+    name: str
+    digest: str
+    folder: Path | None = None
+    _arrays: dict[str, Array] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def initializers(self) -> dict[str, TensorProto]:
+        """The graph's initializers by name, in graph order."""
+        return {tensor.name: tensor for tensor in self.proto.graph.initializer}
+
+    @cached_property
+    def opsets(self) -> dict[str, int]:
+        """Opset version by domain; the default domain is the empty string."""
+        return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in self.proto.opset_import}
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the graph's inputs."""
+        return [value.name for value in self.proto.graph.input]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the graph's outputs."""
+        return [value.name for value in self.proto.graph.output]
+
+    def array(self, name: str) -> Array:
+        """The array of the initializer `name`; external data are mapped, not read."""
+        if name not in self._arrays:
+            self._arrays[name] = to_array(self.initializers[name], self.folder)
+        return self._arrays[name]
+
+    def is_float(self, name: str) -> bool:
+        """Whether the initializer `name` holds floating-point numbers."""
+        return self.initializers[name].data_type in _FLOATS
+
+    def trainable(self, name: str) -> bool:
+        """Whether the initializer `name` is a parameter.
+
+        A single float is taken for a constant of the formula (an exponent, an epsilon) unless it stands where its
+        operator has a weight, bias or scale.
+        """
+        if not self.is_float(name):
+            return False
+        return int(np.prod(self.initializers[name].dims, dtype=np.int64)) > 1 or name in self._in_slots
+
+    @cached_property
+    def _in_slots(self) -> frozenset[str]:
+        return frozenset(
+            name for node in self.proto.graph.node for name in node.input[1:] if node.op_type in _PARAMETRIC and name
+        )
+
+
+def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+    """Read, check and canonicalise a model.
+
+    :param source: path of an ONNX file, or a model in memory (which is left as it is).
+    :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
+    """
+    if isinstance(source, onnx.ModelProto):
+        proto, name, folder = onnx.ModelProto(), source.graph.name or "model", None
+        proto.CopyFrom(source)
+    else:
+        path = Path(source)
+        proto, name, folder = _read(path), str(path), path.parent
+        _check_external(proto, path)
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
+    light = _light(proto, name)
+    _check(light, name)
+    if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
+        raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
+    digest = hashlib.sha256(light.SerializeToString(deterministic=True)).hexdigest()
+    return Model(_canonical(proto), name, digest, folder)
+
+
+def _light(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The model without the bytes of large weights, which stand as inputs instead; their lengths are checked here."""
+    light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    light.functions.extend(proto.functions)
+    graph = proto.graph
+    light.graph.name = graph.name
+    for field_ in ("node", "output", "sparse_initializer", "quantization_annotation"):
+        getattr(light.graph, field_).extend(getattr(graph, field_))
+    names = {tensor.name for tensor in graph.initializer}
+    light.graph.input.extend(value for value in graph.input if value.name not in names)
+    for tensor in graph.initializer:
+        size = int(np.prod(tensor.dims, dtype=np.int64))
+        external = tensor.data_location == TensorProto.EXTERNAL
+        if size <= SMALL and not external:
+            light.graph.initializer.append(tensor)
+            continue
+        light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        wide = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        if tensor.HasField("raw_data") and not external and wide >= 1 and len(tensor.raw_data) < size * wide // 8:
+            raise ModelError(
+                f"{name}: initializer {tensor.name!r} holds too few bytes; the file is damaged, export it again."
+            )
+    return light
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; name the .onnx file in it.")
+    try:
+        return onnx.load_model(path, load_external_data=False, format="protobuf")
+    except FileNotFoundError:
+        raise ModelError(f"{path} doesn't exist; check the path.") from None
+    except OSError as error:
+        raise ModelError(f"{path} can't be read ({error.strerror}); check its permissions.") from None
+    except DecodeError:
+        raise ModelError(
+            f"{path} isn't an ONNX file or is truncated (protobuf can't decode it); export it again."
+        ) from None
+
+
+def _check(light: onnx.ModelProto, name: str) -> None:
+    version = max((o.version for o in light.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    if version < OLDEST_OPSET:
+        raise ModelError(
+            f"{name} is of opset {version}, before {OLDEST_OPSET}; convert it with onnx.version_converter first."
+        )
+    try:
+        onnx.checker.check_model(light)
+    except onnx.checker.ValidationError as error:
+        what = " ".join(str(error).split("==> Context")[0].split())
+        raise ModelError(f"{name} is not a valid ONNX model: {what}; fix the export.") from None
+
+
+def _check_external(proto: onnx.ModelProto, path: Path) -> None:
+    root = path.parent.resolve()
+    for tensor in proto.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        location = _external(tensor)["location"]
+        target = (root / location).resolve()
+        if not target.is_relative_to(root):
+            raise ModelError(
+                f"{path}: the external data of initializer {tensor.name!r} lie outside the model's folder "
+                f"({location}); save the model with its data beside it."
+            )
+        if not target.is_file():
+            raise ModelError(
+                f"{path}: the external data file {location} of initializer {tensor.name!r} is missing; "
+                "copy it beside the model."
+            )
+
+
+def _external(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def to_array(tensor: TensorProto, folder: Path | None) -> Array:
+    """The array of a tensor; external data (looked up in `folder`) are mapped from the file.
+
+    :raises ModelError: when the file holds fewer bytes than the tensor.
+    """
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    entry = _external(tensor)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    offset, path = int(entry.get("offset", 0)), (folder or Path()) / entry["location"]
+    if path.stat().st_size < offset + count * dtype.itemsize:
+        raise ModelError(f"{path} is too short for initializer {tensor.name!r}: it is truncated; copy it again.")
+    flat = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(count * dtype.itemsize,))
+    return flat.view(dtype).reshape(tuple(tensor.dims))
+
+
+def _canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    graph = proto.graph
+    kept = []
+    for node in graph.node:
+        tensor = _constant(node)
+        if tensor is None:
+            kept.append(node)
+        else:
+            graph.initializer.append(tensor)
+    if len(kept) < len(graph.node):
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    names = {tensor.name for tensor in graph.initializer}
+    if any(value.name in names for value in graph.input):
+        inputs = [value for value in graph.input if value.name not in names]
+        del graph.input[:]
+        graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, 4)
+    return proto
+
+
+def _constant(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node under its output's name; None for other nodes and for strings and sparse."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        if attribute.name == "value":
+            tensor = TensorProto()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+            return tensor
+        if attribute.name in ("value_int", "value_ints"):
+            return numpy_helper.from_array(np.asarray(value, np.int64), node.output[0])
+        if attribute.name in ("value_float", "value_floats"):
+            return numpy_helper.from_array(np.asarray(value, np.float32), node.output[0])
+    return None
+
+
+def arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> dict[str, Array]:
+    """Initializer name -> array, for a model or for a safetensors or ONNX file.
+
+    :raises ModelError: when the file can't be read.
+    """
+    if isinstance(source, str | os.PathLike) and str(source).endswith(".safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return dict(load_file(source))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{source} can't be read as safetensors ({error}); check the file.") from None
+    model = source if isinstance(source, Model) else load(source)
+    return {name: model.array(name) for name in model.initializers}
+
+
+def with_arrays(proto: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of `proto` whose initializers named in `values` hold those arrays."""
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    for tensor in result.graph.initializer:
+        if tensor.name in values:
+            doc = tensor.doc_string
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], order="C"), tensor.name))
+            tensor.doc_string = doc
+    return result
+
+
+def save(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
+    """Write a model under a temporary name, then rename it; weights above 2 GB go to `<name>.data` beside it.
+
+    :raises ModelError: when the folder can't be written.
+    """
+    path = Path(path)
+    if proto.ByteSize() < MAX_PROTOBUF:
+        write_bytes(path, proto.SerializeToString())
+        return
+    data = path.with_name(path.name + ".data")
+    data.unlink(missing_ok=True)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    onnx.save_model(copy, path, save_as_external_data=True, location=data.name)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    :raises ModelError: when it can't be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ModelError(f"{path} can't be written ({error.strerror}); choose another place.") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ModelError(f"{path} can't be written ({error.strerror}); free space or choose another place.") from None
+
+
+def captured(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of outer values that the subgraphs of `node` read."""
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+            inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+            for child in graph.node:
+                yield from (name for name in [*child.input, *captured(child)] if name and name not in inner)
+                inner.update(child.output)
+            yield from (value.name for value in graph.output if value.name not in inner)

@@ -1,0 +1,232 @@
+"""What a rule sees of the operator it is about, and the few ways in which labels meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxpart.labels import Choice, Field, Fields, Labels, Pair, align, varying
+from onnxpart.model import Array, Model
+from onnxpart.shapes import Shape, Shapes
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A contraction's weight: the tensor that enters it, and which of that tensor's axes are outputs."""
+
+    tensor: str
+    outputs: tuple[int, ...]
+
+
+@dataclass
+class State:
+    """Everything known so far while the graph is walked.
+
+    `fields` holds each tensor's label fields, `pure` the tensors that depend on initializers alone, `source` the
+    initializer that a tensor is a rearrangement of, `trained` the tensors that depend on any trainable initializer,
+    `weights` the weight of a contraction by initializer, `biases` the biases of contractions, `barriers` reasons by node index.
+    """
+
+    model: Model
+    shapes: Shapes
+    labels: Labels = field(default_factory=Labels)
+    fields: dict[str, Fields] = field(default_factory=dict)
+    pure: set[str] = field(default_factory=set)
+    source: dict[str, str] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    biases: set[str] = field(default_factory=set)
+    barriers: dict[int, str] = field(default_factory=dict)
+
+    def of(self, name: str) -> Fields:
+        """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for."""
+        if name not in self.fields:
+            self.fields[name] = self._initializer(name)
+        return self.fields[name]
+
+    def _initializer(self, name: str) -> Fields:
+        if name not in self.model.initializers or not self.model.trainable(name):
+            return ()
+        shape = tuple(self.model.initializers[name].dims)
+        rank = len(shape)
+        return tuple(
+            self.labels.fresh([size if a == axis else 1 for a in range(rank)])
+            for axis, size in enumerate(shape)
+            if size > 1
+        )
+
+
+class Op:
+    """One operator of the graph, with what is known of its inputs and outputs."""
+
+    def __init__(self, state: State, index: int, node: onnx.NodeProto) -> None:
+        self.state = state
+        self.index = index
+        self.node = node
+        self.labels = state.labels
+
+    @property
+    def title(self) -> str:
+        """How messages name the operator."""
+        return f"{self.node.op_type} {self.node.name or '-> ' + self.node.output[0]!r}"
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute name -> Python value."""
+        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+
+    @property
+    def opset(self) -> int:
+        """Version of the operator's domain."""
+        domain = "" if self.node.domain == "ai.onnx" else self.node.domain
+        return self.state.model.opsets.get(domain, 1)
+
+    def has(self, i: int) -> bool:
+        """Whether the optional input `i` is there."""
+        return i < len(self.node.input) and bool(self.node.input[i])
+
+    def fields(self, i: int) -> Fields:
+        """Label fields of input `i`."""
+        return self.state.of(self.node.input[i]) if self.has(i) else ()
+
+    def shape(self, i: int) -> Shape:
+        """Shape of input `i`."""
+        return self.state.shapes.shape[self.node.input[i]]
+
+    def out_shape(self, j: int = 0) -> Shape:
+        """Shape of output `j`."""
+        return self.state.shapes.shape[self.node.output[j]]
+
+    def value(self, i: int) -> Array | None:
+        """Value of input `i` where it is known."""
+        return self.state.shapes.value(self.node.input[i]) if self.has(i) else None
+
+    def ints(self, i: int, attribute: str) -> list[int] | None:
+        """A list of integers that older operators take as attribute and newer ones as input `i`; None if absent."""
+        if attribute in self.attributes:
+            value = self.attributes[attribute]
+            return list(value) if isinstance(value, Sequence) else [int(value)]
+        known = self.value(i)
+        return None if known is None else [int(v) for v in np.ravel(known)]
+
+    def pure(self, i: int) -> bool:
+        """Whether input `i` is made of initializers alone."""
+        name = self.node.input[i]
+        return name in self.state.pure or name in self.state.model.initializers
+
+    def axis(self, default: int, rank: int | None = None) -> int:
+        """The attribute `axis`, counted from the front."""
+        axis = int(self.attributes.get("axis", default))
+        return axis + (len(self.shape(0)) if rank is None else rank) if axis < 0 else axis
+
+    def share(self, fields: Iterable[Field], reason: str = "") -> None:
+        """All labels in `fields` belong to every part; an empty reason means that this is nothing to report."""
+        for f in fields:
+            self.labels.share(f, self.index, reason)
+
+    def choose(
+        self, reason: str, *alternatives: tuple[Pair, ...], drop: Field | None = None, mix: bool = False
+    ) -> None:
+        """Leave a decision to the plan (see `Choice`)."""
+        self.labels.choices.append(Choice(self.index, reason, alternatives, drop, mix))
+
+
+class Barrier(Exception):
+    """Raised by a rule that can't tell what its operator does to the labels; the message says why."""
+
+
+def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
+    """Fields of a result each element of which comes from the elements at the same place of the operands.
+
+    Numpy broadcasting. Same axes: the units are tied. Parameters follow the activations: they make no units here.
+    """
+    order = sorted(operands, key=op.pure)
+    activations = any(not op.pure(i) for i in order)
+    result: list[Field] = []
+    for i in order:
+        for f in op.fields(i):
+            _meet(op, result, align(f, rank), follows=activations and op.pure(i))
+    return tuple(result)
+
+
+def follow(op: Op, fields: Fields, parameters: Fields) -> None:
+    """Tie the labels of a parameter to those of the activations that it applies to (shapes broadcast)."""
+    result = list(fields)
+    for f in parameters:
+        rank = max([f.ndim, *(g.ndim for g in fields)])
+        _meet(op, [align(g, rank) for g in result], align(f, rank), follows=True)
+
+
+def _meet(op: Op, result: list[Field], f: Field, follows: bool) -> None:
+    v = varying(f)
+    for e in result:
+        if e is f:
+            return
+        if varying(e) == v and (v or not follows):
+            op.labels.tie(e, f)
+            return
+    if follows:
+        wider = [e for e in result if v < varying(e)]
+        if wider:
+            op.choose("the parameter is the same for several units", ((wider[0], f),), drop=f)
+        else:
+            op.share([f])
+        return
+    for e in result:
+        common = v & varying(e)
+        if not v or not varying(e):
+            continue
+        if common in (v, varying(e)):
+            op.labels.tie(e, f)
+        else:
+            op.choose(
+                "the product of two divided axes",
+                (*collapse(e, common), *collapse(f, common), *_both(e, f, common)),
+            )
+    result.append(f)
+
+
+def first_along(f: Field, keep: Iterable[int]) -> Field:
+    """The first label of `f` along all axes but `keep`."""
+    kept = frozenset(keep)
+    return f[tuple(slice(None) if axis in kept else slice(0, 1) for axis in range(f.ndim))]
+
+
+def collapse(f: Field, keep: Iterable[int]) -> tuple[Pair, ...]:
+    """Ties that make `f` vary along the axes `keep` at most."""
+    return ((f, first_along(f, keep)),)
+
+
+def _both(e: Field, f: Field, keep: Iterable[int]) -> tuple[Pair, ...]:
+    return ((first_along(e, keep), first_along(f, keep)),)
+
+
+def mix(op: Op, fields: Fields, axes: Iterable[int], reason: str, keepdims: bool = True) -> Fields:
+    """Fields of a result in which everything along `axes` is mixed without a weight in between.
+
+    Units that are mixed want to stay together; where that leaves too few classes the node is duplicated.
+    """
+    mixed = frozenset(axes)
+    result = []
+    for f in fields:
+        if not varying(f) & mixed:
+            result.append(f)
+            continue
+        r = op.labels.fresh([1 if a in mixed else size for a, size in enumerate(f.shape)])
+        op.choose(reason, ((f, r),), drop=r, mix=True)
+        result.append(r)
+    if keepdims:
+        return tuple(result)
+    return tuple(drop_axes(f, mixed) for f in result)
+
+
+def drop_axes(f: Field, axes: Iterable[int]) -> Field:
+    """The field without some axes along which it doesn't vary."""
+    gone = frozenset(axes)
+    return f.reshape(tuple(size for a, size in enumerate(f.shape) if a not in gone))

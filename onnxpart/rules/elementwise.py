@@ -1,0 +1,45 @@
+"""Operators that work place by place, or within one channel: activations, arithmetic, batch norm, pooling."""
+
+from __future__ import annotations
+
+from onnxpart.labels import Fields, varying
+from onnxpart.rules.context import Op, follow, join
+
+
+def unary(op: Op) -> list[Fields]:
+    """The result carries the labels of its first input; any further inputs are settings."""
+    return [op.fields(0)] * len(op.node.output)
+
+
+def broadcast(op: Op) -> list[Fields]:
+    """All inputs meet place by place with numpy broadcasting."""
+    inputs = [i for i in range(len(op.node.input)) if op.has(i)]
+    return [join(op, inputs, len(op.out_shape()))]
+
+
+def prelu(op: Op) -> list[Fields]:
+    """PRelu: the slope broadcasts to the input."""
+    fields = op.fields(0)
+    follow(op, fields, op.fields(1))
+    return [fields]
+
+
+def per_channel(op: Op) -> list[Fields]:
+    """BatchNormalization: parameters of shape [C] apply along axis 1."""
+    fields = op.fields(0)
+    rank = len(op.shape(0))
+    for i in range(1, len(op.node.input)):
+        if op.has(i):
+            follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+    return [fields, *[op.fields(3)] * (len(op.node.output) - 1)]
+
+
+def pool(op: Op) -> list[Fields]:
+    """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
+    fields = tuple(op.labels.tie_along(f, (0, 1)) for f in op.fields(0))
+    return [tuple(f for f in fields if varying(f)), *[()] * (len(op.node.output) - 1)]
+
+
+def source(op: Op) -> list[Fields]:
+    """Shape arithmetic, constants and random numbers: nothing is divided."""
+    return [()] * len(op.node.output)

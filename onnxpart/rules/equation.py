@@ -1,0 +1,313 @@
+"""Contractions: operators with a weight between units (Conv, Gemm, MatMul), and products of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxpart.labels import Field, Fields, Groups, varying
+from onnxpart.rules.context import Barrier, Op, Weight, collapse, first_along, follow
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Fields of one operand and the letter of each of its axes."""
+
+    fields: Fields
+    letters: str
+
+    def along(self, f: Field) -> frozenset[str]:
+        """Letters along which a field varies."""
+        return frozenset(self.letters[axis] for axis in varying(f))
+
+    def keep(self, letters: frozenset[str]) -> list[int]:
+        """Axes of the given letters."""
+        return [axis for axis, letter in enumerate(self.letters) if letter in letters]
+
+
+def place(f: Field, letters: str, out: str) -> Field:
+    """A field seen from the result: its axes in the order of `out`, 1 where it has none."""
+    axes = [letters.index(letter) for letter in out if letter in letters and f.shape[letters.index(letter)] > 1]
+    kept = f.transpose([*axes, *(a for a in range(f.ndim) if a not in axes)])
+    sizes = dict(zip([letters[a] for a in axes], kept.shape, strict=False))
+    return kept.reshape(tuple(sizes.get(letter, 1) for letter in out))
+
+
+def weighted(op: Op, x: Operand, w: Operand, contracted: str, out: str) -> Fields:
+    """Fields of a contraction of activations with a weight; its output axis is where units come into being.
+
+    `contracted`: letters of `x` and `w` that are summed over; windows (letters of `x` missing in `out`) are tied.
+    """
+    summed, passed = [], []
+    for f in x.fields:
+        v = x.along(f)
+        if v & set(contracted):
+            keep = v & set(contracted)
+            summed.append((keep, place(op.labels.tie_along(f, x.keep(keep)), x.letters, contracted)))
+        elif v:
+            keep = v & set(out)
+            passed.append((keep, place(op.labels.tie_along(f, x.keep(keep)), x.letters, out)))
+    result = [f for _, f in passed]
+    for f in w.fields:
+        _weight_field(op, f, w, x.letters, dict(summed), passed, contracted, out, result)
+    return tuple(result)
+
+
+def _weight_field(
+    op: Op,
+    f: Field,
+    w: Operand,
+    batch: str,
+    summed: dict[frozenset[str], Field],
+    passed: list[tuple[frozenset[str], Field]],
+    contracted: str,
+    out: str,
+    result: list[Field],
+) -> None:
+    v = w.along(f)
+    if v and v <= set(contracted):
+        if v in summed:
+            op.labels.tie(summed[v], place(f, w.letters, contracted))
+        else:
+            _contract_rest(op, f, w, summed, contracted)
+    elif v and v <= set(out):
+        g = place(f, w.letters, out)
+        for letters, e in passed:
+            if letters == v:
+                op.labels.tie(e, g)
+                return
+        if v & set(batch) or any(letters for letters, _ in passed):
+            op.share([f])
+            return
+        op.labels.root(g, op.index)
+        result.append(g)
+    else:
+        op.share([f])
+
+
+def _contract_rest(op: Op, f: Field, w: Operand, summed: dict[frozenset[str], Field], contracted: str) -> None:
+    """A weight axis whose letters match no summed field exactly: part of a merged axis, or nothing divided."""
+    v = w.along(f)
+    for letters, g in summed.items():
+        if v < letters or letters < v:
+            op.labels.tie(g, place(f, w.letters, contracted))
+            return
+    op.share([f])
+
+
+def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
+    """Fields of a product of two activations, summed over `contracted`: units that are summed want to stay together."""
+    result: list[Field] = []
+    sums: dict[frozenset[str], Field] = {}
+    for operand in (a, b):
+        for f in operand.fields:
+            v = operand.along(f)
+            over = v & set(contracted)
+            if not over:
+                _pass(op, result, place(f, operand.letters, out))
+                continue
+            seen = place(f, operand.letters, contracted + out)
+            if v in sums:
+                op.labels.tie(sums[v], seen)
+                continue
+            sums[v] = seen
+            keep = operand.keep(v - over)
+            r = op.labels.fresh(first_along(f, keep).shape)
+            op.choose("units are summed without a weight", ((f, r),), drop=r, mix=True)
+            _pass(op, result, place(r, operand.letters, out))
+    return tuple(result)
+
+
+def _pass(op: Op, result: list[Field], f: Field) -> None:
+    v = varying(f)
+    for e in result:
+        if varying(e) == v and v:
+            op.labels.tie(e, f)
+            return
+    for e in result:
+        common = v & varying(e)
+        if not v or not varying(e):
+            continue
+        if common in (v, varying(e)):
+            op.labels.tie(e, f)
+        else:
+            both = ((first_along(e, common), first_along(f, common)),)
+            op.choose("the product of two divided axes", (*collapse(e, common), *collapse(f, common), *both))
+    result.append(f)
+
+
+def matmul(op: Op) -> list[Fields]:
+    """MatMul: numpy semantics, `...ij,...jk->...ik`."""
+    rank_a, rank_b = len(op.shape(0)), len(op.shape(1))
+    batch = "abcdefgh"[: max(rank_a, rank_b) - 2] if max(rank_a, rank_b) > 2 else ""
+    letters_a = (batch + "ij")[-rank_a:] if rank_a > 1 else "j"
+    letters_b = (batch + "jk")[-rank_b:] if rank_b > 1 else "j"
+    out = batch + ("i" if rank_a > 1 else "") + ("k" if rank_b > 1 else "")
+    a, b = Operand(op.fields(0), letters_a), Operand(op.fields(1), letters_b)
+    return [_either(op, a, b, "j", out)]
+
+
+def _either(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
+    if op.pure(1):
+        _note(op, 1, b.letters, contracted, a.letters)
+        return weighted(op, a, b, contracted, out)
+    if op.pure(0):
+        _note(op, 0, a.letters, contracted, b.letters)
+        return weighted(op, b, a, contracted, out)
+    return product(op, a, b, contracted, out)
+
+
+def _note(op: Op, i: int, letters: str, contracted: str, other: str) -> None:
+    outputs = tuple(axis for axis, letter in enumerate(letters) if letter not in contracted)
+    note_weight(op, i, outputs)
+
+
+def note_weight(op: Op, i: int, outputs: tuple[int, ...]) -> None:
+    """Remember that the initializer behind input `i` is a contraction's weight."""
+    name = op.node.input[i]
+    source = op.state.source.get(name, name)
+    if source in op.state.model.initializers:
+        op.state.weights.setdefault(source, Weight(name, outputs))
+
+
+def gemm(op: Op) -> list[Fields]:
+    """Gemm: `alpha A' B' + beta C`."""
+    a = Operand(op.fields(0), "ji" if op.attributes.get("transA") else "ij")
+    b = Operand(op.fields(1), "kj" if op.attributes.get("transB") else "jk")
+    fields = _either(op, a, b, "j", "ik")
+    if op.has(2):
+        op.state.biases.add(op.node.input[2])
+        follow(op, fields, op.fields(2))
+    return [fields]
+
+
+def conv(op: Op) -> list[Fields]:
+    """Conv: `n c *, o c/g * -> n o *`."""
+    spatial = len(op.shape(0)) - 2
+    group = int(op.attributes.get("group", 1))
+    s, k, t = "stuv"[:spatial], "wxyz"[:spatial], "pqrl"[:spatial]
+    note_weight(op, 1, (0,))
+    if not op.pure(1) and op.fields(1):
+        raise Barrier("its kernel is computed from activations")
+    if group == 1:
+        x, w = Operand(op.fields(0), "nc" + s), Operand(op.fields(1), "oc" + k)
+        fields = weighted(op, x, w, "c", "no" + t)
+    else:
+        fields = _grouped(op, group, transposed=False)
+    _bias(op, fields)
+    return [fields]
+
+
+def conv_transpose(op: Op) -> list[Fields]:
+    """ConvTranspose: `n c *, c o/g * -> n o *`."""
+    spatial = len(op.shape(0)) - 2
+    group = int(op.attributes.get("group", 1))
+    s, k, t = "stuv"[:spatial], "wxyz"[:spatial], "pqrl"[:spatial]
+    note_weight(op, 1, (1,))
+    if not op.pure(1) and op.fields(1):
+        raise Barrier("its kernel is computed from activations")
+    if group == 1:
+        x, w = Operand(op.fields(0), "nc" + s), Operand(op.fields(1), "co" + k)
+        fields = weighted(op, x, w, "c", "no" + t)
+    else:
+        fields = _grouped(op, group, transposed=True)
+    _bias(op, fields)
+    return [fields]
+
+
+def _bias(op: Op, fields: Fields) -> None:
+    if not op.has(2):
+        return
+    op.state.biases.add(op.node.input[2])
+    spatial = len(op.shape(0)) - 2
+    follow(op, fields, tuple(f.reshape((1, f.size) + (1,) * spatial) for f in op.fields(2)))
+
+
+def _channels(op: Op) -> Field | None:
+    """Labels of the input's channels, int32 [C], or None where they are shared."""
+    result: Field | None = None
+    for f in op.fields(0):
+        v = varying(f)
+        if 1 in v:
+            g = op.labels.tie_along(f, [1]).reshape(-1)
+            if result is None:
+                result = g
+            else:
+                op.labels.tie(result, g)
+        elif v:
+            raise Barrier("its input is divided along another axis than the channels")
+    return result
+
+
+def _grouped(op: Op, group: int, transposed: bool) -> Fields:
+    """A grouped convolution: each weight connects the units of one group.
+
+    The weight's rows carry one label field, its columns labels that depend on the row's group as well.
+    """
+    shape = op.shape(1)
+    rank = len(shape)
+    rows, width = shape[0] // group, shape[1]
+    channels = _channels(op)
+    name = op.node.input[1]
+    row = op.labels.fresh((group, rows))
+    column = op.labels.fresh((group, width))
+    row_field = row.reshape((-1,) + (1,) * (rank - 1))
+    column_field = np.repeat(column, rows, axis=0).reshape((shape[0], width) + (1,) * (rank - 2))
+    if name in op.state.fields or name not in op.state.model.initializers:
+        raise Barrier("its grouped weight is shared with another node or computed")
+    op.state.fields[name] = tuple(f for f in (row_field, column_field) if f.size > 1)
+    if not op.state.model.trainable(name):
+        op.state.fields[name] = ()
+    inputs, outputs = (row, column) if transposed else (column, row)
+    if channels is None:
+        op.share([inputs])
+    else:
+        op.labels.tie(inputs.reshape(-1), channels)
+    out = outputs.reshape((1, -1) + (1,) * (rank - 2))
+    if channels is not None and min(inputs.shape[1], outputs.shape[1]) == 1:
+        # one channel to a group on one side (depthwise): the group is the unit
+        op.labels.tie(inputs[:, :1], outputs)
+        op.labels.tie(outputs[:, :1], inputs)
+    else:
+        op.labels.groups.append(Groups(op.index, None if channels is None else inputs, outputs))
+        op.labels.root(out, op.index)
+    return (out,) if out.size > 1 else ()
+
+
+def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Letters of each operand and of the result of an einsum equation; the ellipsis becomes letters of its own.
+
+    :raises Barrier: for a repeated letter within one operand (a diagonal).
+    """
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    dots = max(r - len(t.replace("...", "")) if "..." in t else 0 for t, r in zip(terms, ranks, strict=True))
+    fill = "ABCDEFGH"[:dots]
+    letters = []
+    for term, rank in zip(terms, ranks, strict=True):
+        size = rank - len(term.replace("...", ""))
+        letters.append(term.replace("...", fill[dots - size :] if size else ""))
+    if not arrow:
+        joined = "".join(terms).replace(".", "")
+        out = ("..." if dots else "") + "".join(sorted({c for c in joined if joined.count(c) == 1}))
+    out = out.replace("...", fill)
+    if any(len(set(term)) < len(term) for term in letters):
+        raise Barrier("its equation takes a diagonal")
+    return letters, out
+
+
+def einsum(op: Op) -> list[Fields]:
+    """Einsum of one or two operands."""
+    count = len(op.node.input)
+    equation = op.attributes["equation"].decode()
+    letters, out = einsum_letters(equation, [len(op.shape(i)) for i in range(count)])
+    if count != 2:
+        raise Barrier(f"an Einsum of {count} operands has no rule")
+    only = [c for c in "".join(letters) if c not in out and not all(c in t for t in letters)]
+    if only:
+        raise Barrier("its equation sums one operand alone")
+    contracted = "".join(c for c in letters[0] if c in letters[1] and c not in out)
+    a, b = Operand(op.fields(0), letters[0]), Operand(op.fields(1), letters[1])
+    return [_either(op, a, b, contracted, out)]

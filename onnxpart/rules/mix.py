@@ -1,0 +1,116 @@
+"""Mixes: operators whose result at one unit depends on other units without a weight in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxpart.labels import Field, Fields, Groups, varying
+from onnxpart.rules.context import Barrier, Op, drop_axes, follow, mix
+
+
+def softmax(op: Op) -> list[Fields]:
+    """Softmax, LogSoftmax, Hardmax: mixes along `axis` (before opset 13: from `axis` on)."""
+    rank = len(op.shape(0))
+    axis = op.axis(-1 if op.opset >= 13 else 1)
+    axes = [axis] if op.opset >= 13 else range(axis, rank)
+    mix(op, op.fields(0), axes, "normalises over units")
+    return [op.fields(0)]
+
+
+def along_axis(op: Op) -> list[Fields]:
+    """LpNormalization, CumSum and their like: mix along one axis."""
+    axis = op.ints(1, "axis") or [-1]
+    mix(op, op.fields(0), [axis[0] % len(op.shape(0))], "mixes units along its axis")
+    return [op.fields(0)]
+
+
+def channels(op: Op) -> list[Fields]:
+    """LRN: mixes neighbouring channels."""
+    mix(op, op.fields(0), [1], "normalises over neighbouring channels")
+    return [op.fields(0)]
+
+
+def layer_norm(op: Op) -> list[Fields]:
+    """LayerNormalization and RMSNormalization: mix from `axis` on; scale and bias broadcast."""
+    axis = op.axis(-1)
+    fields = op.fields(0)
+    statistics = mix(op, fields, range(axis, len(op.shape(0))), "normalises over units")
+    for i in range(1, len(op.node.input)):
+        if op.has(i):
+            follow(op, fields, op.fields(i))
+    return [fields, *[statistics] * (len(op.node.output) - 1)]
+
+
+def instance_norm(op: Op) -> list[Fields]:
+    """InstanceNormalization: mixes the places of a channel, which are several units after a reshape."""
+    fields = op.fields(0)
+    rank = len(op.shape(0))
+    mixed = mix(op, fields, range(2, rank), "normalises over units")
+    for i in (1, 2):
+        follow(op, mixed, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+    return [fields]
+
+
+def group_norm(op: Op) -> list[Fields]:
+    """GroupNormalization: mixes the channels of a group; scale and bias by group (18) or channel (21)."""
+    groups = int(op.attributes["num_groups"])
+    rank = len(op.shape(0))
+    width = op.shape(0)[1] // groups
+    fields = tuple(op.labels.tie_along(f, (0, 1)) for f in op.fields(0))
+    per_group: Fields = ()
+    for f in fields:
+        if f.shape[1] == 1:
+            continue
+        if f.shape[0] > 1:
+            raise Barrier("its batch axis is divided")
+        g = f.reshape((groups, width))
+        (r,) = mix(op, (g,), [1], "normalises over the channels of a group") if width > 1 else (g,)
+        if 1 < groups < f.shape[1]:
+            op.labels.groups.append(Groups(op.index, None, g))
+        per_group = (r.reshape((1, -1) + (1,) * (rank - 2)),)
+    for i in (1, 2):
+        by_group = op.shape(i)[0] == groups
+        target = per_group if by_group else fields
+        follow(op, target, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+    return [fields]
+
+
+def reduce(op: Op) -> list[Fields]:
+    """ReduceSum, ReduceMean and the other reductions."""
+    rank = len(op.shape(0))
+    axes: Iterable[int] | None = op.ints(1, "axes") if op.has(1) or "axes" in op.attributes else None
+    if op.has(1) and axes is None:
+        raise Barrier("its axes are computed at run time")
+    if not axes:
+        if op.attributes.get("noop_with_empty_axes"):
+            return [op.fields(0)]
+        axes = range(rank)
+    keepdims = bool(op.attributes.get("keepdims", 1))
+    fields = mix(op, op.fields(0), [a % rank for a in axes], "reduces over units")
+    if not keepdims:
+        fields = tuple(drop_axes(f, [a % rank for a in axes]) for f in fields)
+    return [fields]
+
+
+def arg(op: Op) -> list[Fields]:
+    """ArgMax and ArgMin: an index into divided units would mean nothing in a part."""
+    axis = op.axis(0)
+    rest = _undivided_along(op, axis)
+    if not op.attributes.get("keepdims", 1):
+        rest = tuple(drop_axes(f, [axis]) for f in rest)
+    return [rest]
+
+
+def top_k(op: Op) -> list[Fields]:
+    """TopK: the same."""
+    return [_undivided_along(op, op.axis(-1))] * 2
+
+
+def _undivided_along(op: Op, axis: int) -> Fields:
+    rest: list[Field] = []
+    for f in op.fields(0):
+        if axis in varying(f):
+            op.share([f], "it returns positions along a divided axis")
+        else:
+            rest.append(f)
+    return tuple(rest)

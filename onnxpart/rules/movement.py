@@ -1,0 +1,264 @@
+"""Data movement: executed on the label fields themselves, so that labels come out where the data comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from onnxpart.labels import MAX_FIELD, Field, Fields, align, varying
+from onnxpart.rules.context import Barrier, Op, drop_axes
+from onnxpart.shapes import Shape
+
+
+def groups(a: Shape, b: Shape) -> list[tuple[slice, slice]]:
+    """Pairs of axis ranges of two shapes of the same size such that the data of a range stay within its pair."""
+    result, i, j = [], 0, 0
+    while i < len(a) or j < len(b):
+        i0, j0, p, q = i, j, 1, 1
+        if i < len(a):
+            p, i = p * a[i], i + 1
+        if j < len(b):
+            q, j = q * b[j], j + 1
+        while p != q:
+            if p < q:
+                p, i = p * a[i], i + 1
+            else:
+                q, j = q * b[j], j + 1
+        result.append((slice(i0, i), slice(j0, j)))
+    return result
+
+
+def reshape_field(op: Op, f: Field, a: Shape, b: Shape) -> Field:
+    """A field of a tensor of shape `a` after a reshape to `b`."""
+    pairs = groups(a, b)
+    f = _fit(op, f, a, pairs)
+    wide: list[int] = []
+    out: list[int] = []
+    for i, j in pairs:
+        if any(size > 1 for size in f.shape[i]):
+            wide += a[i]
+            out += b[j]
+        else:
+            wide += [1] * (i.stop - i.start)
+            out += [1] * (j.stop - j.start)
+    return np.broadcast_to(f, wide).reshape(out)
+
+
+def _fit(op: Op, f: Field, a: Shape, pairs: list[tuple[slice, slice]]) -> Field:
+    """Ties labels along small axes until the reshaped field is of a reasonable size."""
+    while True:
+        axes = [i for i, _ in pairs if any(size > 1 for size in f.shape[i])]
+        size = int(np.prod([n for i in axes for n in a[i]], dtype=np.int64))
+        if size <= MAX_FIELD or len(varying(f)) <= 1:
+            return f
+        smallest = min(varying(f), key=lambda axis: f.shape[axis])
+        f = op.labels.tie_along(f, varying(f) - {smallest})
+
+
+def reshape(op: Op) -> list[Fields]:
+    """Reshape, Flatten, Squeeze and Unsqueeze: the same data in another shape."""
+    a, b = op.shape(0), op.out_shape()
+    if 0 in a:
+        raise Barrier("it has no elements")
+    if a == b:
+        return [op.fields(0)]
+    return [tuple(reshape_field(op, f, a, b) for f in op.fields(0))]
+
+
+def transpose(op: Op) -> list[Fields]:
+    """Transpose."""
+    perm = op.attributes.get("perm") or list(range(len(op.shape(0))))[::-1]
+    return [tuple(f.transpose(perm) for f in op.fields(0))]
+
+
+def concat(op: Op) -> list[Fields]:
+    """Concat along `axis`; the labels of the inputs stand side by side."""
+    rank = len(op.out_shape())
+    axis = op.axis(1, rank)
+    count = len(op.node.input)
+    kept = [i for i in range(count) if op.shape(i)[axis] > 0]
+    rest: dict[frozenset[int], dict[int, Field]] = {}
+    for i in kept:
+        for f in op.fields(i):
+            column = rest.setdefault(varying(f) - {axis}, {})
+            if i in column:
+                op.labels.tie(column[i], f)
+            else:
+                column[i] = f
+    return [tuple(_side_by_side(op, column, kept, axis) for column in rest.values())]
+
+
+def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) -> Field:
+    fields = list(column.values())
+    along = any(axis in varying(f) for f in fields)
+    if not along and len(column) == len(kept):
+        if all(f is fields[0] for f in fields):
+            return fields[0]
+        if any(op.pure(i) for i in column) and varying(fields[0]):
+            for f in fields[1:]:
+                op.labels.tie(fields[0], f)
+            return fields[0]
+    shape = np.broadcast_shapes(*[f.shape[:axis] + (1,) + f.shape[axis + 1 :] for f in fields])
+    pieces = []
+    for i in kept:
+        size = op.shape(i)[axis]
+        f = column.get(i, np.zeros((1,) * len(shape), np.int32))
+        pieces.append(np.broadcast_to(f, shape[:axis] + (size,) + shape[axis + 1 :]))
+    return np.concatenate(pieces, axis=axis)
+
+
+def split(op: Op) -> list[Fields]:
+    """Split along `axis`."""
+    axis = op.axis(0)
+    ends = np.cumsum([0, *(op.out_shape(j)[axis] for j in range(len(op.node.output)))])
+    return [
+        tuple(f[(slice(None),) * axis + (slice(i, j),)] if f.shape[axis] > 1 else f for f in op.fields(0))
+        for i, j in pairwise(ends)
+    ]
+
+
+def slice_ranges(op: Op) -> dict[int, range] | None:
+    """Axis -> kept positions of a Slice; None where its bounds aren't known."""
+    starts, ends = op.ints(1, "starts"), op.ints(2, "ends")
+    if starts is None or ends is None:
+        return None
+    axes = op.ints(3, "axes") if op.has(3) or "axes" in op.attributes else list(range(len(starts)))
+    steps = op.ints(4, "steps") if op.has(4) else [1] * len(starts)
+    if axes is None or steps is None:
+        return None
+    shape = op.shape(0)
+    result = {}
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = shape[axis]
+        stop = None if step < 0 and end < -size else end
+        result[axis % len(shape)] = range(*slice(start, stop, step).indices(size))
+    return result
+
+
+def slice_(op: Op) -> list[Fields]:
+    """Slice; its bounds must be known along divided axes."""
+    fields = op.fields(0)
+    if not fields:
+        return [()]
+    ranges = slice_ranges(op)
+    if ranges is None:
+        axes = op.ints(3, "axes") or list(range(len(op.shape(0))))
+        if any(f.shape[axis] > 1 for f in fields for axis in axes):
+            raise Barrier("its bounds are computed at run time along a divided axis")
+        return [fields]
+    result = []
+    for f in fields:
+        for axis, positions in ranges.items():
+            if f.shape[axis] > 1:
+                f = np.take(f, np.asarray(positions, np.int64), axis=axis)
+        result.append(f)
+    return [tuple(f for f in result if f.size)]
+
+
+def gather(op: Op) -> list[Fields]:
+    """Gather along `axis`: a selection of units, or a look-up in a table (an embedding makes units)."""
+    axis = op.axis(0)
+    index = op.value(1)
+    rank = len(op.shape(1))
+    result = []
+    for f in op.fields(0):
+        if f.shape[axis] > 1 and index is not None:
+            result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
+            continue
+        if f.shape[axis] > 1:
+            op.share([f], "" if op.pure(0) else "it selects units at run time")
+            continue
+        g = f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])
+        if index is None and op.pure(0) and varying(g):
+            op.labels.root(g, op.index)
+        result.append(g)
+    return [tuple(result)]
+
+
+def expand(op: Op) -> list[Fields]:
+    """Expand: numpy broadcasting to a shape."""
+    rank = len(op.out_shape())
+    return [tuple(align(f, rank) for f in op.fields(0))]
+
+
+def tile(op: Op) -> list[Fields]:
+    """Tile: copies side by side."""
+    a, b = op.shape(0), op.out_shape()
+    repeats = [n // m for m, n in zip(a, b, strict=True)]
+    return [
+        tuple(
+            np.tile(f, [r if size > 1 else 1 for r, size in zip(repeats, f.shape, strict=True)]) for f in op.fields(0)
+        )
+    ]
+
+
+def pad_amounts(op: Op) -> list[tuple[int, int]] | None:
+    """For each axis how much is added in front and behind; None where that isn't known."""
+    rank = len(op.shape(0))
+    pads = op.ints(1, "pads") if "pads" in op.attributes or op.has(1) else op.ints(1, "paddings")
+    if pads is None:
+        return None
+    axes: Sequence[int] = range(rank)
+    if op.has(3):
+        known = op.value(3)
+        if known is None:
+            return None
+        axes = [int(a) % rank for a in np.ravel(known)]
+    result = [(0, 0)] * rank
+    for i, axis in enumerate(axes):
+        result[axis] = (pads[i], pads[i + len(axes)])
+    return result
+
+
+def pad(op: Op) -> list[Fields]:
+    """Pad; constant padding along a divided axis makes places that any unit may take."""
+    fields = op.fields(0)
+    if not fields:
+        return [()]
+    amounts = pad_amounts(op)
+    if amounts is None:
+        raise Barrier("its amounts are computed at run time")
+    mode = op.attributes.get("mode", b"constant").decode()
+    return [tuple(_padded(op, f, amounts, mode) for f in fields)]
+
+
+def _padded(op: Op, f: Field, amounts: list[tuple[int, int]], mode: str) -> Field:
+    for axis, (front, behind) in enumerate(amounts):
+        if f.shape[axis] == 1 or (front, behind) == (0, 0):
+            continue
+        if front < 0 or behind < 0 or mode != "constant":
+            raise Barrier(f"it pads a divided axis in a way without a rule (mode {mode!r})")
+        shape = list(f.shape)
+        pieces = [f]
+        for amount, place in ((front, 0), (behind, len(pieces))):
+            if amount:
+                shape[axis] = amount
+                pieces.insert(place if place == 0 else len(pieces), op.labels.fresh(shape))
+        f = np.concatenate(pieces, axis=axis)
+    return f
+
+
+def depth_to_space(op: Op) -> list[Fields]:
+    """DepthToSpace: the channels that make up one block are one unit."""
+    block = int(op.attributes["blocksize"])
+    channels = op.shape(0)[1]
+    crd = op.attributes.get("mode", b"DCR") == b"CRD"
+    result = []
+    for f in op.fields(0):
+        f = op.labels.tie_along(f, (0, 1))
+        if f.shape[1] > 1:
+            shape = (channels // block**2, block**2) if crd else (block**2, channels // block**2)
+            g = f.reshape((f.shape[0], *shape, 1, 1))
+            f = op.labels.tie_along(g, (0, 1) if crd else (0, 2))
+            f = drop_axes(f, (2,) if crd else (1,))
+        result.append(f)
+    return [tuple(f for f in result if varying(f))]
+
+
+def space_to_depth(op: Op) -> list[Fields]:
+    """SpaceToDepth: a unit's places become channels of the same unit."""
+    block = int(op.attributes["blocksize"])
+    fields = [op.labels.tie_along(f, (0, 1)) for f in op.fields(0)]
+    return [tuple(np.tile(f, (1, block**2 if f.shape[1] > 1 else 1, 1, 1)) for f in fields)]

@@ -1,0 +1,157 @@
+"""Model -> plan, parts and duplicated whole, in memory and as a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxpart.analyse import Analysis, analyse
+from onnxpart.emit import emit_part, emit_whole, layout_of
+from onnxpart.errors import MergeError, ModelError, UsageError
+from onnxpart.layout import Layout
+from onnxpart.model import Array, Model, load, save
+from onnxpart.plan import METADATA, METADATA_PART, Plan, plan
+from onnxpart.verify import fans
+
+INITS = ("slices", "he", "glorot")
+PLAN, WHOLE, ORIGINAL = "plan.json", "whole.onnx", "original.onnx"
+
+
+def part_file(part: int) -> str:
+    """File name of a part."""
+    return f"part{part}.onnx"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A model divided: the plan, K part models, and the duplicated whole that they merge into."""
+
+    analysis: Analysis
+    plan: Plan
+    parts: tuple[onnx.ModelProto, ...]
+    whole: onnx.ModelProto
+
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write `part0.onnx ..`, `whole.onnx` and `plan.json`; `original.onnx` too where the whole differs from it.
+
+        The folder appears whole or not at all.
+
+        :raises ModelError: when the folder exists (unless `force`) or can't be written.
+        """
+        target = Path(folder)
+        if target.exists() and not force:
+            raise ModelError(f"{target} exists already; give another folder, or --force to replace it.")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
+                fresh = Path(name) / "split"
+                fresh.mkdir()
+                self._write(fresh)
+                if target.is_dir() and not target.is_symlink():
+                    shutil.rmtree(target)
+                else:
+                    target.unlink(missing_ok=True)
+                os.replace(fresh, target)
+        except OSError as error:
+            raise ModelError(f"{target} can't be written ({error.strerror}); choose another folder.") from None
+
+    def _write(self, folder: Path) -> None:
+        for p, part in enumerate(self.parts):
+            save(part, folder / part_file(p))
+        save(self.whole, folder / WHOLE)
+        if not self.plan.same_graph:
+            save(self.analysis.model.proto, folder / ORIGINAL)
+        (folder / PLAN).write_text(self.plan.to_json())
+
+
+def split(
+    model: Model | onnx.ModelProto | str | os.PathLike[str],
+    k: int = 2,
+    *,
+    order: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[int] | None = None,
+    init: str = "slices",
+) -> Split:
+    """Cut a network across its width into K parts.
+
+    :param k: number of parts. :param order: contiguous, interleaved or random (with `seed`). :param shares: relative
+        sizes of the parts. :param init: `slices` of the whole's weights, or fresh ones for the parts' smaller fan-in
+        (`he` normal, `glorot` uniform; biases then start at zero).
+    :raises UsageError: for arguments that make no sense. :raises ModelError: for an unusable model.
+    :raises PartitionError: when nothing can be divided.
+    """
+    if init not in INITS:
+        raise UsageError(f"the initialisation {init!r} is unknown; choose one of {', '.join(INITS)}.")
+    analysis = analyse(model if isinstance(model, Model) else load(model))
+    planned = plan(analysis, k, order=order, seed=seed, shares=shares)
+    layout = layout_of(analysis, planned)
+    parts = []
+    for p in range(k):
+        fresh = None if init == "slices" else initial(analysis, planned, layout, p, init, seed)
+        parts.append(emit_part(analysis, planned, p, fresh))
+    return Split(analysis, planned, tuple(parts), emit_whole(analysis, planned))
+
+
+def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: str, seed: int) -> dict[str, Array]:
+    """Fresh weights of a part (see `split`); what is no weight of a contraction and no bias stays as sliced."""
+    rng = np.random.default_rng((seed, part))
+    result: dict[str, Array] = {}
+    for initializer in planned.initializers:
+        name, shape = initializer.name, initializer.part_shape(part)
+        dtype = analysis.model.array(name).dtype
+        if name in analysis.state.weights:
+            fan_in, fan_out = fans(analysis, planned, layout, name, part)
+            if init == "he":
+                value = rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
+            else:
+                bound = np.sqrt(6.0 / (fan_in + fan_out))
+                value = rng.uniform(-bound, bound, shape)
+            result[name] = value.astype(dtype)
+        elif name in analysis.state.biases:
+            result[name] = np.zeros(shape, dtype)
+    return result
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a folder of parts.
+
+    :raises MergeError: when there is none, or it can't be read.
+    """
+    path = folder / PLAN
+    try:
+        return Plan.from_json(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError):
+        pass
+    model = load(folder / part_file(0))
+    props = {p.key: p.value for p in model.proto.metadata_props}
+    if METADATA not in props:
+        raise MergeError(f"{folder} holds no plan; name a folder that `onnxpart split` wrote.")
+    return Plan.from_json(props[METADATA], str(folder / part_file(0)))
+
+
+def read_parts(plan_: Plan, files: Sequence[Path]) -> list[Model]:
+    """The parts of a plan from files, in the plan's order.
+
+    :raises MergeError: when a part is missing, given twice, or of another split.
+    """
+    if len(files) != plan_.k:
+        raise MergeError(f"the plan has {plan_.k} parts, {len(files)} files were given; name one file per part.")
+    found: dict[int, Model] = {}
+    for i, path in enumerate(files):
+        model = load(path)
+        props = {p.key: p.value for p in model.proto.metadata_props}
+        if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan_:
+            raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
+        part = int(props.get(METADATA_PART, i))
+        if part in found:
+            raise MergeError(f"{path} is part {part}, which was given already; name each part once.")
+        found[part] = model
+    return [found[p] for p in sorted(found)]
