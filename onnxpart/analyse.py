@@ -79,8 +79,12 @@ def analyse(model: Model) -> Analysis:
             analysis.consumers.setdefault(name, []).append(index)
         for name in node.output:
             analysis.producer[name] = index
-        analysis.rules.append(_visit(op, names, read))
-        _propagate(op, names)
+        rule = _visit(op, names, read)
+        analysis.rules.append(rule)
+        if rule is not None and rule.kind == "source":
+            state.pure.update(node.output)
+        else:
+            _propagate(op, names)
     for name in model.outputs:
         for f in state.of(name):
             state.labels.share(f, -1, f"it is tied to the output {name!r}")

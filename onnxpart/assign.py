@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from onnxpart.analyse import Analysis
 from onnxpart.decide import Classes, Decision
-from onnxpart.labels import Groups
+from onnxpart.labels import Field, Groups
 
 Parts = NDArray[np.int16]
 ANYWHERE = -1
 """The part of what is shared."""
 
 
-def quotas(size: int, shares: Sequence[int], load: Sequence[float] | None = None) -> list[int]:
-    """Divide `size` things in proportion to `shares`; remainders go to the least loaded, then to the first.
+def quotas(
+    size: int, shares: Sequence[int], owed: Sequence[Fraction] | None = None, load: Sequence[float] | None = None
+) -> list[int]:
+    """Divide `size` things in proportion to `shares`.
+
+    Remainders go to those that are owed most (by earlier divisions of the same layer), then to the least loaded, then
+    to the first.
 
     :returns: one count per part, each within one of its exact share, summing to `size`.
     """
@@ -30,7 +32,8 @@ def quotas(size: int, shares: Sequence[int], load: Sequence[float] | None = None
     exact = [Fraction(size * s, total) for s in shares]
     result = [int(e) for e in exact]
     weight = load or [0.0] * len(shares)
-    order = sorted(range(len(shares)), key=lambda p: (-(exact[p] - result[p]), weight[p], p))
+    due = owed or [Fraction(0)] * len(shares)
+    order = sorted(range(len(shares)), key=lambda p: (-(exact[p] - result[p] + due[p]), weight[p], p))
     for p in order[: size - sum(result)]:
         result[p] += 1
     return result
@@ -51,8 +54,8 @@ class Order:
     kind: str
     seed: int
 
-    def deal(self, classes: NDArray[np.int32], counts: Sequence[int], salt: int) -> NDArray[np.int16]:
-        """Part of each class; `counts` classes go to each part."""
+    def deal(self, counts: Sequence[int], salt: int) -> NDArray[np.int16]:
+        """Part of each of some classes; `counts` go to each part, and `salt` makes random orders differ."""
         parts = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
         if self.kind == "interleaved":
             place = np.concatenate([(np.arange(n) + 0.5) / n if n else np.zeros(0) for n in counts])
@@ -76,19 +79,32 @@ def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order:
     counts = cells.counts(shares)
     for layer in np.unique(home[held]):
         members = np.flatnonzero(cells.home == layer)
+        owed = [Fraction(0)] * len(shares)
         for cell in members:
             fixed = counts.get(int(cell))
             size = len(cells.members[cell])
-            n = quotas(size, shares, [v / s for v, s in zip(load, shares, strict=True)]) if fixed is None else fixed
-            part[cells.members[cell]] = order.deal(cells.members[cell], n, int(cells.members[cell][0]))
+            relative = [v / s for v, s in zip(load, shares, strict=True)]
+            n = quotas(size, shares, owed, relative) if fixed is None else fixed
+            owed = [o + Fraction(size * s, sum(shares)) - c for o, s, c in zip(owed, shares, n, strict=True)]
+            part[cells.members[cell]] = order.deal(n, int(cells.members[cell][0]))
             load = [v + c / size for v, c in zip(load, n, strict=True)]
     return part[classes]
 
 
+def _selections(analysis: Analysis) -> Iterator[Field]:
+    """Fields of what is cut out of a tensor: every part takes its share of each piece."""
+    for op, rule in zip(analysis.ops, analysis.rules, strict=True):
+        if rule is not None and op.node.op_type in ("Split", "Slice", "Gather"):
+            for name in op.node.output:
+                yield from (f for f in analysis.fields(name) if f.size > 1)
+
+
 class _Cells:
-    """Classes of the same layer that the same groups of grouped operators hold: interchangeable ones."""
+    """Interchangeable classes: of the same layer, in the same pieces, and held by the same groups."""
 
     def __init__(self, analysis: Analysis, classes: Classes, home: Classes, held: NDArray[np.int32]) -> None:
+        from scipy.sparse import coo_array, csr_array
+
         self.bins: list[tuple[Groups, NDArray[np.int32], int]] = []
         rows, columns = [], []
         self._collect(analysis, classes, rows, columns)
@@ -97,10 +113,15 @@ class _Cells:
         row = np.concatenate(rows) if rows else np.zeros(0, np.int64)
         shape = (int(classes.max()) + 1, max(count, 1))
         held_by = csr_array(coo_array((np.ones(len(row), np.int64), (row, column)), shape=shape))
-        signature = np.zeros((len(held), 2), np.uint64)
+        signature = np.zeros((len(held), 3), np.uint64)
         signature[:, 0] = home[held]
-        random = np.random.default_rng(0).integers(1, 2**62, shape[1], dtype=np.uint64)
+        generator = np.random.default_rng(0)
+        random = generator.integers(1, 2**62, shape[1], dtype=np.uint64)
         np.add.at(signature[:, 1], np.searchsorted(held, row), random[column] if count else np.zeros(0, np.uint64))
+        for f in _selections(analysis):
+            found = np.unique(classes[f])
+            found = found[found > 0]
+            signature[np.searchsorted(held, found), 2] += generator.integers(1, 2**62, dtype=np.uint64)
         _, first, inverse = np.unique(signature, axis=0, return_index=True, return_inverse=True)
         inverse = inverse.reshape(-1)
         order = np.argsort(inverse, kind="stable")
@@ -133,6 +154,9 @@ class _Cells:
         """For each cell that a group holds, how many of its classes each part gets."""
         if not self.bins:
             return {}
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         matrix = self.matrix.tocsc()
         cells, bins = matrix.shape
         coo = self.matrix.tocoo()
@@ -150,6 +174,9 @@ class _Cells:
         self, members: NDArray[np.int64], holders: NDArray[np.int64], shares: Sequence[int]
     ) -> dict[int, list[int]]:
         """Counts for cells that groups tie to one another: an integer programme when there are several."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.sparse import csr_array
+
         block = self.matrix[members][:, holders].toarray()
         sizes = np.asarray([len(self.members[m]) for m in members])
         targets = np.asarray([quotas(self.bins[h][2], shares) for h in holders])

@@ -12,7 +12,7 @@ from onnxpart import plan as plans
 from onnxpart.analyse import CHAIN, Analysis, permutation
 from onnxpart.errors import PartitionError
 from onnxpart.layout import Layout, NotAGrid
-from onnxpart.model import Array, Model, captured
+from onnxpart.model import Array, Model, captured, live
 from onnxpart.plan import InitializerPlan, Plan
 from onnxpart.rules.context import Op
 from onnxpart.rules.rewrite import Kept, Rewrite
@@ -86,15 +86,21 @@ class _Writer:
         graph.metadata_props.extend(source.graph.metadata_props)
         graph.input.extend(source.graph.input)
         graph.output.extend(source.graph.output)
-        nodes, used = _live(self.nodes, [v.name for v in source.graph.output])
-        graph.node.extend(nodes)
+        nodes, used = live(self.nodes, [v.name for v in source.graph.output])
         read = {n for node in source.graph.node for n in (*node.input, *captured(node))}
+        constants = []
         for name, tensor in self.initializers.items():
+            if name in self.model.constants:
+                if name in used:
+                    value = tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
+                    constants.append(helper.make_node("Constant", [], [name], name=self.unique(name), value=value))
+                continue
             if name not in used and (name in read or name not in self.model.initializers):
                 continue
             graph.initializer.append(
                 tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
             )
+        graph.node.extend([*constants, *nodes])
         entries = {plans.METADATA: plan.to_json()}
         if part is not None:
             entries[plans.METADATA_PART] = str(part)
@@ -108,17 +114,6 @@ def _tensor(array: Array, name: str, model: Model) -> onnx.TensorProto:
     if name in model.initializers:
         tensor.doc_string = model.initializers[name].doc_string
     return tensor
-
-
-def _live(nodes: list[onnx.NodeProto], outputs: list[str]) -> tuple[list[onnx.NodeProto], set[str]]:
-    """Nodes that lead to the outputs, and the names in use."""
-    used, live = set(outputs), []
-    for node in reversed(nodes):
-        if any(n in used for n in node.output):
-            used.update(n for n in node.input if n)
-            used.update(captured(node))
-            live.append(node)
-    return live[::-1], used
 
 
 def emit_part(analysis: Analysis, plan: Plan, part: int, arrays: Mapping[str, Array] | None = None) -> onnx.ModelProto:
@@ -203,7 +198,9 @@ def _select(
     (axis,) = (a for a, indices in enumerate(kept) if indices is not None)
     moved = permutation(analysis, root, name, axis)
     have, want = kept_root[axis], kept[axis]
-    assert moved is not None and have is not None and want is not None
+    assert moved is not None
+    assert have is not None
+    assert want is not None
     positions = writer.constant(np.searchsorted(have, moved[want]), f"{node.name or node.output[0]}__index")
     writer.nodes.append(
         helper.make_node("Gather", [resolve(root), positions], [node.output[0]], name=node.name, axis=axis)
@@ -232,16 +229,12 @@ class _Whole:
         self.writer = _Writer(analysis.model)
         self.done: dict[tuple[str, int], str] = {}
         self._initializers()
-        for index, op in enumerate(analysis.ops):
+        for index in range(len(analysis.ops)):
             if self.layout.modes[index] == "lanes":
                 for part in range(plan.k):
                     self._lane(index, part)
             else:
-                node = onnx.NodeProto()
-                node.CopyFrom(op.node)
-                for i, name in enumerate(op.node.input):
-                    node.input[i] = self._merged(name, index)
-                self.writer.nodes.append(node)
+                self._once(index)
         for name in analysis.model.outputs:
             producer = analysis.producer.get(name)
             if producer is not None and self.layout.modes[producer] == "lanes":
@@ -257,16 +250,27 @@ class _Whole:
                 for part in range(self.plan.k):
                     self.writer.initializers[copy_name(name, part)] = slice_array(planned, part, model.array(name))
 
+    def _once(self, index: int) -> None:
+        """The operator over all units; the shape of what exists once per part is told by the first part's."""
+        op = self.analysis.ops[index]
+        node = onnx.NodeProto()
+        node.CopyFrom(op.node)
+        if op.node.op_type in ("Shape", "Size") and self._in_lanes(op.node.input[0]):
+            node.input[0] = copy_name(op.node.input[0], 0)
+            _emit(self.writer, self.analysis, self.layout, index, node, 0, lambda name: self._piece(name, 0))
+            return
+        for i, name in enumerate(op.node.input):
+            node.input[i] = self._merged(name)
+        self.writer.nodes.append(node)
+
     def _in_lanes(self, name: str) -> bool:
         producer = self.analysis.producer.get(name)
         return producer is not None and self.layout.modes[producer] == "lanes"
 
-    def _merged(self, name: str, user: int) -> str:
+    def _merged(self, name: str) -> str:
         """The tensor over all units, joined from the parts' where need be."""
         if not name or not self._in_lanes(name):
             return name
-        if self.analysis.ops[user].node.op_type in ("Shape", "Size") and self.layout.divided(name):
-            return self._joined(name)
         if not self.layout.divided(name):
             return self._mean(name)
         return self._joined(name)
@@ -324,7 +328,7 @@ class _Whole:
         producer = self.analysis.producer.get(name)
         if planned is not None and planned.stored == "apart":
             result = copy_name(name, part)
-        elif producer is not None and name in self.analysis.state.pure:
+        elif producer is not None and name in self.analysis.state.pure and self.layout.varies(name):
             self._lane(producer, part)
             result = copy_name(name, part)
         elif name not in self.analysis.virtual and self.layout.divided(name):

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 Field = np.ndarray[Any, np.dtype[np.int32]]
 Fields = tuple[Field, ...]
@@ -121,6 +119,9 @@ def solve(count: int, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDAr
     :param count: number of labels. :param left: int32 [ties]. :param right: int32 [ties].
     :returns: int32 [count]; classes are numbered by their smallest label, so class 0 is the shared one.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
     _, component = connected_components(graph, directed=False)
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)

@@ -41,7 +41,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         self._linear: set[str] = set()
-        self._modes()
+        self._choose_modes()
 
     # -- kept indices -------------------------------------------------------------------------------------------
 
@@ -103,6 +103,10 @@ class Layout:
         """Whether some trained elements of a tensor exist in every part, each with a value of its own."""
         return self._trained(name) and all(self._fact(f)[1] for f in self.analysis.fields(name))
 
+    def varies(self, name: str) -> bool:
+        """Whether the parts hold different things under the tensor's name."""
+        return self.divided(name) or self._trained(name)
+
     def _trained(self, name: str) -> bool:
         model = self.analysis.model
         return name in self.analysis.state.trained or (name in model.initializers and model.trainable(name))
@@ -117,15 +121,32 @@ class Layout:
 
     # -- modes --------------------------------------------------------------------------------------------------
 
-    def _modes(self) -> None:
+    def _choose_modes(self) -> None:
+        """Find the tail; a meeting point whose input exists only in pieces is moved into the lanes."""
         analysis = self.analysis
-        count = len(analysis.ops)
-        reductions = [self.is_reduction(i) for i in range(count)]
-        for i in range(count):
+        reductions = [self.is_reduction(i) for i in range(len(analysis.ops))]
+        while True:
+            self._settle(reductions)
+            apart = [i for i in self.reductions if not all(self._at_hand(n) for n in self._activations(i))]
+            if not apart:
+                return
+            for i in apart:
+                reductions[i] = False
+
+    def _at_hand(self, name: str) -> bool:
+        """Whether a divided tensor exists over all units, or can be joined."""
+        producer = self.analysis.producer.get(name)
+        return producer is None or self.modes[producer] != "lanes" or not self.divided(name) or self.joinable(name)
+
+    def _settle(self, reductions: list[bool]) -> None:
+        """Modes, given which nodes may be where the parts' contributions meet."""
+        analysis = self.analysis
+        self.modes, self.reductions, self.mean, self._linear = [], set(), set(), set()
+        for i in range(len(analysis.ops)):
             if reductions[i] or self._is_linear(i):
                 self._linear.update(analysis.ops[i].node.output)
         tail = self._tail(reductions)
-        for i in range(count):
+        for i in range(len(analysis.ops)):
             if tail[i]:
                 self.modes.append("tail")
                 if reductions[i]:
@@ -144,7 +165,9 @@ class Layout:
         return [n for n in self.analysis.inputs(i) if self._pure(n) and self._trained(n)]
 
     def _outputs(self, i: int) -> list[str]:
-        return [n for n in self.analysis.ops[i].node.output if n]
+        """Outputs that anything reads."""
+        analysis = self.analysis
+        return [n for n in analysis.ops[i].node.output if n in analysis.consumers or n in analysis.model.outputs]
 
     def is_reduction(self, i: int) -> bool:
         """Whether units meet at the node by weights, and what comes out is in every part."""

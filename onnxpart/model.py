@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,8 @@ MAX_PROTOBUF = 2**31 - 2**20
 _FLOATS = frozenset(
     (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 )  # the types that are trained
+_SETTINGS = frozenset(("Clip", "Dropout", "Pad", "Range", "Resize", "Upsample"))
+"""Operators whose inputs behind the first are settings."""
 _PARAMETRIC = frozenset(
     (
         "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
@@ -45,7 +47,7 @@ _PARAMETRIC = frozenset(
 class Model:
     """An ONNX model in canonical form.
 
-    `proto` is the model, `folder` where its external data lie, `name` what to call it in messages, `digest` the
+    `proto` is the model, `constants` the initializers that were Constant nodes, `folder` where its external data lie, `name` what to call it in messages, `digest` the
     SHA-256 of its graph, the values of large weights left out: it is the same after training.
     """
 
@@ -53,6 +55,7 @@ class Model:
     name: str
     digest: str
     folder: Path | None = None
+    constants: frozenset[str] = frozenset()
     _arrays: dict[str, Array] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -88,12 +91,24 @@ class Model:
     def trainable(self, name: str) -> bool:
         """Whether the initializer `name` is a parameter.
 
-        A single float is taken for a constant of the formula (an exponent, an epsilon) unless it stands where its
-        operator has a weight, bias or scale.
+        It is if it has labels and wasn't a Constant node: exporters write weights as initializers.
         """
-        if not self.is_float(name):
+        return self.has_labels(name) and name not in self.constants
+
+    def has_labels(self, name: str) -> bool:
+        """Whether the axes of the initializer `name` may be units.
+
+        A single float is taken for a constant of the formula (an exponent, an epsilon) unless it stands where its
+        operator has a weight, bias or scale; so are the floats that are an operator's settings (scales of Resize).
+        """
+        if not self.is_float(name) or name in self._settings:
             return False
         return int(np.prod(self.initializers[name].dims, dtype=np.int64)) > 1 or name in self._in_slots
+
+    @cached_property
+    def _settings(self) -> frozenset[str]:
+        nodes = self.proto.graph.node
+        return frozenset(name for node in nodes if node.op_type in _SETTINGS for name in node.input[1:] if name)
 
     @cached_property
     def _in_slots(self) -> frozenset[str]:
@@ -121,8 +136,27 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     _check(light, name)
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
-    digest = hashlib.sha256(light.SerializeToString(deterministic=True)).hexdigest()
-    return Model(_canonical(proto), name, digest, folder)
+    proto, constants = _canonical(proto)
+    return Model(proto, name, _digest(proto, constants, folder), folder, constants)
+
+
+def _digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | None) -> str:
+    """SHA-256 of what a plan is made from: the canonical graph without the values of floats."""
+    graph = proto.graph
+    light = onnx.ModelProto(opset_import=proto.opset_import)
+    light.graph.node.extend(graph.node)
+    light.graph.input.extend(graph.input)
+    light.graph.output.extend(graph.output)
+    digest = hashlib.sha256(light.SerializeToString(deterministic=True))
+    read = {name for node in graph.node for name in (*node.input, *captured(node))}
+    for tensor in graph.initializer:
+        if tensor.name not in read:
+            continue
+        what = (tensor.name, tensor.data_type, tuple(tensor.dims), tensor.name in constants)
+        digest.update(repr(what).encode())
+        if tensor.data_type not in (*_FLOATS, TensorProto.STRING):
+            digest.update(to_array(tensor, folder).tobytes())
+    return digest.hexdigest()
 
 
 def _light(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -183,7 +217,7 @@ def _check_external(proto: onnx.ModelProto, path: Path) -> None:
     for tensor in proto.graph.initializer:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
-        location = _external(tensor)["location"]
+        location = _external(tensor).get("location", "")
         target = (root / location).resolve()
         if not target.is_relative_to(root):
             raise ModelError(
@@ -195,10 +229,21 @@ def _check_external(proto: onnx.ModelProto, path: Path) -> None:
                 f"{path}: the external data file {location} of initializer {tensor.name!r} is missing; "
                 "copy it beside the model."
             )
+        _span(tensor, target)
 
 
 def _external(tensor: TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _span(tensor: TensorProto, path: Path) -> tuple[int, int]:
+    """Offset and length in bytes of an external tensor in its file."""
+    offset = _external(tensor).get("offset", "0")
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    size = count * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    if not offset.isdecimal() or path.stat().st_size < int(offset) + size:
+        raise ModelError(f"{path} is too short for initializer {tensor.name!r}: it is truncated; copy it again.")
+    return int(offset), size
 
 
 def to_array(tensor: TensorProto, folder: Path | None) -> Array:
@@ -207,28 +252,32 @@ def to_array(tensor: TensorProto, folder: Path | None) -> Array:
     :raises ModelError: when the file holds fewer bytes than the tensor.
     """
     if tensor.data_location != TensorProto.EXTERNAL:
-        return numpy_helper.to_array(tensor)
-    entry = _external(tensor)
+        try:
+            return numpy_helper.to_array(tensor)
+        except ValueError:
+            shape = tuple(tensor.dims)
+            raise ModelError(
+                f"initializer {tensor.name!r} doesn't hold the numbers of its shape {shape}; export the model again."
+            ) from None
+    path = (folder or Path()) / _external(tensor)["location"]
+    offset, size = _span(tensor, path)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    count = int(np.prod(tensor.dims, dtype=np.int64))
-    offset, path = int(entry.get("offset", 0)), (folder or Path()) / entry["location"]
-    if path.stat().st_size < offset + count * dtype.itemsize:
-        raise ModelError(f"{path} is too short for initializer {tensor.name!r}: it is truncated; copy it again.")
-    flat = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(count * dtype.itemsize,))
+    flat = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(size,)) if size else np.zeros(0, np.uint8)
     return flat.view(dtype).reshape(tuple(tensor.dims))
 
 
-def _canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]:
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     graph = proto.graph
-    kept = []
-    for node in graph.node:
+    kept, constants = [], []
+    for node in live(graph.node, [value.name for value in graph.output])[0]:
         tensor = _constant(node)
         if tensor is None:
             kept.append(node)
         else:
             graph.initializer.append(tensor)
+            constants.append(tensor.name)
     if len(kept) < len(graph.node):
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
@@ -239,7 +288,36 @@ def _canonical(proto: onnx.ModelProto) -> onnx.ModelProto:
         del graph.input[:]
         graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, 4)
-    return proto
+    return proto, frozenset(constants)
+
+
+def live(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """Nodes that lead to the outputs, in their order, and the names in use."""
+    used, kept = set(outputs), []
+    for node in reversed(nodes):
+        if any(n in used for n in node.output):
+            used.update(n for n in node.input if n)
+            used.update(captured(node))
+            kept.append(node)
+    return kept[::-1], used
+
+
+def restored(model: Model) -> onnx.ModelProto:
+    """The model as a file of its own: constants as nodes again, external data in it."""
+    external = [t.name for t in model.proto.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    result = with_arrays(model.proto, {name: model.array(name) for name in external})
+    graph = result.graph
+    nodes = [
+        helper.make_node("Constant", [], [t.name], name=t.name, value=t)
+        for t in graph.initializer
+        if t.name in model.constants
+    ]
+    weights = [t for t in graph.initializer if t.name not in model.constants]
+    for field_, values in ((graph.node, [*nodes, *graph.node]), (graph.initializer, weights)):
+        copies = [type(v).FromString(v.SerializeToString()) for v in values]
+        del field_[:]
+        field_.extend(copies)
+    return result
 
 
 def _constant(node: onnx.NodeProto) -> TensorProto | None:

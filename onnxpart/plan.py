@@ -210,7 +210,7 @@ def plan(
         except Infeasible as problem:
             _use_whole_groups(analysis, problem)
             continue
-        empty = _empty(analysis, decision, parts, k)
+        empty = _empty(analysis, parts, k)
         if empty is None:
             break
         analysis.labels.share(empty, -1, "it would leave a part without units")
@@ -245,7 +245,7 @@ def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
             analysis.labels.choices.append(whole_groups(g.node, g.inputs, g.outputs))
 
 
-def _empty(analysis: Analysis, decision: Decision, parts: Parts, k: int) -> Field | None:
+def _empty(analysis: Analysis, parts: Parts, k: int) -> Field | None:
     """A field in which some part has no element, or None."""
     seen: set[int] = set()
     for fields in analysis.state.fields.values():
@@ -403,7 +403,7 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
             result.append(Layer(title, len(mine), len(np.unique(decision.classes[mine])), counts))
         if (classes == 0).any():
             if free is None:
-                free = _free(analysis, decision)
+                free = _free(analysis)
             kinds = frozenset(free[labels[classes == 0]].tolist())
             if kinds <= seen:
                 continue
@@ -413,7 +413,7 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
     return result
 
 
-def _free(analysis: Analysis, decision: Decision) -> NDArray[np.int32]:
+def _free(analysis: Analysis) -> NDArray[np.int32]:
     """Classes as they would be if nothing were shared by decree: to tell reasons apart."""
     from onnxpart.labels import flatten, solve
 

@@ -224,6 +224,10 @@ _FOLD: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+_LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
+"""Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
+
+
 class _Fold:
     """Folds values node by node, and fills in shapes that the inference left out."""
 
@@ -247,6 +251,9 @@ class _Fold:
             self._evaluate(node)
         if any(name and name not in shapes.shape for name in node.output):
             self._infer_locally(node)
+            first = node.input[0] if node.input else ""
+            if node.op_type in _LIKE_INPUT and node.output[0] not in shapes.shape and first in shapes.shape:
+                shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
 
     def _small(self, name: str) -> bool:
         tensor = self.shapes.model.initializers.get(name)

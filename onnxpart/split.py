@@ -16,7 +16,7 @@ from onnxpart.analyse import Analysis, analyse
 from onnxpart.emit import emit_part, emit_whole, layout_of
 from onnxpart.errors import MergeError, ModelError, UsageError
 from onnxpart.layout import Layout
-from onnxpart.model import Array, Model, load, save
+from onnxpart.model import Array, Model, load, restored, save
 from onnxpart.plan import METADATA, METADATA_PART, Plan, plan
 from onnxpart.verify import fans
 
@@ -67,7 +67,7 @@ class Split:
             save(part, folder / part_file(p))
         save(self.whole, folder / WHOLE)
         if not self.plan.same_graph:
-            save(self.analysis.model.proto, folder / ORIGINAL)
+            save(restored(self.analysis.model), folder / ORIGINAL)
         (folder / PLAN).write_text(self.plan.to_json())
 
 

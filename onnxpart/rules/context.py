@@ -28,7 +28,7 @@ class Weight:
 class State:
     """Everything known so far while the graph is walked.
 
-    `fields` holds each tensor's label fields, `pure` the tensors that depend on initializers alone, `source` the
+    `fields` holds each tensor's label fields, `pure` the tensors made of initializers and shapes alone, `source` the
     initializer that a tensor is a rearrangement of, `trained` the tensors that depend on any trainable initializer,
     `weights` the weight of a contraction by initializer, `biases` the biases of contractions, `barriers` reasons by node index.
     """
@@ -51,7 +51,7 @@ class State:
         return self.fields[name]
 
     def _initializer(self, name: str) -> Fields:
-        if name not in self.model.initializers or not self.model.trainable(name):
+        if name not in self.model.initializers or not self.model.has_labels(name):
             return ()
         shape = tuple(self.model.initializers[name].dims)
         rank = len(shape)
@@ -116,7 +116,7 @@ class Op:
         return None if known is None else [int(v) for v in np.ravel(known)]
 
     def pure(self, i: int) -> bool:
-        """Whether input `i` is made of initializers alone."""
+        """Whether input `i` is made of initializers and shapes alone."""
         name = self.node.input[i]
         return name in self.state.pure or name in self.state.model.initializers
 

@@ -151,15 +151,15 @@ def matmul(op: Op) -> list[Fields]:
 
 def _either(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
     if op.pure(1):
-        _note(op, 1, b.letters, contracted, a.letters)
+        _note(op, 1, b.letters, contracted)
         return weighted(op, a, b, contracted, out)
     if op.pure(0):
-        _note(op, 0, a.letters, contracted, b.letters)
+        _note(op, 0, a.letters, contracted)
         return weighted(op, b, a, contracted, out)
     return product(op, a, b, contracted, out)
 
 
-def _note(op: Op, i: int, letters: str, contracted: str, other: str) -> None:
+def _note(op: Op, i: int, letters: str, contracted: str) -> None:
     outputs = tuple(axis for axis, letter in enumerate(letters) if letter not in contracted)
     note_weight(op, i, outputs)
 
@@ -258,7 +258,7 @@ def _grouped(op: Op, group: int, transposed: bool) -> Fields:
     if name in op.state.fields or name not in op.state.model.initializers:
         raise Barrier("its grouped weight is shared with another node or computed")
     op.state.fields[name] = tuple(f for f in (row_field, column_field) if f.size > 1)
-    if not op.state.model.trainable(name):
+    if not op.state.model.has_labels(name):
         op.state.fields[name] = ()
     inputs, outputs = (row, column) if transposed else (column, row)
     if channels is None:

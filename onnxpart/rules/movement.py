@@ -80,9 +80,14 @@ def concat(op: Op) -> list[Fields]:
     count = len(op.node.input)
     kept = [i for i in range(count) if op.shape(i)[axis] > 0]
     rest: dict[frozenset[int], dict[int, Field]] = {}
-    for i in kept:
+    activations = any(not op.pure(i) for i in kept)
+    for i in sorted(kept, key=op.pure):
         for f in op.fields(i):
-            column = rest.setdefault(varying(f) - {axis}, {})
+            others = varying(f) - {axis}
+            if others and activations and op.pure(i) and others not in rest:
+                op.share([f])
+                continue
+            column = rest.setdefault(others, {})
             if i in column:
                 op.labels.tie(column[i], f)
             else:
@@ -100,12 +105,12 @@ def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) 
             for f in fields[1:]:
                 op.labels.tie(fields[0], f)
             return fields[0]
-    shape = np.broadcast_shapes(*[f.shape[:axis] + (1,) + f.shape[axis + 1 :] for f in fields])
+    shape = np.broadcast_shapes(*[(*f.shape[:axis], 1, *f.shape[axis + 1 :]) for f in fields])
     pieces = []
     for i in kept:
         size = op.shape(i)[axis]
         f = column.get(i, np.zeros((1,) * len(shape), np.int32))
-        pieces.append(np.broadcast_to(f, shape[:axis] + (size,) + shape[axis + 1 :]))
+        pieces.append(np.broadcast_to(f, (*shape[:axis], size, *shape[axis + 1 :])))
     return np.concatenate(pieces, axis=axis)
 
 
