@@ -6,7 +6,8 @@ from onnxpart.analyse import Analysis, analyse
 from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
 from onnxpart.merge import merge, scatter
 from onnxpart.model import Model, arrays, load
-from onnxpart.plan import Plan, plan
+from onnxpart.plan import Plan
+from onnxpart.planner import plan
 from onnxpart.split import Split, split
 from onnxpart.verify import Verdict, verify
 

@@ -168,7 +168,7 @@ def _find_shuffles(analysis: Analysis) -> None:
 
 def _chain_start(analysis: Analysis, index: int) -> str | None:
     """The nearest earlier tensor of the chain whose units lie along one axis."""
-    name = analysis.ops[index].node.input[0]
+    name: str = analysis.ops[index].node.input[0]
     while _several_axes(analysis.fields(name)):
         producer = analysis.producer.get(name)
         if producer is None or analysis.ops[producer].node.op_type not in CHAIN:

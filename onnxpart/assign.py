@@ -106,7 +106,8 @@ class _Cells:
         from scipy.sparse import coo_array, csr_array
 
         self.bins: list[tuple[Groups, NDArray[np.int32], int]] = []
-        rows, columns = [], []
+        rows: list[NDArray[np.int64]] = []
+        columns: list[NDArray[np.int64]] = []
         self._collect(analysis, classes, rows, columns)
         count = len(self.bins)
         column = np.concatenate(columns) if columns else np.zeros(0, np.int64)
@@ -192,7 +193,7 @@ class _Cells:
         even = np.outer(sizes, np.asarray(shares) / sum(shares)).reshape(-1)
         problem = milp(
             c=np.zeros(n * k),
-            integrality=np.ones(n * k),
+            integrality=np.ones(n * k, np.int64),
             bounds=Bounds(np.floor(even), np.ceil(even)),
             constraints=LinearConstraint(csr_array(np.vstack(rows)), right, right),
         )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxpart import plan as plans
 from onnxpart.analyse import CHAIN, Analysis, permutation
 from onnxpart.errors import PartitionError
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.model import Array, Model, captured, live
-from onnxpart.plan import InitializerPlan, Plan
+from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan
 from onnxpart.rules.context import Op
 from onnxpart.rules.rewrite import Kept, Rewrite
 
@@ -49,7 +49,7 @@ class _Writer:
         self._names.add(result)
         return result
 
-    def add(self, op_type: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node named after its output."""
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
         return output
@@ -101,10 +101,10 @@ class _Writer:
                 tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
             )
         graph.node.extend([*constants, *nodes])
-        entries = {plans.METADATA: plan.to_json()}
+        entries = {METADATA: plan.to_json()}
         if part is not None:
-            entries[plans.METADATA_PART] = str(part)
-        rest = {p.key: p.value for p in model.metadata_props if p.key not in (plans.METADATA, plans.METADATA_PART)}
+            entries[METADATA_PART] = str(part)
+        rest = {p.key: p.value for p in model.metadata_props if p.key not in (METADATA, METADATA_PART)}
         helper.set_model_props(model, {**rest, **entries})
         return model
 

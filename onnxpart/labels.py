@@ -105,7 +105,7 @@ def flatten(pairs: Iterable[Pair]) -> tuple[NDArray[np.int32], NDArray[np.int32]
     left, right = [], []
     for a, b in pairs:
         if a.shape != b.shape:
-            a, b = np.broadcast_arrays(a, b)  # type: ignore[assignment]
+            a, b = np.broadcast_arrays(a, b)
         left.append(a.ravel())
         right.append(b.ravel())
     if not left:

@@ -13,16 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from onnxpart.errors import ModelError
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 SMALL = 4096
 """Initializers of at most this many elements are looked at when shapes are computed."""
 OLDEST_OPSET = 7
@@ -268,7 +270,7 @@ def to_array(tensor: TensorProto, folder: Path | None) -> Array:
 
 def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]:
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+        proto = inline_local_functions(proto)
     graph = proto.graph
     kept, constants = [], []
     for node in live(graph.node, [value.name for value in graph.output])[0]:
@@ -395,8 +397,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise ModelError(f"{path} can't be written ({error.strerror}); free space or choose another place.") from None

@@ -152,9 +152,8 @@ def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
 
 
 def _slice(data: Array, attrs: dict[str, Any], *inputs: Array) -> Array:
-    starts, ends, axes, steps = (*inputs, None, None)[:4] if inputs else (
-        attrs["starts"], attrs["ends"], attrs.get("axes"), None,
-    )  # fmt: skip
+    given: tuple[Any, ...] = inputs or (attrs["starts"], attrs["ends"], attrs.get("axes"))
+    starts, ends, axes, steps = (*given, None, None)[:4]
     index: list[slice] = [slice(None)] * data.ndim
     order = range(len(starts)) if axes is None else axes
     for i, axis in enumerate(order):
@@ -216,8 +215,8 @@ _FOLD: dict[str, Callable[..., Any]] = {
     "Or": lambda a, x, y: x | y,
     "Where": lambda a, c, x, y: np.where(c, x, y),
     "Range": lambda a, x, y, z: np.arange(x, y, z, dtype=x.dtype),
-    "ReduceProd": lambda a, x, *rest: np.prod(x, axis=_axes(a, rest), keepdims=bool(a.get("keepdims", 1)), dtype=x.dtype),
-    "ConstantOfShape": lambda a, x: _constant_of_shape(a, x),
+    "ReduceProd": lambda a, x, *rest: np.prod(x, axis=_axes(a, rest), keepdims=a.get("keepdims", 1) == 1, dtype=x.dtype),
+    "ConstantOfShape": _constant_of_shape,
     "Expand": lambda a, x, s: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(d) for d in s))),
     "Reshape": lambda a, x, s: x.reshape([x.shape[i] if d == 0 else int(d) for i, d in enumerate(s)]),
     "Transpose": lambda a, x: np.transpose(x, a.get("perm")),

@@ -17,7 +17,8 @@ from onnxpart.emit import emit_part, emit_whole, layout_of
 from onnxpart.errors import MergeError, ModelError, UsageError
 from onnxpart.layout import Layout
 from onnxpart.model import Array, Model, load, restored, save
-from onnxpart.plan import METADATA, METADATA_PART, Plan, plan
+from onnxpart.plan import METADATA, METADATA_PART, Plan
+from onnxpart.planner import plan
 from onnxpart.verify import fans
 
 INITS = ("slices", "he", "glorot")
@@ -48,6 +49,8 @@ class Split:
         target = Path(folder)
         if target.exists() and not force:
             raise ModelError(f"{target} exists already; give another folder, or --force to replace it.")
+        if target.is_dir() and any(target.iterdir()) and not (target / PLAN).is_file():
+            raise ModelError(f"{target} holds other files than a split's; give another folder.")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
@@ -58,7 +61,7 @@ class Split:
                     shutil.rmtree(target)
                 else:
                     target.unlink(missing_ok=True)
-                os.replace(fresh, target)
+                fresh.replace(target)
         except OSError as error:
             raise ModelError(f"{target} can't be written ({error.strerror}); choose another folder.") from None
 
@@ -150,7 +153,10 @@ def read_parts(plan_: Plan, files: Sequence[Path]) -> list[Model]:
         props = {p.key: p.value for p in model.proto.metadata_props}
         if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan_:
             raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
-        part = int(props.get(METADATA_PART, i))
+        text = props.get(METADATA_PART, str(i))
+        if not text.isdecimal() or int(text) >= plan_.k:
+            raise MergeError(f"{path} says that it is part {text} of {plan_.k}; give the parts of one split.")
+        part = int(text)
         if part in found:
             raise MergeError(f"{path} is part {part}, which was given already; name each part once.")
         found[part] = model

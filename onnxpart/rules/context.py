@@ -29,8 +29,8 @@ class State:
     """Everything known so far while the graph is walked.
 
     `fields` holds each tensor's label fields, `pure` the tensors made of initializers and shapes alone, `source` the
-    initializer that a tensor is a rearrangement of, `trained` the tensors that depend on any trainable initializer,
-    `weights` the weight of a contraction by initializer, `biases` the biases of contractions, `barriers` reasons by node index.
+    initializer that a tensor is a rearrangement of, `trained` those that depend on any trainable initializer,
+    `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers` reasons by node index.
     """
 
     model: Model

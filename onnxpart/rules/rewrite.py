@@ -232,7 +232,7 @@ def tile(r: Rewrite) -> None:
         if kept_in is None:
             continue
         copies = np.concatenate([kept_in + n * a[axis] for n in range(b[axis] // a[axis])])
-        if not np.array_equal(copies, kept_out):
+        if kept_out is None or not np.array_equal(copies, kept_out):
             raise PartitionError(f"{r.op.title}: the copies of a unit are in different parts.")
 
 
