@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxpart.analyse import CHAIN, Analysis, permutation
-from onnxpart.errors import PartitionError
+from onnxpart.errors import MergeError, PartitionError
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.model import Array, Model, captured, live
 from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan
@@ -25,9 +25,7 @@ def copy_name(name: str, part: int) -> str:
 
 def slice_array(initializer: InitializerPlan, part: int, array: Array) -> Array:
     """A part's piece of an array of the initializer's shape."""
-    if not initializer.shape:
-        return array
-    pieces = [array[index] for index in initializer.indices(part)]
+    pieces = [array[index] for index, _ in initializer.pieces(part)]
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0)
 
 
@@ -208,7 +206,12 @@ def _select(
 
 
 def layout_of(analysis: Analysis, plan: Plan) -> Layout:
-    """The layout that a plan implies for its model."""
+    """The layout that a plan implies for its model.
+
+    :raises MergeError: when the plan is of another model.
+    """
+    if sum(n for _, n in plan.units) != analysis.labels.count:
+        raise MergeError(f"the plan is not one of {analysis.model.name}; split the model again.")
     return Layout(analysis, plan.parts_of_labels(), plan.k, frozenset(plan.duplicated_nodes))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def _check(initializer: InitializerPlan, arrays: Sequence[Array]) -> None:
                 f"part {p}: {initializer.name!r} has shape {tuple(array.shape)}, the plan says {want}; "
                 "it comes from another split."
             )
-        if not np.isfinite(np.asarray(array, np.float64)).all():
+        if not np.isfinite(array).all():
             warnings.warn(f"part {p}: {initializer.name!r} holds NaN or infinite values", stacklevel=3)
 
 
@@ -76,25 +76,35 @@ def scatter(
 ) -> Array:
     """One initializer of the whole from those of the parts (see `merge`).
 
-    Sums are taken in float64 (float32 inputs lose nothing) and rounded once to the parts' dtype.
+    Where parts overlap sums are taken in float64 and rounded once to the parts' dtype.
     """
     dtype = arrays[0].dtype
-    if not initializer.shape:
-        return np.asarray(np.mean([np.asarray(a, np.float64) for a in arrays], axis=0)).astype(dtype)
+    scale = _scale(initializer, into, normalize, len(arrays))
+    if initializer.disjoint:
+        whole = np.zeros(initializer.shape, dtype)
+        for p, array in enumerate(arrays):
+            for index, rows in initializer.pieces(p):
+                piece = array[rows]
+                whole[index] = (
+                    piece if scale in (None, 1) else np.divide(piece, scale, dtype=_wide(dtype)).astype(dtype)
+                )
+        return whole
     total = np.zeros(initializer.shape, np.float64)
     count = np.zeros(initializer.shape, np.int16)
     for p, array in enumerate(arrays):
-        start = 0
-        for index in initializer.indices(p):
-            rows = count[index].shape[0]
-            total[index] += array[start : start + rows]
+        for index, rows in initializer.pieces(p):
+            total[index] += array[rows]
             count[index] += 1
-            start += rows
-    k = len(arrays)
+    return np.asarray(total / (np.maximum(count, 1) if scale is None else scale)).astype(dtype)
+
+
+def _scale(initializer: InitializerPlan, into: Into, normalize: Normalize, k: int) -> int | None:
+    """What to divide the sum over the parts by; None: by how many parts hold the element."""
     if initializer.reduces and (into == "original" or initializer.stored != "sum"):
-        scale = np.full((1,) * total.ndim, k) if normalize == "weights" else np.ones((1,) * total.ndim)
-    elif initializer.tail and normalize == "output":
-        scale = np.ones((1,) * total.ndim)
-    else:
-        scale = np.maximum(count, 1)
-    return np.asarray(total / scale).astype(dtype)
+        return k if normalize == "weights" else 1
+    return 1 if initializer.tail and normalize == "output" else None
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type to compute in."""
+    return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)

@@ -49,8 +49,9 @@ _PARAMETRIC = frozenset(
 class Model:
     """An ONNX model in canonical form.
 
-    `proto` is the model, `constants` the initializers that were Constant nodes, `folder` where its external data lie, `name` what to call it in messages, `digest` the
-    SHA-256 of its graph, the values of large weights left out: it is the same after training.
+    `proto` is the model, `constants` the initializers that were Constant nodes, `folder` where its external data lie,
+    `name` what to call it in messages, `digest` the SHA-256 of its graph, the values of large weights left out: it is
+    the same after training.
     """
 
     proto: onnx.ModelProto
@@ -383,6 +384,16 @@ def save(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     onnx.save_model(copy, path, save_as_external_data=True, location=data.name)
+
+
+def save_arrays(values: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
+    """Write arrays as safetensors.
+
+    :raises ModelError: when the file can't be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    write_bytes(Path(path), to_bytes({name: np.ascontiguousarray(array) for name, array in values.items()}))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -80,9 +80,33 @@ class InitializerPlan:
         ]
         return (sum(s[0] for s in sizes), *sizes[0][1:]) if self.shape else ()
 
-    def indices(self, part: int) -> list[Index]:
-        """What to index an array of the whole's shape with, to get (or set) each of the part's blocks."""
-        return [_index(block, self.shape) for block in self.blocks[part]]
+    def pieces(self, part: int) -> Iterator[tuple[Index, Index]]:
+        """For each of the part's blocks where it is in an array of the whole's shape, and where in the part's."""
+        if not self.shape:
+            yield (), ()
+            return
+        start = 0
+        for block in self.blocks[part]:
+            rows = self.shape[0] if block[0] is None else sum(len(range(*r)) for r in block[0])
+            yield _index(block, self.shape), (slice(start, start + rows),)
+            start += rows
+
+    @cached_property
+    def disjoint(self) -> bool:
+        """Whether no element is in two parts."""
+        if len(self.blocks) == 1:
+            return True
+        for axis, size in enumerate(self.shape):
+            count = np.zeros(size, np.int32)
+            for part in self.blocks:
+                held = np.zeros(size, bool)
+                for block in part:
+                    ranges = block[axis]
+                    held[slice(None) if ranges is None else from_ranges(ranges)] = True
+                count += held
+            if count.max(initial=0) <= 1:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -152,6 +176,14 @@ class Plan:
         """The plan as JSON."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
+    def _consistent(self) -> bool:
+        """Whether every part has its share of every initializer, within the initializer's shape."""
+        return len(self.shares) == self.k >= 1 and all(
+            len(initializer.blocks) == self.k
+            and all(parts and all(_fits(block, initializer.shape) for block in parts) for parts in initializer.blocks)
+            for initializer in self.initializers
+        )
+
     @staticmethod
     def from_json(text: str, where: str = "the plan") -> Plan:
         """A plan from JSON.
@@ -169,9 +201,19 @@ class Plan:
             data["units"] = tuple((p, n) for p, n in data["units"])
             for key in ("shares", "duplicated_nodes", "duplicated", "replicated", "blocked", "mean"):
                 data[key] = tuple(data[key])
-            return Plan(**data)
+            plan = Plan(**data)
+            if not plan._consistent():
+                raise ValueError("its numbers contradict each other")
+            return plan
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MergeError(f"{where} is not a plan ({error}); split the model again.") from None
+
+
+def _fits(block: Block, shape: tuple[int, ...]) -> bool:
+    return all(
+        ranges is None or all(0 <= start < stop <= size and step > 0 for start, stop, step in ranges)
+        for ranges, size in zip(block, shape, strict=True)
+    )
 
 
 def _initializer(data: dict[str, Any]) -> InitializerPlan:

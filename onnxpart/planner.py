@@ -16,6 +16,8 @@ from onnxpart.labels import Field, flatten, solve, varying
 from onnxpart.layout import Layout
 from onnxpart.plan import ORDERS, Block, InitializerPlan, Layer, Plan, to_ranges
 
+MAX_PARTS = np.iinfo(np.int16).max
+
 
 def plan(
     analysis: Analysis,
@@ -54,6 +56,8 @@ def plan(
 def _check(k: int, order: str, shares: Sequence[int] | None) -> tuple[int, ...]:
     if k < 1:
         raise UsageError(f"K is {k}; ask for at least 1 part.")
+    if k > MAX_PARTS:
+        raise UsageError(f"K is {k}; ask for at most {MAX_PARTS} parts.")
     if order not in ORDERS:
         raise UsageError(f"the order {order!r} is unknown; choose one of {', '.join(ORDERS)}.")
     if shares is None:

@@ -215,7 +215,7 @@ _FOLD: dict[str, Callable[..., Any]] = {
     "Or": lambda a, x, y: x | y,
     "Where": lambda a, c, x, y: np.where(c, x, y),
     "Range": lambda a, x, y, z: np.arange(x, y, z, dtype=x.dtype),
-    "ReduceProd": lambda a, x, *rest: np.prod(x, axis=_axes(a, rest), keepdims=a.get("keepdims", 1) == 1, dtype=x.dtype),
+    "ReduceProd": lambda a, x, *r: np.prod(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0, dtype=x.dtype),
     "ConstantOfShape": _constant_of_shape,
     "Expand": lambda a, x, s: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(d) for d in s))),
     "Reshape": lambda a, x, s: x.reshape([x.shape[i] if d == 0 else int(d) for i, d in enumerate(s)]),

@@ -113,10 +113,10 @@ def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: 
         if name in analysis.state.weights:
             fan_in, fan_out = fans(analysis, planned, layout, name, part)
             if init == "he":
-                value = rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
+                value = rng.standard_normal(shape, np.float32) * np.sqrt(2.0 / fan_in)
             else:
                 bound = np.sqrt(6.0 / (fan_in + fan_out))
-                value = rng.uniform(-bound, bound, shape)
+                value = (2 * rng.random(shape, np.float32) - 1) * bound
             result[name] = value.astype(dtype)
         elif name in analysis.state.biases:
             result[name] = np.zeros(shape, dtype)

@@ -214,12 +214,13 @@ def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.rand
             continue
         source = analysis.model.array(name)
         shape = initializer.part_shape(part)
+        value: Array = rng.standard_normal(shape, np.float32)
         if name in analysis.state.weights:
-            value = rng.normal(0.0, np.sqrt(2.0 / fans(analysis, plan, layout, name, part)[0]), shape)
+            value *= np.sqrt(2.0 / fans(analysis, plan, layout, name, part)[0])
         else:
             wide = np.asarray(source, np.float64)
             spread = float(wide.std()) or 0.1 * abs(float(wide.flat[0])) or 0.1
-            value = rng.normal(float(wide.mean()), spread, shape)
+            value = value * spread + float(wide.mean())
             if (wide >= 0).all() and wide.any():
                 value = np.abs(value) + 0.1 * spread
         result[name] = value.astype(source.dtype)
@@ -275,6 +276,11 @@ def _limit(analysis: Analysis, name: str) -> int:
     return min(limits, default=2)
 
 
+def _refused(verb: str, error: Exception) -> OnnxpartError:
+    text = " ".join(str(error).split())[:300]
+    return OnnxpartError(f"ONNX Runtime can't {verb} the model: {text}; check its operators.")
+
+
 class Session:
     """A model in ONNX Runtime."""
 
@@ -288,12 +294,14 @@ class Session:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime's exceptions share no base class
-            text = " ".join(str(error).split())[:300]
-            raise OnnxpartError(f"ONNX Runtime can't load the model: {text}; check its operators.") from None
+            raise _refused("load", error) from None
         self._names = [o.name for o in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Output name -> array."""
         known = {i.name for i in self._session.get_inputs()}
-        values = self._session.run(self._names, {n: v for n, v in feed.items() if n in known})
+        try:
+            values = self._session.run(self._names, {n: v for n, v in feed.items() if n in known})
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise _refused("run", error) from None
         return dict(zip(self._names, values, strict=True))

@@ -30,7 +30,8 @@ class State:
 
     `fields` holds each tensor's label fields, `pure` the tensors made of initializers and shapes alone, `source` the
     initializer that a tensor is a rearrangement of, `trained` those that depend on any trainable initializer,
-    `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers` reasons by node index.
+    `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers` reasons by node
+    index.
     """
 
     model: Model
