@@ -6,14 +6,20 @@ The graph is walked once in topological order; nothing depends on K here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxpart import rules
+from onnxpart.errors import ModelError
 from onnxpart.labels import Field, Fields, Labels, varying
 from onnxpart.model import Model, captured
 from onnxpart.rules.context import Barrier, Op, State
 from onnxpart.shapes import Shapes, infer
+
+if TYPE_CHECKING:
+    from onnxpart.layout import Layout
+    from onnxpart.plan import Plan
 
 CHAIN = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"))
 """Movements that may be replaced as a chain by one selection (channel shuffle)."""
@@ -24,12 +30,14 @@ class Analysis:
     """What is known of a model before K is chosen.
 
     `ops` are the operators in graph order, `rules` their rules (None: a barrier), `virtual` the tensors within a
-    shuffle (tensor -> the tensor where the shuffle starts), `consumers` the operators that read a tensor.
+    shuffle (tensor -> the tensor where the shuffle starts), `consumers` the operators that read a tensor, `layout` the
+    layout of the plan that was last asked for.
     """
 
     model: Model
     shapes: Shapes
     state: State
+    layout: tuple[Plan, Layout] | None = None
     ops: list[Op] = field(default_factory=list)
     rules: list[rules.Rule | None] = field(default_factory=list)
     consumers: dict[str, list[int]] = field(default_factory=dict)
@@ -52,11 +60,7 @@ class Analysis:
 
     def inputs(self, index: int) -> list[str]:
         """Tensors that an operator reads, those of its subgraphs included."""
-        node = self.ops[index].node
-        names = [name for name in node.input if name]
-        if any(a.type in (5, 10) for a in node.attribute):  # GRAPH, GRAPHS
-            names += [name for name in captured(node) if name not in names]
-        return names
+        return self.ops[index].reads
 
 
 def analyse(model: Model) -> Analysis:
@@ -110,6 +114,9 @@ def _visit(op: Op, names: list[str], read: set[str]) -> rules.Rule | None:
                 outputs = rule.labels(op)
             except Barrier as barrier:
                 reason = str(barrier)
+            except (ValueError, IndexError) as error:
+                name = op.state.model.name
+                raise ModelError(f"{name}: the shapes at {op.title} contradict each other; fix the export.") from error
     if reason:
         op.state.barriers[op.index] = reason
         for name in names:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
-from onnxpart.decide import Classes, Decision
+from onnxpart.balance import balance
+from onnxpart.decide import Classes, Decision, held_classes
 from onnxpart.labels import Field, Groups
 
 Parts = NDArray[np.int16]
@@ -40,7 +41,7 @@ def quotas(
 
 
 class Infeasible(Exception):
-    """A grouped operator (`node`) whose groups can't all be divided alike."""
+    """Grouped operators whose groups can't all be divided alike."""
 
     def __init__(self, groups: list[Groups]) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order:
     """
     classes, home = decision.classes, decision.home
     part = np.full(classes.max() + 1, ANYWHERE, np.int16)
-    held = np.unique(classes[classes > 0])
+    held = held_classes(classes)
     cells = _Cells(analysis, classes, home, held)
     load = [0.0] * len(shares)
     counts = cells.counts(shares)
@@ -105,7 +106,8 @@ class _Cells:
     def __init__(self, analysis: Analysis, classes: Classes, home: Classes, held: NDArray[np.int32]) -> None:
         from scipy.sparse import coo_array, csr_array
 
-        self.bins: list[tuple[Groups, NDArray[np.int32], int]] = []
+        self.bins: list[tuple[Groups, int]] = []
+        """The operator of each group, and which side of it the group is on."""
         rows: list[NDArray[np.int64]] = []
         columns: list[NDArray[np.int64]] = []
         self._collect(analysis, classes, rows, columns)
@@ -138,18 +140,18 @@ class _Cells:
         rows: list[NDArray[np.int64]],
         columns: list[NDArray[np.int64]],
     ) -> None:
-        for g in analysis.labels.groups:
-            for side in (g.inputs, g.outputs):
-                if side is None:
-                    continue
-                here = classes[side]
-                if not here.any() or (here == here[:, :1]).all():
-                    continue  # shared, or whole groups
-                for one in here:
-                    found = one[one > 0].astype(np.int64)
-                    rows.append(found)
-                    columns.append(np.full(len(found), len(self.bins), np.int64))
-                    self.bins.append((g, found.astype(np.int32), len(found)))
+        sides = [(g, side) for g in analysis.labels.groups for side in (g.inputs, g.outputs) if side is not None]
+        for number, (g, side) in enumerate(sides):
+            here = classes[side]
+            if not here.any() or (here == here[:, :1]).all():
+                continue  # shared, or whole groups
+            if len(np.unique((here > 0).sum(axis=1))) > 1:
+                raise Infeasible([g])
+            for one in here:
+                found = one[one > 0].astype(np.int64)
+                rows.append(found)
+                columns.append(np.full(len(found), len(self.bins), np.int64))
+                self.bins.append((g, number))
 
     def counts(self, shares: Sequence[int]) -> dict[int, list[int]]:
         """For each cell that a group holds, how many of its classes each part gets."""
@@ -158,46 +160,32 @@ class _Cells:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        matrix = self.matrix.tocsc()
-        cells, bins = matrix.shape
+        cells, bins = self.matrix.shape
         coo = self.matrix.tocoo()
-        joint = coo_array((np.ones(coo.nnz, np.int8), (coo.row, coo.col + cells)), shape=(cells + bins,) * 2)
+        sides = np.asarray([side for _, side in self.bins])
+        row = np.concatenate([coo.row, cells + np.arange(bins)])
+        column = np.concatenate([coo.col + cells, cells + bins + sides])
+        size = cells + bins + int(sides.max()) + 1
+        joint = coo_array((np.ones(len(row), np.int8), (row, column)), shape=(size, size))
         _, component = connected_components(joint, directed=False)
         held = np.unique(coo.row)
         result: dict[int, list[int]] = {}
         for c in np.unique(component[held]):
             members = np.flatnonzero(component[:cells] == c)
-            holders = np.flatnonzero(component[cells:] == c)
+            holders = np.flatnonzero(component[cells : cells + bins] == c)
             result.update(self._divide(members, holders, shares))
         return result
 
     def _divide(
         self, members: NDArray[np.int64], holders: NDArray[np.int64], shares: Sequence[int]
     ) -> dict[int, list[int]]:
-        """Counts for cells that groups tie to one another: an integer programme when there are several."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array
-
-        block = self.matrix[members][:, holders].toarray()
-        sizes = np.asarray([len(self.members[m]) for m in members])
-        targets = np.asarray([quotas(self.bins[h][2], shares) for h in holders])
-        if len(members) == 1 and (block == 1).all():
-            return {int(members[0]): [int(n) for n in targets[0]]}
-        k, n = len(shares), len(members)
-        eye = np.eye(k)
-        rows = [
-            np.kron(np.eye(n), np.ones((1, k))),
-            *(np.kron(block[:, [j]].T, eye) for j in range(len(holders))),
-        ]
-        right = np.concatenate([sizes, targets.reshape(-1)])
-        even = np.outer(sizes, np.asarray(shares) / sum(shares)).reshape(-1)
-        problem = milp(
-            c=np.zeros(n * k),
-            integrality=np.ones(n * k, np.int64),
-            bounds=Bounds(np.floor(even), np.ceil(even)),
-            constraints=LinearConstraint(csr_array(np.vstack(rows)), right, right),
+        """Counts for cells that groups tie to one another."""
+        counts = balance(
+            [len(self.members[m]) for m in members],
+            self.matrix[members][:, holders].toarray(),
+            [self.bins[h][1] for h in holders],
+            shares,
         )
-        if not problem.success:
+        if counts is None:
             raise Infeasible([self.bins[h][0] for h in holders])
-        solution = np.rint(problem.x).astype(int).reshape(n, k)
-        return {int(m): [int(v) for v in row] for m, row in zip(members, solution, strict=True)}
+        return {int(m): [int(v) for v in row] for m, row in zip(members, counts, strict=True)}

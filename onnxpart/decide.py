@@ -23,18 +23,20 @@ class Decision:
     """The classes of a graph for one K.
 
     `classes` gives each label's class (0: shared), `home` each class's layer (an index into `Labels.roots`), `failed`
-    the choices that did not come true, `narrow` the layers of fewer than K classes, `shared_reason` by layer.
+    the choices that did not come true, `narrow` the layers of fewer than K classes, `free` the classes as they would be
+    if nothing were shared by decree.
     """
 
     classes: Classes
     home: Classes
     failed: list[Choice]
     narrow: list[int]
+    free: Classes
 
 
 @dataclass
 class _State:
-    """The ties, and how far each choice has fallen back."""
+    """The ties, the labels that every part has, and how far each choice has fallen back."""
 
     labels: Labels
     k: int
@@ -42,6 +44,7 @@ class _State:
     right: NDArray[np.int32]
     roots: NDArray[np.bool_]
     dropped: NDArray[np.bool_]
+    shared: NDArray[np.bool_]
     pending: list[Choice]
     level: list[int]
     failed: list[Choice] = field(default_factory=list)
@@ -49,7 +52,7 @@ class _State:
     def solve(self, with_choices: bool = True) -> Classes:
         """Unit classes; classes without a place where units come into being are shared."""
         left, right = self.left, self.right
-        if with_choices:
+        if with_choices and self.pending:
             active: list[Pair] = []
             for choice, level in zip(self.pending, self.level, strict=True):
                 if level < len(choice.alternatives):
@@ -59,17 +62,20 @@ class _State:
         if self.dropped.any():
             keep = ~(self.dropped[left] | self.dropped[right])
             left, right = left[keep], right[keep]
-        classes = solve(self.labels.count, left, right)
-        rooted = np.zeros(classes.max() + 1, bool)
-        rooted[classes[self.roots]] = True
-        classes[~rooted[classes]] = 0
-        return classes
+        return self.reduce(solve(self.labels.count, left, right))
+
+    def reduce(self, free: Classes) -> Classes:
+        """The classes that remain when what every part has, or comes from nowhere, is shared."""
+        kept = np.ones(free.max() + 1, bool)
+        kept[free[self.shared & ~self.dropped]] = False
+        kept[0] = False
+        rooted = np.zeros_like(kept)
+        rooted[free[self.roots]] = True
+        return np.where(kept & rooted, np.cumsum(kept), 0).astype(np.int32)[free]
 
     def share(self, f: Field) -> None:
-        """Tie the labels of `f` to the shared one."""
-        labels = np.unique(f)
-        self.left = np.concatenate([self.left, labels])
-        self.right = np.concatenate([self.right, np.zeros(len(labels), np.int32)])
+        """The labels of `f` belong to every part."""
+        self.shared[f.ravel()] = True
 
 
 def decide(analysis: Analysis, k: int) -> Decision:
@@ -80,10 +86,12 @@ def decide(analysis: Analysis, k: int) -> Decision:
     """
     labels = analysis.labels
     left, right = flatten(labels.ties)
-    state = _State(labels, k, left, right, _rooted(labels), np.zeros(labels.count, bool), [], [])
+    dropped, shared = np.zeros((2, labels.count), bool)
+    state = _State(labels, k, left, right, _rooted(labels), dropped, shared, [], [])
     for f, _, _ in labels.pins:
         state.share(f)
-    base = state.solve(with_choices=False)
+    free = solve(labels.count, left, right)
+    base = state.reduce(free)
     for choice in [*labels.choices, *_narrow_groups(labels, base, k)]:
         _admit(state, choice, base)
     while True:
@@ -96,7 +104,7 @@ def decide(analysis: Analysis, k: int) -> Decision:
             state.level.append(0)
     home = _homes(labels, classes)
     narrow = _share_narrow(classes, home, k)
-    return Decision(classes, home, state.failed, narrow)
+    return Decision(classes, home, state.failed, narrow, free)
 
 
 def _rooted(labels: Labels) -> NDArray[np.bool_]:
@@ -150,7 +158,7 @@ def _count(choice: Choice, level: int, classes: Classes) -> int:
 def _settle(state: _State, base: Classes) -> Classes:
     """Give up choices until each that is left keeps at least K classes."""
     while True:
-        classes = state.solve()
+        classes = state.solve() if state.pending or state.failed else base.copy()
         bad = [
             (_count(choice, level, classes), i)
             for i, (choice, level) in enumerate(zip(state.pending, state.level, strict=True))
@@ -231,9 +239,14 @@ def _homes(labels: Labels, classes: Classes) -> Classes:
     return home
 
 
+def held_classes(classes: Classes) -> Classes:
+    """The classes that labels are in, ascending, without the shared one."""
+    return (np.flatnonzero(np.bincount(classes)[1:]) + 1).astype(np.int32)
+
+
 def _share_narrow(classes: Classes, home: Classes, k: int) -> list[int]:
     """Make layers of fewer than K classes shared; returns them."""
-    held = np.unique(classes[classes > 0])
+    held = held_classes(classes)
     layers, counts = np.unique(home[held], return_counts=True)
     narrow = layers[counts < k]
     gone = np.isin(home, narrow)

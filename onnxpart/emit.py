@@ -91,7 +91,7 @@ class _Writer:
             if name in self.model.constants:
                 if name in used:
                     value = tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
-                    constants.append(helper.make_node("Constant", [], [name], name=self.unique(name), value=value))
+                    constants.append(helper.make_node("Constant", [], [name], name=name, value=value))
                 continue
             if name not in used and (name in read or name not in self.model.initializers):
                 continue
@@ -206,13 +206,17 @@ def _select(
 
 
 def layout_of(analysis: Analysis, plan: Plan) -> Layout:
-    """The layout that a plan implies for its model.
+    """The layout that a plan implies for its model; the analysis keeps the last one.
 
     :raises MergeError: when the plan is of another model.
     """
+    if analysis.layout is not None and analysis.layout[0] is plan:
+        return analysis.layout[1]
     if sum(n for _, n in plan.units) != analysis.labels.count:
         raise MergeError(f"the plan is not one of {analysis.model.name}; split the model again.")
-    return Layout(analysis, plan.parts_of_labels(), plan.k, frozenset(plan.duplicated_nodes))
+    layout = Layout(analysis, plan.parts_of_labels(), plan.k, frozenset(plan.duplicated_nodes))
+    analysis.layout = plan, layout
+    return layout
 
 
 def emit_whole(analysis: Analysis, plan: Plan) -> onnx.ModelProto:

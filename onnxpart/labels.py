@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,18 @@ class Labels:
 
     def fresh(self, shape: Sequence[int]) -> Field:
         """A field of new labels."""
-        size = int(np.prod(shape, dtype=np.int64))
+        size = prod(shape)
         start, self.count = self.count, self.count + size
         return np.arange(start, self.count, dtype=np.int32).reshape(tuple(shape))
 
     def tie(self, a: Field, b: Field) -> None:
-        """The labels of `a` and `b` at the same place are the same unit; shapes broadcast."""
+        """The labels of `a` and `b` at the same place are the same unit; shapes broadcast.
+
+        :raises ValueError: when they don't.
+        """
         if a is not b:
+            if a.shape != b.shape:
+                np.broadcast_shapes(a.shape, b.shape)
             self.ties.append((a, b))
 
     def tie_along(self, f: Field, keep: Iterable[int]) -> Field:
@@ -123,7 +129,9 @@ def solve(count: int, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDAr
     from scipy.sparse.csgraph import connected_components
 
     graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
-    _, component = connected_components(graph, directed=False)
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))
-    return order[inverse].astype(np.int32)
+    found, component = connected_components(graph, directed=False)
+    first = np.empty(found, np.int64)
+    first[component[::-1]] = np.arange(count)[::-1]  # the last assignment holds: each class's smallest label
+    order = np.empty(found, np.int32)
+    order[np.argsort(first)] = np.arange(found, dtype=np.int32)
+    return order[component]

@@ -70,7 +70,7 @@ class Layout:
         return self._kept[key][1]
 
     def _compute(self, f: Field, part: int) -> dict[int, NDArray[np.int64]] | None:
-        here = self.parts[f]
+        here = self.parts.take(f)
         mask = (here == part) | (here == ANYWHERE)
         if mask.all():
             return {}
@@ -90,8 +90,8 @@ class Layout:
 
     def _fact(self, f: Field) -> tuple[bool, bool]:
         if id(f) not in self._facts:
-            here = self.parts[f]
-            self._facts[id(f)] = (f, bool((here >= 0).any()), bool((here == ANYWHERE).any()))
+            here = self.parts.take(f)
+            self._facts[id(f)] = (f, bool(here.max() > ANYWHERE), bool(here.min() == ANYWHERE))
         _, some, rest = self._facts[id(f)]
         return some, rest
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,12 @@ class Model:
         A single float is taken for a constant of the formula (an exponent, an epsilon) unless it stands where its
         operator has a weight, bias or scale; so are the floats that are an operator's settings (scales of Resize).
         """
-        if not self.is_float(name) or name in self._settings:
-            return False
-        return int(np.prod(self.initializers[name].dims, dtype=np.int64)) > 1 or name in self._in_slots
+        return name in self._labelled
+
+    @cached_property
+    def _labelled(self) -> frozenset[str]:
+        floats = {name for name in self.initializers if self.is_float(name)} - self._settings
+        return frozenset(n for n in floats if prod(self.initializers[n].dims) > 1 or n in self._in_slots)
 
     @cached_property
     def _settings(self) -> frozenset[str]:
@@ -173,7 +177,7 @@ def _light(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     names = {tensor.name for tensor in graph.initializer}
     light.graph.input.extend(value for value in graph.input if value.name not in names)
     for tensor in graph.initializer:
-        size = int(np.prod(tensor.dims, dtype=np.int64))
+        size = prod(tensor.dims)
         external = tensor.data_location == TensorProto.EXTERNAL
         if size <= SMALL and not external:
             light.graph.initializer.append(tensor)
@@ -242,7 +246,7 @@ def _external(tensor: TensorProto) -> dict[str, str]:
 def _span(tensor: TensorProto, path: Path) -> tuple[int, int]:
     """Offset and length in bytes of an external tensor in its file."""
     offset = _external(tensor).get("offset", "0")
-    count = int(np.prod(tensor.dims, dtype=np.int64))
+    count = prod(tensor.dims)
     size = count * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
     if not offset.isdecimal() or path.stat().st_size < int(offset) + size:
         raise ModelError(f"{path} is too short for initializer {tensor.name!r}: it is truncated; copy it again.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -162,11 +163,7 @@ class Plan:
 
     def parameters(self, part: int | None = None) -> int:
         """Number of parameters of a part, or of the original network."""
-        return sum(
-            int(np.prod(i.shape if part is None else i.part_shape(part), dtype=np.int64))
-            for i in self.initializers
-            if not i.constant
-        )
+        return sum(prod(i.shape if part is None else i.part_shape(part)) for i in self.initializers if not i.constant)
 
     def parts_of_labels(self) -> NDArray[np.int16]:
         """Part of every label, int16 [labels]."""
@@ -174,7 +171,12 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        return json.dumps(data, default=vars, separators=(",", ":"))
 
     def _consistent(self) -> bool:
         """Whether every part has its share of every initializer, within the initializer's shape."""

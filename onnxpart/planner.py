@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,9 +13,12 @@ from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Infeasible, Order, Parts, assign
 from onnxpart.decide import Decision, decide, whole_groups
 from onnxpart.errors import PartitionError, UsageError
-from onnxpart.labels import Field, flatten, solve, varying
+from onnxpart.labels import Field, Fields, varying
 from onnxpart.layout import Layout
-from onnxpart.plan import ORDERS, Block, InitializerPlan, Layer, Plan, to_ranges
+from onnxpart.plan import ORDERS, Block, InitializerPlan, Layer, Plan, Ranges, to_ranges
+
+Memo = dict[tuple[bytes, ...], tuple[Ranges | None, ...]]
+"""What each part keeps along an axis, by the parts of what lies along it."""
 
 MAX_PARTS = np.iinfo(np.int16).max
 
@@ -35,22 +39,32 @@ def plan(
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
     """
     wanted = _check(k, order, shares)
+    trial = _copy(analysis)
     while True:
-        decision = decide(analysis, k)
+        decision = decide(trial, k)
         try:
-            parts = assign(analysis, decision, wanted, Order(order, seed))
+            parts = assign(trial, decision, wanted, Order(order, seed))
         except Infeasible as problem:
-            _use_whole_groups(analysis, problem)
+            _use_whole_groups(trial, problem)
             continue
-        empty = _empty(analysis, parts, k)
+        empty = _empty(trial, parts, k)
         if empty is None:
             break
-        analysis.labels.share(empty, -1, "it would leave a part without units")
+        trial.labels.share(empty, -1, "it would leave a part without units")
     if k > 1 and not (parts >= 0).any():
-        raise PartitionError(_nothing(analysis, decision, k))
+        raise PartitionError(_nothing(trial, decision, k))
     mixes = sorted({c.node for c in decision.failed if c.mix})
     layout = Layout(analysis, parts, k, frozenset(mixes))
-    return _plan(analysis, decision, layout, (k, order, seed, wanted))
+    made = _plan(trial, decision, layout, (k, order, seed, wanted))
+    analysis.layout = made, layout
+    return made
+
+
+def _copy(analysis: Analysis) -> Analysis:
+    """An analysis to which one plan may add what its K needs shared, without the next plan seeing it."""
+    labels = analysis.labels
+    own = replace(labels, pins=[*labels.pins], choices=[*labels.choices], groups=[*labels.groups])
+    return replace(analysis, state=replace(analysis.state, labels=own))
 
 
 def _check(k: int, order: str, shares: Sequence[int] | None) -> tuple[int, ...]:
@@ -87,10 +101,8 @@ def _empty(analysis: Analysis, parts: Parts, k: int) -> Field | None:
             if id(f) in seen:
                 continue
             seen.add(id(f))
-            here = parts[f]
-            if (here == ANYWHERE).any():
-                continue
-            if len(np.unique(here)) < k:
+            found = np.bincount(parts.take(f).ravel() + 1, minlength=k + 1)
+            if not found[0] and not found[1:].all():
                 return f
     return None
 
@@ -103,9 +115,9 @@ def _nothing(analysis: Analysis, decision: Decision, k: int) -> str:
 
 def _plan(analysis: Analysis, decision: Decision, layout: Layout, asked: tuple[int, str, int, tuple[int, ...]]) -> Plan:
     k, order, seed, shares = asked
-    uses = _uses(analysis, layout)
+    uses, memo = _uses(analysis, layout), Memo()
     initializers = [
-        _divide(analysis, layout, name, uses.get(name, set()))
+        _divide(analysis, layout, name, uses.get(name, set()), memo)
         for name in analysis.model.initializers
         if name in analysis.consumers and analysis.model.is_float(name)
     ]
@@ -133,7 +145,7 @@ def _runs(parts: Parts) -> tuple[tuple[int, int], ...]:
     ends = np.flatnonzero(np.diff(parts)) + 1
     starts = np.concatenate([[0], ends])
     lengths = np.diff(np.concatenate([starts, [len(parts)]]))
-    return tuple((int(parts[s]), int(n)) for s, n in zip(starts, lengths, strict=True))
+    return tuple(zip(parts[starts].tolist(), lengths.tolist(), strict=True))
 
 
 def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
@@ -177,10 +189,10 @@ def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
     return uses
 
 
-def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str]) -> InitializerPlan:
+def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str], memo: Memo) -> InitializerPlan:
     shape = tuple(analysis.model.initializers[name].dims)
     fields = analysis.fields(name)
-    blocks = tuple(_blocks(fields, layout.parts, p, shape) for p in range(layout.k))
+    blocks = _blocks(fields, layout.parts, layout.k, shape, memo)
     divided = layout.divided(name)
     reduces = divided and ("reduce" in uses or "lane-reduce" in uses)
     if "lanes" in uses and (layout.replicated(name) or len(blocks[0]) > 1):
@@ -193,24 +205,46 @@ def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str]) -> In
     return InitializerPlan(name, shape, blocks, reduces, tail, stored, not analysis.model.trainable(name))
 
 
-def _blocks(fields: Iterable[Field], parts: Parts, part: int, shape: tuple[int, ...]) -> tuple[Block, ...]:
-    """Blocks of an initializer that a part keeps: one, or one per run of rows with the same columns."""
-    kept: list[NDArray[np.bool_]] = [np.ones(n, bool) for n in shape]
+def _blocks(fields: Fields, parts: Parts, k: int, shape: tuple[int, ...], memo: Memo) -> tuple[tuple[Block, ...], ...]:
+    """For each part the blocks of an initializer that it keeps: one, or one per run of rows with the same columns."""
+    along: dict[int, list[Field]] = {}
     grouped: Field | None = None
     for f in fields:
-        here = parts[f]
-        mask = (here == part) | (here == ANYWHERE)
-        axes = sorted(varying(f))
+        axes = varying(f)
         if len(axes) == 2:
             grouped = f
-            continue
-        if axes:
-            kept[axes[0]] &= mask.reshape(-1)
-    if grouped is None:
-        return (tuple(None if m.all() else to_ranges(np.flatnonzero(m)) for m in kept),)
+        else:
+            for axis in axes:
+                along.setdefault(axis, []).append(f)
+    if grouped is not None:
+        return tuple(_grouped_blocks(grouped, along.get(0, []), parts, p, shape) for p in range(k))
+    kept = [_ranges(along[axis], parts, k, memo) if axis in along else (None,) * k for axis in range(len(shape))]
+    return tuple((tuple(axis[p] for axis in kept),) for p in range(k))
+
+
+def _keeps(fields: Iterable[Field], parts: Parts, part: int) -> NDArray[np.bool_]:
+    """Which indices along the one axis that `fields` vary along a part keeps."""
+    here = [parts.take(f.ravel()) for f in fields]
+    result: NDArray[np.bool_] = np.all([(h == part) | (h == ANYWHERE) for h in here], axis=0)
+    return result
+
+
+def _ranges(fields: list[Field], parts: Parts, k: int, memo: Memo) -> tuple[Ranges | None, ...]:
+    """For each part what it keeps along the one axis that `fields` vary along; many axes are divided alike."""
+    key = tuple(parts.take(f).tobytes() for f in fields)
+    if key not in memo:
+        kept = [_keeps(fields, parts, p) for p in range(k)]
+        memo[key] = tuple(None if m.all() else to_ranges(np.flatnonzero(m)) for m in kept)
+    return memo[key]
+
+
+def _grouped_blocks(
+    grouped: Field, others: list[Field], parts: Parts, part: int, shape: tuple[int, ...]
+) -> tuple[Block, ...]:
+    """Blocks of a grouped operator's weight: the columns that belong to a part depend on the row."""
     here = parts[grouped]
     columns = ((here == part) | (here == ANYWHERE)).reshape(shape[:2])
-    rows = np.flatnonzero(kept[0])
+    rows = np.flatnonzero(_keeps(others, parts, part)) if others else np.arange(shape[0])
     changes = np.flatnonzero((columns[rows][1:] != columns[rows][:-1]).any(axis=1)) + 1
     blocks = []
     rest: tuple[None, ...] = (None,) * (len(shape) - 2)
@@ -227,7 +261,6 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
     """All layers in graph order, with what became of them."""
     result = []
     seen: set[int] = set()
-    free: NDArray[np.int32] | None = None
     for i, (f, node) in enumerate(analysis.labels.roots):
         title = analysis.ops[node].title
         labels = f.ravel()
@@ -237,34 +270,24 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
             counts = tuple(int((parts[mine] == p).sum()) for p in range(k))
             result.append(Layer(title, len(mine), len(np.unique(decision.classes[mine])), counts))
         if (classes == 0).any():
-            if free is None:
-                free = _free(analysis)
-            kinds = frozenset(free[labels[classes == 0]].tolist())
+            kinds = frozenset(decision.free[labels[classes == 0]].tolist())
             if kinds <= seen:
                 continue
             seen |= kinds
             units = int((classes == 0).sum())
-            result.append(Layer(title, units, len(kinds), (), _reason(analysis, decision, free, kinds, i, k)))
+            result.append(Layer(title, units, len(kinds), (), _reason(analysis, decision, kinds, i, k)))
     return result
 
 
-def _free(analysis: Analysis) -> NDArray[np.int32]:
-    """Classes as they would be if nothing were shared by decree: to tell reasons apart."""
-    left, right = flatten(analysis.labels.ties)
-    return solve(analysis.labels.count, left, right)
-
-
-def _reason(
-    analysis: Analysis, decision: Decision, free: NDArray[np.int32], kinds: frozenset[int], layer: int, k: int
-) -> str:
+def _reason(analysis: Analysis, decision: Decision, kinds: frozenset[int], layer: int, k: int) -> str:
     if layer in decision.narrow:
         return f"its {len(kinds)} unit{'s' if len(kinds) > 1 else ''} can't be divided into {k} parts"
     wanted = np.asarray(sorted(kinds))
     for f, _, reason in analysis.labels.pins:
-        if reason and np.isin(free[f.ravel()], wanted).any():
+        if reason and np.isin(decision.free[f.ravel()], wanted).any():
             return reason
     for choice in decision.failed:
         for pairs in choice.alternatives:
-            if choice.drop is None and any(np.isin(free[a.ravel()], wanted).any() for a, _ in pairs):
+            if choice.drop is None and any(np.isin(decision.free[a.ravel()], wanted).any() for a, _ in pairs):
                 return f"{choice.reason} ({analysis.ops[choice.node].title})"
     return "it is tied to what every part needs"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
         if (
             tensor.data_location != TensorProto.EXTERNAL
             and (integer or len(tensor.dims) <= 1)
-            and np.prod(tensor.dims) <= SMALL
+            and prod(tensor.dims) <= SMALL
         ):
             light.graph.initializer.append(tensor)
         else:
@@ -256,7 +257,7 @@ class _Fold:
 
     def _small(self, name: str) -> bool:
         tensor = self.shapes.model.initializers.get(name)
-        return tensor is not None and int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL
+        return tensor is not None and prod(tensor.dims) <= SMALL
 
     def _set(self, name: str, value: Array) -> None:
         self.shapes.folded[name] = value
@@ -271,7 +272,7 @@ class _Fold:
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         values = [self.shapes.value(name) for name in node.input if name]
         known = self.shapes.shape.get(node.output[0])
-        if known is not None and int(np.prod(known, dtype=np.int64)) > SMALL:
+        if known is not None and prod(known) > SMALL:
             return
         try:
             result = np.asarray(_FOLD[node.op_type](attrs, *values))

@@ -56,7 +56,10 @@ class Split:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
                 fresh = Path(name) / "split"
                 fresh.mkdir()
-                self._write(fresh)
+                try:
+                    self._write(fresh)
+                except ModelError as error:
+                    raise ModelError(str(error).replace(str(fresh), str(target))) from None
                 if target.is_dir() and not target.is_symlink():
                     shutil.rmtree(target)
                 else:
@@ -128,16 +131,13 @@ def read_plan(folder: Path) -> Plan:
 
     :raises MergeError: when there is none, or it can't be read.
     """
-    path = folder / PLAN
-    try:
-        return Plan.from_json(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError):
-        pass
-    model = load(folder / part_file(0))
-    props = {p.key: p.value for p in model.proto.metadata_props}
+    path, part = folder / PLAN, folder / part_file(0)
+    if path.is_file():
+        return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    props = {p.key: p.value for p in load(part).proto.metadata_props} if part.is_file() else {}
     if METADATA not in props:
         raise MergeError(f"{folder} holds no plan; name a folder that `onnxpart split` wrote.")
-    return Plan.from_json(props[METADATA], str(folder / part_file(0)))
+    return Plan.from_json(props[METADATA], str(part))
 
 
 def read_parts(plan_: Plan, files: Sequence[Path]) -> list[Model]:

@@ -21,6 +21,8 @@ from onnxpart.shapes import input_shapes
 
 TOLERANCE = 1e-4
 """Largest deviation allowed, relative to the spread (standard deviation) of what is compared."""
+SMALL_MODEL = 1 << 22
+"""A model of fewer bytes is run by one thread: it is done before others have started."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,8 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if model.ByteSize() < SMALL_MODEL:
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]

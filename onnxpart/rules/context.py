@@ -12,7 +12,7 @@ import onnx
 from onnx import helper
 
 from onnxpart.labels import Choice, Field, Fields, Labels, Pair, align, varying
-from onnxpart.model import Array, Model
+from onnxpart.model import Array, Model, captured
 from onnxpart.shapes import Shape, Shapes
 
 
@@ -76,6 +76,14 @@ class Op:
     def title(self) -> str:
         """How messages name the operator."""
         return f"{self.node.op_type} {self.node.name or '-> ' + self.node.output[0]!r}"
+
+    @cached_property
+    def reads(self) -> list[str]:
+        """The tensors that the operator reads, those of its subgraphs included."""
+        names = [name for name in self.node.input if name]
+        if any(a.type in (5, 10) for a in self.node.attribute):  # GRAPH, GRAPHS
+            names += [name for name in captured(self.node) if name not in names]
+        return names
 
     @cached_property
     def attributes(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 
@@ -43,14 +44,14 @@ def reshape_field(op: Op, f: Field, a: Shape, b: Shape) -> Field:
         else:
             wide += [1] * (i.stop - i.start)
             out += [1] * (j.stop - j.start)
-    return np.broadcast_to(f, wide).reshape(out)
+    return (f if f.shape == tuple(wide) else np.broadcast_to(f, wide)).reshape(out)
 
 
 def _fit(op: Op, f: Field, a: Shape, pairs: list[tuple[slice, slice]]) -> Field:
     """Ties labels along small axes until the reshaped field is of a reasonable size."""
     while True:
         axes = [i for i, _ in pairs if any(size > 1 for size in f.shape[i])]
-        size = int(np.prod([n for i in axes for n in a[i]], dtype=np.int64))
+        size = prod(n for i in axes for n in a[i])
         if size <= MAX_FIELD or len(varying(f)) <= 1:
             return f
         smallest = min(varying(f), key=lambda axis: f.shape[axis])

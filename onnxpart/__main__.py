@@ -1,0 +1,5 @@
+"""`python -m onnxpart`."""
+
+from onnxpart.cli import main
+
+main()

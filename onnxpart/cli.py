@@ -1,0 +1,273 @@
+"""The command line: one thin command per verb, which parses, calls and prints."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TextIO
+
+import typer
+
+from onnxpart import __version__, folder, report
+from onnxpart.analyse import analyse
+from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.merge import Into, Normalize, merge
+from onnxpart.model import load, restored, save, save_arrays
+from onnxpart.normalize import scale_output
+from onnxpart.plan import ORDERS, Plan
+from onnxpart.planner import plan
+from onnxpart.report import tables
+from onnxpart.split import INITS, WHOLE, part_file, read_parts, read_plan, split
+from onnxpart.verify import Verdict, verify
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Cut an ONNX network across its width into parts that train apart, and merge them into the whole.",
+)
+
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A folder that `onnxpart split` wrote.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+def _reported(command: Callable[P, None]) -> Callable[P, None]:
+    """The command with errors as one sentence and an exit code, and warnings as one line each, on stderr."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _show_warning
+            try:
+                command(*args, **kwargs)
+            except OnnxpartError as error:
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(error.exit_code) from None
+            except KeyboardInterrupt:
+                raise typer.Exit(130) from None
+
+    return run
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    typer.echo(f"warning: {message}", err=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onnxpart {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Hold the options of no command in particular."""
+
+
+@app.command("inspect")
+@_reported
+def inspect_(
+    model: ModelFile,
+    k: Annotated[int, typer.Option("-k", help="Number of parts.")] = 2,
+    initializers: Annotated[bool, typer.Option("--initializers", help="List the initializers too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what would be divided, what not and why, and how large the parts would be."""
+    analysis = analyse(load(model))
+    planned = plan(analysis, k)
+    outcomes = tables.outcomes(analysis, planned)
+    sizes = report.measure(analysis, planned)
+    if as_json:
+        _print_json(
+            {
+                "model": str(model),
+                **_decisions(planned),
+                "layers": [
+                    {**asdict(layer), "outcome": what} for layer, what in zip(planned.layers, outcomes, strict=True)
+                ],
+                "sizes": asdict(sizes),
+            }
+            | ({"initializers": tables.initializers(planned)} if initializers else {})
+        )
+        return
+    _print(
+        f"{model} in {k} parts",
+        "",
+        tables.layers_table(planned, outcomes),
+        "",
+        *tables.notes(planned),
+        tables.sizes_table(sizes),
+        *(("", tables.initializers_table(planned)) if initializers else ()),
+    )
+
+
+@app.command("split")
+@_reported
+def split_(
+    model: ModelFile,
+    k: Annotated[int, typer.Option("-k", help="Number of parts.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Folder to write; MODEL's name with _parts, here, if omitted."),
+    ] = None,
+    order: Annotated[str, typer.Option(help=f"How units go to the parts: {', '.join(ORDERS)}.")] = ORDERS[0],
+    seed: Annotated[int, typer.Option(help="Of the random order and of fresh weights.")] = 0,
+    shares: Annotated[
+        str | None, typer.Option(help="Relative sizes of the parts, as in 2,1,1; equal if omitted.")
+    ] = None,
+    init: Annotated[str, typer.Option(help=f"The parts' weights: {', '.join(INITS)}.")] = INITS[0],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Cut a model into parts: part0.onnx .., whole.onnx that they merge into, and plan.json."""
+    target = out if out is not None else Path(f"{model.stem}_parts")
+    with tables.busy(f"splitting {model}"):
+        done = split(model, k, order=order, seed=seed, shares=_shares(shares), init=init)
+        done.save(target, force=force)
+        sizes = report.measure(done.analysis, done.plan)
+    if as_json:
+        files = sorted(path.name for path in target.iterdir())
+        _print_json(
+            {
+                "model": str(model),
+                "folder": str(target),
+                "files": files,
+                **_decisions(done.plan),
+                "sizes": asdict(sizes),
+            }
+        )
+        return
+    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), f"wrote {k} parts and the whole to {target}")
+
+
+@app.command("merge")
+@_reported
+def merge_(
+    source: Folder,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Model to write; DIR/merged.onnx if omitted."),
+    ] = None,
+    parts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A part, once for each: ONNX, or safetensors of its weights in the order of the parts; "
+            "DIR's parts if omitted.",
+        ),
+    ] = None,
+    into: Annotated[
+        Into, typer.Option(help="The whole in which what mixes units exists once per part, or the original graph.")
+    ] = "duplicated",
+    normalize: Annotated[
+        Normalize, typer.Option(help="Divide by K the weights of the output, or the output itself.")
+    ] = "weights",
+    initializers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.safetensors", help="Write the merged initializers here; the model then only with --out."
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Merge trained parts into the whole network."""
+    planned = read_plan(source)
+    if out is None and initializers is None:
+        out = source / "merged.onnx"
+    for path in (out, initializers):
+        if path is not None:
+            folder.check_output(path, force)
+    with tables.busy(f"merging {source}"):
+        base = folder.original(source, planned) if into == "original" else load(source / WHOLE)
+        merged = merge(planned, folder.part_arrays(source, planned, parts), into=into, normalize=normalize)
+        whole = folder.filled(base, merged)
+        if initializers is not None:
+            save_arrays(merged, initializers)
+        if out is not None:
+            save(scale_output(whole, planned) if normalize == "output" else whole, out)
+    written = {"model": out, "initializers": initializers}
+    if as_json:
+        names = {name: None if path is None else str(path) for name, path in written.items()}
+        _print_json({**names, "k": planned.k, "into": into, "normalize": normalize, "merged": sorted(merged)})
+        return
+    files = " and ".join(str(path) for path in written.values() if path is not None)
+    _print(f"merged {len(merged)} initializers of {planned.k} parts into {files}")
+
+
+@app.command("verify")
+@_reported
+def verify_(source: Folder, as_json: Json = False) -> None:
+    """Check in ONNX Runtime that the merged whole is the ensemble of its parts; exit with 1 if it isn't."""
+    planned = read_plan(source)
+    with tables.busy(f"verifying {source}"):
+        analysis = analyse(folder.original(source, planned))
+        parts = [restored(part) for part in read_parts(planned, [source / part_file(p) for p in range(planned.k)])]
+        verdict = verify(analysis, planned, parts=parts, whole=restored(load(source / WHOLE)))
+    if as_json:
+        _print_json(_verdict(verdict))
+    else:
+        _print(*tables.verdict_lines(verdict))
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
+def _shares(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(share) for share in text.split(",")]
+    except ValueError:
+        raise UsageError(f"the shares {text!r} are not whole numbers; write them as in 2,1,1.") from None
+
+
+def _decisions(planned: Plan) -> dict[str, Any]:
+    names = ("k", "order", "seed", "shares", "duplicated", "replicated", "blocked", "mean")
+    return {name: getattr(planned, name) for name in names}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    findings = [{**asdict(f), "holds": f.holds} for f in verdict.findings]
+    for finding in findings:
+        if not math.isfinite(finding["deviation"]):
+            finding["deviation"] = None
+    return {"holds": verdict.holds, "against": verdict.against, "findings": findings}
+
+
+def _print(*lines: object) -> None:
+    out = tables.console()
+    for line in lines:
+        out.print(line)
+
+
+def _print_json(data: object) -> None:
+    typer.echo(json.dumps(data, allow_nan=False))
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="onnxpart")

@@ -1,0 +1,78 @@
+"""The folder of a split: the plan, the original network, the parts and the whole, read back and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from onnxpart.errors import MergeError, ModelError
+from onnxpart.model import Array, Model, arrays, load, restored, with_arrays
+from onnxpart.plan import Plan
+from onnxpart.split import ORIGINAL, WHOLE, part_file, read_parts
+
+
+def original(folder: Path, plan: Plan) -> Model:
+    """The network that the plan was made for.
+
+    :raises MergeError: when the folder's network isn't the plan's.
+    """
+    path = folder / ORIGINAL
+    model = load(path if path.exists() else folder / WHOLE)
+    if model.digest != plan.digest:
+        raise MergeError(f"{model.name} is not the network that the plan was made for; split the model again.")
+    return model
+
+
+def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -> list[dict[str, Array]]:
+    """The parts' initializers in the plan's order.
+
+    :param files: one per part, ONNX (in any order, where they say which part they are) or all of them safetensors of
+        the parts' weights (in order); the folder's parts when omitted.
+    :raises MergeError: when a part is missing, given twice, or of another split.
+    """
+    if files is None:
+        files = [folder / part_file(p) for p in range(plan.k)]
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    if not weights:
+        return [arrays(model) for model in read_parts(plan, files)]
+    if len(weights) < len(files):
+        raise MergeError(f"{weights[0]} is safetensors and others are ONNX; give all parts in the same form.")
+    if len(files) != plan.k:
+        raise MergeError(f"the plan has {plan.k} parts, {len(files)} files were given; name one file per part.")
+    twice = next((path for i, path in enumerate(files) if path.resolve() in [f.resolve() for f in files[:i]]), None)
+    if twice is not None:
+        raise MergeError(f"{twice} was given twice; name each part once.")
+    parts = [arrays(path) for path in files]
+    for path, part in zip(files, parts, strict=True):
+        missing = next((i.name for i in plan.initializers if not i.constant and i.name not in part), None)
+        if missing is not None:
+            raise MergeError(f"{path} has no weight {missing!r}; save all of the part's weights.")
+    constants = {i.name for i in plan.initializers if i.constant}
+    return [{name: array for name, array in part.items() if name not in constants} for part in parts]
+
+
+def filled(model: Model, merged: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model with the merged initializers.
+
+    :raises MergeError: when it isn't the one that they belong to.
+    """
+    for name, tensor in model.initializers.items():
+        if name in merged and tuple(tensor.dims) != tuple(merged[name].shape):
+            raise MergeError(
+                f"{model.name}: {name!r} has shape {tuple(tensor.dims)}, merged it has {tuple(merged[name].shape)}; "
+                "the model belongs to another split."
+            )
+    return with_arrays(restored(model), merged)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Refuse to replace a file that exists, unless `force`.
+
+    :raises ModelError: when it exists, or is a folder.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; name a file to write.")
+    if path.exists() and not force:
+        raise ModelError(f"{path} exists already; give another file, or --force to replace it.")
