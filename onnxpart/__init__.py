@@ -1,15 +1,24 @@
-"""onnxpart: cut a network across its width into parts that train alone, and merge them again."""
+"""onnxpart: cut a network across its width into parts that train alone, and merge them again.
+
+Importing this is instant: each public name is loaded when it is first used.
+"""
 
 from __future__ import annotations
 
-from onnxpart.analyse import Analysis, analyse
-from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
-from onnxpart.merge import merge, scatter
-from onnxpart.model import Model, arrays, load
-from onnxpart.plan import Plan
-from onnxpart.planner import plan
-from onnxpart.split import Split, split
-from onnxpart.verify import Verdict, verify
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxpart.analyse import Analysis, analyse
+    from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
+    from onnxpart.merge import merge, scatter
+    from onnxpart.model import Model, arrays, load
+    from onnxpart.plan import Plan
+    from onnxpart.planner import plan
+    from onnxpart.split import Split, split
+    from onnxpart.verify import Verdict, verify
 
 __all__ = [
     "Analysis",
@@ -32,3 +41,33 @@ __all__ = [
     "verify",
 ]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "analyse": ("Analysis", "analyse"),
+    "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
+    "merge": ("merge", "scatter"),
+    "model": ("Model", "arrays", "load"),
+    "plan": ("Plan",),
+    "planner": ("plan",),
+    "split": ("Split", "split"),
+    "verify": ("Verdict", "verify"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+class _Package(ModuleType):
+    """Loads public names on demand, and keeps a verb the function when the module of that name is imported."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(f"{self.__name__}.{_HOME[name]}"), name)
+        self.__dict__[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
