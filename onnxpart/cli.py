@@ -16,8 +16,9 @@ import typer
 from onnxpart import __version__, folder, report
 from onnxpart.analyse import analyse
 from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.files import save, save_arrays
 from onnxpart.merge import Into, Normalize, merge
-from onnxpart.model import load, restored, save, save_arrays
+from onnxpart.model import load, restored
 from onnxpart.normalize import scale_output
 from onnxpart.plan import ORDERS, Plan
 from onnxpart.planner import plan

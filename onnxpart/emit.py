@@ -11,8 +11,9 @@ from onnx import helper, numpy_helper
 
 from onnxpart.analyse import CHAIN, Analysis, permutation
 from onnxpart.errors import MergeError, PartitionError
+from onnxpart.files import Array
 from onnxpart.layout import Layout, NotAGrid
-from onnxpart.model import Array, Model, captured, live
+from onnxpart.model import Model, captured, live
 from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan
 from onnxpart.rules.context import Op
 from onnxpart.rules.rewrite import Kept, Rewrite

@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx
 
 from onnxpart.errors import MergeError, ModelError
-from onnxpart.model import Array, Model, arrays, load, restored, with_arrays
+from onnxpart.files import Array
+from onnxpart.model import Model, arrays, load, restored, with_arrays
 from onnxpart.plan import Plan
 from onnxpart.split import ORIGINAL, WHOLE, part_file, read_parts
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxpart.emit import copy_name
 from onnxpart.errors import MergeError
-from onnxpart.model import Array
+from onnxpart.files import Array
 from onnxpart.plan import InitializerPlan, Plan
 
 Into = Literal["duplicated", "original"]

@@ -1,6 +1,6 @@
-"""File <-> graph: reading, checking, canonical form, weights, writing.
+"""A checked model in canonical form.
 
-A `Model` is in canonical form: local functions inlined, tensor-valued Constant nodes turned into initializers, and
+Local functions are inlined, tensor-valued Constant nodes turned into initializers, nodes in topological order, and
 initializers no longer listed among the inputs. Everything after it relies on that.
 """
 
@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from onnxpart.errors import ModelError
+from onnxpart.files import Array, check_external, read, to_array
 
-Array = NDArray[Any]
 SMALL = 4096
 """Initializers of at most this many elements are looked at when shapes are computed."""
 OLDEST_OPSET = 7
 """Before this, broadcasting was an attribute."""
-MAX_PROTOBUF = 2**31 - 2**20
-"""Above this many bytes protobuf refuses a message; weights then go to an external file."""
 
 _FLOATS = frozenset(
     (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -135,11 +129,12 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         proto.CopyFrom(source)
     else:
         path = Path(source)
-        proto, name, folder = _read(path), str(path), path.parent
-        _check_external(proto, path)
+        proto, name, folder = read(path), str(path), path.parent
+        check_external(proto, path)
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
     light = _light(proto, name)
+    _sort(proto, light, name)
     _check(light, name)
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
@@ -191,19 +186,36 @@ def _light(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return light
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; name the .onnx file in it.")
+def _sort(proto: onnx.ModelProto, light: onnx.ModelProto, name: str) -> None:
+    """Bring the nodes of both models into topological order, if they aren't.
+
+    :raises ModelError: for a graph with a cycle.
+    """
+    known = {value.name for value in light.graph.input} | {tensor.name for tensor in light.graph.initializer}
+    produced = {value for node in light.graph.node for value in node.output}
+    for node in light.graph.node:
+        if any(value in produced and value not in known for value in (*node.input, *captured(node))):
+            break
+        known.update(node.output)
+    else:
+        return
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.logger import G_LOGGER
+
+    numbered = onnx.ModelProto()
+    numbered.CopyFrom(light)
+    for number, node in enumerate(numbered.graph.node):
+        node.name = str(number)
     try:
-        return onnx.load_model(path, load_external_data=False, format="protobuf")
-    except FileNotFoundError:
-        raise ModelError(f"{path} doesn't exist; check the path.") from None
-    except OSError as error:
-        raise ModelError(f"{path} can't be read ({error.strerror}); check its permissions.") from None
-    except DecodeError:
-        raise ModelError(
-            f"{path} isn't an ONNX file or is truncated (protobuf can't decode it); export it again."
-        ) from None
+        with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
+            order = [int(node.name) for node in gs.import_onnx(numbered).toposort().nodes]
+    except gs.OnnxGraphSurgeonException:
+        raise ModelError(f"{name}: the graph has a cycle, so its nodes have no order; fix the export.") from None
+    for graph in (proto.graph, light.graph):
+        nodes = [graph.node[number] for number in order]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
 
 
 def _check(light: onnx.ModelProto, name: str) -> None:
@@ -217,60 +229,6 @@ def _check(light: onnx.ModelProto, name: str) -> None:
     except onnx.checker.ValidationError as error:
         what = " ".join(str(error).split("==> Context")[0].split())
         raise ModelError(f"{name} is not a valid ONNX model: {what}; fix the export.") from None
-
-
-def _check_external(proto: onnx.ModelProto, path: Path) -> None:
-    root = path.parent.resolve()
-    for tensor in proto.graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        location = _external(tensor).get("location", "")
-        target = (root / location).resolve()
-        if not target.is_relative_to(root):
-            raise ModelError(
-                f"{path}: the external data of initializer {tensor.name!r} lie outside the model's folder "
-                f"({location}); save the model with its data beside it."
-            )
-        if not target.is_file():
-            raise ModelError(
-                f"{path}: the external data file {location} of initializer {tensor.name!r} is missing; "
-                "copy it beside the model."
-            )
-        _span(tensor, target)
-
-
-def _external(tensor: TensorProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _span(tensor: TensorProto, path: Path) -> tuple[int, int]:
-    """Offset and length in bytes of an external tensor in its file."""
-    offset = _external(tensor).get("offset", "0")
-    count = prod(tensor.dims)
-    size = count * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    if not offset.isdecimal() or path.stat().st_size < int(offset) + size:
-        raise ModelError(f"{path} is too short for initializer {tensor.name!r}: it is truncated; copy it again.")
-    return int(offset), size
-
-
-def to_array(tensor: TensorProto, folder: Path | None) -> Array:
-    """The array of a tensor; external data (looked up in `folder`) are mapped from the file.
-
-    :raises ModelError: when the file holds fewer bytes than the tensor.
-    """
-    if tensor.data_location != TensorProto.EXTERNAL:
-        try:
-            return numpy_helper.to_array(tensor)
-        except ValueError:
-            shape = tuple(tensor.dims)
-            raise ModelError(
-                f"initializer {tensor.name!r} doesn't hold the numbers of its shape {shape}; export the model again."
-            ) from None
-    path = (folder or Path()) / _external(tensor)["location"]
-    offset, size = _span(tensor, path)
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    flat = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(size,)) if size else np.zeros(0, np.uint8)
-    return flat.view(dtype).reshape(tuple(tensor.dims))
 
 
 def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]:
@@ -372,51 +330,6 @@ def with_arrays(proto: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Mod
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], order="C"), tensor.name))
             tensor.doc_string = doc
     return result
-
-
-def save(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
-    """Write a model under a temporary name, then rename it; weights above 2 GB go to `<name>.data` beside it.
-
-    :raises ModelError: when the folder can't be written.
-    """
-    path = Path(path)
-    if proto.ByteSize() < MAX_PROTOBUF:
-        write_bytes(path, proto.SerializeToString())
-        return
-    data = path.with_name(path.name + ".data")
-    data.unlink(missing_ok=True)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    onnx.save_model(copy, path, save_as_external_data=True, location=data.name)
-
-
-def save_arrays(values: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
-    """Write arrays as safetensors.
-
-    :raises ModelError: when the file can't be written.
-    """
-    from safetensors.numpy import save as to_bytes
-
-    write_bytes(Path(path), to_bytes({name: np.ascontiguousarray(array) for name, array in values.items()}))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    :raises ModelError: when it can't be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ModelError(f"{path} can't be written ({error.strerror}); choose another place.") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise ModelError(f"{path} can't be written ({error.strerror}); free space or choose another place.") from None
 
 
 def captured(node: onnx.NodeProto) -> Iterator[str]:

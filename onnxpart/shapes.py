@@ -17,7 +17,8 @@ import onnx
 from onnx import TensorProto, helper, shape_inference
 
 from onnxpart.errors import ModelError
-from onnxpart.model import SMALL, Array, Model
+from onnxpart.files import Array
+from onnxpart.model import SMALL, Model
 
 Shape = tuple[int, ...]
 _TRIALS = ((2, 16, 224), (3, 24, 256))

@@ -15,8 +15,9 @@ import onnx
 from onnxpart.analyse import Analysis, analyse
 from onnxpart.emit import emit_part, emit_whole, layout_of
 from onnxpart.errors import MergeError, ModelError, UsageError
+from onnxpart.files import Array, save
 from onnxpart.layout import Layout
-from onnxpart.model import Array, Model, load, restored, save
+from onnxpart.model import Model, load, restored
 from onnxpart.plan import METADATA, METADATA_PART, Plan
 from onnxpart.planner import plan
 from onnxpart.verify import fans

@@ -12,15 +12,18 @@ from onnx import TensorProto, helper
 from onnxpart.analyse import Analysis
 from onnxpart.emit import emit_part, emit_whole, layout_of
 from onnxpart.errors import OnnxpartError
+from onnxpart.files import Array, to_array
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.merge import merge
-from onnxpart.model import Array, Model, arrays, to_array, with_arrays
+from onnxpart.model import Model, arrays, with_arrays
 from onnxpart.plan import Plan
 from onnxpart.rules.rewrite import sizes
 from onnxpart.shapes import input_shapes
 
 TOLERANCE = 1e-4
 """Largest deviation allowed, relative to the spread (standard deviation) of what is compared."""
+FLAT = 0.1
+"""Values that spread less than this share of the largest are measured by that share: rounding isn't a deviation."""
 SMALL_MODEL = 1 << 22
 """A model of fewer bytes is run by one thread: it is done before others have started."""
 
@@ -165,7 +168,7 @@ def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
     difference = float(np.max(np.abs(a - b), initial=0.0))
     if not np.isfinite(difference):
         return float("inf")
-    return difference / (scale if scale > 0 else max(float(np.max(np.abs(b), initial=0.0)), 1e-30))
+    return difference / max(scale, FLAT * float(np.max(np.abs(b), initial=0.0)), 1e-30)
 
 
 def _at(value: Array, layout: Layout, name: str, part: int) -> Array:

@@ -94,6 +94,16 @@ def test_checker_failure() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_cycle(capfd: pytest.CaptureFixture[str]) -> None:
+    model = BUILDERS["chain"]()
+    model.graph.node[0].input[0] = model.graph.node[-1].input[0]
+    onnx.save_model(model, "m.onnx")
+    sentence = refused("inspect", "m.onnx")
+    assert sentence == "m.onnx: the graph has a cycle, so its nodes have no order; fix the export."
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("here")
 def test_contradicting_shapes() -> None:
     model = BUILDERS["chain"]()
     model.graph.initializer[2].CopyFrom(

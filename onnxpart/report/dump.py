@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxpart.analyse import Analysis
+from onnxpart.files import Array, to_array
 from onnxpart.labels import Choice, Field, flatten, solve, varying
-from onnxpart.model import Array, to_array
 from onnxpart.plan import METADATA, Block, InitializerPlan, Layer, Plan, Ranges
 
 IN_FULL = 64

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxpart.files import Array
 from onnxpart.labels import Choice, Field, Fields, Labels, Pair, align, varying
-from onnxpart.model import Array, Model, captured
+from onnxpart.model import Model, captured
 from onnxpart.shapes import Shape, Shapes
 
 

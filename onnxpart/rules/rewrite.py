@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxpart.errors import PartitionError
-from onnxpart.model import Array
+from onnxpart.files import Array
 from onnxpart.rules import movement
 from onnxpart.rules.context import Op
 
