@@ -1,0 +1,138 @@
+"""Sizes computed while importing: chains of Shape, Gather, Concat, ... become Python ints, not tensors.
+
+A size that is only known at run time (the batch, most of all) is an item that yields an int there,
+so `Reshape(x, Concat(Gather(Shape(x), 0), -1))` becomes `x.reshape(x.size(0), -1)`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from onnx import TensorProto
+
+if TYPE_CHECKING:
+    from onnxpart.torch.operators.registry import Node
+
+
+@dataclass(frozen=True)
+class Integers:
+    """An int64 value of rank 1, or 0 where `scalar`; an item is an int, or a proxy that stands for one."""
+
+    items: tuple[int, ...]
+    scalar: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether every item is an int already."""
+        return are_known(self.items)
+
+
+def are_known(items: Iterable[object]) -> bool:
+    """Whether every item is an int already, none a proxy."""
+    return all(isinstance(item, int) for item in items)
+
+
+def fold(node: Node) -> Integers | None:
+    """Compute a node's only result from its integers; None if it is none of a chain of sizes."""
+    rule = _RULES.get(node.op_type) if node.domain == "" else None
+    if rule is None:
+        return None
+    if node.op_type != "Shape" and not node.holds_integers():
+        return None
+    return rule(node)
+
+
+def _shape(node: Node) -> Integers | None:
+    rank = node.rank(0)
+    if rank is None:
+        return None
+    start, end, _ = slice(node.attribute("start", 0), node.attribute("end", rank)).indices(rank)
+    return Integers(tuple(node.size(0, axis) for axis in range(start, end)))
+
+
+def _gather(node: Node) -> Integers | None:
+    data, indices = node.integers(0), node.integers(1)
+    if data is None or data.scalar or indices is None or not indices.known:
+        return None
+    return Integers(tuple(data.items[i] for i in indices.items), indices.scalar)
+
+
+def _slice(node: Node) -> Integers | None:
+    bounds = [node.integer_list(name, i) for i, name in enumerate(("starts", "ends", "axes", "steps"), 1)]
+    data, (starts, ends, _, steps) = node.integers(0), bounds
+    known = all(are_known(bound or ()) for bound in bounds)
+    if data is None or data.scalar or not starts or not ends or not known:
+        return None
+    return Integers(data.items[slice(starts[0], ends[0], steps[0] if steps else 1)])
+
+
+def _concat(node: Node) -> Integers | None:
+    parts = [node.integers(i) for i in range(len(node.inputs))]
+    lists = [part.items for part in parts if part is not None and not part.scalar]
+    return Integers(tuple(chain.from_iterable(lists))) if len(lists) == len(parts) else None
+
+
+def _squeeze(node: Node) -> Integers | None:
+    data = node.integers(0)
+    return Integers(data.items, scalar=True) if data and len(data.items) == 1 else None
+
+
+def _unsqueeze(node: Node) -> Integers | None:
+    data = node.integers(0)
+    return Integers(data.items) if data and data.scalar else None
+
+
+def _product(node: Node) -> Integers | None:
+    data = node.integers(0)
+    return Integers((math.prod(data.items),), not node.attribute("keepdims", 1)) if data else None
+
+
+def _same(node: Node) -> Integers | None:
+    return node.integers(0) if node.attribute("to", TensorProto.INT64) == TensorProto.INT64 else None
+
+
+def _arithmetic(node: Node) -> Integers | None:
+    left, right = node.integers(0), node.integers(1)
+    if left is None or right is None:
+        return None
+    length = max(len(left.items), len(right.items))
+    pairs = zip(_repeat(left.items, length), _repeat(right.items, length), strict=True)
+    function = _ARITHMETIC[node.op_type]
+    return Integers(tuple(function(a, b) for a, b in pairs), left.scalar and right.scalar)
+
+
+def _repeat(items: tuple[int, ...], length: int) -> tuple[int, ...]:
+    return items * length if len(items) == 1 else items
+
+
+def _divide(a: int, b: int) -> int:
+    """ONNX divides integers towards zero; a size is never negative, where both agree."""
+    if are_known((a, b)):
+        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+    return a // b
+
+
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": _divide,
+}
+
+_RULES: dict[str, Callable[[Node], Integers | None]] = {
+    "Shape": _shape,
+    "Gather": _gather,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "ReduceProd": _product,
+    "Cast": _same,
+    "Identity": _same,
+    **dict.fromkeys(_ARITHMETIC, _arithmetic),
+}

@@ -1,0 +1,111 @@
+"""The imported module, and the way of its tensors into arrays and back, by the initializers' names."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+from torch import fx, nn
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.torch.store import to_array, to_tensor, unescape
+
+_PREFIX = "body.tensors."
+
+
+class ImportedModule(nn.Module):
+    """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
+
+    `initializers` are the names of the model's initializers. `renamed` names the statistics that the import
+    took out of a shared initializer: (first output of the batch norm, input) -> new name.
+    """
+
+    def __init__(
+        self, body: fx.GraphModule, initializers: frozenset[str], renamed: Mapping[tuple[str, int], str]
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.initializers, self.renamed = initializers, dict(renamed)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Compute the outputs from the inputs, both in graph order."""
+        result: torch.Tensor | tuple[torch.Tensor, ...] = self.body(*inputs)
+        return result
+
+
+def tensor_name(key: str) -> str:
+    """Return the initializer's name for a key of the module's `state_dict` or `named_parameters`."""
+    return unescape(key.removeprefix(_PREFIX))
+
+
+def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters by the initializers' names, in the order of their first use."""
+    return {tensor_name(key): parameter for key, parameter in module.named_parameters()}
+
+
+def weights(module: ImportedModule) -> dict[str, np.ndarray]:
+    """Copy the parameters and buffers that are initializers into arrays, by name.
+
+    Initializers that the module doesn't hold, such as target shapes, are left out.
+    """
+    return {name: to_array(tensor) for name, tensor in _tensors(module).items() if name in module.initializers}
+
+
+def load_weights(module: ImportedModule, arrays: Mapping[str, np.ndarray]) -> None:
+    """Copy arrays into the parameters and buffers of the same names; the others stay as they are.
+
+    Arrays for initializers that the module doesn't hold, such as target shapes, are passed over.
+    :raises OnnxpartError: for a name that isn't an initializer of the model, or a wrong shape.
+    """
+    tensors = _tensors(module)
+    for name, array in arrays.items():
+        if name not in tensors and name not in module.initializers:
+            raise OnnxpartError(f"{name!r} is no initializer of the model; load arrays of the same model.")
+        if name in tensors:
+            _copy(name, array, tensors[name])
+
+
+def export_weights(module: ImportedModule, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of the model whose initializers hold the module's parameters and buffers.
+
+    Statistics that were taken out of a shared initializer become initializers of their own.
+    :raises OnnxpartError: if the module wasn't imported from this model.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    initializers = {tensor.name: tensor for tensor in result.graph.initializer}
+    tensors = _tensors(module)
+    for name in tensors.keys() & module.initializers:
+        if name not in initializers or list(tensors[name].shape) != list(initializers[name].dims):
+            raise OnnxpartError(f"the model has no initializer {name!r} of this shape; export into the imported model.")
+        initializers[name].CopyFrom(_proto(name, tensors[name], initializers[name].data_type))
+    readers = {node.output[0]: node for node in result.graph.node if node.op_type == "BatchNormalization"}
+    for (output, index), name in module.renamed.items():
+        if output not in readers:
+            raise OnnxpartError(f"the model has no batch norm that yields {output!r}; inline its functions first.")
+        readers[output].input[index] = name
+        result.graph.initializer.append(_proto(name, tensors[name], onnx.TensorProto.FLOAT))
+    return result
+
+
+def renamed_statistic(name: str, output: str, index: int) -> str:
+    """Name a statistic that is taken out of an initializer used for something else too."""
+    return f"{name}/{output}/{'mean' if index == 3 else 'var'}"
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {tensor_name(key): tensor for key, tensor in module.state_dict(keep_vars=True).items()}
+
+
+def _proto(name: str, tensor: torch.Tensor, data_type: int) -> onnx.TensorProto:
+    array = to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+    return onnx.numpy_helper.from_array(array, name)
+
+
+@torch.no_grad()
+def _copy(name: str, array: np.ndarray, tensor: torch.Tensor) -> None:
+    if tuple(array.shape) != tuple(tensor.shape):
+        raise OnnxpartError(
+            f"{name!r} has shape {tensor.shape}, the array {array.shape}; load arrays of the same model."
+        )
+    tensor.copy_(to_tensor(array))

@@ -1,0 +1,111 @@
+"""Functions that stand in an imported graph where torch has none of that meaning.
+
+They are of module level, so that an imported module can be pickled and copied.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch.nn import functional as F
+
+
+def same_pads(sizes: Sequence[int], windows: Sequence[int], strides: Sequence[int], upper: bool) -> list[int]:
+    """Return ONNX pads (all begins, then all ends) for auto_pad SAME; `windows` include the dilation."""
+    pairs = []
+    for size, window, stride in zip(sizes, windows, strides, strict=True):
+        total = max((-(-size // stride) - 1) * stride + window - size, 0)
+        pairs.append((total // 2, total - total // 2) if upper else (total - total // 2, total // 2))
+    return [begin for begin, _ in pairs] + [end for _, end in pairs]
+
+
+def torch_pads(pads: Sequence[int]) -> list[int]:
+    """Turn ONNX pads (all begins, then all ends) into torch's: the last axis first, its begin, its end."""
+    half = len(pads) // 2
+    return list(chain.from_iterable((pads[i], pads[half + i]) for i in reversed(range(half))))
+
+
+def pad_same(
+    x: torch.Tensor, windows: Sequence[int], strides: Sequence[int], upper: bool, value: float
+) -> torch.Tensor:
+    """Pad x [N, C, ...] by what auto_pad SAME says for its size."""
+    return F.pad(x, torch_pads(same_pads(x.shape[2:], windows, strides, upper)), value=value)
+
+
+def crop_to(x: torch.Tensor, sizes: Sequence[int], upper: bool) -> torch.Tensor:
+    """Crop x [N, C, ...] to spatial sizes, the odd element going at the end if `upper`."""
+    surplus = [have - want for have, want in zip(x.shape[2:], sizes, strict=True)]
+    begins = [total // 2 if upper else total - total // 2 for total in surplus]
+    ends = [total - begin for total, begin in zip(surplus, begins, strict=True)]
+    return F.pad(x, torch_pads([-pad for pad in begins + ends]))
+
+
+def ones_like_image(x: torch.Tensor) -> torch.Tensor:
+    """Return ones of the spatial shape of x [N, C, ...], as [1, 1, ...]."""
+    return x.new_ones((1, 1, *x.shape[2:]))
+
+
+def local_response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, bias: float) -> torch.Tensor:
+    """ONNX LRN for any size; torch places a window of even size one channel off."""
+    flat = x.square().reshape(x.shape[0], 1, x.shape[1], -1)
+    squares = F.avg_pool2d(F.pad(flat, (0, 0, (size - 1) // 2, size // 2)), (size, 1), stride=1)
+    return x / (squares.reshape(x.shape) * alpha + bias).pow(beta)
+
+
+def reshape(x: torch.Tensor, target: torch.Tensor, allow_zero: bool) -> torch.Tensor:
+    """Reshape to sizes that are computed at run time; 0 copies a size of x unless `allow_zero`."""
+    sizes = target.tolist()
+    return x.reshape([x.shape[i] if s == 0 and not allow_zero else s for i, s in enumerate(sizes)])
+
+
+def expand(x: torch.Tensor, target: torch.Tensor | Sequence[int]) -> torch.Tensor:
+    """Broadcast x against sizes, both ways."""
+    sizes = target.tolist() if isinstance(target, torch.Tensor) else list(target)
+    return x.expand(torch.broadcast_shapes(x.shape, sizes))  # type: ignore[no-untyped-call]
+
+
+def full(anchor: torch.Tensor, shape: torch.Tensor | Sequence[int], value: torch.Tensor) -> torch.Tensor:
+    """Fill a tensor of the value's dtype on the anchor's device."""
+    sizes = shape.tolist() if isinstance(shape, torch.Tensor) else list(shape)
+    return value.to(anchor.device).reshape(()).expand(sizes).clone()
+
+
+def int_tensor(anchor: torch.Tensor, items: Sequence[int], scalar: bool) -> torch.Tensor:
+    """Make an int64 tensor of rank 1, or 0, on the anchor's device."""
+    return torch.tensor(items[0] if scalar else list(items), dtype=torch.int64, device=anchor.device)
+
+
+def shape_tensor(x: torch.Tensor, start: int, end: int | None) -> torch.Tensor:
+    """Return a part of x's shape as int64 tensor."""
+    return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
+
+
+def gather(x: torch.Tensor, indices: torch.Tensor, axis: int) -> torch.Tensor:
+    """ONNX Gather: x.shape with the axis replaced by the shape of `indices`, which may be negative."""
+    axis = axis % x.dim()
+    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
+    flat = x.index_select(axis, indices.reshape(-1))
+    return flat.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+
+def gather_elements(x: torch.Tensor, indices: torch.Tensor, axis: int) -> torch.Tensor:
+    """ONNX GatherElements: torch.gather with indices that may be negative."""
+    return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices))
+
+
+def reverse_slice(x: torch.Tensor, axis: int, start: int, end: int, step: int) -> torch.Tensor:
+    """Slice an axis with a negative step."""
+    size = x.shape[axis]
+    stop = None if end < -size else end
+    picked = range(size)[slice(start, stop, step)]
+    return x.index_select(axis, torch.tensor(list(picked), dtype=torch.int64, device=x.device))
+
+
+def integer_divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """ONNX Div: integers are divided towards zero."""
+    return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
+
+
+def parametric_relu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """ONNX PRelu: the slope is broadcast to x."""
+    return torch.where(x < 0, slope * x, x)

@@ -1,0 +1,82 @@
+"""Which initializers are weights, judged by where they are used."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+
+_NEVER: Mapping[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({3, 4}),
+    "Clip": frozenset({1, 2}),
+    "Dropout": frozenset({1, 2}),
+    "Pad": frozenset({1, 2, 3}),
+    "Resize": frozenset({1, 2, 3}),
+}
+"""Inputs that hold settings or statistics."""
+
+_ALWAYS: Mapping[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({1, 2}),
+    "Conv": frozenset({1, 2}),
+    "ConvTranspose": frozenset({1, 2}),
+    "Gemm": frozenset({0, 1, 2}),
+    "InstanceNormalization": frozenset({1, 2}),
+    "LayerNormalization": frozenset({1, 2}),
+    "MatMul": frozenset({0, 1}),
+    "PRelu": frozenset({1}),
+}
+"""Inputs that are weights even with a single element; elsewhere that is a constant of a formula."""
+
+_PRODUCTS = frozenset({"MatMul", "Conv", "ConvTranspose", "Gemm"})
+
+
+def trainable(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the float initializers that training changes.
+
+    Not among them: batch-norm statistics, settings of Clip, Pad, Resize and Dropout, and single elements
+    that no layer uses as weight or bias.
+    """
+    uses = _uses(graph)
+    return {t.name for t in graph.initializer if _is_float(t) and any(_is_weight(t, u) for u in uses.get(t.name, ()))}
+
+
+def statistics(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the initializers that serve as batch-norm statistics and as nothing else."""
+    kinds: dict[str, set[bool]] = {}
+    for name, uses in _uses(graph).items():
+        kinds[name] = {op_type == "BatchNormalization" and index > 2 for op_type, index, _ in uses}
+    return {name for name, kind in kinds.items() if kind == {True}}
+
+
+def _uses(graph: onnx.GraphProto) -> dict[str, list[tuple[str, int, bool]]]:
+    """Return for each value where it goes: the operator, the input, and whether it is added to a product."""
+    uses: dict[str, list[tuple[str, int, bool]]] = {}
+    root: dict[str, str] = {}
+    producer = {name: node.op_type for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "Identity":
+            root[node.output[0]] = root.get(node.input[0], node.input[0])
+            continue
+        product = node.op_type == "Add" and any(producer.get(name) in _PRODUCTS for name in node.input)
+        for index, name in enumerate(_inputs(node)):
+            uses.setdefault(root.get(name, name), []).append((node.op_type, index, product))
+    return uses
+
+
+def _inputs(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)
+
+
+def _is_float(tensor: onnx.TensorProto) -> bool:
+    return bool(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).kind in "fV")
+
+
+def _is_weight(tensor: onnx.TensorProto, use: tuple[str, int, bool]) -> bool:
+    op_type, index, product = use
+    if index in _NEVER.get(op_type, ()):
+        return False
+    if np.prod(tensor.dims, dtype=np.int64) > 1:
+        return True
+    return index in _ALWAYS.get(op_type, ()) or (product and len(tensor.dims) > 0)

@@ -1,0 +1,185 @@
+"""Seconds and memory of each stage of the compiler: the light models, and chains whose cost per node must stay flat."""
+
+import json
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import onnx
+import typer
+from onnx import ModelProto
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import onnxpart
+from models import BUILDERS, figure1, light_names
+from models.builder import GraphBuilder
+from onnxpart.emit import emit_part, emit_whole
+
+PARTS = 2
+STAGES = ("load", "analyse", "plan", "emit", "merge")
+KINDS = ("gemm", "conv", "residual")
+WIDTH = 8
+ENOUGH_SECONDS = 10.0
+PACKAGES = ("onnx", "numpy", "scipy", "protobuf")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Run:
+    """One model: seconds of each stage (the fastest run's), and peak memory in MiB when it ends (the first run's).
+
+    `emit` makes all parts and the whole. `start` is the peak before the first stage, libraries loaded.
+    """
+
+    name: str
+    nodes: int = 0
+    start: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = min(time.perf_counter() - start, self.seconds.get(name, float("inf")))
+        self.peak.setdefault(name, peak())
+
+
+def peak() -> float:
+    """Peak memory of this process so far, MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def chain(kind: str, nodes: int) -> ModelProto:
+    """A chain of about `nodes` nodes, `WIDTH` units wide: Gemm or Conv with ReLU, or residual blocks of Gemms."""
+    g = GraphBuilder(f"{kind}_{nodes}")
+    shape = ("N", WIDTH, 2, 2) if kind == "conv" else ("N", WIDTH)
+    units = (WIDTH, WIDTH)
+    h = g.linear("stem", g.input("x", *shape), units) if kind == "residual" else g.input("x", *shape)
+    for i in range(nodes // (4 if kind == "residual" else 2)):
+        if kind == "conv":
+            h = g.relu(f"relu{i}", g.conv(f"conv{i}", h, units, kernel=1))
+            continue
+        inner = g.relu(f"relu{i}", g.linear(f"fc{i}", h, units))
+        h = g.node("Add", f"sum{i}", h, g.linear(f"out{i}", inner, units)) if kind == "residual" else inner
+    y = g.conv("y", h, units, kernel=1) if kind == "conv" else g.linear("y", h, units)
+    return g.build({y: shape})
+
+
+def build(name: str, path: Path) -> None:
+    """Write the model of a name: one of the registry, or `<kind> <nodes>` for a chain."""
+    kind, _, nodes = name.partition(" ")
+    onnx.save_model(chain(kind, int(nodes)) if nodes else BUILDERS[name](), path)
+
+
+def measure(name: str, path: Path, repeat: int) -> Run:
+    """Compile the model of a file `repeat` times, less often where that takes long."""
+    compile_model(figure1(), Run("warm"))  # unmeasured: the first model loads libraries
+    run = Run(name, start=peak())
+    began = time.perf_counter()
+    for _ in range(repeat):
+        run.nodes = compile_model(path, run)
+        if time.perf_counter() - began > ENOUGH_SECONDS:
+            break
+    return run
+
+
+def compile_model(source: ModelProto | Path, run: Run) -> int:
+    """Take a model through all stages; returns its number of nodes."""
+    with run.stage("load"):
+        model = onnxpart.load(source)
+    with run.stage("analyse"):
+        analysis = onnxpart.analyse(model)
+    with run.stage("plan"):
+        plan = onnxpart.plan(analysis, PARTS)
+    with run.stage("emit"):
+        parts = [emit_part(analysis, plan, p) for p in range(PARTS)]
+        emit_whole(analysis, plan)
+    arrays = [onnxpart.arrays(part) for part in parts]
+    with run.stage("merge"):
+        onnxpart.merge(plan, arrays)
+    return len(analysis.ops)
+
+
+def apart(call: Callable[..., Result], *args: object) -> Result:
+    """The result of a call in a process of its own, so that peaks of memory don't mix."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(call, *args).result()
+
+
+def machine() -> dict[str, str]:
+    """What the figures were taken on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
+    packages = {name: version(name) for name in PACKAGES}
+    return {
+        "cpu": cpu,
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        "onnxpart": onnxpart.__version__,
+        **packages,
+    }
+
+
+def table(runs: list[Run]) -> Table:
+    """Seconds by stage, time per node, and peaks."""
+    result = Table(
+        title=f"Compiling into {PARTS} parts", caption="peaks in MiB: libraries alone, then after planning, at the end"
+    )
+    result.add_column("model")
+    for title in ("nodes", *(f"{stage} s" for stage in STAGES), "µs a node", "start", "plan", "merge"):
+        result.add_column(title, justify="right")
+    for run in runs:
+        seconds = [f"{run.seconds[stage]:.3f}" for stage in STAGES]
+        each = f"{sum(run.seconds.values()) / run.nodes * 1e6:,.0f}"
+        peaks = [f"{value:,.0f}" for value in (run.start, run.peak["plan"], run.peak["merge"])]
+        result.add_row(run.name, f"{run.nodes:,}", *seconds, each, *peaks)
+    return result
+
+
+def main(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    nodes: Annotated[list[int] | None, typer.Option(help="Lengths of the chains [1000, 10000, 100000].")] = None,
+    only: Annotated[str, typer.Option(help="Measure only what has this in its name.")] = "",
+    repeat: Annotated[int, typer.Option(help="Runs of each model; the fastest counts.", min=1)] = 3,
+) -> None:
+    """Measure load, analyse, plan, emit and merge, each model in a process of its own."""
+    console = Console()
+    lengths = nodes or [1_000, 10_000, 100_000]
+    names = [f"light_{name}" for name in light_names()] + [f"{kind} {n}" for kind in KINDS for n in lengths]
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (n for n in names if only in n):
+            path = Path(folder) / "model.onnx"
+            with console.status(name):
+                apart(build, name, path)
+                runs.append(apart(measure, name, path, repeat))
+    where = machine()
+    console.print(table(runs))
+    console.print(", ".join(f"{key} {value}" for key, value in where.items()))
+    if json_file is not None:
+        figures = {"machine": where, "parts": PARTS, "runs": [asdict(run) for run in runs]}
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
