@@ -85,6 +85,8 @@ class _Writer:
         graph.metadata_props.extend(source.graph.metadata_props)
         graph.input.extend(source.graph.input)
         graph.output.extend(source.graph.output)
+        if part is None and plan.same_graph:
+            graph.value_info.extend(source.graph.value_info)
         nodes, used = live(self.nodes, [v.name for v in source.graph.output])
         read = {n for node in source.graph.node for n in (*node.input, *captured(node))}
         constants = []

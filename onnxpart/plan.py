@@ -132,7 +132,7 @@ class Plan:
     `units` holds the part of every label as runs (part, length), part -1 being shared: from it and the model emission
     recomputes everything. `initializers` is what merging needs. `duplicated`, `replicated` and `blocked` name what
     could not simply be divided. `mean` are the tensors where the parts' outputs meet linearly, in front of the output
-    functions.
+    functions. `same_graph` says whether the duplicated whole is the original graph.
     """
 
     k: int
@@ -149,17 +149,13 @@ class Plan:
     replicated: tuple[str, ...]
     blocked: tuple[str, ...]
     mean: tuple[str, ...]
+    same_graph: bool
     schema: int = field(default=SCHEMA)
 
     @cached_property
     def by_name(self) -> Mapping[str, InitializerPlan]:
         """Initializer name -> its plan."""
         return {i.name: i for i in self.initializers}
-
-    @property
-    def same_graph(self) -> bool:
-        """Whether the duplicated whole is the original graph."""
-        return not self.duplicated and all(i.stored == "once" for i in self.initializers)
 
     def parameters(self, part: int | None = None) -> int:
         """Number of parameters of a part, or of the original network."""

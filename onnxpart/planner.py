@@ -122,7 +122,10 @@ def _plan(analysis: Analysis, decision: Decision, layout: Layout, asked: tuple[i
         if name in analysis.consumers and analysis.model.is_float(name)
     ]
     replicated = [i.name for i in initializers if i.stored == "apart"]
-    ends = [n for n in layout.mean if _is_frontier(analysis, layout, n)]
+    if k == 1:
+        ends = [n for n in analysis.model.outputs if n in analysis.state.trained]
+    else:
+        ends = [n for n in layout.mean if _is_frontier(analysis, layout, n)]
     return Plan(
         k=k,
         order=order,
@@ -138,6 +141,7 @@ def _plan(analysis: Analysis, decision: Decision, layout: Layout, asked: tuple[i
         replicated=tuple(replicated),
         blocked=tuple(f"{title}: {reason}" for title, reason in analysis.barriers.items()),
         mean=tuple(sorted(ends, key=lambda n: analysis.producer[n])),
+        same_graph="lanes" not in layout.modes,
     )
 
 

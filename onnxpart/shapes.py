@@ -84,6 +84,11 @@ def _symbolic(model: Model) -> bool:
 
 def input_shapes(model: Model, trial: int = 0) -> dict[str, Shape]:
     """Shapes of the inputs with trial values in place of symbols; the same symbol gets the same value."""
+    return _trial_shapes(model, trial)[0]
+
+
+def _trial_shapes(model: Model, trial: int) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Shapes of the inputs, and the trial value of each symbol."""
     symbols: dict[str, int] = {}
     shapes = {}
     for value in model.proto.graph.input:
@@ -96,12 +101,13 @@ def input_shapes(model: Model, trial: int = 0) -> dict[str, Shape]:
             size = _TRIALS[trial][0 if axis == 0 else 2 if len(dims) >= 4 and axis >= 2 else 1]
             shape.append(symbols.setdefault(dim.dim_param, size) if dim.dim_param else size)
         shapes[value.name] = tuple(shape)
-    return shapes
+    return shapes, symbols
 
 
 def _infer(model: Model, trial: int) -> Shapes:
     shapes = Shapes(model)
-    light = _light(model, input_shapes(model, trial))
+    given, symbols = _trial_shapes(model, trial)
+    light = _light(model, given)
     try:
         inferred = shape_inference.infer_shapes(light, check_type=False, strict_mode=False, data_prop=True)
     except shape_inference.InferenceError as error:
@@ -111,10 +117,21 @@ def _infer(model: Model, trial: int) -> Shapes:
         _record(shapes, value.name, value.type)
     for name, tensor in model.initializers.items():
         shapes.shape[name], shapes.dtype[name] = tuple(tensor.dims), tensor.data_type
-    fold = _Fold(shapes)
+    fold = _Fold(shapes, _declared(model, symbols))
     for node in model.proto.graph.node:
         fold.visit(node)
     return shapes
+
+
+def _declared(model: Model, symbols: Mapping[str, int]) -> dict[str, tuple[int, Shape]]:
+    """Element type and shape of the tensors whose shapes the model's author wrote down."""
+    result = {}
+    for value in (*model.proto.graph.value_info, *model.proto.graph.output):
+        tensor = value.type.tensor_type
+        sizes = [d.dim_value if d.HasField("dim_value") else symbols.get(d.dim_param) for d in tensor.shape.dim]
+        if tensor.HasField("shape") and None not in sizes:
+            result[value.name] = tensor.elem_type, tuple(size for size in sizes if size is not None)
+    return result
 
 
 def _record(shapes: Shapes, name: str, type_: onnx.TypeProto) -> None:
@@ -232,13 +249,15 @@ _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 class _Fold:
     """Folds values node by node, and fills in shapes that the inference left out."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: Shapes, declared: Mapping[str, tuple[int, Shape]]) -> None:
         self.shapes = shapes
+        self.declared = declared
         self.opsets = shapes.model.opsets
 
     def visit(self, node: onnx.NodeProto) -> None:
         shapes = self.shapes
         if node.domain not in ("", "ai.onnx"):
+            self._believe(node)
             return
         if node.op_type in ("Shape", "Size"):
             shape = shapes.shape.get(node.input[0])
@@ -255,6 +274,13 @@ class _Fold:
             first = node.input[0] if node.input else ""
             if node.op_type in _LIKE_INPUT and node.output[0] not in shapes.shape and first in shapes.shape:
                 shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
+        self._believe(node)
+
+    def _believe(self, node: onnx.NodeProto) -> None:
+        """Take the declared shape of an output for which there is no other."""
+        for name in node.output:
+            if name in self.declared and name not in self.shapes.shape:
+                self.shapes.dtype[name], self.shapes.shape[name] = self.declared[name]
 
     def _small(self, name: str) -> bool:
         tensor = self.shapes.model.initializers.get(name)

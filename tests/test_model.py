@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import pytest
 
 import onnxpart
 from models import BUILDERS
@@ -35,3 +36,22 @@ def test_plans_do_not_see_one_another() -> None:
     first = onnxpart.plan(analysis, 2).to_json()
     onnxpart.plan(analysis, 4)
     assert onnxpart.plan(analysis, 2).to_json() == first
+
+
+def test_declared_shapes_are_believed_where_nothing_else_tells() -> None:
+    model = BUILDERS["unknown_op"]()
+    assert not onnxpart.load(model).proto.graph.value_info
+    with pytest.raises(onnxpart.PartitionError, match="have no rule"):
+        onnxpart.split(model, 2)
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("mystery", onnx.TensorProto.FLOAT, ["N", 4]))
+    result = onnxpart.split(model, 2)
+    divided = [layer for layer in result.plan.layers if layer.parts]
+    assert [layer.node for layer in divided] == ["Gemm 'fc2'"]
+    assert result.plan.blocked == ("Mystery 'mystery': operators of the domain 'example.unknown' have no rule",)
+
+
+def test_one_part_of_a_network_without_hidden_units_is_verified() -> None:
+    result = onnxpart.split(BUILDERS["refused"](), 1)
+    verdict = onnxpart.verify(result.analysis, result.plan)
+    assert verdict.holds
+    assert all(finding.compared == 2 for finding in verdict.findings)

@@ -93,7 +93,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "GlobalMaxPool": (1, 22),
     "Greater": (7, 9, 13),
     "GreaterOrEqual": (12, 16),
-    "GroupNormalization": (18, 21),
+    "GroupNormalization": (21,),
     "HardSigmoid": (6, 22),
     "HardSwish": (14, 22),
     "Hardmax": (1, 11, 13),

@@ -52,26 +52,23 @@ def instance_norm(op: Op) -> list[Fields]:
 
 
 def group_norm(op: Op) -> list[Fields]:
-    """GroupNormalization: mixes the channels of a group; scale and bias by group (18) or channel (21)."""
+    """GroupNormalization: mixes the channels of a group; scale and bias apply by channel."""
     groups = int(op.attributes["num_groups"])
     rank = len(op.shape(0))
     width = op.shape(0)[1] // groups
     fields = tuple(op.labels.tie_along(f, (0, 1)) for f in op.fields(0))
-    per_group: Fields = ()
     for f in fields:
         if f.shape[1] == 1:
             continue
         if f.shape[0] > 1:
             raise Barrier("its batch axis is divided")
         g = f.reshape((groups, width))
-        (r,) = mix(op, (g,), [1], "normalises over the channels of a group") if width > 1 else (g,)
+        if width > 1:
+            mix(op, (g,), [1], "normalises over the channels of a group")
         if 1 < groups < f.shape[1]:
             op.labels.groups.append(Groups(op.index, None, g))
-        per_group = (r.reshape((1, -1) + (1,) * (rank - 2)),)
     for i in (1, 2):
-        by_group = op.shape(i)[0] == groups
-        target = per_group if by_group else fields
-        follow(op, target, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+        follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
     return [fields]
 
 

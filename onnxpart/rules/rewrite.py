@@ -352,8 +352,7 @@ def group_norm(r: Rewrite) -> None:
         raise PartitionError(f"{op.title}: the part's groups differ in size; try another order or K.")
     r.set("num_groups", len(held))
     for i in (1, 2):
-        if op.shape(i)[0] == groups and len(held) < groups:
-            r.narrow(i, (held,))
+        r.narrow(i, (kept,))
 
 
 def shape(r: Rewrite) -> None:
