@@ -161,7 +161,7 @@ def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
     result: list[Field] = []
     for i in order:
         for f in op.fields(i):
-            _meet(op, result, align(f, rank), follows=activations and op.pure(i))
+            meet(op, result, align(f, rank), follows=activations and op.pure(i))
     return tuple(result)
 
 
@@ -170,10 +170,14 @@ def follow(op: Op, fields: Fields, parameters: Fields) -> None:
     result = list(fields)
     for f in parameters:
         rank = max([f.ndim, *(g.ndim for g in fields)])
-        _meet(op, [align(g, rank) for g in result], align(f, rank), follows=True)
+        meet(op, [align(g, rank) for g in result], align(f, rank), follows=True)
 
 
-def _meet(op: Op, result: list[Field], f: Field, follows: bool) -> None:
+def meet(op: Op, result: list[Field], f: Field, follows: bool = False) -> None:
+    """Add a field to those of a result: along the same axes units are tied, along others a plan decides.
+
+    `follows`: the field is a parameter's, which makes no units beside those of activations.
+    """
     v = varying(f)
     for e in result:
         if e is f:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxpart.labels import Field, Fields, Groups, varying
-from onnxpart.rules.context import Barrier, Op, Weight, collapse, first_along, follow
+from onnxpart.rules.context import Barrier, Op, Weight, first_along, follow, meet
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields
             v = operand.along(f)
             over = v & set(contracted)
             if not over:
-                _pass(op, result, place(f, operand.letters, out))
+                meet(op, result, place(f, operand.letters, out))
                 continue
             seen = place(f, operand.letters, contracted + out)
             if v in sums:
@@ -116,37 +116,28 @@ def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields
             keep = operand.keep(v - over)
             r = op.labels.fresh(first_along(f, keep).shape)
             op.choose("units are summed without a weight", ((f, r),), drop=r, mix=True)
-            _pass(op, result, place(r, operand.letters, out))
+            meet(op, result, place(r, operand.letters, out))
     return tuple(result)
 
 
-def _pass(op: Op, result: list[Field], f: Field) -> None:
-    v = varying(f)
-    for e in result:
-        if varying(e) == v and v:
-            op.labels.tie(e, f)
-            return
-    for e in result:
-        common = v & varying(e)
-        if not v or not varying(e):
-            continue
-        if common in (v, varying(e)):
-            op.labels.tie(e, f)
-        else:
-            both = ((first_along(e, common), first_along(f, common)),)
-            op.choose("the product of two divided axes", (*collapse(e, common), *collapse(f, common), *both))
-    result.append(f)
+def letters(op: Op) -> tuple[list[str], str]:
+    """Letters of the axes of both operands and of the result of a MatMul, Gemm or Einsum."""
+    if op.node.op_type == "Gemm":
+        turned = bool(op.attributes.get("transA")), bool(op.attributes.get("transB"))
+        return ["ji" if turned[0] else "ij", "kj" if turned[1] else "jk"], "ik"
+    ranks = [len(op.shape(i)) for i in range(len(op.node.input))]
+    if op.node.op_type == "Einsum":
+        return einsum_letters(op.attributes["equation"].decode(), ranks)
+    batch = "abcdefgh"[: max(0, max(ranks) - 2)]
+    a = (batch + "ij")[-ranks[0] :] if ranks[0] > 1 else "j"
+    b = (batch + "jk")[-ranks[1] :] if ranks[1] > 1 else "j"
+    return [a, b], batch + ("i" if ranks[0] > 1 else "") + ("k" if ranks[1] > 1 else "")
 
 
 def matmul(op: Op) -> list[Fields]:
-    """MatMul: numpy semantics, `...ij,...jk->...ik`."""
-    rank_a, rank_b = len(op.shape(0)), len(op.shape(1))
-    batch = "abcdefgh"[: max(rank_a, rank_b) - 2] if max(rank_a, rank_b) > 2 else ""
-    letters_a = (batch + "ij")[-rank_a:] if rank_a > 1 else "j"
-    letters_b = (batch + "jk")[-rank_b:] if rank_b > 1 else "j"
-    out = batch + ("i" if rank_a > 1 else "") + ("k" if rank_b > 1 else "")
-    a, b = Operand(op.fields(0), letters_a), Operand(op.fields(1), letters_b)
-    return [_either(op, a, b, "j", out)]
+    """MatMul (numpy semantics, `...ij,...jk->...ik`), and Gemm's product."""
+    (a, b), out = letters(op)
+    return [_either(op, Operand(op.fields(0), a), Operand(op.fields(1), b), "j", out)]
 
 
 def _either(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
@@ -174,9 +165,7 @@ def note_weight(op: Op, i: int, outputs: tuple[int, ...]) -> None:
 
 def gemm(op: Op) -> list[Fields]:
     """Gemm: `alpha A' B' + beta C`."""
-    a = Operand(op.fields(0), "ji" if op.attributes.get("transA") else "ij")
-    b = Operand(op.fields(1), "kj" if op.attributes.get("transB") else "jk")
-    fields = _either(op, a, b, "j", "ik")
+    (fields,) = matmul(op)
     if op.has(2):
         op.state.biases.add(op.node.input[2])
         follow(op, fields, op.fields(2))
@@ -185,34 +174,27 @@ def gemm(op: Op) -> list[Fields]:
 
 def conv(op: Op) -> list[Fields]:
     """Conv: `n c *, o c/g * -> n o *`."""
-    spatial = len(op.shape(0)) - 2
-    group = int(op.attributes.get("group", 1))
-    s, k, t = "stuv"[:spatial], "wxyz"[:spatial], "pqrl"[:spatial]
-    note_weight(op, 1, (0,))
-    if not op.pure(1) and op.fields(1):
-        raise Barrier("its kernel is computed from activations")
-    if group == 1:
-        x, w = Operand(op.fields(0), "nc" + s), Operand(op.fields(1), "oc" + k)
-        fields = weighted(op, x, w, "c", "no" + t)
-    else:
-        fields = _grouped(op, group, transposed=False)
-    _bias(op, fields)
-    return [fields]
+    return _convolution(op, transposed=False)
 
 
 def conv_transpose(op: Op) -> list[Fields]:
     """ConvTranspose: `n c *, c o/g * -> n o *`."""
+    return _convolution(op, transposed=True)
+
+
+def _convolution(op: Op, transposed: bool) -> list[Fields]:
     spatial = len(op.shape(0)) - 2
     group = int(op.attributes.get("group", 1))
-    s, k, t = "stuv"[:spatial], "wxyz"[:spatial], "pqrl"[:spatial]
-    note_weight(op, 1, (1,))
+    places, kernel, results = "stuv"[:spatial], "wxyz"[:spatial], "pqrl"[:spatial]
+    note_weight(op, 1, (1,) if transposed else (0,))
     if not op.pure(1) and op.fields(1):
         raise Barrier("its kernel is computed from activations")
     if group == 1:
-        x, w = Operand(op.fields(0), "nc" + s), Operand(op.fields(1), "co" + k)
-        fields = weighted(op, x, w, "c", "no" + t)
+        x = Operand(op.fields(0), "nc" + places)
+        w = Operand(op.fields(1), ("co" if transposed else "oc") + kernel)
+        fields = weighted(op, x, w, "c", "no" + results)
     else:
-        fields = _grouped(op, group, transposed=True)
+        fields = _grouped(op, group, transposed)
     _bias(op, fields)
     return [fields]
 
@@ -299,15 +281,11 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
 
 
 def einsum(op: Op) -> list[Fields]:
-    """Einsum of one or two operands."""
-    count = len(op.node.input)
-    equation = op.attributes["equation"].decode()
-    letters, out = einsum_letters(equation, [len(op.shape(i)) for i in range(count)])
-    if count != 2:
-        raise Barrier(f"an Einsum of {count} operands has no rule")
-    only = [c for c in "".join(letters) if c not in out and not all(c in t for t in letters)]
-    if only:
+    """Einsum of two operands."""
+    if len(op.node.input) != 2:
+        raise Barrier(f"an Einsum of {len(op.node.input)} operands has no rule")
+    (a, b), out = letters(op)
+    if any(c not in out and not (c in a and c in b) for c in a + b):
         raise Barrier("its equation sums one operand alone")
-    contracted = "".join(c for c in letters[0] if c in letters[1] and c not in out)
-    a, b = Operand(op.fields(0), letters[0]), Operand(op.fields(1), letters[1])
-    return [_either(op, a, b, contracted, out)]
+    contracted = "".join(c for c in a if c in b and c not in out)
+    return [_either(op, Operand(op.fields(0), a), Operand(op.fields(1), b), contracted, out)]

@@ -236,13 +236,8 @@ def _padded(op: Op, f: Field, amounts: list[tuple[int, int]], mode: str) -> Fiel
             continue
         if front < 0 or behind < 0 or mode != "constant":
             raise Barrier(f"it pads a divided axis in a way without a rule (mode {mode!r})")
-        shape = list(f.shape)
-        pieces = [f]
-        for amount, place in ((front, 0), (behind, len(pieces))):
-            if amount:
-                shape[axis] = amount
-                pieces.insert(place if place == 0 else len(pieces), op.labels.fresh(shape))
-        f = np.concatenate(pieces, axis=axis)
+        added = [op.labels.fresh((*f.shape[:axis], amount, *f.shape[axis + 1 :])) for amount in (front, behind)]
+        f = np.concatenate([added[0], f, added[1]], axis=axis)
     return f
 
 

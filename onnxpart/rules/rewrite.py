@@ -16,7 +16,7 @@ from onnx import helper
 
 from onnxpart.errors import PartitionError
 from onnxpart.files import Array
-from onnxpart.rules import movement
+from onnxpart.rules import equation, movement
 from onnxpart.rules.context import Op
 
 Indices = NDArray[np.int64]
@@ -121,24 +121,7 @@ def operands(r: Rewrite) -> None:
 def contraction(r: Rewrite) -> None:
     """Gemm, MatMul, Einsum: an operand that is shared along the summed axis is cut to the other's share of it."""
     op = r.op
-    if op.node.op_type == "Gemm":
-        letters = [
-            "ji" if op.attributes.get("transA") else "ij",
-            "kj" if op.attributes.get("transB") else "jk",
-        ]
-        out = "ik"
-    elif op.node.op_type == "MatMul":
-        ranks = len(op.shape(0)), len(op.shape(1))
-        batch = "abcdefgh"[: max(0, max(ranks) - 2)]
-        letters = [
-            (batch + "ij")[-ranks[0] :] if ranks[0] > 1 else "j",
-            (batch + "jk")[-ranks[1] :] if ranks[1] > 1 else "j",
-        ]
-        out = batch + ("i" if ranks[0] > 1 else "") + ("k" if ranks[1] > 1 else "")
-    else:
-        from onnxpart.rules.equation import einsum_letters
-
-        letters, out = einsum_letters(op.attributes["equation"].decode(), [len(op.shape(i)) for i in range(2)])
+    letters, out = equation.letters(op)
     want: dict[str, Indices | None] = dict(zip(out, r.kept_out(), strict=True))
     for i in (0, 1):
         for letter, kept in zip(letters[i], r.kept_in(i), strict=True):
