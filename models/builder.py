@@ -28,9 +28,7 @@ def he_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> 
     return rng.standard_normal(shape, dtype=np.float32) * gain
 
 
-def near(
-    rng: np.random.Generator, shape: tuple[int, ...], center: float, spread: float
-) -> NDArray[np.float32]:
+def near(rng: np.random.Generator, shape: tuple[int, ...], center: float, spread: float) -> NDArray[np.float32]:
     """Draw float32 values of `shape`, uniform within `spread` of `center`."""
     return rng.uniform(center - spread, center + spread, shape).astype(np.float32)
 
@@ -121,9 +119,7 @@ class GraphBuilder:
         `channels` is ``(I, O)``; `pad` keeps the size of H and W unless it is given.
         """
         fan_in = channels[0] // group * kernel**2
-        weight = self.weight(
-            f"{name}.weight", channels[1], channels[0] // group, kernel, kernel, fan_in=fan_in
-        )
+        weight = self.weight(f"{name}.weight", channels[1], channels[0] // group, kernel, kernel, fan_in=fan_in)
         bias = self.values(f"{name}.bias", channels[1])
         pads = [kernel // 2 if pad is None else pad] * 4
         shape = [kernel, kernel]
@@ -139,9 +135,7 @@ class GraphBuilder:
 
     def max_pool(self, name: str, x: str, kernel: int, stride: int, ceil_mode: int = 0) -> str:
         """Add a max-pooling without padding."""
-        return self.node(
-            "MaxPool", name, x, kernel_shape=[kernel] * 2, strides=[stride] * 2, ceil_mode=ceil_mode
-        )
+        return self.node("MaxPool", name, x, kernel_shape=[kernel] * 2, strides=[stride] * 2, ceil_mode=ceil_mode)
 
     def pooled(self, name: str, x: str) -> str:
         """Add a global average pooling and flatten it: ``[N, C, H, W]`` to ``[N, C]``."""
@@ -152,12 +146,8 @@ class GraphBuilder:
 
         The model passes the checker, and every value's shape is inferred and consistent with `outputs`.
         """
-        results = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()
-        ]
-        graph = helper.make_graph(
-            self._nodes, self.name, self._inputs, results, list(self._initializers.values())
-        )
+        results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, results, list(self._initializers.values()))
         domains = sorted({node.domain for node in self._nodes} - {""})
         opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -80,9 +80,7 @@ def _consumers(nodes: list[NodeProto]) -> dict[str, tuple[NodeProto, int]]:
     return found
 
 
-def _random(
-    name: str, shape: tuple[int, ...], consumers: dict[str, tuple[NodeProto, int]], seed: int
-) -> TensorProto:
+def _random(name: str, shape: tuple[int, ...], consumers: dict[str, tuple[NodeProto, int]], seed: int) -> TensorProto:
     """Draw the initializer `name` for the place where it is used, seen through reshaping nodes."""
     node, slot = consumers[name]
     while node.op_type in _VIEWS:

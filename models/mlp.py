@@ -7,9 +7,7 @@ from onnx import ModelProto
 from models.builder import GraphBuilder
 
 
-def regression_mlp(
-    seed: int = 0, inputs: int = 8, hidden: tuple[int, ...] = (64, 64), outputs: int = 1
-) -> ModelProto:
+def regression_mlp(seed: int = 0, inputs: int = 8, hidden: tuple[int, ...] = (64, 64), outputs: int = 1) -> ModelProto:
     """Return the network: x ``[N, inputs]`` to y ``[N, outputs]``, Tanh after each hidden layer."""
     g = GraphBuilder("regression_mlp", seed)
     h = g.input("x", "N", inputs)

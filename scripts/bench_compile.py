@@ -1,8 +1,6 @@
 """Seconds and memory of each stage of the compiler: the light models, and chains whose cost per node must stay flat."""
 
 import json
-import os
-import platform
 import resource
 import sys
 import tempfile
@@ -11,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -28,13 +25,14 @@ import onnxpart
 from models import BUILDERS, figure1, light_names
 from models.builder import GraphBuilder
 from onnxpart.emit import emit_part, emit_whole
+from scripts.machine import machine
 
 PARTS = 2
 STAGES = ("load", "analyse", "plan", "emit", "merge")
 KINDS = ("gemm", "conv", "residual")
 WIDTH = 8
 ENOUGH_SECONDS = 10.0
-PACKAGES = ("onnx", "numpy", "scipy", "protobuf")
+PACKAGES = ("onnxpart", "onnx", "numpy", "scipy", "protobuf")
 Result = TypeVar("Result")
 
 
@@ -123,23 +121,6 @@ def apart(call: Callable[..., Result], *args: object) -> Result:
         return pool.submit(call, *args).result()
 
 
-def machine() -> dict[str, str]:
-    """What the figures were taken on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    packages = {name: version(name) for name in PACKAGES}
-    return {
-        "cpu": cpu,
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "onnxpart": onnxpart.__version__,
-        **packages,
-    }
-
-
 def table(runs: list[Run]) -> Table:
     """Seconds by stage, time per node, and peaks."""
     result = Table(
@@ -173,7 +154,7 @@ def main(
             with console.status(name):
                 apart(build, name, path)
                 runs.append(apart(measure, name, path, repeat))
-    where = machine()
+    where = machine(*PACKAGES)
     console.print(table(runs))
     console.print(", ".join(f"{key} {value}" for key, value in where.items()))
     if json_file is not None:

@@ -11,9 +11,7 @@ from models import BUILDERS, GOLDEN, cifar10_net, figure1, lenet, light, light_n
 from models.builder import GraphBuilder, parameter_count
 
 LIGHT_TESTED = ("shufflenet", "squeezenet")
-TESTED = [name for name in BUILDERS if not name.startswith("light_")] + [
-    f"light_{name}" for name in LIGHT_TESTED
-]
+TESTED = [name for name in BUILDERS if not name.startswith("light_")] + [f"light_{name}" for name in LIGHT_TESTED]
 BATCH = 3
 
 

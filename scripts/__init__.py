@@ -1,0 +1,1 @@
+"""Commands of the repository: the demonstration and the benchmarks."""
