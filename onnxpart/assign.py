@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +19,20 @@ ANYWHERE = -1
 
 
 def quotas(
-    size: int, shares: Sequence[int], owed: Sequence[Fraction] | None = None, load: Sequence[float] | None = None
+    size: int, shares: Sequence[int], owed: Sequence[int] | None = None, load: Sequence[float] | None = None
 ) -> list[int]:
     """Divide `size` things in proportion to `shares`.
 
-    Remainders go to those that are owed most (by earlier divisions of the same layer), then to the least loaded, then
-    to the first.
+    Remainders go to those that are `owed` most (by earlier divisions of the same layer, in units of 1 / the sum of the
+    shares), then to the least loaded, then to the first.
 
     :returns: one count per part, each within one of its exact share, summing to `size`.
     """
     total = sum(shares)
-    exact = [Fraction(size * s, total) for s in shares]
-    result = [int(e) for e in exact]
+    result = [size * s // total for s in shares]
     weight = load or [0.0] * len(shares)
-    due = owed or [Fraction(0)] * len(shares)
-    order = sorted(range(len(shares)), key=lambda p: (-(exact[p] - result[p] + due[p]), weight[p], p))
+    due = owed or [0] * len(shares)
+    order = sorted(range(len(shares)), key=lambda p: (-(size * shares[p] % total + due[p]), weight[p], p))
     for p in order[: size - sum(result)]:
         result[p] += 1
     return result
@@ -78,15 +76,15 @@ def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order:
     cells = _Cells(analysis, classes, home, held)
     load = [0.0] * len(shares)
     counts = cells.counts(shares)
-    for layer in np.unique(home[held]):
-        members = np.flatnonzero(cells.home == layer)
-        owed = [Fraction(0)] * len(shares)
+    layers = np.split(np.arange(len(cells.home)), np.flatnonzero(np.diff(cells.home)) + 1)
+    for members in layers:
+        owed = [0] * len(shares)
         for cell in members:
             fixed = counts.get(int(cell))
             size = len(cells.members[cell])
             relative = [v / s for v, s in zip(load, shares, strict=True)]
             n = quotas(size, shares, owed, relative) if fixed is None else fixed
-            owed = [o + Fraction(size * s, sum(shares)) - c for o, s, c in zip(owed, shares, n, strict=True)]
+            owed = [o + size * s - sum(shares) * c for o, s, c in zip(owed, shares, n, strict=True)]
             part[cells.members[cell]] = order.deal(n, int(cells.members[cell][0]))
             load = [v + c / size for v, c in zip(load, n, strict=True)]
     return part[classes]

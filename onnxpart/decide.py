@@ -157,27 +157,48 @@ def _count(choice: Choice, level: int, classes: Classes) -> int:
 
 def _settle(state: _State, base: Classes) -> Classes:
     """Give up choices until each that is left keeps at least K classes."""
+    regions: Classes | None = None
     while True:
         classes = state.solve() if state.pending or state.failed else base.copy()
-        bad = [
-            (_count(choice, level, classes), i)
-            for i, (choice, level) in enumerate(zip(state.pending, state.level, strict=True))
-            if _alive(choice, base) and _count(choice, level, classes) < state.k
-        ]
+        bad: dict[int, list[tuple[int, int]]] = {}
+        for i, (choice, level) in enumerate(zip(state.pending, state.level, strict=True)):
+            if _alive(choice, base) and (count := _count(choice, level, classes)) < state.k:
+                regions = _regions(state) if regions is None else regions
+                bad.setdefault(int(regions[_labels(choice)[0]]), []).append((count, i))
         if not bad:
             return classes
-        parameters = [i for _, i in bad if state.pending[i].drop is not None and not state.pending[i].mix]
-        mixes = [(n, i) for n, i in bad if state.pending[i].mix]
-        if parameters:
-            chosen = parameters
-        elif mixes:
-            fewest = min(mixes)[0]
-            chosen = [i for n, i in mixes if n == fewest]
-        else:
-            chosen = [bad[0][1]]
+        chosen = [i for found in bad.values() for i in _worst(state, found)]
         for i in sorted(chosen, reverse=True):
             _fall_back(state, i)
         base = state.solve(with_choices=False)
+
+
+def _labels(choice: Choice) -> NDArray[np.int32]:
+    """The labels that a choice is about, the shared one left out."""
+    fields = [f for pairs in choice.alternatives for pair in pairs for f in pair]
+    found = np.concatenate([f.ravel() for f in (fields if choice.drop is None else [*fields, choice.drop])])
+    return found[found > 0]
+
+
+def _regions(state: _State) -> Classes:
+    """Region of each label: giving up a choice in one changes nothing in another, so they can be settled together."""
+    found = [_labels(choice) for choice in state.pending]
+    left = np.concatenate([state.left, *found])
+    right = np.concatenate([state.right, *(np.repeat(labels[:1], len(labels)) for labels in found)])
+    units = (left > 0) & (right > 0)
+    return solve(state.labels.count, left[units], right[units])
+
+
+def _worst(state: _State, bad: list[tuple[int, int]]) -> list[int]:
+    """Which of a region's choices (class count, index) to give up first."""
+    parameters = [i for _, i in bad if state.pending[i].drop is not None and not state.pending[i].mix]
+    mixes = [(n, i) for n, i in bad if state.pending[i].mix]
+    if parameters:
+        return parameters
+    if mixes:
+        fewest = min(mixes)[0]
+        return [i for n, i in mixes if n == fewest]
+    return [bad[0][1]]
 
 
 def _fall_back(state: _State, i: int) -> None:

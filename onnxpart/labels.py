@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -27,7 +28,12 @@ MAX_FIELD = 1 << 22
 
 def varying(f: Field) -> frozenset[int]:
     """Axes along which the field's label differs from place to place."""
-    return frozenset(axis for axis, size in enumerate(f.shape) if size > 1)
+    return _longer_than_one(f.shape)
+
+
+@lru_cache(maxsize=4096)
+def _longer_than_one(shape: tuple[int, ...]) -> frozenset[int]:
+    return frozenset(axis for axis, size in enumerate(shape) if size > 1)
 
 
 def align(f: Field, rank: int) -> Field:

@@ -265,6 +265,8 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
     """All layers in graph order, with what became of them."""
     result = []
     seen: set[int] = set()
+    reasons, first = _reasons(analysis, decision)
+    narrow = frozenset(decision.narrow)
     for i, (f, node) in enumerate(analysis.labels.roots):
         title = analysis.ops[node].title
         labels = f.ravel()
@@ -278,20 +280,22 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
             if kinds <= seen:
                 continue
             seen |= kinds
-            units = int((classes == 0).sum())
-            result.append(Layer(title, units, len(kinds), (), _reason(analysis, decision, kinds, i, k)))
+            reason = reasons[first[list(kinds)].min()]
+            if i in narrow:
+                reason = f"its {len(kinds)} unit{'s' if len(kinds) > 1 else ''} can't be divided into {k} parts"
+            result.append(Layer(title, int((classes == 0).sum()), len(kinds), (), reason))
     return result
 
 
-def _reason(analysis: Analysis, decision: Decision, kinds: frozenset[int], layer: int, k: int) -> str:
-    if layer in decision.narrow:
-        return f"its {len(kinds)} unit{'s' if len(kinds) > 1 else ''} can't be divided into {k} parts"
-    wanted = np.asarray(sorted(kinds))
-    for f, _, reason in analysis.labels.pins:
-        if reason and np.isin(decision.free[f.ravel()], wanted).any():
-            return reason
+def _reasons(analysis: Analysis, decision: Decision) -> tuple[list[str], NDArray[np.int64]]:
+    """Why units are undivided: the reasons, and for each free class the index of the first that holds for it."""
+    found = [(reason, [f]) for f, _, reason in analysis.labels.pins if reason]
     for choice in decision.failed:
-        for pairs in choice.alternatives:
-            if choice.drop is None and any(np.isin(decision.free[a.ravel()], wanted).any() for a, _ in pairs):
-                return f"{choice.reason} ({analysis.ops[choice.node].title})"
-    return "it is tied to what every part needs"
+        if choice.drop is None:
+            fields = [f for pairs in choice.alternatives for f, _ in pairs]
+            found.append((f"{choice.reason} ({analysis.ops[choice.node].title})", fields))
+    first = np.full(decision.free.max() + 1, len(found), np.int64)
+    for i in reversed(range(len(found))):
+        for f in found[i][1]:
+            first[decision.free[f.ravel()]] = i
+    return [*(reason for reason, _ in found), "it is tied to what every part needs"], first

@@ -72,6 +72,7 @@ class Op:
         self.index = index
         self.node = node
         self.labels = state.labels
+        self._inputs = tuple(node.input)
 
     @property
     def title(self) -> str:
@@ -81,7 +82,7 @@ class Op:
     @cached_property
     def reads(self) -> list[str]:
         """The tensors that the operator reads, those of its subgraphs included."""
-        names = [name for name in self.node.input if name]
+        names = [name for name in self._inputs if name]
         if any(a.type in (5, 10) for a in self.node.attribute):  # GRAPH, GRAPHS
             names += [name for name in captured(self.node) if name not in names]
         return names
@@ -99,15 +100,15 @@ class Op:
 
     def has(self, i: int) -> bool:
         """Whether the optional input `i` is there."""
-        return i < len(self.node.input) and bool(self.node.input[i])
+        return i < len(self._inputs) and bool(self._inputs[i])
 
     def fields(self, i: int) -> Fields:
         """Label fields of input `i`."""
-        return self.state.of(self.node.input[i]) if self.has(i) else ()
+        return self.state.of(self._inputs[i]) if self.has(i) else ()
 
     def shape(self, i: int) -> Shape:
         """Shape of input `i`."""
-        return self.state.shapes.shape[self.node.input[i]]
+        return self.state.shapes.shape[self._inputs[i]]
 
     def out_shape(self, j: int = 0) -> Shape:
         """Shape of output `j`."""
@@ -115,7 +116,7 @@ class Op:
 
     def value(self, i: int) -> Array | None:
         """Value of input `i` where it is known."""
-        return self.state.shapes.value(self.node.input[i]) if self.has(i) else None
+        return self.state.shapes.value(self._inputs[i]) if self.has(i) else None
 
     def ints(self, i: int, attribute: str) -> list[int] | None:
         """A list of integers that older operators take as attribute and newer ones as input `i`; None if absent."""
@@ -127,7 +128,7 @@ class Op:
 
     def pure(self, i: int) -> bool:
         """Whether input `i` is made of initializers and shapes alone."""
-        name = self.node.input[i]
+        name = self._inputs[i]
         return name in self.state.pure or name in self.state.model.initializers
 
     def axis(self, default: int, rank: int | None = None) -> int:
