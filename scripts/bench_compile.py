@@ -145,6 +145,7 @@ def main(
 ) -> None:
     """Measure load, analyse, plan, emit and merge, each model in a process of its own."""
     console = Console()
+    where = machine(*PACKAGES)
     lengths = nodes or [1_000, 10_000, 100_000]
     names = [f"light_{name}" for name in light_names()] + [f"{kind} {n}" for kind in KINDS for n in lengths]
     runs = []
@@ -154,7 +155,6 @@ def main(
             with console.status(name):
                 apart(build, name, path)
                 runs.append(apart(measure, name, path, repeat))
-    where = machine(*PACKAGES)
     console.print(table(runs))
     console.print(", ".join(f"{key} {value}" for key, value in where.items()))
     if json_file is not None:
