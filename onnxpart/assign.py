@@ -9,33 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
-from onnxpart.balance import balance
+from onnxpart.balance import balance, quotas
 from onnxpart.decide import Classes, Decision, held_classes
 from onnxpart.labels import Field, Groups
 
 Parts = NDArray[np.int16]
 ANYWHERE = -1
 """The part of what is shared."""
-
-
-def quotas(
-    size: int, shares: Sequence[int], owed: Sequence[int] | None = None, load: Sequence[float] | None = None
-) -> list[int]:
-    """Divide `size` things in proportion to `shares`.
-
-    Remainders go to those that are `owed` most (by earlier divisions of the same layer, in units of 1 / the sum of the
-    shares), then to the least loaded, then to the first.
-
-    :returns: one count per part, each within one of its exact share, summing to `size`.
-    """
-    total = sum(shares)
-    result = [size * s // total for s in shares]
-    weight = load or [0.0] * len(shares)
-    due = owed or [0] * len(shares)
-    order = sorted(range(len(shares)), key=lambda p: (-(size * shares[p] % total + due[p]), weight[p], p))
-    for p in order[: size - sum(result)]:
-        result[p] += 1
-    return result
 
 
 class Infeasible(Exception):

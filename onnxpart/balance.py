@@ -1,4 +1,4 @@
-"""Counts for grouped operators: how many units each part takes of every cell, so that all groups are divided alike."""
+"""How many units each part takes: of a layer in proportion, of a grouped operator so that all groups are alike."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+
+
+def quotas(
+    size: int, shares: Sequence[int], owed: Sequence[int] | None = None, load: Sequence[float] | None = None
+) -> list[int]:
+    """Divide `size` things in proportion to `shares`.
+
+    Remainders go to those that are `owed` most (by earlier divisions of the same layer, in units of 1 / the sum of the
+    shares), then to the least loaded, then to the first.
+
+    :returns: one count per part, each within one of its exact share, summing to `size`.
+    """
+    total = sum(shares)
+    result = [size * s // total for s in shares]
+    weight = load or [0.0] * len(shares)
+    due = owed or [0] * len(shares)
+    order = sorted(range(len(shares)), key=lambda p: (-(size * shares[p] % total + due[p]), weight[p], p))
+    for p in order[: size - sum(result)]:
+        result[p] += 1
+    return result
 
 
 def balance(
@@ -29,7 +49,7 @@ def balance(
     names = list(widths)
     index = [names.index(side) for side in sides]
     totals = np.asarray([widths[name] for name in names])
-    simple = _near(np.asarray(cells), shares)
+    simple = np.asarray([quotas(size, shares) for size in cells])
     if _even(groups.T @ simple, index, np.outer(totals, shares) / sum(shares)):
         return simple
     tight = _solve(np.asarray(cells), groups, index, totals, shares, tight=True)
@@ -41,16 +61,6 @@ def _even(counts: Counts, sides: Sequence[int], share: NDArray[np.float64]) -> b
     first = {side: counts[i] for i, side in reversed(list(enumerate(sides)))}
     near = all((np.abs(first[side] - share[side]) < 1).all() for side in first)
     return near and all(np.array_equal(counts[i], first[side]) for i, side in enumerate(sides))
-
-
-def _near(sizes: Counts, shares: Sequence[int]) -> Counts:
-    """Largest remainders, the first parts first."""
-    exact = np.outer(sizes, shares) / sum(shares)
-    result = np.floor(exact).astype(np.int64)
-    for row, (size, wanted) in enumerate(zip(sizes, exact, strict=True)):
-        order = np.argsort(-(wanted - result[row]), kind="stable")
-        result[row, order[: size - result[row].sum()]] += 1
-    return result
 
 
 def _solve(

@@ -23,7 +23,7 @@ from onnxpart.normalize import scale_output
 from onnxpart.plan import ORDERS, Plan
 from onnxpart.planner import plan
 from onnxpart.report import tables
-from onnxpart.split import INITS, WHOLE, part_file, read_parts, read_plan, split
+from onnxpart.split import INITS, WHOLE, part_file, split
 from onnxpart.verify import Verdict, verify
 
 P = ParamSpec("P")
@@ -197,7 +197,7 @@ def merge_(
     as_json: Json = False,
 ) -> None:
     """Merge trained parts into the whole network."""
-    planned = read_plan(source)
+    planned = folder.read_plan(source)
     if out is None and initializers is None:
         out = source / "merged.onnx"
     for path in (out, initializers):
@@ -224,10 +224,12 @@ def merge_(
 @_reported
 def verify_(source: Folder, as_json: Json = False) -> None:
     """Check in ONNX Runtime that the merged whole is the ensemble of its parts; exit with 1 if it isn't."""
-    planned = read_plan(source)
+    planned = folder.read_plan(source)
     with tables.busy(f"verifying {source}"):
         analysis = analyse(folder.original(source, planned))
-        parts = [restored(part) for part in read_parts(planned, [source / part_file(p) for p in range(planned.k)])]
+        parts = [
+            restored(part) for part in folder.read_parts(planned, [source / part_file(p) for p in range(planned.k)])
+        ]
         verdict = verify(analysis, planned, parts=parts, whole=restored(load(source / WHOLE)))
     if as_json:
         _print_json(_verdict(verdict))

@@ -13,7 +13,7 @@ from onnxpart.analyse import CHAIN, Analysis, permutation
 from onnxpart.errors import MergeError, PartitionError
 from onnxpart.files import Array
 from onnxpart.layout import Layout, NotAGrid
-from onnxpart.model import Model, captured, live
+from onnxpart.model import Model, captured, constant_node, live
 from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan
 from onnxpart.rules.context import Op
 from onnxpart.rules.rewrite import Kept, Rewrite
@@ -22,6 +22,15 @@ from onnxpart.rules.rewrite import Kept, Rewrite
 def copy_name(name: str, part: int) -> str:
     """Name, in the duplicated whole, of what exists once per part."""
     return f"{name}__part{part}"
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """`name`, or that with a number behind it; it is in use from here on."""
+    result, i = name, 1
+    while result in taken:
+        result, i = f"{name}_{i}", i + 1
+    taken.add(result)
+    return result
 
 
 def slice_array(initializer: InitializerPlan, part: int, array: Array) -> Array:
@@ -42,11 +51,7 @@ class _Writer:
 
     def unique(self, name: str) -> str:
         """`name`, or that with a number behind it."""
-        result, i = name, 1
-        while result in self._names:
-            result, i = f"{name}_{i}", i + 1
-        self._names.add(result)
-        return result
+        return unused(name, self._names)
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node named after its output."""
@@ -94,7 +99,7 @@ class _Writer:
             if name in self.model.constants:
                 if name in used:
                     value = tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
-                    constants.append(helper.make_node("Constant", [], [name], name=name, value=value))
+                    constants.append(constant_node(value))
                 continue
             if name not in used and (name in read or name not in self.model.initializers):
                 continue

@@ -10,8 +10,53 @@ import onnx
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import Array
 from onnxpart.model import Model, arrays, load, restored, with_arrays
-from onnxpart.plan import Plan
-from onnxpart.split import ORIGINAL, WHOLE, part_file, read_parts
+from onnxpart.plan import METADATA, METADATA_PART, Plan
+from onnxpart.split import ORIGINAL, PLAN, WHOLE, part_file
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a folder of parts.
+
+    :raises MergeError: when there is none, or it can't be read.
+    """
+    path, part = folder / PLAN, folder / part_file(0)
+    if path.is_file():
+        return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    props = _metadata(load(part)) if part.is_file() else {}
+    if METADATA not in props:
+        raise MergeError(f"{folder} holds no plan; name a folder that `onnxpart split` wrote.")
+    return Plan.from_json(props[METADATA], str(part))
+
+
+def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
+    """The parts of a plan from files, in the plan's order.
+
+    :raises MergeError: when a part is missing, given twice, or of another split.
+    """
+    _check_count(plan, files)
+    found: dict[int, Model] = {}
+    for i, path in enumerate(files):
+        model = load(path)
+        props = _metadata(model)
+        if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan:
+            raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
+        text = props.get(METADATA_PART, str(i))
+        if not text.isdecimal() or int(text) >= plan.k:
+            raise MergeError(f"{path} says that it is part {text} of {plan.k}; give the parts of one split.")
+        part = int(text)
+        if part in found:
+            raise MergeError(f"{path} is part {part}, which was given already; name each part once.")
+        found[part] = model
+    return [found[p] for p in sorted(found)]
+
+
+def _metadata(model: Model) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.proto.metadata_props}
+
+
+def _check_count(plan: Plan, files: Sequence[Path]) -> None:
+    if len(files) != plan.k:
+        raise MergeError(f"the plan has {plan.k} parts, {len(files)} files were given; name one file per part.")
 
 
 def original(folder: Path, plan: Plan) -> Model:
@@ -40,8 +85,7 @@ def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -
         return [arrays(model) for model in read_parts(plan, files)]
     if len(weights) < len(files):
         raise MergeError(f"{weights[0]} is safetensors and others are ONNX; give all parts in the same form.")
-    if len(files) != plan.k:
-        raise MergeError(f"the plan has {plan.k} parts, {len(files)} files were given; name one file per part.")
+    _check_count(plan, files)
     twice = next((path for i, path in enumerate(files) if path.resolve() in [f.resolve() for f in files[:i]]), None)
     if twice is not None:
         raise MergeError(f"{twice} was given twice; name each part once.")

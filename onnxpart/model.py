@@ -267,16 +267,17 @@ def live(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[
     return kept[::-1], used
 
 
+def constant_node(tensor: TensorProto) -> onnx.NodeProto:
+    """The Constant node that gives a tensor under its name."""
+    return helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
+
+
 def restored(model: Model) -> onnx.ModelProto:
     """The model as a file of its own: constants as nodes again, external data in it."""
     external = [t.name for t in model.proto.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     result = with_arrays(model.proto, {name: model.array(name) for name in external})
     graph = result.graph
-    nodes = [
-        helper.make_node("Constant", [], [t.name], name=t.name, value=t)
-        for t in graph.initializer
-        if t.name in model.constants
-    ]
+    nodes = [constant_node(t) for t in graph.initializer if t.name in model.constants]
     weights = [t for t in graph.initializer if t.name not in model.constants]
     for field_, values in ((graph.node, [*nodes, *graph.node]), (graph.initializer, weights)):
         copies = [type(v).FromString(v.SerializeToString()) for v in values]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxpart.emit import copy_name
+from onnxpart.emit import copy_name, unused
 from onnxpart.model import load
 from onnxpart.plan import Plan
 from onnxpart.rules import TABLE
@@ -37,13 +37,13 @@ def scale_output(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     for node in graph.node:
         scaled.append(node)
         for name in [n for n in node.output if n in plan.mean]:
-            raw, factor = _unused(f"{name}__sum", taken), _unused(f"{name}__scale", taken)
+            raw, factor = unused(f"{name}__sum", taken), unused(f"{name}__scale", taken)
             _sum_into(node, name, raw, plan.k)
             for user in inner:
                 _rename(user.input, name, raw)
             dtype = helper.tensor_dtype_to_np_dtype(types.get(name, TensorProto.FLOAT))
             graph.initializer.append(numpy_helper.from_array(np.asarray(1.0 / plan.k, dtype), factor))
-            scaled.append(helper.make_node("Mul", [raw, factor], [name], name=_unused(f"{name}__mean", taken)))
+            scaled.append(helper.make_node("Mul", [raw, factor], [name], name=unused(f"{name}__mean", taken)))
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in scaled]
     del graph.node[:]
     graph.node.extend(copies)
@@ -72,12 +72,3 @@ def _rename(names: MutableSequence[str], old: str, new: str) -> None:
     for i, name in enumerate(names):
         if name == old:
             names[i] = new
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    """`name`, or that with a number behind it; it is in use from here on."""
-    result, i = name, 1
-    while result in taken:
-        result, i = f"{name}_{i}", i + 1
-    taken.add(result)
-    return result

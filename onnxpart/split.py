@@ -14,11 +14,11 @@ import onnx
 
 from onnxpart.analyse import Analysis, analyse
 from onnxpart.emit import emit_part, emit_whole, layout_of
-from onnxpart.errors import MergeError, ModelError, UsageError
+from onnxpart.errors import ModelError, UsageError
 from onnxpart.files import Array, save
 from onnxpart.layout import Layout
 from onnxpart.model import Model, load, restored
-from onnxpart.plan import METADATA, METADATA_PART, Plan
+from onnxpart.plan import Plan
 from onnxpart.planner import plan
 from onnxpart.verify import fans
 
@@ -125,40 +125,3 @@ def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: 
         elif name in analysis.state.biases:
             result[name] = np.zeros(shape, dtype)
     return result
-
-
-def read_plan(folder: Path) -> Plan:
-    """The plan of a folder of parts.
-
-    :raises MergeError: when there is none, or it can't be read.
-    """
-    path, part = folder / PLAN, folder / part_file(0)
-    if path.is_file():
-        return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    props = {p.key: p.value for p in load(part).proto.metadata_props} if part.is_file() else {}
-    if METADATA not in props:
-        raise MergeError(f"{folder} holds no plan; name a folder that `onnxpart split` wrote.")
-    return Plan.from_json(props[METADATA], str(part))
-
-
-def read_parts(plan_: Plan, files: Sequence[Path]) -> list[Model]:
-    """The parts of a plan from files, in the plan's order.
-
-    :raises MergeError: when a part is missing, given twice, or of another split.
-    """
-    if len(files) != plan_.k:
-        raise MergeError(f"the plan has {plan_.k} parts, {len(files)} files were given; name one file per part.")
-    found: dict[int, Model] = {}
-    for i, path in enumerate(files):
-        model = load(path)
-        props = {p.key: p.value for p in model.proto.metadata_props}
-        if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan_:
-            raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
-        text = props.get(METADATA_PART, str(i))
-        if not text.isdecimal() or int(text) >= plan_.k:
-            raise MergeError(f"{path} says that it is part {text} of {plan_.k}; give the parts of one split.")
-        part = int(text)
-        if part in found:
-            raise MergeError(f"{path} is part {part}, which was given already; name each part once.")
-        found[part] = model
-    return [found[p] for p in sorted(found)]

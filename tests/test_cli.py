@@ -17,8 +17,7 @@ from typer.testing import CliRunner, Result
 
 from models import BUILDERS
 from onnxpart import __version__, arrays, cli, merge
-from onnxpart.folder import original
-from onnxpart.split import read_plan
+from onnxpart.folder import original, read_plan
 
 FIELDS = {"k", "order", "seed", "shares", "duplicated", "replicated", "blocked", "mean"}
 

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from models import GOLDEN, cifar10_net, lenet, light
 from models.builder import parameter_count
 from onnxpart import MergeError, PartitionError, Plan, UsageError, analyse, arrays, load, merge, plan, split, verify
-from onnxpart.assign import quotas
+from onnxpart.balance import quotas
 from onnxpart.plan import ORDERS, from_ranges, to_ranges
 
 LENET = {1: 431_080, 2: 109_295, 5: 18_224, 10: 4_867}
