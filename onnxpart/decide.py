@@ -6,13 +6,14 @@ its classes are interchangeable. A layer of fewer than K classes is replicated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
-from onnxpart.labels import Choice, Field, Labels, Pair, flatten, solve, varying
+from onnxpart.labels import Choice, Field, Labels, flatten, solve, varying
 
 Classes = NDArray[np.int32]
 NOWHERE = np.iinfo(np.int32).max
@@ -49,14 +50,11 @@ class _State:
     level: list[int]
     failed: list[Choice] = field(default_factory=list)
 
-    def solve(self, with_choices: bool = True) -> Classes:
-        """Unit classes; classes without a place where units come into being are shared."""
+    def solve(self, chosen: Iterable[int] = ()) -> Classes:
+        """Unit classes when some of the pending choices come true; those where no units come into being are shared."""
         left, right = self.left, self.right
-        if with_choices and self.pending:
-            active: list[Pair] = []
-            for choice, level in zip(self.pending, self.level, strict=True):
-                if level < len(choice.alternatives):
-                    active.extend(choice.alternatives[level])
+        active = [pair for i in chosen for pair in self.pending[i].alternatives[self.level[i]]]
+        if active:
             more = flatten(active)
             left, right = np.concatenate([left, more[0]]), np.concatenate([right, more[1]])
         if self.dropped.any():
@@ -117,6 +115,8 @@ def _rooted(labels: Labels) -> NDArray[np.bool_]:
 
 def _alive(choice: Choice, classes: Classes) -> bool:
     """Whether the choice is about anything that is divided so far."""
+    if choice.sides:
+        return all(classes[f].any() for f in choice.sides)
     return any(classes[a].any() for pairs in choice.alternatives for a, _ in pairs)
 
 
@@ -132,21 +132,30 @@ def _admit(state: _State, choice: Choice, base: Classes) -> None:
         state.level.append(0)
         return
     if choice.mix and choice.drop is not None and choice.drop.size < state.k:
-        _give_up(state, choice)
+        _give_up(state, choice, base)
         return
     state.pending.append(choice)
     state.level.append(0)
 
 
-def _give_up(state: _State, choice: Choice) -> None:
+def _give_up(state: _State, choice: Choice, base: Classes) -> None:
     state.failed.append(choice)
     if choice.drop is not None:
         state.dropped[choice.drop.ravel()] = True
-        return
-    for pairs in choice.alternatives:
-        for a, b in pairs:
-            state.share(a)
-            state.share(b)
+        left, right = flatten(choice.otherwise)
+        state.left, state.right = np.concatenate([state.left, left]), np.concatenate([state.right, right])
+    elif choice.sides:
+        state.share(min(choice.sides, key=lambda f: _units(state, f, base)))
+    else:
+        for pairs in choice.alternatives:
+            for a, b in pairs:
+                state.share(a)
+                state.share(b)
+
+
+def _units(state: _State, f: Field, base: Classes) -> int:
+    """How many units come into being in the classes of a field."""
+    return int(np.isin(base[state.roots], np.unique(base[f])).sum())
 
 
 def _count(choice: Choice, level: int, classes: Classes) -> int:
@@ -159,18 +168,23 @@ def _settle(state: _State, base: Classes) -> Classes:
     """Give up choices until each that is left keeps at least K classes."""
     regions: Classes | None = None
     while True:
-        classes = state.solve() if state.pending or state.failed else base.copy()
+        plain = [i for i, choice in enumerate(state.pending) if not choice.sides]
+        classes = state.solve(plain) if state.pending or state.failed else base.copy()
+        alive = {i for i in plain if _alive(state.pending[i], base)}
+        products = {i for i, choice in enumerate(state.pending) if choice.sides and _alive(choice, classes)}
+        if products:
+            classes = state.solve([*plain, *products])
         bad: dict[int, list[tuple[int, int]]] = {}
         for i, (choice, level) in enumerate(zip(state.pending, state.level, strict=True)):
-            if _alive(choice, base) and (count := _count(choice, level, classes)) < state.k:
+            if i in alive | products and (count := _count(choice, level, classes)) < state.k:
                 regions = _regions(state) if regions is None else regions
                 bad.setdefault(int(regions[_labels(choice)[0]]), []).append((count, i))
         if not bad:
             return classes
-        chosen = [i for found in bad.values() for i in _worst(state, found)]
+        chosen = [i for found in bad.values() for i in _worst(state, found, base)]
         for i in sorted(chosen, reverse=True):
-            _fall_back(state, i)
-        base = state.solve(with_choices=False)
+            _fall_back(state, i, base)
+        base = state.solve()
 
 
 def _labels(choice: Choice) -> NDArray[np.int32]:
@@ -189,7 +203,7 @@ def _regions(state: _State) -> Classes:
     return solve(state.labels.count, left[units], right[units])
 
 
-def _worst(state: _State, bad: list[tuple[int, int]]) -> list[int]:
+def _worst(state: _State, bad: list[tuple[int, int]], base: Classes) -> list[int]:
     """Which of a region's choices (class count, index) to give up first."""
     parameters = [i for _, i in bad if state.pending[i].drop is not None and not state.pending[i].mix]
     mixes = [(n, i) for n, i in bad if state.pending[i].mix]
@@ -198,15 +212,18 @@ def _worst(state: _State, bad: list[tuple[int, int]]) -> list[int]:
     if mixes:
         fewest = min(mixes)[0]
         return [i for n, i in mixes if n == fewest]
-    return [bad[0][1]]
+    first = min((i for _, i in bad), key=lambda i: state.level[i])
+    same = [i for _, i in bad if state.level[i] == state.level[first]]
+    units = np.unique(base[_labels(state.pending[first])])
+    return [i for i in same if np.array_equal(np.unique(base[_labels(state.pending[i])]), units)]
 
 
-def _fall_back(state: _State, i: int) -> None:
+def _fall_back(state: _State, i: int, base: Classes) -> None:
     choice = state.pending[i]
     state.level[i] += 1
     if state.level[i] == len(choice.alternatives):
         del state.pending[i], state.level[i]
-        _give_up(state, choice)
+        _give_up(state, choice, base)
 
 
 def _narrow_groups(labels: Labels, base: Classes, k: int) -> list[Choice]:
@@ -230,21 +247,21 @@ def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choic
     """Tensors whose units lie along several axes without forming a grid: wishes for a grid."""
     result, seen = [], set()
     asked = {id(c.alternatives[0][0][0]) for c in [*state.pending, *state.failed] if c.reason == _GRID}
+    grids = list(analysis.labels.grids)
     for name, fields in analysis.state.fields.items():
-        if name in analysis.virtual or name in analysis.model.initializers or name in analysis.state.pure:
+        if name not in analysis.virtual and name not in analysis.model.initializers and name not in analysis.state.pure:
+            grids += [(f, analysis.producer.get(name, -1)) for f in fields]
+    for f, node in grids:
+        if len(varying(f)) < 2 or id(f) in seen or id(f) in asked:
             continue
-        for f in fields:
-            if len(varying(f)) < 2 or id(f) in seen or id(f) in asked:
-                continue
-            seen.add(id(f))
-            here = classes[f]
-            axes = [a for a in varying(f) if not bool((here == here.take([0], axis=a)).all())]
-            if len(axes) > 1:
-                alternatives = tuple(
-                    ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),)
-                    for a in sorted(axes)
-                )
-                result.append(Choice(analysis.producer.get(name, -1), _GRID, alternatives))
+        seen.add(id(f))
+        here = classes[f]
+        axes = [a for a in varying(f) if not bool((here == here.take([0], axis=a)).all())]
+        if len(axes) > 1:
+            alternatives = tuple(
+                ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),) for a in sorted(axes)
+            )
+            result.append(Choice(node, _GRID, alternatives))
     return result
 
 

@@ -46,8 +46,10 @@ class Choice:
     """Ties that are wanted but not needed, in order of preference; a plan takes the first that leaves K classes.
 
     `node` is the index of the operator that wants them and `reason` says why. When none holds, the labels in `drop`
-    cease to be units: what they stand for is then in every part. Without `drop`, all labels in the ties become shared.
-    `mix` marks an operator that mixes units, and is duplicated when none holds.
+    cease to be units: what they stand for is then in every part, and the ties `otherwise` hold. Without `drop`, what
+    `sides` name becomes shared: all labels in the ties, or of two fields the one with fewer units, and there is nothing
+    to choose where either is shared already. `mix` marks an operator that mixes units, and is duplicated when none
+    holds.
     """
 
     node: int
@@ -55,6 +57,8 @@ class Choice:
     alternatives: tuple[tuple[Pair, ...], ...]
     drop: Field | None = None
     mix: bool = False
+    otherwise: tuple[Pair, ...] = ()
+    sides: Fields = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Labels:
     choices: list[Choice] = field(default_factory=list)
     groups: list[Groups] = field(default_factory=list)
     roots: list[tuple[Field, int]] = field(default_factory=list)
+    grids: list[tuple[Field, int]] = field(default_factory=list)
+    """Fields that are no tensor's but must come out as one's would: along each axis its own labels."""
 
     def fresh(self, shape: Sequence[int]) -> Field:
         """A field of new labels."""

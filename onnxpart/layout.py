@@ -234,7 +234,9 @@ class Layout:
         if i in self.duplicated:
             return "lanes"
         if all(self._pure(n) for n in outputs):
-            return "merged"
+            return "merged" if all(self._is_block(n, i) for n in outputs) else "lanes"
+        if any(self._pure(n) and self._in_lanes(n) for n in analysis.inputs(i)):
+            return "lanes"
         parameters = self._parameters(i)
         if any(self.replicated(n) for n in parameters):
             return "lanes"
@@ -247,6 +249,27 @@ class Layout:
             if not (weighted and self.joinable(name)):
                 return "lanes"
         return "merged" if all(self.divided(n) for n in outputs if self._trained(n)) else "lanes"
+
+    def _in_lanes(self, name: str) -> bool:
+        producer = self.analysis.producer.get(name)
+        return producer is not None and self.modes[producer] == "lanes"
+
+    def _is_block(self, name: str, i: int) -> bool:
+        """Whether a tensor made of parameters by node `i` has zeros between parts where those it is made of have."""
+        inputs = [n for n in self.analysis.ops[i].node.input if n]
+        if any(self._in_lanes(n) for n in inputs):
+            return False
+        if not self._has_blocks(name):
+            return True
+        rule = self.analysis.rules[i]
+        linear = "no" if rule is None else rule.linear
+        if linear == "data":
+            return self._has_blocks(inputs[0])
+        return linear != "no" and (any if linear == "scale" else all)(self._has_blocks(n) for n in inputs)
+
+    def _has_blocks(self, name: str) -> bool:
+        """Whether a tensor is divided along several axes, each on its own."""
+        return sum(self._fact(f)[0] for f in self.analysis.fields(name)) > 1
 
 
 class NotAGrid(Exception):

@@ -175,7 +175,7 @@ def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
         op = analysis.ops[index]
         pure = all(n in analysis.state.pure for n in op.node.output if n)
         found: set[str]
-        if pure and index not in layout.duplicated:
+        if pure and layout.modes[index] != "lanes":
             found = set().union(*(through.get(n, set()) for n in op.node.output if n))
         else:
             found = {layout.modes[index]}

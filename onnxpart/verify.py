@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxpart.analyse import Analysis
-from onnxpart.emit import emit_part, emit_whole, layout_of
+from onnxpart.emit import emit_part, emit_whole, layout_of, slice_array
 from onnxpart.errors import OnnxpartError
 from onnxpart.files import Array, to_array
 from onnxpart.layout import Layout, NotAGrid
@@ -24,6 +24,10 @@ TOLERANCE = 1e-4
 """Largest deviation allowed, relative to the spread (standard deviation) of what is compared."""
 FLAT = 0.1
 """Values that spread less than this share of the largest are measured by that share: rounding isn't a deviation."""
+MASKED = 1e30
+"""Values beyond this are masks, infinite or as good as that: they compare by sign."""
+SCATTER = 0.3
+"""Standard deviation of the factors that fresh parameters are scaled by, and of those that were zero."""
 SMALL_MODEL = 1 << 22
 """A model of fewer bytes is run by one thread: it is done before others have started."""
 
@@ -164,7 +168,9 @@ def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         return float("inf")
-    scale = float(np.std(b)) if spread is None else spread
+    masked = (np.abs(b) > MASKED) & (np.abs(a) > MASKED) & (np.sign(a) == np.sign(b))
+    a, b = a[~masked], b[~masked]
+    scale = float(np.std(b)) if spread is None and b.size else spread or 0.0
     difference = float(np.max(np.abs(a - b), initial=0.0))
     if not np.isfinite(difference):
         return float("inf")
@@ -209,8 +215,8 @@ def _on_dynamic(layout: Layout, name: str) -> list[bool]:
 def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.random.Generator) -> dict[str, Array]:
     """Fresh weights for a part that keep the variance of what flows through it, so that errors show.
 
-    Weights of contractions are normal with variance 2 / fan-in; other parameters are drawn with the mean and spread of
-    the whole's, and stay positive where those are.
+    Weights of contractions are normal with variance 1 / fan-in, so that residual streams don't outgrow rounding; other
+    parameters are the whole's, each element scaled by a random factor: signs and masks stay what they are.
     """
     result = {}
     for initializer in plan.initializers:
@@ -221,13 +227,12 @@ def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.rand
         shape = initializer.part_shape(part)
         value: Array = rng.standard_normal(shape, np.float32)
         if name in analysis.state.weights:
-            value *= np.sqrt(2.0 / fans(analysis, plan, layout, name, part)[0])
+            value *= np.sqrt(1 / fans(analysis, plan, layout, name, part)[0])
+        elif np.any(source):
+            own = slice_array(initializer, part, source).astype(np.float64)
+            value = np.where(np.abs(own) > MASKED, own, own * np.abs(1 + SCATTER * value))
         else:
-            wide = np.asarray(source, np.float64)
-            spread = float(wide.std()) or 0.1 * abs(float(wide.flat[0])) or 0.1
-            value = value * spread + float(wide.mean())
-            if (wide >= 0).all() and wide.any():
-                value = np.abs(value) + 0.1 * spread
+            value *= SCATTER
         result[name] = value.astype(source.dtype)
     return result
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests import attentions
+
 IMAGE = (2, 3, 16, 16)
 FEATURES = (2, 6)
 
@@ -180,13 +182,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def export(name: str, exporter: str, opset: int, dynamic: bool = True) -> onnx.ModelProto:
     """A network of `NETWORKS` as ONNX, with random batch-norm statistics; `exporter`: torchscript or dynamo."""
     torch.manual_seed(0)
-    build, shape = NETWORKS[name]
+    build, shape = {**NETWORKS, **attentions.NETWORKS}[name]
     network = build().eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    x = torch.randn(shape)
+    x = torch.randint(0, 11, shape) if name in attentions.TOKEN_NUMBERS else torch.randn(shape)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters deprecate one another

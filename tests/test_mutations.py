@@ -158,9 +158,30 @@ def unturned(op: Op) -> list[Fields]:
     return [tuple(f.transpose([0, 2, 1, 3]) for f in op.fields(0))]
 
 
+def attention() -> ModelProto:
+    """Six query heads on two heads of keys and values."""
+    n = Net(("x", ("N", 16, 4)), opset=23)
+    sizes = {"q": 12, "k": 4, "v": 4}
+    inputs = [n.op("MatMul", "x", n.random(f"{i}.weight", 4, size)) for i, size in sizes.items()]
+    h = n.op("Attention", *inputs, q_num_heads=6, kv_num_heads=2)
+    return classified(n, n.op("Reshape", n.op("Transpose", h, perm=[0, 2, 1]), n.ints(0, 12, 4, 4)), 12)
+
+
+def rotated() -> ModelProto:
+    """A head of 8 units, turned in pairs."""
+    n = Net(("x", ("N", 1, 16, 4)), opset=23)
+    h = n.op("MatMul", "x", n.random("weight", 4, 8))
+    angles = [n.random(name, 16, 4) for name in ("cos", "sin")]
+    rows = n.op("Concat", n.op("Shape", "x", start=0, end=1), n.ints(16), axis=0)
+    h = n.op("RotaryEmbedding", h, *angles, n.op("Expand", n.ints(*range(16)), rows))
+    return classified(n, n.op("Transpose", h, perm=[0, 3, 1, 2]), 8)
+
+
 WRONG_LABELS: dict[str, tuple[Callable[[], ModelProto], str, Labels]] = {
     "LRN is elementwise": (GOLDEN["lrn"], "LRN", first),
     "LayerNormalization is elementwise": (GOLDEN["layernorm"], "LayerNormalization", last_axis),
+    "Attention is elementwise": (attention, "Attention", first),
+    "RotaryEmbedding is elementwise": (rotated, "RotaryEmbedding", first),
     "GroupNormalization is elementwise": (group_norm, "GroupNormalization", alike),
     "Softmax over channels is elementwise": (channel_softmax, "Softmax", first),
     "Add ties nothing": (GOLDEN["residual"], "Add", first),

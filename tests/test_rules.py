@@ -143,6 +143,42 @@ def attended(n: Net, h: str) -> str:
     return n.op("Softmax", scores, axis=3)
 
 
+def turned_heads(n: Net, h: str, shape: str, **attributes: int) -> str:
+    """RotaryEmbedding over 16 places [N, 16, 6 * 4] or 6 heads [N, 6, 16, 4]; three projections of 6 heads of 4."""
+    tokens = n.op("Reshape", n.op("Transpose", h, perm=[0, 2, 3, 1]), n.ints(0, 16, 6))
+    heads = n.op("MatMul", tokens, n.random("heads.weight", 6, 24))
+    rows = n.op("Concat", n.op("Shape", h, start=0, end=1), n.ints(16), axis=0)
+    angles = [n.random("cos", 16, 2), n.random("sin", 16, 2), n.op("Expand", n.ints(*range(16)), rows)]
+    if shape == "heads":
+        heads = n.op("Transpose", n.op("Reshape", heads, n.ints(0, 0, 6, 4)), perm=[0, 2, 1, 3])
+        turned = n.op("RotaryEmbedding", heads, *angles, **attributes)
+        turned = n.op("Reshape", n.op("Transpose", turned, perm=[0, 2, 1, 3]), n.ints(0, 0, 24))
+    else:
+        turned = n.op("RotaryEmbedding", heads, *angles, num_heads=6, **attributes)
+    return n.op("Reshape", n.op("Transpose", turned, perm=[0, 2, 1]), n.ints(0, 24, 4, 4))
+
+
+def heads(n: Net, h: str, queries: int, keys: int, width: int, **attributes: int) -> str:
+    """Attention over 16 places."""
+    tokens = n.op("Reshape", n.op("Transpose", h, perm=[0, 2, 3, 1]), n.ints(0, 16, 6))
+    sizes = {"q": queries, "k": keys, "v": keys}
+    inputs = [n.op("MatMul", tokens, n.random(f"{i}.weight", 6, size * width)) for i, size in sizes.items()]
+    out = n.op("Attention", *inputs, q_num_heads=queries, kv_num_heads=keys, **attributes)
+    return n.op("Reshape", n.op("Transpose", out, perm=[0, 2, 1]), n.ints(0, queries * width, 4, 4))
+
+
+def four_axes(n: Net, h: str) -> str:
+    """Attention over heads [N, 6, 16, 2] with a mask for each head."""
+    tokens = n.op("Reshape", n.op("Transpose", h, perm=[0, 2, 3, 1]), n.ints(0, 16, 6))
+
+    def project(name: str) -> str:
+        flat = n.op("MatMul", tokens, n.random(f"{name}.weight", 6, 12))
+        return n.op("Transpose", n.op("Reshape", flat, n.ints(0, 0, 6, 2)), perm=[0, 2, 1, 3])
+
+    out = n.op("Attention", project("q"), project("k"), project("v"), n.random("mask", 6, 16, 16))
+    return n.op("Reshape", n.op("Transpose", out, perm=[0, 1, 3, 2]), n.ints(0, 12, 4, 4))
+
+
 def split_in(n: Net, h: str, *sizes: int) -> str:
     pieces = n.ops("Split", h, n.ints(*sizes), count=len(sizes), axis=1)
     return n.op("Concat", *pieces[::-1], axis=1)
@@ -300,6 +336,16 @@ RECIPES: dict[str, Recipe] = {
         lambda n, h: image(n, n.op("MatMul", n.random("middle.weight", 6, 6), places(n, h)))
     ),
     "MatMul: activations": Recipe(attended),
+    "Attention": Recipe(lambda n, h: heads(n, h, 6, 6, 2), channels=12, opset=23),
+    "Attention: causal, grouped queries": Recipe(lambda n, h: heads(n, h, 6, 3, 2, is_causal=1), channels=12, opset=24),
+    "Attention: one head": Recipe(lambda n, h: heads(n, h, 1, 1, 12), "duplicated", channels=12, opset=23),
+    "Attention: one head of keys": Recipe(lambda n, h: heads(n, h, 3, 1, 4), "duplicated", channels=12, opset=23),
+    "Attention: four axes and a mask": Recipe(four_axes, channels=12, opset=23),
+    "RotaryEmbedding": Recipe(lambda n, h: turned_heads(n, h, "flat"), channels=24, opset=23),
+    "RotaryEmbedding: four axes": Recipe(lambda n, h: turned_heads(n, h, "heads"), channels=24, opset=23),
+    "RotaryEmbedding: pairs side by side": Recipe(
+        lambda n, h: turned_heads(n, h, "heads", interleaved=1), channels=24, opset=23
+    ),
     "Einsum": Recipe(lambda n, h: n.op("Einsum", h, n.random("middle.weight", 6, 6), equation="nchw,cd->ndhw")),
     "Einsum: an ellipsis": Recipe(
         lambda n, h: moved(n, h, lambda n, t: n.op("Einsum", t, n.random("w", 6, 6), equation="...i,oi->...o"))

@@ -13,7 +13,7 @@ from typing import Literal
 import onnx
 
 from onnxpart.labels import Fields
-from onnxpart.rules import elementwise, equation, mix, movement, rewrite
+from onnxpart.rules import attention, elementwise, equation, mix, movement, rewrite
 from onnxpart.rules.context import Op
 
 Kind = Literal["equation", "elementwise", "movement", "mix", "source"]
@@ -54,6 +54,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "Asinh": (9, 22),
     "Atan": (7, 22),
     "Atanh": (9, 22),
+    "Attention": (23, 24, 25),
     "AveragePool": (7, 10, 11, 19, 22),
     "BatchNormalization": (7, 9, 14, 15),
     "BitShift": (11, 28),
@@ -142,6 +143,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "Relu": (6, 13, 14),
     "Reshape": (5, 13, 14, 19, 21, 23, 24, 25),
     "Resize": (10, 11, 13, 18, 19),
+    "RotaryEmbedding": (23,),
     "Round": (11, 22),
     "Selu": (6, 22),
     "Shape": (1, 13, 15, 19, 21, 23, 24, 25),
@@ -180,6 +182,8 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[rewrite.Rew
     "Gemm": ("equation", equation.gemm, rewrite.contraction, "no"),
     "MatMul": ("equation", equation.matmul, rewrite.contraction, "no"),
     "Einsum": ("equation", equation.einsum, rewrite.contraction, "no"),
+    "Attention": ("equation", attention.attention, attention.adapt, "no"),
+    "RotaryEmbedding": ("mix", attention.rotary, attention.adapt, "no"),
     "PRelu": ("elementwise", elementwise.prelu, rewrite.operands, "no"),
     "BatchNormalization": ("elementwise", elementwise.per_channel, None, "no"),
     "Reshape": ("movement", movement.reshape, rewrite.reshape, "data"),

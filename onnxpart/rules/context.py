@@ -142,10 +142,27 @@ class Op:
             self.labels.share(f, self.index, reason)
 
     def choose(
-        self, reason: str, *alternatives: tuple[Pair, ...], drop: Field | None = None, mix: bool = False
+        self,
+        reason: str,
+        alternative: tuple[Pair, ...],
+        drop: Field | None = None,
+        otherwise: tuple[Pair, ...] = (),
+        sides: Fields = (),
     ) -> None:
         """Leave a decision to the plan (see `Choice`)."""
-        self.labels.choices.append(Choice(self.index, reason, alternatives, drop, mix))
+        self.labels.choices.append(Choice(self.index, reason, (alternative,), drop, False, otherwise, sides))
+
+    def choose_whole(self, reason: str, f: Field, axes: Iterable[int], result: bool = True) -> Field:
+        """The wish that what is mixed along `axes` of a field stays together; returns the field of each mixture.
+
+        `result`: the mixture is what the operator gives; where it is in every part, the field may differ along `axes`
+        only.
+        """
+        mixed = frozenset(axes)
+        r = self.labels.fresh([1 if a in mixed else size for a, size in enumerate(f.shape)])
+        rest = collapse(f, mixed) if result and r.size > 1 else ()
+        self.labels.choices.append(Choice(self.index, reason, (((f, r),),), r, True, rest))
+        return r
 
 
 class Barrier(Exception):
@@ -161,9 +178,22 @@ def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
     activations = any(not op.pure(i) for i in order)
     result: list[Field] = []
     for i in order:
-        for f in op.fields(i):
-            meet(op, result, align(f, rank), follows=activations and op.pure(i))
+        if activations:
+            for f in op.fields(i):
+                meet(op, result, align(f, rank), follows=op.pure(i))
+        else:
+            _combine(op, result, tuple(align(f, rank) for f in op.fields(i)))
     return tuple(result)
+
+
+def _combine(op: Op, result: list[Field], fields: Fields) -> None:
+    """The same for parameters alone: a weight has rows and columns, which are no product of units."""
+    for f in fields:
+        near = [e for e in result if varying(e) & varying(f)]
+        for e in near:
+            op.labels.tie(e, f)
+        if not any(varying(f) <= varying(e) for e in near):
+            result.append(f)
 
 
 def follow(op: Op, fields: Fields, parameters: Fields) -> None:
@@ -189,7 +219,8 @@ def meet(op: Op, result: list[Field], f: Field, follows: bool = False) -> None:
     if follows:
         wider = [e for e in result if v < varying(e)]
         if wider:
-            op.choose("the parameter is the same for several units", ((wider[0], f),), drop=f)
+            rest = collapse(wider[0], varying(wider[0]) - v)
+            op.choose("the parameter is the same for several units", ((wider[0], f),), drop=f, otherwise=rest)
         else:
             op.share([f])
         return
@@ -203,6 +234,7 @@ def meet(op: Op, result: list[Field], f: Field, follows: bool = False) -> None:
             op.choose(
                 "the product of two divided axes",
                 (*collapse(e, common), *collapse(f, common), *_both(e, f, common)),
+                sides=(e, f),
             )
     result.append(f)
 
@@ -233,9 +265,7 @@ def mix(op: Op, fields: Fields, axes: Iterable[int], reason: str, keepdims: bool
         if not varying(f) & mixed:
             result.append(f)
             continue
-        r = op.labels.fresh([1 if a in mixed else size for a, size in enumerate(f.shape)])
-        op.choose(reason, ((f, r),), drop=r, mix=True)
-        result.append(r)
+        result.append(op.choose_whole(reason, f, mixed))
     if keepdims:
         return tuple(result)
     return tuple(drop_axes(f, mixed) for f in result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxpart.labels import Fields, varying
 from onnxpart.rules.context import Op, follow, join
+from onnxpart.rules.mix import slides
 
 
 def unary(op: Op) -> list[Fields]:
@@ -36,7 +37,8 @@ def per_channel(op: Op) -> list[Fields]:
 
 def pool(op: Op) -> list[Fields]:
     """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
-    fields = tuple(op.labels.tie_along(f, (0, 1)) for f in op.fields(0))
+    keep = (0, 1, *slides(op))
+    fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
     return [tuple(f for f in fields if varying(f)), *[()] * (len(op.node.output) - 1)]
 
 

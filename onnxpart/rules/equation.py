@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxpart.labels import Field, Fields, Groups, varying
-from onnxpart.rules.context import Barrier, Op, Weight, first_along, follow, meet
+from onnxpart.rules.context import Barrier, Op, Weight, follow, meet
+from onnxpart.rules.mix import slides
 
 
 @dataclass(frozen=True)
@@ -100,24 +101,32 @@ def _contract_rest(op: Op, f: Field, w: Operand, summed: dict[frozenset[str], Fi
 def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
     """Fields of a product of two activations, summed over `contracted`: units that are summed want to stay together."""
     result: list[Field] = []
-    sums: dict[frozenset[str], Field] = {}
+    sums: list[Field] = []
     for operand in (a, b):
         for f in operand.fields:
-            v = operand.along(f)
-            over = v & set(contracted)
+            over = operand.along(f) & set(contracted)
             if not over:
                 meet(op, result, place(f, operand.letters, out))
                 continue
-            seen = place(f, operand.letters, contracted + out)
-            if v in sums:
-                op.labels.tie(sums[v], seen)
+            if _meets(op, sums, place(f, operand.letters, contracted + out), len(contracted)):
                 continue
-            sums[v] = seen
-            keep = operand.keep(v - over)
-            r = op.labels.fresh(first_along(f, keep).shape)
-            op.choose("units are summed without a weight", ((f, r),), drop=r, mix=True)
+            r = op.choose_whole("units are summed without a weight", f, operand.keep(over))
             meet(op, result, place(r, operand.letters, out))
     return tuple(result)
+
+
+def _meets(op: Op, sums: list[Field], f: Field, contracted: int) -> bool:
+    """Tie factors to those that they are multiplied with before the sum; whether the sum's units are known by that.
+
+    The first `contracted` axes are summed over. A factor that is the same along other axes meets all of them.
+    """
+    known = False
+    for e in sums:
+        if varying(e) & varying(f) & frozenset(range(contracted)):
+            op.labels.tie(e, f)
+            known = known or varying(f) <= varying(e)
+    sums.append(f)
+    return known
 
 
 def letters(op: Op) -> tuple[list[str], str]:
@@ -141,6 +150,8 @@ def matmul(op: Op) -> list[Fields]:
 
 
 def _either(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
+    if op.pure(0) and op.pure(1):
+        return product(op, a, b, contracted, out)
     if op.pure(1):
         _note(op, 1, b.letters, contracted)
         return weighted(op, a, b, contracted, out)
@@ -185,7 +196,9 @@ def conv_transpose(op: Op) -> list[Fields]:
 def _convolution(op: Op, transposed: bool) -> list[Fields]:
     spatial = len(op.shape(0)) - 2
     group = int(op.attributes.get("group", 1))
-    places, kernel, results = "stuv"[:spatial], "wxyz"[:spatial], "pqrl"[:spatial]
+    sliding = slides(op)
+    kernel, results = "wxyz"[:spatial], "pqrl"[:spatial]
+    places = "".join(r if i + 2 in sliding else s for i, (r, s) in enumerate(zip(results, "stuv", strict=False)))
     note_weight(op, 1, (1,) if transposed else (0,))
     if not op.pure(1) and op.fields(1):
         raise Barrier("its kernel is computed from activations")

@@ -64,7 +64,7 @@ def group_norm(op: Op) -> list[Fields]:
             raise Barrier("its batch axis is divided")
         g = f.reshape((groups, width))
         if width > 1:
-            mix(op, (g,), [1], "normalises over the channels of a group")
+            op.choose_whole("normalises over the channels of a group", g, [1], result=False)
         if 1 < groups < f.shape[1]:
             op.labels.groups.append(Groups(op.index, None, g))
     for i in (1, 2):
@@ -111,3 +111,14 @@ def _undivided_along(op: Op, axis: int) -> Fields:
         else:
             rest.append(f)
     return tuple(rest)
+
+
+def slides(op: Op) -> frozenset[int]:
+    """Spatial axes along which a window gives as many places as it takes, one by one; what it mixes is duplicated."""
+    a, b = op.shape(0), op.out_shape()
+    strides = op.attributes.get("strides") or [1] * (len(a) - 2)
+    axes = frozenset(i for i in range(2, len(a)) if a[i] == b[i] and strides[i - 2] == 1)
+    for f in op.fields(0):
+        if varying(f) & axes:
+            mix(op, (f,), axes, "its window covers several units")
+    return axes
