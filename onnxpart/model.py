@@ -131,9 +131,10 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         path = Path(source)
         proto, name, folder = read(path), str(path), path.parent
         check_external(proto, path)
+        _check_lengths(proto, name)
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
-    light = _light(proto, name)
+    light = _light(proto)
     _sort(proto, light, name)
     _check(light, name)
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
@@ -161,8 +162,21 @@ def _digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | No
     return digest.hexdigest()
 
 
-def _light(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The model without the bytes of large weights, which stand as inputs instead; their lengths are checked here."""
+def _check_lengths(proto: onnx.ModelProto, name: str) -> None:
+    """Check that large weights are there: lengths are compared with the least that any packing needs."""
+    for tensor in proto.graph.initializer:
+        size = prod(tensor.dims)
+        if size <= SMALL or tensor.data_location == TensorProto.EXTERNAL or not tensor.HasField("raw_data"):
+            continue
+        wide = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        if len(tensor.raw_data) < size * wide // 8:
+            raise ModelError(
+                f"{name}: initializer {tensor.name!r} holds too few bytes; the file is damaged, export it again."
+            )
+
+
+def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the bytes of large weights, which stand as inputs instead."""
     light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     light.functions.extend(proto.functions)
     graph = proto.graph
@@ -178,11 +192,6 @@ def _light(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             light.graph.initializer.append(tensor)
             continue
         light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        wide = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        if tensor.HasField("raw_data") and not external and wide >= 1 and len(tensor.raw_data) < size * wide // 8:
-            raise ModelError(
-                f"{name}: initializer {tensor.name!r} holds too few bytes; the file is damaged, export it again."
-            )
     return light
 
 
@@ -213,9 +222,8 @@ def _sort(proto: onnx.ModelProto, light: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name}: the graph has a cycle, so its nodes have no order; fix the export.") from None
     for graph in (proto.graph, light.graph):
         nodes = [graph.node[number] for number in order]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
-        graph.node.extend(copies)
+        graph.node.extend(nodes)
 
 
 def _check(light: onnx.ModelProto, name: str) -> None:
@@ -244,9 +252,8 @@ def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]
             graph.initializer.append(tensor)
             constants.append(tensor.name)
     if len(kept) < len(graph.node):
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
-        graph.node.extend(nodes)
+        graph.node.extend(kept)
     names = {tensor.name for tensor in graph.initializer}
     if any(value.name in names for value in graph.input):
         inputs = [value for value in graph.input if value.name not in names]
