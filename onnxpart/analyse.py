@@ -13,7 +13,7 @@ import numpy as np
 from onnxpart import rules
 from onnxpart.errors import ModelError
 from onnxpart.labels import Field, Fields, Labels, varying
-from onnxpart.model import Model, captured
+from onnxpart.model import Model
 from onnxpart.rules.context import Barrier, Op, State
 from onnxpart.shapes import Shapes, infer
 
@@ -70,25 +70,26 @@ def analyse(model: Model) -> Analysis:
     :raises ModelError: when the model's shapes contradict each other.
     """
     shapes = infer(model)
-    state = State(model, shapes)
+    trainable = set(filter(model.trainable, model.initializers))
+    state = State(model, shapes, pure=set(model.initializers), trained=trainable)
     analysis = Analysis(model, shapes, state)
     for name in model.inputs:
         state.fields[name] = ()
-    read = {name for node in model.proto.graph.node for name in (*node.input, *captured(node))} | set(model.outputs)
     for index, node in enumerate(model.proto.graph.node):
         op = Op(state, index, node)
         analysis.ops.append(op)
-        names = analysis.inputs(index)
-        for name in names:
+        for name in op.reads:
             analysis.consumers.setdefault(name, []).append(index)
-        for name in node.output:
+        for name in op.outputs:
             analysis.producer[name] = index
-        rule = _visit(op, names, read)
+    read = analysis.consumers.keys() | set(model.outputs)
+    for op in analysis.ops:
+        rule = _visit(op, read)
         analysis.rules.append(rule)
         if rule is not None and rule.kind == "source":
-            state.pure.update(node.output)
+            state.pure.update(op.outputs)
         else:
-            _propagate(op, names)
+            _propagate(op)
     for name in model.outputs:
         for f in state.of(name):
             state.labels.share(f, -1, f"it is tied to the output {name!r}")
@@ -96,7 +97,7 @@ def analyse(model: Model) -> Analysis:
     return analysis
 
 
-def _visit(op: Op, names: list[str], read: set[str]) -> rules.Rule | None:
+def _visit(op: Op, read: set[str]) -> rules.Rule | None:
     """Apply the operator's rule; make it a barrier where there is none or it can't tell.
 
     `read` are the values that anything reads: the shapes of others don't matter.
@@ -106,7 +107,7 @@ def _visit(op: Op, names: list[str], read: set[str]) -> rules.Rule | None:
     outputs: list[Fields] = []
     if isinstance(rule, rules.Rule):
         known = op.state.shapes.shape
-        missing = next((n for n in (*names, *op.node.output) if n in read and n not in known), None)
+        missing = next((n for n in (*op.reads, *op.outputs) if n in read and n not in known), None)
         if missing is not None:
             reason = f"the shape of {missing!r} isn't known"
         else:
@@ -119,28 +120,27 @@ def _visit(op: Op, names: list[str], read: set[str]) -> rules.Rule | None:
                 raise ModelError(f"{name}: the shapes at {op.title} contradict each other; fix the export.") from error
     if reason:
         op.state.barriers[op.index] = reason
-        for name in names:
+        for name in op.reads:
             op.share(op.state.of(name), f"it flows into {op.title}, where {reason}")
-        outputs = [()] * len(op.node.output)
-    for name, fields in zip(op.node.output, outputs, strict=False):
+        outputs = [()] * len(op.outputs)
+    for name, fields in zip(op.outputs, outputs, strict=False):
         if name:
             op.state.fields[name] = fields if name in op.state.shapes.shape else ()
     return None if reason or isinstance(rule, str) else rule
 
 
-def _propagate(op: Op, names: list[str]) -> None:
+def _propagate(op: Op) -> None:
     """Carry purity, training and the source initializer to the outputs."""
-    state, initializers = op.state, op.state.model.initializers
-    outputs = [name for name in op.node.output if name]
-    if any(n in state.trained or (n in initializers and state.model.trainable(n)) for n in names):
+    state, names = op.state, op.reads
+    outputs = [name for name in op.outputs if name]
+    if not state.trained.isdisjoint(names):
         state.trained.update(outputs)
-    if names and all(n in state.pure or n in initializers for n in names):
+    if names and state.pure.issuperset(names):
         state.pure.update(outputs)
-    first = op.node.input[0] if op.node.input else ""
     if op.node.op_type in CHAIN or op.node.op_type in ("Cast", "Identity"):
-        source = state.source.get(first, first)
-        if source in initializers:
-            state.source[op.node.output[0]] = source
+        source = state.source.get(op.inputs[0], op.inputs[0])
+        if source in state.model.initializers:
+            state.source[op.outputs[0]] = source
 
 
 def _several_axes(fields: Fields) -> bool:

@@ -249,7 +249,7 @@ def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choic
     asked = {id(c.alternatives[0][0][0]) for c in [*state.pending, *state.failed] if c.reason == _GRID}
     grids = list(analysis.labels.grids)
     for name, fields in analysis.state.fields.items():
-        if name not in analysis.virtual and name not in analysis.model.initializers and name not in analysis.state.pure:
+        if name not in analysis.virtual and name not in analysis.state.pure:
             grids += [(f, analysis.producer.get(name, -1)) for f in fields]
     for f, node in grids:
         if len(varying(f)) < 2 or id(f) in seen or id(f) in asked:

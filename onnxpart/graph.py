@@ -181,11 +181,7 @@ class _Units:
         state, rule, names = self.analysis.state, self.analysis.rules[index], self.analysis.inputs(index)
         if index in self.makers or (rule is not None and rule.kind != "equation"):
             return index in self.makers
-        trained = (n in state.trained or (n in state.model.initializers and state.model.trainable(n)) for n in names)
-        return any(known and self._pure(n) for n, known in zip(names, trained, strict=True))
-
-    def _pure(self, name: str) -> bool:
-        return name in self.analysis.state.pure or name in self.analysis.model.initializers
+        return any(n in state.trained and n in state.pure for n in names)
 
     def _final(self) -> list[bool]:
         """For each operator whether no other operator behind it makes units: its results are the outputs'."""
@@ -201,7 +197,7 @@ class _Units:
         analysis, op, rule = self.analysis, self.analysis.ops[index], self.analysis.rules[index]
         if rule is not None and rule.kind == "source":
             return
-        names = [n for n in analysis.inputs(index) if not self._pure(n)]
+        names = [n for n in analysis.inputs(index) if n not in analysis.state.pure]
         for out in op.node.output:
             if not out or out in analysis.state.pure:
                 continue

@@ -40,6 +40,7 @@ class Layout:
     _facts: dict[int, tuple[Field, bool, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._pure, self._trained = self.analysis.state.pure, self.analysis.state.trained
         self._linear: set[str] = set()
         self._choose_modes()
 
@@ -101,18 +102,11 @@ class Layout:
 
     def replicated(self, name: str) -> bool:
         """Whether some trained elements of a tensor exist in every part, each with a value of its own."""
-        return self._trained(name) and all(self._fact(f)[1] for f in self.analysis.fields(name))
+        return name in self._trained and all(self._fact(f)[1] for f in self.analysis.fields(name))
 
     def varies(self, name: str) -> bool:
         """Whether the parts hold different things under the tensor's name."""
-        return self.divided(name) or self._trained(name)
-
-    def _trained(self, name: str) -> bool:
-        model = self.analysis.model
-        return name in self.analysis.state.trained or (name in model.initializers and model.trainable(name))
-
-    def _pure(self, name: str) -> bool:
-        return name in self.analysis.state.pure or name in self.analysis.model.initializers
+        return self.divided(name) or name in self._trained
 
     def joinable(self, name: str) -> bool:
         """Whether the parts' pieces of a tensor, side by side, make up the tensor."""
@@ -144,7 +138,7 @@ class Layout:
         self.modes, self.reductions, self.mean, self._linear = [], set(), set(), set()
         for i in range(len(analysis.ops)):
             if reductions[i] or self._is_linear(i):
-                self._linear.update(analysis.ops[i].node.output)
+                self._linear.update(analysis.ops[i].outputs)
         tail = self._tail(reductions)
         for i in range(len(analysis.ops)):
             if tail[i]:
@@ -152,22 +146,22 @@ class Layout:
                 if reductions[i]:
                     self.reductions.add(i)
                 if reductions[i] or self._is_mean(i):
-                    self.mean.update(analysis.ops[i].node.output)
+                    self.mean.update(analysis.ops[i].outputs)
             else:
                 self.modes.append(self._mode(i))
             if self.modes[i] == "lanes":
-                self.mean.update(n for n in analysis.ops[i].node.output if n and not self.divided(n))
+                self.mean.update(n for n in analysis.ops[i].outputs if n and not self.divided(n))
 
     def _activations(self, i: int) -> list[str]:
-        return [n for n in self.analysis.inputs(i) if not self._pure(n)]
+        return [n for n in self.analysis.inputs(i) if n not in self._pure]
 
     def _parameters(self, i: int) -> list[str]:
-        return [n for n in self.analysis.inputs(i) if self._pure(n) and self._trained(n)]
+        return [n for n in self.analysis.inputs(i) if n in self._pure and n in self._trained]
 
     def _outputs(self, i: int) -> list[str]:
         """Outputs that anything reads."""
         analysis = self.analysis
-        return [n for n in analysis.ops[i].node.output if n in analysis.consumers or n in analysis.model.outputs]
+        return [n for n in analysis.ops[i].outputs if n in analysis.consumers or n in analysis.model.outputs]
 
     def is_reduction(self, i: int) -> bool:
         """Whether units meet at the node by weights, and what comes out is in every part."""
@@ -186,22 +180,22 @@ class Layout:
         rule = self.analysis.rules[i]
         if rule is None or rule.linear == "no":
             return False
-        names = [n for n in self.analysis.ops[i].node.input if n]
+        names = [n for n in self.analysis.ops[i].inputs if n]
         means = [n in self._linear for n in names]
         if rule.linear == "sum":
             return any(means) and all(
-                m or not self._trained(n) or (self._pure(n) and not self.divided(n))
+                m or n not in self._trained or (n in self._pure and not self.divided(n))
                 for m, n in zip(means, names, strict=True)
             )
         rest = [n for m, n in zip(means, names, strict=True) if not m]
-        if any(self._trained(n) for n in rest):
+        if any(n in self._trained for n in rest):
             return False
         return sum(means) == 1 and (rule.linear == "scale" or means[0])
 
     def _is_mean(self, i: int) -> bool:
         """The same once it is known which tensors are means."""
         return self._is_linear(i) and all(
-            n in self.mean or self._pure(n) or not self._trained(n) for n in self.analysis.inputs(i)
+            n in self.mean or n in self._pure or n not in self._trained for n in self.analysis.inputs(i)
         )
 
     def _tail(self, reductions: list[bool]) -> list[bool]:
@@ -211,9 +205,9 @@ class Layout:
         for i in reversed(range(len(analysis.ops))):
             outputs = self._outputs(i)
             users = [u for n in outputs for u in analysis.consumers.get(n, [])]
-            if not all(tail[u] for u in users) or not any(self._trained(n) for n in outputs):
+            if not all(tail[u] for u in users) or not any(n in self._trained for n in outputs):
                 continue
-            if all(self._pure(n) for n in outputs) or any(self.divided(n) for n in outputs):
+            if all(n in self._pure for n in outputs) or any(self.divided(n) for n in outputs):
                 continue
             if i in self.duplicated:
                 continue
@@ -229,13 +223,13 @@ class Layout:
     def _mode(self, i: int) -> Mode:
         analysis = self.analysis
         outputs = self._outputs(i)
-        if self.k == 1 or not any(self._trained(n) for n in outputs):
+        if self.k == 1 or not any(n in self._trained for n in outputs):
             return "merged"
         if i in self.duplicated:
             return "lanes"
-        if all(self._pure(n) for n in outputs):
+        if all(n in self._pure for n in outputs):
             return "merged" if all(self._is_block(n, i) for n in outputs) else "lanes"
-        if any(self._pure(n) and self._in_lanes(n) for n in analysis.inputs(i)):
+        if any(n in self._pure and self._in_lanes(n) for n in analysis.inputs(i)):
             return "lanes"
         parameters = self._parameters(i)
         if any(self.replicated(n) for n in parameters):
@@ -248,7 +242,7 @@ class Layout:
                 continue
             if not (weighted and self.joinable(name)):
                 return "lanes"
-        return "merged" if all(self.divided(n) for n in outputs if self._trained(n)) else "lanes"
+        return "merged" if all(self.divided(n) for n in outputs if n in self._trained) else "lanes"
 
     def _in_lanes(self, name: str) -> bool:
         producer = self.analysis.producer.get(name)
@@ -256,7 +250,7 @@ class Layout:
 
     def _is_block(self, name: str, i: int) -> bool:
         """Whether a tensor made of parameters by node `i` has zeros between parts where those it is made of have."""
-        inputs = [n for n in self.analysis.ops[i].node.input if n]
+        inputs = [n for n in self.analysis.ops[i].inputs if n]
         if any(self._in_lanes(n) for n in inputs):
             return False
         if not self._has_blocks(name):

@@ -123,7 +123,7 @@ def _plan(analysis: Analysis, decision: Decision, layout: Layout, asked: tuple[i
     ]
     replicated = [i.name for i in initializers if i.stored == "apart"]
     if k == 1:
-        ends = [n for n in analysis.model.outputs if n in analysis.state.trained]
+        ends = [n for n in analysis.model.outputs if n in analysis.producer and n in analysis.state.trained]
     else:
         ends = [n for n in layout.mean if _is_frontier(analysis, layout, n)]
     return Plan(

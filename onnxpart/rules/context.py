@@ -29,10 +29,10 @@ class Weight:
 class State:
     """Everything known so far while the graph is walked.
 
-    `fields` holds each tensor's label fields, `pure` the tensors made of initializers and shapes alone, `source` the
-    initializer that a tensor is a rearrangement of, `trained` those that depend on any trainable initializer,
-    `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers` reasons by node
-    index.
+    `fields` holds each tensor's label fields, `pure` the initializers and the tensors made of them and of shapes alone,
+    `source` the initializer that a tensor is a rearrangement of, `trained` the trainable initializers and the tensors
+    that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
+    reasons by node index.
     """
 
     model: Model
@@ -65,27 +65,29 @@ class State:
 
 
 class Op:
-    """One operator of the graph, with what is known of its inputs and outputs."""
+    """One operator of the graph, with what is known of its inputs and outputs.
+
+    `inputs` and `outputs` are their names, empty where an optional one is left out.
+    """
 
     def __init__(self, state: State, index: int, node: onnx.NodeProto) -> None:
         self.state = state
         self.index = index
         self.node = node
         self.labels = state.labels
-        self._inputs = tuple(node.input)
+        self.inputs = tuple(node.input)
+        self.outputs = tuple(node.output)
 
     @property
     def title(self) -> str:
         """How messages name the operator."""
-        return f"{self.node.op_type} {self.node.name or '-> ' + self.node.output[0]!r}"
+        return f"{self.node.op_type} {self.node.name or '-> ' + self.outputs[0]!r}"
 
     @cached_property
     def reads(self) -> list[str]:
         """The tensors that the operator reads, those of its subgraphs included."""
-        names = [name for name in self._inputs if name]
-        if any(a.type in (5, 10) for a in self.node.attribute):  # GRAPH, GRAPHS
-            names += [name for name in captured(self.node) if name not in names]
-        return names
+        names = [name for name in self.inputs if name]
+        return [*names, *(name for name in captured(self.node) if name not in names)]
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -100,23 +102,23 @@ class Op:
 
     def has(self, i: int) -> bool:
         """Whether the optional input `i` is there."""
-        return i < len(self._inputs) and bool(self._inputs[i])
+        return i < len(self.inputs) and bool(self.inputs[i])
 
     def fields(self, i: int) -> Fields:
         """Label fields of input `i`."""
-        return self.state.of(self._inputs[i]) if self.has(i) else ()
+        return self.state.of(self.inputs[i]) if self.has(i) else ()
 
     def shape(self, i: int) -> Shape:
         """Shape of input `i`."""
-        return self.state.shapes.shape[self._inputs[i]]
+        return self.state.shapes.shape[self.inputs[i]]
 
     def out_shape(self, j: int = 0) -> Shape:
         """Shape of output `j`."""
-        return self.state.shapes.shape[self.node.output[j]]
+        return self.state.shapes.shape[self.outputs[j]]
 
     def value(self, i: int) -> Array | None:
         """Value of input `i` where it is known."""
-        return self.state.shapes.value(self._inputs[i]) if self.has(i) else None
+        return self.state.shapes.value(self.inputs[i]) if self.has(i) else None
 
     def ints(self, i: int, attribute: str) -> list[int] | None:
         """A list of integers that older operators take as attribute and newer ones as input `i`; None if absent."""
@@ -128,8 +130,7 @@ class Op:
 
     def pure(self, i: int) -> bool:
         """Whether input `i` is made of initializers and shapes alone."""
-        name = self._inputs[i]
-        return name in self.state.pure or name in self.state.model.initializers
+        return self.inputs[i] in self.state.pure
 
     def axis(self, default: int, rank: int | None = None) -> int:
         """The attribute `axis`, counted from the front."""
