@@ -16,6 +16,7 @@ from onnxpart.decide import NOWHERE, Decision, decide
 from onnxpart.emit import layout_of
 from onnxpart.errors import ModelError
 from onnxpart.labels import Field, Fields
+from onnxpart.layout import WEIGHTED
 from onnxpart.model import Model, captured
 from onnxpart.plan import InitializerPlan, Plan
 from onnxpart.rules.context import Op, first_along
@@ -179,7 +180,7 @@ class _Units:
     def _weighted(self, index: int) -> bool:
         """Whether an operator makes units: a contraction with a trained weight, a look-up in a table, a barrier."""
         state, rule, names = self.analysis.state, self.analysis.rules[index], self.analysis.inputs(index)
-        if index in self.makers or (rule is not None and rule.kind != "equation"):
+        if index in self.makers or (rule is not None and rule.kind not in WEIGHTED):
             return index in self.makers
         return any(n in state.trained and n in state.pure for n in names)
 

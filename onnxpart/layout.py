@@ -19,6 +19,8 @@ from onnxpart.labels import Field, varying
 from onnxpart.rules.rewrite import Kept
 
 Mode = Literal["merged", "lanes", "tail"]
+WEIGHTED = ("equation", "recurrent")
+"""The kinds of operators that have weights between units."""
 
 
 @dataclass
@@ -118,7 +120,8 @@ class Layout:
     def _choose_modes(self) -> None:
         """Find the tail; a meeting point whose input exists only in pieces is moved into the lanes."""
         analysis = self.analysis
-        reductions = [self.is_reduction(i) for i in range(len(analysis.ops))]
+        linear = [rule is not None and rule.kind == "equation" for rule in analysis.rules]
+        reductions = [linear[i] and self.is_reduction(i) for i in range(len(analysis.ops))]
         while True:
             self._settle(reductions)
             apart = [i for i in self.reductions if not all(self._at_hand(n) for n in self._activations(i))]
@@ -168,7 +171,7 @@ class Layout:
         rule = self.analysis.rules[i]
         return (
             rule is not None
-            and rule.kind == "equation"
+            and rule.kind in WEIGHTED
             and i not in self.duplicated
             and bool(self._parameters(i))
             and any(self.divided(n) for n in self._activations(i))
@@ -235,7 +238,7 @@ class Layout:
         if any(self.replicated(n) for n in parameters):
             return "lanes"
         rule = analysis.rules[i]
-        weighted = rule is not None and rule.kind == "equation" and bool(parameters)
+        weighted = rule is not None and rule.kind in WEIGHTED and bool(parameters)
         for name in self._activations(i):
             producer = analysis.producer.get(name)
             if producer is None or self.modes[producer] != "lanes":

@@ -35,7 +35,7 @@ _SETTINGS = frozenset(("Clip", "Dropout", "Pad", "Range", "Resize", "Upsample"))
 _PARAMETRIC = frozenset(
     (
         "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
-        "GroupNormalization", "RMSNormalization", "PRelu",
+        "GroupNormalization", "RMSNormalization", "PRelu", "LSTM", "GRU", "RNN",
     )
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ from onnxpart.layout import Layout, NotAGrid
 from onnxpart.merge import merge
 from onnxpart.model import Model, arrays, with_arrays
 from onnxpart.plan import Plan
+from onnxpart.rules.recurrent import GATES, LENGTHS
 from onnxpart.rules.rewrite import sizes
 from onnxpart.shapes import input_shapes
 
@@ -277,12 +278,16 @@ def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str
 
 
 def _limit(analysis: Analysis, name: str) -> int:
-    """One more than the largest index that look-ups with this input allow; 2 where it isn't one."""
-    limits = [
-        op.shape(0)[op.axis(0)]
-        for i in analysis.consumers.get(name, [])
-        if (op := analysis.ops[i]).node.op_type == "Gather" and op.node.input[1] == name
-    ]
+    """One more than the largest number that look-ups and sequences allow that this input counts; 2 for another one."""
+    limits = []
+    for i in analysis.consumers.get(name, []):
+        op = analysis.ops[i]
+        if op.node.op_type == "Gather" and op.node.input[1] == name:
+            limits.append(op.shape(0)[op.axis(0)])
+        elif op.node.op_type == "Cast":
+            limits.append(_limit(analysis, op.node.output[0]))
+        elif op.node.op_type in GATES and op.has(LENGTHS) and op.node.input[LENGTHS] == name:
+            limits.append(op.shape(0)[int(op.attributes.get("layout", 0))] + 1)
     return min(limits, default=2)
 
 

@@ -11,11 +11,12 @@ import pytest
 from networks import Net
 from numpy.typing import NDArray
 from onnx import ModelProto
+from recurrent import Form, network
 
 from models import GOLDEN
 from onnxpart import OnnxpartError, Plan, analyse, load, merge, plan, rules, verify
-from onnxpart.labels import Fields
-from onnxpart.rules import equation, movement
+from onnxpart.labels import Field, Fields
+from onnxpart.rules import equation, movement, recurrent
 from onnxpart.rules.context import Op, follow
 
 Labels = Callable[[Op], list[Fields]]
@@ -232,6 +233,53 @@ def test_a_bias_without_a_tie_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_depthwise_convolution_without_a_tie_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equation, "_channels", lambda op: None)
     assert not holds(GOLDEN["depthwise"]())
+
+
+FULL = Form("LSTM", "bidirectional", "yhc", h="activation", c="activation", peepholes=True)
+"""A form with every input whose labels are tied."""
+Tie = Callable[[Op, int, dict[int, Field]], None]
+
+
+def gate_by_gate(f: Field) -> Field:
+    """Labels as if the gates of a unit stood side by side."""
+    units = len(np.unique(f))
+    return f.reshape(-1, units).T.ravel() if f.size > units else f
+
+
+def displaced(i: int, axis: int) -> Callable[[Tie], Tie]:
+    """Input `i` has, along one axis, the labels of the units next to those that it belongs to."""
+    return lambda tie: (
+        lambda op, j, along: tie(op, j, {a: np.roll(f, 1) if (j, a) == (i, axis) else f for a, f in along.items()})
+    )
+
+
+WRONG_TIES: dict[str, Callable[[Tie], Tie]] = {
+    "rows of W": displaced(1, 1),
+    "features": displaced(1, 2),
+    "rows of R": displaced(2, 1),
+    "states that R reads": displaced(2, 2),
+    "bias": displaced(3, 1),
+    "first h": displaced(5, 2),
+    "first c": displaced(6, 2),
+    "peepholes": displaced(7, 1),
+    "gates side by side": lambda tie: lambda op, i, along: tie(op, i, {a: gate_by_gate(f) for a, f in along.items()}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TIES)
+def test_a_wrong_tie_of_a_recurrent_operator_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert holds(network(FULL))
+    monkeypatch.setattr(recurrent, "tie", WRONG_TIES[name](recurrent.tie))
+    assert not holds(network(FULL))
+
+
+@pytest.mark.parametrize("op_type", recurrent.GATES)
+def test_wrong_labels_of_a_recurrent_operator_are_found(op_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = Form(op_type, outputs="yh")
+    assert holds(network(form))
+    wrong = rolled(recurrent.recurrent, 1, -1)
+    monkeypatch.setitem(rules.TABLE, op_type, replace(rules.TABLE[op_type], labels=wrong))
+    assert not holds(network(form))
 
 
 def test_a_rule_for_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

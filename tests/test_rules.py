@@ -11,6 +11,7 @@ import onnx
 import pytest
 from networks import Net
 from onnx import ModelProto, TensorProto
+from recurrent import GATES, Form, recur
 
 from onnxpart import Plan, rules, split, verify
 
@@ -253,6 +254,26 @@ def counted(n: Net, h: str) -> str:
     return n.op("Mul", h, share)
 
 
+def recurrent(op_type: str) -> dict[str, Recipe]:
+    """Along the places of h, in each version and direction; all forms are in test_recurrent.py."""
+
+    def along(n: Net, h: str, direction: str) -> str:
+        sequence = n.op("Transpose", places(n, h), perm=[2, 0, 1])
+        (y,) = recur(n, Form(op_type, direction), sequence, WIDTH, {})
+        return n.op("Reshape", n.op("Transpose", y, perm=[2, 1, 3, 0]), n.ints(0, -1, 4, 4))
+
+    def recipe(direction: str, opset: int) -> Recipe:
+        return Recipe(
+            lambda n, h: along(n, h, direction), channels=WIDTH * (1 + (direction == "bidirectional")), opset=opset
+        )
+
+    return {
+        op_type: recipe("forward", 17),
+        f"{op_type}: version 7": recipe("reverse", 9),
+        f"{op_type}: version 22": recipe("bidirectional", 22),
+    }
+
+
 RECIPES: dict[str, Recipe] = {
     **each(
         unary,
@@ -472,6 +493,7 @@ RECIPES: dict[str, Recipe] = {
     "RandomUniform": source(lambda n: n.op("RandomUniform", shape=[6], seed=3.0)),
     "Shape": Recipe(shaped),
     "Size": Recipe(counted),
+    **{key: recipe for op_type in GATES for key, recipe in recurrent(op_type).items()},
 }
 
 UNCOVERED: dict[str, str] = {}

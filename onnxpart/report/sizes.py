@@ -14,10 +14,11 @@ from onnxpart.layout import Layout
 from onnxpart.plan import Plan
 from onnxpart.rules.context import Op
 from onnxpart.rules.equation import einsum_letters
+from onnxpart.rules.recurrent import GATES
 from onnxpart.rules.rewrite import sizes
 from onnxpart.shapes import Shape, input_shapes
 
-CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"))
+CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", *GATES))
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Sizes:
 def measure(analysis: Analysis, plan: Plan) -> Sizes:
     """Measure the original network and the parts of a plan.
 
-    :returns: multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and Einsum outside subgraphs, per sample where
-        the batch is symbolic and per run where it isn't; other symbolic dimensions have their trial values, and an
-        Einsum without a rule isn't counted.
+    :returns: multiply-accumulates of contractions and recurrent operators outside subgraphs, per sample where the batch
+        is symbolic and per run where it isn't; other symbolic dimensions have their trial values, sequences are counted
+        in full, and an Einsum without a rule isn't counted.
     """
     layout = layout_of(analysis, plan)
     batch = _batch(analysis)
@@ -130,6 +131,8 @@ def _macs(op: Op, shapes: _Shapes) -> int:
         return prod(shapes[op.node.output[0]]) * shapes[names[0]][0 if op.attributes.get("transA") else 1]
     if kind == "MatMul":
         return prod(shapes[op.node.output[0]]) * shapes[names[0]][-1]
+    if kind in GATES:
+        return prod(shapes[names[0]][:2]) * (prod(shapes[names[1]]) + prod(shapes[names[2]]))
     operands = [shapes[name] for name in names]
     letters, _ = einsum_letters(op.attributes["equation"].decode(), [len(s) for s in operands])
     found: dict[str, int] = {}

@@ -13,10 +13,10 @@ from typing import Literal
 import onnx
 
 from onnxpart.labels import Fields
-from onnxpart.rules import attention, elementwise, equation, mix, movement, rewrite
+from onnxpart.rules import attention, elementwise, equation, mix, movement, recurrent, rewrite
 from onnxpart.rules.context import Op
 
-Kind = Literal["equation", "elementwise", "movement", "mix", "source"]
+Kind = Literal["equation", "recurrent", "elementwise", "movement", "mix", "source"]
 Linear = Literal["no", "data", "sum", "scale"]
 """Whether the mean over parts passes through: never; if the first input has it and the rest is the same in every part;
 if every input has it or is the same in every part; if one input has it and the others are the same in every part."""
@@ -86,6 +86,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "EyeLike": (9, 22),
     "Flatten": (1, 9, 11, 13, 21, 23, 24, 25),
     "Floor": (6, 13),
+    "GRU": (7, 14, 22),
     "Gather": (1, 11, 13),
     "Gelu": (20,),
     "Gemm": (7, 9, 11, 13),
@@ -103,6 +104,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "IsInf": (10, 20),
     "IsNaN": (9, 13, 20),
     "LRN": (1, 13),
+    "LSTM": (7, 14, 22),
     "LayerNormalization": (17,),
     "LeakyRelu": (6, 16),
     "Less": (7, 9, 13),
@@ -126,6 +128,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "Pad": (2, 11, 13, 18, 19, 21, 23, 24, 25),
     "Pow": (7, 12, 13, 15),
     "RMSNormalization": (23,),
+    "RNN": (7, 14, 22),
     "RandomNormal": (1, 22),
     "RandomUniform": (1, 22),
     "Range": (11, 27),
@@ -184,6 +187,7 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[rewrite.Rew
     "Einsum": ("equation", equation.einsum, rewrite.contraction, "no"),
     "Attention": ("equation", attention.attention, attention.adapt, "no"),
     "RotaryEmbedding": ("mix", attention.rotary, attention.adapt, "no"),
+    **dict.fromkeys(recurrent.GATES, ("recurrent", recurrent.recurrent, recurrent.rewrite, "no")),
     "PRelu": ("elementwise", elementwise.prelu, rewrite.operands, "no"),
     "BatchNormalization": ("elementwise", elementwise.per_channel, None, "no"),
     "Reshape": ("movement", movement.reshape, rewrite.reshape, "data"),
