@@ -246,6 +246,7 @@ def whole_groups(node: int, inputs: Field, outputs: Field) -> Choice:
 def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choice]:
     """Tensors whose units lie along several axes without forming a grid: wishes for a grid."""
     result, seen = [], set()
+    home: Classes | None = None
     asked = {id(c.alternatives[0][0][0]) for c in [*state.pending, *state.failed] if c.reason == _GRID}
     grids = list(analysis.labels.grids)
     for name, fields in analysis.state.fields.items():
@@ -258,6 +259,8 @@ def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choic
         here = classes[f]
         axes = [a for a in varying(f) if not bool((here == here.take([0], axis=a)).all())]
         if len(axes) > 1:
+            home = _homes(state.labels, classes) if home is None else home
+            axes = [a for a in axes if _reach(home[here], a) >= state.k] or axes
             alternatives = tuple(
                 ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),) for a in sorted(axes)
             )
@@ -266,6 +269,16 @@ def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choic
 
 
 _GRID = "its units lie along several axes"
+
+
+def _reach(home: Classes, axis: int) -> int:
+    """Into how many classes every layer may still be divided where all units at one place of `axis` are tied.
+
+    :param home: each unit's layer, in the tensor's shape.
+    """
+    lines = np.moveaxis(home, axis, 0).reshape(home.shape[axis], -1)
+    layers = np.unique(lines[lines != NOWHERE])
+    return min(int((lines == layer).any(axis=1).sum()) for layer in layers)
 
 
 def _homes(labels: Labels, classes: Classes) -> Classes:

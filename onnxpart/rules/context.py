@@ -81,7 +81,8 @@ class Op:
     @property
     def title(self) -> str:
         """How messages name the operator."""
-        return f"{self.node.op_type} {self.node.name or '-> ' + self.outputs[0]!r}"
+        name = self.node.name or "-> " + next(n for n in self.outputs if n)
+        return f"{self.node.op_type} {name!r}"
 
     @cached_property
     def reads(self) -> list[str]:
