@@ -133,6 +133,10 @@ class Op:
         """Whether input `i` is made of initializers and shapes alone."""
         return self.inputs[i] in self.state.pure
 
+    def constant(self, i: int) -> bool:
+        """Whether input `i` is made of the formula's constants and shapes alone."""
+        return self.pure(i) and self.inputs[i] not in self.state.trained
+
     def axis(self, default: int, rank: int | None = None) -> int:
         """The attribute `axis`, counted from the front."""
         axis = int(self.attributes.get("axis", default))

@@ -14,10 +14,11 @@ from onnxpart.rules.mix import slides
 
 @dataclass(frozen=True)
 class Operand:
-    """Fields of one operand and the letter of each of its axes."""
+    """Fields of one operand and the letter of each of its axes; a `constant` one may be cut to any part's share."""
 
     fields: Fields
     letters: str
+    constant: bool = False
 
     def along(self, f: Field) -> frozenset[str]:
         """Letters along which a field varies."""
@@ -52,7 +53,7 @@ def weighted(op: Op, x: Operand, w: Operand, contracted: str, out: str) -> Field
             passed.append((keep, place(op.labels.tie_along(f, x.keep(keep)), x.letters, out)))
     result = [f for _, f in passed]
     for f in w.fields:
-        _weight_field(op, f, w, x.letters, dict(summed), passed, contracted, out, result)
+        _weight_field(op, f, w, x, dict(summed), passed, contracted, out, result)
     return tuple(result)
 
 
@@ -60,7 +61,7 @@ def _weight_field(
     op: Op,
     f: Field,
     w: Operand,
-    batch: str,
+    x: Operand,
     summed: dict[frozenset[str], Field],
     passed: list[tuple[frozenset[str], Field]],
     contracted: str,
@@ -72,14 +73,14 @@ def _weight_field(
         if v in summed:
             op.labels.tie(summed[v], place(f, w.letters, contracted))
         else:
-            _contract_rest(op, f, w, summed, contracted)
+            _contract_rest(op, f, w, x, summed, contracted)
     elif v and v <= set(out):
         g = place(f, w.letters, out)
         for letters, e in passed:
             if letters == v:
                 op.labels.tie(e, g)
                 return
-        if v & set(batch) or any(letters for letters, _ in passed):
+        if v & set(x.letters) or any(letters for letters, _ in passed):
             op.share([f])
             return
         op.labels.root(g, op.index)
@@ -88,14 +89,17 @@ def _weight_field(
         op.share([f])
 
 
-def _contract_rest(op: Op, f: Field, w: Operand, summed: dict[frozenset[str], Field], contracted: str) -> None:
+def _contract_rest(
+    op: Op, f: Field, w: Operand, x: Operand, summed: dict[frozenset[str], Field], contracted: str
+) -> None:
     """A weight axis whose letters match no summed field exactly: part of a merged axis, or nothing divided."""
     v = w.along(f)
     for letters, g in summed.items():
         if v < letters or letters < v:
             op.labels.tie(g, place(f, w.letters, contracted))
             return
-    op.share([f])
+    if not x.constant:
+        op.share([f])
 
 
 def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
@@ -146,19 +150,20 @@ def letters(op: Op) -> tuple[list[str], str]:
 def matmul(op: Op) -> list[Fields]:
     """MatMul (numpy semantics, `...ij,...jk->...ik`), and Gemm's product."""
     (a, b), out = letters(op)
-    return [_either(op, Operand(op.fields(0), a), Operand(op.fields(1), b), "j", out)]
+    return [_either(op, a, b, "j", out)]
 
 
-def _either(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
-    if op.pure(0) and op.pure(1):
-        return product(op, a, b, contracted, out)
-    if op.pure(1):
-        _note(op, 1, b.letters, contracted)
-        return weighted(op, a, b, contracted, out)
-    if op.pure(0):
-        _note(op, 0, a.letters, contracted)
-        return weighted(op, b, a, contracted, out)
-    return product(op, a, b, contracted, out)
+def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
+    terms = left, right
+    pure = [i for i in (1, 0) if op.pure(i)]
+    if not pure or all(op.pure(i) and not op.constant(i) for i in (0, 1)):
+        return product(op, Operand(op.fields(0), left), Operand(op.fields(1), right), contracted, out)
+    weight = next((i for i in pure if not op.constant(i)), pure[0])
+    other = 1 - weight
+    constant = op.constant(other)
+    x = Operand(() if constant else op.fields(other), terms[other], constant)
+    _note(op, weight, terms[weight], contracted)
+    return weighted(op, x, Operand(op.fields(weight), terms[weight]), contracted, out)
 
 
 def _note(op: Op, i: int, letters: str, contracted: str) -> None:
@@ -301,4 +306,4 @@ def einsum(op: Op) -> list[Fields]:
     if any(c not in out and not (c in a and c in b) for c in a + b):
         raise Barrier("its equation sums one operand alone")
     contracted = "".join(c for c in a if c in b and c not in out)
-    return [_either(op, Operand(op.fields(0), a), Operand(op.fields(1), b), contracted, out)]
+    return [_either(op, a, b, contracted, out)]
