@@ -189,20 +189,28 @@ def export(name: str, exporter: str, opset: int, dynamic: bool = True) -> onnx.M
             nn.init.normal_(module.running_mean, 0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     x = torch.randint(0, 11, shape) if name in attentions.TOKEN_NUMBERS else torch.randn(shape)
+    return convert(network, (x,), exporter, opset, dynamic)
+
+
+def convert(
+    network: nn.Module, inputs: tuple[Tensor, ...], exporter: str, opset: int, dynamic: bool
+) -> onnx.ModelProto:
+    """A network as ONNX; `dynamic`: the first axis of each input is symbolic."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    names = ["x", "z", "u"][: len(inputs)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters deprecate one another
         if exporter == "torchscript":
             file = io.BytesIO()
-            axes = {"x": {0: "N"}, "y": {0: "N"}} if dynamic else None
+            axes = {name: {0: "N"} for name in (*names, "y")} if dynamic else None
             torch.onnx.export(
-                network, (x,), file, opset_version=opset, dynamo=False, input_names=["x"], output_names=["y"],
+                network, inputs, file, opset_version=opset, dynamo=False, input_names=names, output_names=["y"],
                 dynamic_axes=axes,
             )  # fmt: skip
             return onnx.load_from_string(file.getvalue())
-        shapes = ({0: torch.export.Dim("N")},) if dynamic else None
+        shapes = ({0: torch.export.Dim("N")},) * len(inputs) if dynamic else None
         program = torch.onnx.export(
-            network, (x,), dynamo=True, opset_version=opset, dynamic_shapes=shapes, verbose=False
+            network, inputs, dynamo=True, opset_version=opset, dynamic_shapes=shapes, verbose=False
         )
         assert program is not None
         proto = program.model_proto

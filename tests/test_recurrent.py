@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
@@ -65,7 +66,7 @@ def forms(draw: st.DrawFn) -> tuple[Form, int]:
     if draw(st.booleans()):
         times = 2 if direction == "bidirectional" else 1
         attributes["activations"] = LISTS[op_type] * times
-        attributes |= {key: [*value] * times for key, value in ALPHA_BETA[op_type].items()}  # type: ignore[misc]
+        attributes |= {key: [*value] * times for key, value in ALPHA_BETA[op_type].items()}
     if draw(st.booleans()):
         attributes["clip"] = 0.7
     if cell and draw(st.booleans()):
@@ -239,3 +240,44 @@ def test_barriers(inputs: tuple[str, ...], attributes: Mapping[str, Attribute], 
     wide = n.op("Tanh", n.op("MatMul", n.op("Squeeze", y, n.ints(1)), n.random("wide", 6, 6)))
     done = split(n.model(n.op("MatMul", wide, n.random("logits.weight", 6, 4))), 2)
     assert done.plan.blocked == (f"RNN 'cell': {reason}",)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_last_states_of_several_layers_in_one_tensor(k: int) -> None:
+    """Layers in one tensor are divided alike, and not one to a part."""
+    n = Net(("x", ("S", "N", 3)), ("z", ("T", "N", 3)))
+    h, features, last = "x", 3, []
+    for i in range(2):
+        h, state = recur(n, Form("GRU", outputs="yh"), h, features, {}, name=f"encoder{i}")
+        h, features = n.op("Squeeze", h, n.ints(1)), SIZE
+        last.append(state)
+    states = n.op("Tanh", n.op("Concat", *last, axis=0))
+    h, features = "z", 3
+    for i in range(2):
+        first = n.op("Slice", states, n.ints(i), n.ints(i + 1), n.ints(0))
+        (h,) = recur(n, Form("GRU"), h, features, {"h": first}, name=f"decoder{i}")
+        h, features = n.op("Squeeze", h, n.ints(1)), SIZE
+    done = split(n.model(n.op("MatMul", h, n.random("logits.weight", SIZE, 4)), shape=("T", "N", 4)), k)
+    check(done, divided=False)
+    assert done.plan.same_graph
+    for name in ("encoder0", "encoder1", "decoder0", "decoder1"):
+        assert done.plan.by_name[f"{name}.r"].part_shape(0) == (1, 3 * SIZE // k, SIZE // k)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("weight_first", [False, True])
+def test_a_loop_of_linear_layers_from_zeros(weight_first: bool, k: int) -> None:
+    """The first state is a constant, which each part cuts to its units."""
+    n = Net(("x", (3, "N")))
+    weight, enter = n.random("weight", SIZE, SIZE), n.random("enter", SIZE, 3)
+    h = n.op("Constant", value=onnx.numpy_helper.from_array(np.full((SIZE, 1), 0.5, np.float32)))
+    for _ in range(3):
+        if weight_first:
+            again = n.op("MatMul", weight, h)
+        else:
+            again = n.op("Transpose", n.op("MatMul", n.op("Transpose", h, perm=[1, 0]), weight), perm=[1, 0])
+        h = n.op("Tanh", n.op("Add", again, n.op("MatMul", enter, "x")))
+    done = split(n.model(n.op("MatMul", n.random("logits.weight", 4, SIZE), h), shape=(4, "N")), k)
+    check(done, divided=False)
+    assert done.plan.same_graph
+    assert done.plan.by_name["weight"].part_shape(0) == (SIZE // k, SIZE // k)
