@@ -117,7 +117,7 @@ def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: 
         if name in analysis.state.weights:
             fan_in, fan_out = fans(analysis, planned, layout, name, part)
             if init == "he":
-                value = rng.standard_normal(shape, np.float32) * np.sqrt(2.0 / fan_in)
+                value = rng.standard_normal(shape, np.float32) * np.sqrt(analysis.state.weights[name].gain / fan_in)
             else:
                 bound = np.sqrt(6.0 / (fan_in + fan_out))
                 value = (2 * rng.random(shape, np.float32) - 1) * bound

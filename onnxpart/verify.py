@@ -216,8 +216,8 @@ def _on_dynamic(layout: Layout, name: str) -> list[bool]:
 def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.random.Generator) -> dict[str, Array]:
     """Fresh weights for a part that keep the variance of what flows through it, so that errors show.
 
-    Weights of contractions are normal with variance 1 / fan-in, so that residual streams don't outgrow rounding; other
-    parameters are the whole's, each element scaled by a random factor: signs and masks stay what they are.
+    Weights of contractions are normal with variance 1 / fan-in, so that neither residual streams nor what is fed back
+    outgrow rounding; other parameters are the whole's, each element scaled by a random factor: signs and masks stay.
     """
     result = {}
     for initializer in plan.initializers:

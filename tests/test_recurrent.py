@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 from networks import Attribute, Net
 from recurrent import BATCH, FEATURES, GATES, SIZE, Form, Lengths, State, network, recur, time_first
 
-from onnxpart import Plan, split, verify
+from onnxpart import Plan, load, merge, split, verify
+from onnxpart.emit import layout_of
 from onnxpart.graph import check_conditions
-from onnxpart.split import Split
+from onnxpart.model import arrays, with_arrays
+from onnxpart.normalize import scale_output
+from onnxpart.report import measure
+from onnxpart.split import Split, initial
+from onnxpart.verify import Session, draw, fans, tap
 
 LISTS = {"RNN": ["Relu"], "GRU": ["HardSigmoid", "Softsign"], "LSTM": ["Sigmoid", "ScaledTanh", "Affine"]}
 """Activations other than the usual ones."""
@@ -281,3 +286,45 @@ def test_a_loop_of_linear_layers_from_zeros(weight_first: bool, k: int) -> None:
     check(done, divided=False)
     assert done.plan.same_graph
     assert done.plan.by_name["weight"].part_shape(0) == (SIZE // k, SIZE // k)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Tanh"])
+def test_fresh_weights_keep_the_variance_of_long_deep_sequences(activation: str) -> None:
+    """What is fed back a thousand times neither grows nor dies."""
+    form = Form("RNN", attributes={"activations": [activation]})
+    done = split(network(form, cells=4), 2)
+    layout = layout_of(done.analysis, done.plan)
+    for fresh in (
+        draw(done.analysis, done.plan, layout, 0, np.random.default_rng(0)),
+        initial(done.analysis, done.plan, layout, 0, "he", 0),
+    ):
+        part = tap(with_arrays(done.parts[0], fresh), ["cell3.y"], done.analysis)
+        x = np.random.default_rng(0).standard_normal((1000, BATCH, 3), np.float32)
+        assert 0.05 < Session(part).run({"x": x})["cell3.y"].std() < 20
+
+
+def test_fan_in_of_a_part() -> None:
+    done = split(network(Form("LSTM", "bidirectional")), 2)
+    layout = layout_of(done.analysis, done.plan)
+    assert fans(done.analysis, done.plan, layout, "cell.w", 0)[0] == FEATURES // 2
+    assert fans(done.analysis, done.plan, layout, "cell.r", 0)[0] == SIZE // 2
+    assert "cell.b" in done.analysis.state.biases
+
+
+def test_multiply_accumulates() -> None:
+    done = split(network(Form("GRU", "bidirectional")), 2)
+    sizes = measure(done.analysis, done.plan)
+    (found,) = [o for o in sizes.operators if o.node == "GRU 'cell'"]
+    steps = 2 * 2 * BATCH  # directions, the trial length of a first axis, sequences
+    assert found.whole * 2 == steps * 3 * SIZE * (FEATURES + SIZE)  # per trial element of the symbolic first axis
+    assert found.parts == (found.whole // 4,) * 2
+
+
+def test_the_output_can_be_scaled_instead() -> None:
+    done = split(network(Form("LSTM", outputs="yh")), 2)
+    parts = [arrays(load(part)) for part in done.parts]
+    summed = merge(done.plan, parts, into="original", normalize="output")
+    scaled = scale_output(with_arrays(network(Form("LSTM", outputs="yh")), summed), done.plan)
+    x = {"x": np.random.default_rng(0).standard_normal((5, BATCH, 3), np.float32)}
+    mean = np.mean([Session(part).run(x)["logits"] for part in done.parts], axis=0)
+    np.testing.assert_allclose(Session(scaled).run(x)["logits"], mean, atol=1e-5)

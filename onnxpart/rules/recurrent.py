@@ -41,8 +41,8 @@ def recurrent(op: Op) -> list[Fields]:
     tie(op, _H, {2: units})
     tie(op, _C, {2: units})
     op.share(op.fields(LENGTHS), "its sequences' lengths are divided")
-    for i in (_W, _R):
-        note_weight(op, i, (0, 1))
+    note_weight(op, _W, (0, 1))
+    note_weight(op, _R, (0, 1))
     if op.has(_B):
         op.state.biases.add(op.node.input[_B])
     if size == 1:
