@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxpart.analyse import Analysis, analyse
+    from onnxpart.cut import cut
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
     from onnxpart.merge import merge, scatter
     from onnxpart.model import Model, arrays, load
@@ -33,6 +34,7 @@ __all__ = [
     "Verdict",
     "analyse",
     "arrays",
+    "cut",
     "load",
     "merge",
     "plan",
@@ -44,6 +46,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analyse": ("Analysis", "analyse"),
+    "cut": ("cut",),
     "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
     "merge": ("merge", "scatter"),
     "model": ("Model", "arrays", "load"),

@@ -15,10 +15,11 @@ import typer
 
 from onnxpart import __version__, folder, report
 from onnxpart.analyse import analyse
+from onnxpart.cut import cut
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.files import save, save_arrays
 from onnxpart.merge import Into, Normalize, merge
-from onnxpart.model import load, restored
+from onnxpart.model import Model, load, restored
 from onnxpart.normalize import scale_output
 from onnxpart.plan import ORDERS, Plan
 from onnxpart.planner import plan
@@ -41,6 +42,13 @@ Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder that `onnxpart split` wrote.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME,..",
+        help="Values of the graph that are to be its only outputs; what leads to none of them is cut off.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
@@ -95,10 +103,11 @@ def inspect_(
     model: ModelFile,
     k: Annotated[int, typer.Option("-k", help="Number of parts.")] = 2,
     initializers: Annotated[bool, typer.Option("--initializers", help="List the initializers too.")] = False,
+    outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
     """Say what would be divided, what not and why, and how large the parts would be."""
-    analysis = analyse(load(model))
+    analysis = analyse(_loaded(model, outputs))
     planned = plan(analysis, k)
     outcomes = tables.outcomes(analysis, planned)
     sizes = report.measure(analysis, planned)
@@ -141,13 +150,14 @@ def split_(
         str | None, typer.Option(help="Relative sizes of the parts, as in 2,1,1; equal if omitted.")
     ] = None,
     init: Annotated[str, typer.Option(help=f"The parts' weights: {', '.join(INITS)}.")] = INITS[0],
+    outputs: Outputs = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Cut a model into parts: part0.onnx .., whole.onnx that they merge into, and plan.json."""
     target = out if out is not None else Path(f"{model.stem}_parts")
     with tables.busy(f"splitting {model}"):
-        done = split(model, k, order=order, seed=seed, shares=_shares(shares), init=init)
+        done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
         done.save(target, force=force)
         sizes = report.measure(done.analysis, done.plan)
     if as_json:
@@ -237,6 +247,11 @@ def verify_(source: Folder, as_json: Json = False) -> None:
         _print(*tables.verdict_lines(verdict))
     if not verdict.holds:
         raise typer.Exit(1)
+
+
+def _loaded(path: Path, outputs: list[str] | None) -> Model:
+    model = load(path)
+    return model if outputs is None else cut(model, [name for text in outputs for name in text.split(",")])
 
 
 def _shares(text: str | None) -> list[int] | None:

@@ -134,32 +134,32 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         _check_lengths(proto, name)
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
-    light = _light(proto)
+    light = without_weights(proto)
     _sort(proto, light, name)
     _check(light, name)
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
     proto, constants = _canonical(proto)
-    return Model(proto, name, _digest(proto, constants, folder), folder, constants)
+    return Model(proto, name, digest(proto, constants, folder), folder, constants)
 
 
-def _digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | None) -> str:
+def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | None) -> str:
     """SHA-256 of what a plan is made from: the canonical graph without the values of floats."""
     graph = proto.graph
     light = onnx.ModelProto(opset_import=proto.opset_import)
     light.graph.node.extend(graph.node)
     light.graph.input.extend(graph.input)
     light.graph.output.extend(graph.output)
-    digest = hashlib.sha256(light.SerializeToString(deterministic=True))
+    result = hashlib.sha256(light.SerializeToString(deterministic=True))
     read = {name for node in graph.node for name in (*node.input, *captured(node))}
     for tensor in graph.initializer:
         if tensor.name not in read:
             continue
         what = (tensor.name, tensor.data_type, tuple(tensor.dims), tensor.name in constants)
-        digest.update(repr(what).encode())
+        result.update(repr(what).encode())
         if tensor.data_type not in (*_FLOATS, TensorProto.STRING):
-            digest.update(to_array(tensor, folder).tobytes())
-    return digest.hexdigest()
+            result.update(to_array(tensor, folder).tobytes())
+    return result.hexdigest()
 
 
 def _check_lengths(proto: onnx.ModelProto, name: str) -> None:
@@ -175,7 +175,7 @@ def _check_lengths(proto: onnx.ModelProto, name: str) -> None:
             )
 
 
-def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the bytes of large weights, which stand as inputs instead."""
     light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     light.functions.extend(proto.functions)
