@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxpart.planner import plan
     from onnxpart.split import Split, split
     from onnxpart.verify import Verdict, verify
+    from onnxpart.why import Why, why
 
 __all__ = [
     "Analysis",
@@ -32,6 +33,7 @@ __all__ = [
     "Split",
     "UsageError",
     "Verdict",
+    "Why",
     "analyse",
     "arrays",
     "cut",
@@ -41,6 +43,7 @@ __all__ = [
     "scatter",
     "split",
     "verify",
+    "why",
 ]
 __version__ = "0.1.0"
 
@@ -54,6 +57,7 @@ _HOMES = {
     "planner": ("plan",),
     "split": ("Split", "split"),
     "verify": ("Verdict", "verify"),
+    "why": ("Why", "why"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -77,6 +77,7 @@ def analyse(model: Model) -> Analysis:
         state.fields[name] = ()
     for index, node in enumerate(model.proto.graph.node):
         op = Op(state, index, node)
+        state.labels.node = index
         analysis.ops.append(op)
         for name in op.reads:
             analysis.consumers.setdefault(name, []).append(index)

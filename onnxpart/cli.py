@@ -26,6 +26,7 @@ from onnxpart.planner import plan
 from onnxpart.report import tables
 from onnxpart.split import INITS, WHOLE, part_file, split
 from onnxpart.verify import Verdict, verify
+from onnxpart.why import why
 
 P = ParamSpec("P")
 
@@ -104,10 +105,21 @@ def inspect_(
     k: Annotated[int, typer.Option("-k", help="Number of parts.")] = 2,
     initializers: Annotated[bool, typer.Option("--initializers", help="List the initializers too.")] = False,
     outputs: Outputs = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--why", metavar="NAME", help="Explain this node, value or initializer instead: what holds it."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what would be divided, what not and why, and how large the parts would be."""
     analysis = analyse(_loaded(model, outputs))
+    if name is not None:
+        found = why(analysis, name, k)
+        if as_json:
+            _print_json({"model": str(model), **asdict(found)})
+        else:
+            _print(*tables.why_lines(found))
+        return
     planned = plan(analysis, k)
     outcomes = tables.outcomes(analysis, planned)
     sizes = report.measure(analysis, planned)

@@ -24,14 +24,15 @@ class Decision:
     """The classes of a graph for one K.
 
     `classes` gives each label's class (0: shared), `home` each class's layer (an index into `Labels.roots`), `failed`
-    the choices that did not come true, `narrow` the layers of fewer than K classes, `free` the classes as they would be
-    if nothing were shared by decree.
+    the choices that did not come true, `granted` those that did and by which alternative, `narrow` the layers of fewer
+    than K classes and how many they have, `free` the classes as they would be if nothing were shared by decree.
     """
 
     classes: Classes
     home: Classes
     failed: list[Choice]
-    narrow: list[int]
+    granted: list[tuple[Choice, tuple[Pair, ...]]]
+    narrow: dict[int, int]
     free: Classes
 
 
@@ -102,7 +103,8 @@ def decide(analysis: Analysis, k: int) -> Decision:
             state.level.append(0)
     home = _homes(labels, classes)
     narrow = _share_narrow(classes, home, k)
-    return Decision(classes, home, state.failed, narrow, free)
+    granted = [(c, c.alternatives[level]) for c, level in zip(state.pending, state.level, strict=True)]
+    return Decision(classes, home, state.failed, granted, narrow, free)
 
 
 def _rooted(labels: Labels) -> NDArray[np.bool_]:
@@ -295,12 +297,12 @@ def held_classes(classes: Classes) -> Classes:
     return (np.flatnonzero(np.bincount(classes)[1:]) + 1).astype(np.int32)
 
 
-def _share_narrow(classes: Classes, home: Classes, k: int) -> list[int]:
-    """Make layers of fewer than K classes shared; returns them."""
+def _share_narrow(classes: Classes, home: Classes, k: int) -> dict[int, int]:
+    """Make layers of fewer than K classes shared; returns them with the number of their classes."""
     held = held_classes(classes)
     layers, counts = np.unique(home[held], return_counts=True)
-    narrow = layers[counts < k]
-    gone = np.isin(home, narrow)
+    narrow = {int(i): int(n) for i, n in zip(layers, counts, strict=True) if n < k}
+    gone = np.isin(home, list(narrow))
     gone[0] = False
     classes[gone[classes]] = 0
-    return [int(i) for i in narrow]
+    return narrow

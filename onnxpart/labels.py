@@ -72,10 +72,15 @@ class Groups:
 
 @dataclass
 class Labels:
-    """All labels of one graph and what is known of them; label 0 is SHARED."""
+    """All labels of one graph and what is known of them; label 0 is SHARED.
+
+    `node` is the index of the operator whose rule is at work, `tied_at` who made each of the ties.
+    """
 
     count: int = 1
+    node: int = -1
     ties: list[Pair] = field(default_factory=list)
+    tied_at: list[int] = field(default_factory=list)
     pins: list[tuple[Field, int, str]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     groups: list[Groups] = field(default_factory=list)
@@ -98,6 +103,7 @@ class Labels:
             if a.shape != b.shape:
                 np.broadcast_shapes(a.shape, b.shape)
             self.ties.append((a, b))
+            self.tied_at.append(self.node)
 
     def tie_along(self, f: Field, keep: Iterable[int]) -> Field:
         """`f` made to vary along the axes `keep` at most, by tying what lies along the others."""

@@ -39,18 +39,7 @@ def plan(
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
     """
     wanted = _check(k, order, shares)
-    trial = _copy(analysis)
-    while True:
-        decision = decide(trial, k)
-        try:
-            parts = assign(trial, decision, wanted, Order(order, seed))
-        except Infeasible as problem:
-            _use_whole_groups(trial, problem)
-            continue
-        empty = _empty(trial, parts, k)
-        if empty is None:
-            break
-        trial.labels.share(empty, -1, "it would leave a part without units")
+    trial, decision, parts = settle(analysis, wanted, Order(order, seed))
     if k > 1 and not (parts >= 0).any():
         raise PartitionError(_nothing(trial, decision, k))
     mixes = sorted({c.node for c in decision.failed if c.mix})
@@ -58,6 +47,27 @@ def plan(
     made = _plan(trial, decision, layout, (k, order, seed, wanted))
     analysis.layout = made, layout
     return made
+
+
+def settle(analysis: Analysis, shares: Sequence[int], order: Order) -> tuple[Analysis, Decision, Parts]:
+    """Decide which units every part has and deal out the others, even where nothing can be divided.
+
+    :param shares: relative size of each part.
+    :returns: the analysis with what had to be shared for these shares, the decision, and the part of each label.
+    """
+    k = len(shares)
+    trial = _copy(analysis)
+    while True:
+        decision = decide(trial, k)
+        try:
+            parts = assign(trial, decision, shares, order)
+        except Infeasible as problem:
+            _use_whole_groups(trial, problem)
+            continue
+        empty = _empty(trial, parts, k)
+        if empty is None:
+            return trial, decision, parts
+        trial.labels.share(empty, -1, "it would leave a part without units")
 
 
 def _copy(analysis: Analysis) -> Analysis:
@@ -266,7 +276,6 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
     result = []
     seen: set[int] = set()
     reasons, first = _reasons(analysis, decision)
-    narrow = frozenset(decision.narrow)
     for i, (f, node) in enumerate(analysis.labels.roots):
         title = analysis.ops[node].title
         labels = f.ravel()
@@ -281,7 +290,7 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
                 continue
             seen |= kinds
             reason = reasons[first[list(kinds)].min()]
-            if i in narrow:
+            if i in decision.narrow:
                 reason = f"its {len(kinds)} unit{'s' if len(kinds) > 1 else ''} can't be divided into {k} parts"
             result.append(Layer(title, int((classes == 0).sum()), len(kinds), (), reason))
     return result

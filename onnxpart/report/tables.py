@@ -14,7 +14,9 @@ from onnxpart.analyse import Analysis
 from onnxpart.emit import layout_of
 from onnxpart.plan import InitializerPlan, Layer, Plan
 from onnxpart.report.sizes import Size, Sizes
+from onnxpart.ties import Cause
 from onnxpart.verify import Finding, Verdict
+from onnxpart.why import Advice, Axis, Why
 
 WIDE = 200
 """Columns where the output is no terminal: nothing is wrapped or cut there."""
@@ -115,6 +117,45 @@ def notes(plan: Plan) -> list[str]:
         *(f"replicated: {name} is in every part, each with values of its own" for name in plan.replicated),
         *(f"blocked: {reason}" for reason in plan.blocked),
     ]
+
+
+def why_lines(why: Why) -> list[Table | str]:
+    """What becomes of one tensor: for each axis with units the ties that hold them, and what would free them."""
+    lines: list[Table | str] = [f"{why.name} {_shape(why.shape)} in {why.k} parts"]
+    if why.cause is not None:
+        lines.append(_held(why.cause))
+    for mixed in why.duplicated:
+        lines.append(f"{mixed.node} is duplicated ({mixed.reason}): each part has its own over its own units")
+        lines += _freed(mixed.advice, "it stands once")
+    for axis in why.axes:
+        lines += ["", f"axis {' x '.join(map(str, axis.axes))}: {_share(axis)}"]
+        if axis.together:
+            lines.append(f"  with them move: {', '.join(axis.together)}")
+        if axis.chain:
+            table = _table("  what is undivided", "is tied to", "by", "")
+            for step in axis.chain:
+                table.add_row(f"  {step.source}", step.target, step.node, step.reason)
+            lines.append(table)
+        if axis.cause is not None:
+            lines += [f"  {_held(axis.cause)}", *_freed(axis.advice, "more of it is divided")]
+    return lines
+
+
+def _share(axis: Axis) -> str:
+    if not axis.parts:
+        return f"{axis.units} units, none divided"
+    counts = ", ".join(f"{axis.parts[a]} in {_called(a, b)}" for a, b in _runs(axis.parts))
+    rest = f", {axis.undivided} in every part" if axis.undivided else ""
+    return f"{axis.units} units, divided in {axis.classes} classes of {axis.layer}: {counts}{rest}"
+
+
+def _held(cause: Cause) -> str:
+    return f"held by {cause.node}: {cause.reason}" if cause.node else f"why: {cause.reason}"
+
+
+def _freed(advice: Sequence[Advice], what: str) -> list[str]:
+    tried = [f"--outputs {','.join(a.outputs)}" if a.outputs else f"-k {a.k}" for a in advice]
+    return [f"  {what} with {' or with '.join(tried)}"] if tried else []
 
 
 def role(initializer: InitializerPlan, k: int) -> str:
