@@ -77,7 +77,6 @@ def analyse(model: Model) -> Analysis:
         state.fields[name] = ()
     for index, node in enumerate(model.proto.graph.node):
         op = Op(state, index, node)
-        state.labels.node = index
         analysis.ops.append(op)
         for name in op.reads:
             analysis.consumers.setdefault(name, []).append(index)
@@ -85,6 +84,7 @@ def analyse(model: Model) -> Analysis:
             analysis.producer[name] = index
     read = analysis.consumers.keys() | set(model.outputs)
     for op in analysis.ops:
+        state.labels.node = op.index
         rule = _visit(op, read)
         analysis.rules.append(rule)
         if rule is not None and rule.kind == "source":

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
-from onnxpart.labels import Choice, Field, Labels, flatten, solve, varying
+from onnxpart.labels import Choice, Field, Labels, Pair, flatten, solve, varying
 
 Classes = NDArray[np.int32]
 NOWHERE = np.iinfo(np.int32).max

@@ -19,10 +19,15 @@ from onnxpart.shapes import Shape, Shapes
 
 @dataclass(frozen=True)
 class Weight:
-    """A contraction's weight: the tensor that enters it, and which of that tensor's axes are outputs."""
+    """A contraction's weight: the tensor that enters it, and which of that tensor's axes are outputs.
+
+    `gain` is the variance, times fan-in, of fresh values to train from: 2 makes up for a rectifier, 1 keeps what is fed
+    back from growing.
+    """
 
     tensor: str
     outputs: tuple[int, ...]
+    gain: float = 2.0
 
 
 @dataclass

@@ -171,12 +171,12 @@ def _note(op: Op, i: int, letters: str, contracted: str) -> None:
     note_weight(op, i, outputs)
 
 
-def note_weight(op: Op, i: int, outputs: tuple[int, ...]) -> None:
+def note_weight(op: Op, i: int, outputs: tuple[int, ...], gain: float = 2.0) -> None:
     """Remember that the initializer behind input `i` is a contraction's weight."""
     name = op.node.input[i]
     source = op.state.source.get(name, name)
     if source in op.state.model.initializers:
-        op.state.weights.setdefault(source, Weight(name, outputs))
+        op.state.weights.setdefault(source, Weight(name, outputs, gain))
 
 
 def gemm(op: Op) -> list[Fields]:

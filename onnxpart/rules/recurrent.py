@@ -42,7 +42,7 @@ def recurrent(op: Op) -> list[Fields]:
     tie(op, _C, {2: units})
     op.share(op.fields(LENGTHS), "its sequences' lengths are divided")
     note_weight(op, _W, (0, 1))
-    note_weight(op, _R, (0, 1))
+    note_weight(op, _R, (0, 1), gain=1.0)
     if op.has(_B):
         op.state.biases.add(op.node.input[_B])
     if size == 1:
