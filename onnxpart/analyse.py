@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CHAIN = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"))
 """Movements that may be replaced as a chain by one selection (channel shuffle)."""
+MOVED = CHAIN | {"Cast", "Identity", "Slice", "Split"}
+"""Operators whose results are pieces of their first input; a Concat is made of all of its inputs."""
 
 
 @dataclass
@@ -131,17 +133,17 @@ def _visit(op: Op, read: set[str]) -> rules.Rule | None:
 
 
 def _propagate(op: Op) -> None:
-    """Carry purity, training and the source initializer to the outputs."""
+    """Carry purity, training and the source initializers to the outputs."""
     state, names = op.state, op.reads
     outputs = [name for name in op.outputs if name]
     if not state.trained.isdisjoint(names):
         state.trained.update(outputs)
     if names and state.pure.issuperset(names):
         state.pure.update(outputs)
-    if op.node.op_type in CHAIN or op.node.op_type in ("Cast", "Identity"):
-        source = state.source.get(op.inputs[0], op.inputs[0])
-        if source in state.model.initializers:
-            state.source[op.outputs[0]] = source
+    pieces = op.inputs if op.node.op_type == "Concat" else op.inputs[:1] if op.node.op_type in MOVED else ()
+    found = [state.sources(name) for name in pieces]
+    if found and all(found):
+        state.source.update(dict.fromkeys(outputs, frozenset().union(*found)))
 
 
 def _several_axes(fields: Fields) -> bool:

@@ -328,3 +328,35 @@ def test_the_output_can_be_scaled_instead() -> None:
     x = {"x": np.random.default_rng(0).standard_normal((5, BATCH, 3), np.float32)}
     mean = np.mean([Session(part).run(x)["logits"] for part in done.parts], axis=0)
     np.testing.assert_allclose(Session(scaled).run(x)["logits"], mean, atol=1e-5)
+
+
+def gates(n: Net, name: str, *order: int) -> str:
+    """A parameter that is turned into the form of an operator: gates in another order, and an axis in front."""
+    pieces = [n.op("Slice", name, n.ints(i * SIZE), n.ints((i + 1) * SIZE), n.ints(0)) for i in order]
+    return n.op("Unsqueeze", n.op("Concat", *pieces, axis=0), n.ints(0))
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_weights_put_together_in_the_graph(k: int) -> None:
+    """Gates in the order of another framework, one initializer per direction."""
+    n = Net(("x", ("T", "N", 3)))
+    h = n.op("Tanh", n.op("MatMul", "x", n.random("before", 3, FEATURES)))
+    rows, names = 4 * SIZE, []
+    for what, columns in (("w", FEATURES), ("r", SIZE)):
+        raw = [n.random(f"{what}.{d}", rows, columns, spread=0.4) for d in ("forward", "backward")]
+        names.append(n.op("Concat", *[gates(n, name, 0, 3, 1, 2) for name in raw], axis=0))
+    biases = [[n.random(f"b{i}.{d}", rows) for i in (0, 1)] for d in ("forward", "backward")]
+    joined = [n.op("Concat", *[gates(n, name, 0, 3, 1, 2) for name in pair], axis=1) for pair in biases]
+    names.append(n.op("Concat", *joined, axis=0))
+    y = n.op("LSTM", h, *names, name="cell", hidden_size=SIZE, direction="bidirectional")
+    y = n.op("Reshape", n.op("Transpose", y, perm=[0, 2, 1, 3]), n.ints(0, 0, 2 * SIZE))
+    model = n.model(n.op("MatMul", y, n.random("logits.weight", 2 * SIZE, 4)), shape=("T", "N", 4))
+    done = split(model, k, init="he")
+    check(done, divided=False)
+    assert done.plan.same_graph
+    part = arrays(load(done.parts[0]))
+    for d in ("forward", "backward"):
+        assert part[f"w.{d}"].shape == (rows // k, FEATURES // k)
+        assert part[f"r.{d}"].shape == (rows // k, SIZE // k)
+        assert np.std(part[f"r.{d}"]) == pytest.approx((k / SIZE) ** 0.5, rel=0.35)
+        assert not part[f"b0.{d}"].any()

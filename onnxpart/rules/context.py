@@ -35,7 +35,7 @@ class State:
     """Everything known so far while the graph is walked.
 
     `fields` holds each tensor's label fields, `pure` the initializers and the tensors made of them and of shapes alone,
-    `source` the initializer that a tensor is a rearrangement of, `trained` the trainable initializers and the tensors
+    `source` the initializers that a tensor is put together from, `trained` the trainable initializers and the tensors
     that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
     reasons by node index.
     """
@@ -45,7 +45,7 @@ class State:
     labels: Labels = field(default_factory=Labels)
     fields: dict[str, Fields] = field(default_factory=dict)
     pure: set[str] = field(default_factory=set)
-    source: dict[str, str] = field(default_factory=dict)
+    source: dict[str, frozenset[str]] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
     weights: dict[str, Weight] = field(default_factory=dict)
     biases: set[str] = field(default_factory=set)
@@ -56,6 +56,10 @@ class State:
         if name not in self.fields:
             self.fields[name] = self._initializer(name)
         return self.fields[name]
+
+    def sources(self, name: str) -> frozenset[str]:
+        """The initializers that a tensor is, or is put together from."""
+        return frozenset((name,)) if name in self.model.initializers else self.source.get(name, frozenset())
 
     def _initializer(self, name: str) -> Fields:
         if name not in self.model.initializers or not self.model.has_labels(name):

@@ -172,18 +172,22 @@ def _note(op: Op, i: int, letters: str, contracted: str) -> None:
 
 
 def note_weight(op: Op, i: int, outputs: tuple[int, ...], gain: float = 2.0) -> None:
-    """Remember that the initializer behind input `i` is a contraction's weight."""
+    """Remember that the initializers behind input `i` are a contraction's weight."""
     name = op.node.input[i]
-    source = op.state.source.get(name, name)
-    if source in op.state.model.initializers:
+    for source in op.state.sources(name):
         op.state.weights.setdefault(source, Weight(name, outputs, gain))
+
+
+def note_bias(op: Op, i: int) -> None:
+    """Remember that the initializers behind input `i` are a contraction's bias."""
+    op.state.biases.update(op.state.sources(op.node.input[i]))
 
 
 def gemm(op: Op) -> list[Fields]:
     """Gemm: `alpha A' B' + beta C`."""
     (fields,) = matmul(op)
     if op.has(2):
-        op.state.biases.add(op.node.input[2])
+        note_bias(op, 2)
         follow(op, fields, op.fields(2))
     return [fields]
 
@@ -220,7 +224,7 @@ def _convolution(op: Op, transposed: bool) -> list[Fields]:
 def _bias(op: Op, fields: Fields) -> None:
     if not op.has(2):
         return
-    op.state.biases.add(op.node.input[2])
+    note_bias(op, 2)
     spatial = len(op.shape(0)) - 2
     follow(op, fields, tuple(f.reshape((1, f.size) + (1,) * spatial) for f in op.fields(2)))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxpart.labels import Field, Fields, varying
 from onnxpart.rules.context import Barrier, Op
-from onnxpart.rules.equation import note_weight
+from onnxpart.rules.equation import note_bias, note_weight
 from onnxpart.rules.rewrite import Indices, Rewrite
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -44,7 +44,7 @@ def recurrent(op: Op) -> list[Fields]:
     note_weight(op, _W, (0, 1))
     note_weight(op, _R, (0, 1), gain=1.0)
     if op.has(_B):
-        op.state.biases.add(op.node.input[_B])
+        note_bias(op, _B)
     if size == 1:
         return [()] * len(op.node.output)
     op.labels.root(made, op.index)
