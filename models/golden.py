@@ -212,6 +212,20 @@ def slice_split() -> ModelProto:
     return _classified(g, g.relu("relu", g.conv("conv2", joined, (4, 4))), 4)
 
 
+def recurrent() -> ModelProto:
+    """Return two LSTMs of 4 units both ways: x ``[N, 5, 3]`` to logits ``[N, 3]`` of the last states."""
+    g = GraphBuilder("recurrent")
+    h = g.node("Transpose", "time_first", g.input("x", "N", 5, 3), perm=[1, 0, 2])
+    y, _ = _both_ways(g, "lstm1", h, (3, 4))
+    y = g.node("Transpose", "beside", y, perm=[0, 2, 1, 3])
+    y = g.node("Reshape", "joined", y, g.integers("joined.shape", [0, 0, -1]))
+    _, last = _both_ways(g, "lstm2", y, (8, 4))
+    last = g.node("Transpose", "batch_first", last, perm=[1, 0, 2])
+    flat = g.node("Reshape", "flat", last, g.integers("flat.shape", [0, -1]))
+    logits = g.linear("logits", flat, (8, CLASSES))
+    return g.build({logits: ("N", CLASSES)})
+
+
 def refused() -> ModelProto:
     """Return a residual stream of 4 units that is an output itself: nothing can be divided."""
     g = GraphBuilder("refused")
@@ -230,6 +244,16 @@ def unknown_op() -> ModelProto:
     h = g.relu("relu2", g.linear("fc2", h, (4, 6)))
     logits = g.linear("logits", h, (6, CLASSES))
     return g.build({logits: ("N", CLASSES)})
+
+
+def _both_ways(g: GraphBuilder, name: str, x: str, units: tuple[int, int]) -> list[str]:
+    """Add a bidirectional LSTM; `units` is ``(I, H)``; return the sequence and the last states."""
+    features, hidden = units
+    w = g.weight(f"{name}.w", 2, 4 * hidden, features, fan_in=2 * features)
+    r = g.weight(f"{name}.r", 2, 4 * hidden, hidden, fan_in=2 * hidden)
+    b = g.values(f"{name}.b", 2, 8 * hidden)
+    outputs = [f"{name}.y", f"{name}.h"]
+    return g.node_with_outputs("LSTM", name, x, w, r, b, outputs=outputs, hidden_size=hidden, direction="bidirectional")
 
 
 def _image(g: GraphBuilder) -> str:
@@ -270,6 +294,7 @@ GOLDEN: dict[str, Callable[[], ModelProto]] = {
         groupnorm,
         pixel_shuffle,
         slice_split,
+        recurrent,
         refused,
         unknown_op,
     )
