@@ -20,6 +20,7 @@ from onnxpart.layout import WEIGHTED
 from onnxpart.model import Model, captured
 from onnxpart.plan import InitializerPlan, Plan
 from onnxpart.rules.context import Op, first_along
+from onnxpart.rules.recurrent import GATES, LENGTHS
 from onnxpart.shapes import infer
 
 By = Literal["block", "class"]
@@ -88,6 +89,11 @@ def part_subgraph(graph: nx.DiGraph, part: int) -> nx.DiGraph:
     return graph.subgraph([node for node, owner in graph.nodes(data="part") if owner in (None, part)]).copy()
 
 
+def _numbers(op: Op, name: str) -> bool:
+    """Whether an operator that makes units takes a tensor for rows of a table or lengths of sequences."""
+    return op.node.op_type == "Gather" or (op.node.op_type in GATES and op.inputs[LENGTHS : LENGTHS + 1] == (name,))
+
+
 class _Units:
     """Builds a `unit_graph`, tensor by tensor.
 
@@ -145,7 +151,7 @@ class _Units:
         shape = self.analysis.shapes.shape.get(name, ())
         for index in self.analysis.consumers.get(name, []):
             op = self.analysis.ops[index]
-            if shape and self.weighted[index] and op.node.op_type != "Gather":
+            if shape and self.weighted[index] and not _numbers(op, name):
                 first = op.node.op_type in ("Conv", "ConvTranspose") or bool(op.attributes.get("transA"))
                 return shape[(0 if op.node.op_type == "Gemm" else 1) if first else -1]
         return 1

@@ -15,7 +15,7 @@ from recurrent import BATCH, FEATURES, GATES, SIZE, Form, Lengths, State, networ
 
 from onnxpart import Plan, load, merge, split, verify
 from onnxpart.emit import layout_of
-from onnxpart.graph import check_conditions
+from onnxpart.graph import check_conditions, unit_graph
 from onnxpart.model import arrays, with_arrays
 from onnxpart.normalize import scale_output
 from onnxpart.report import measure
@@ -360,3 +360,10 @@ def test_weights_put_together_in_the_graph(k: int) -> None:
         assert part[f"r.{d}"].shape == (rows // k, SIZE // k)
         assert np.std(part[f"r.{d}"]) == pytest.approx((k / SIZE) ** 0.5, rel=0.35)
         assert not part[f"b0.{d}"].any()
+
+
+def test_lengths_are_no_neurons() -> None:
+    done = split(network(Form("GRU", lengths="input", h="input")), 2)
+    graph = unit_graph(done.analysis, done.plan, "class")
+    inputs = [layer for _, layer in graph.nodes(data="layer") if layer in done.analysis.model.inputs]
+    assert {name: inputs.count(name) for name in inputs} == {"x": 3, "h0": SIZE, "lengths": 1}
