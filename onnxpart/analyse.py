@@ -84,10 +84,10 @@ def analyse(model: Model) -> Analysis:
             analysis.consumers.setdefault(name, []).append(index)
         for name in op.outputs:
             analysis.producer[name] = index
-    read = analysis.consumers.keys() | set(model.outputs)
+    state.read = analysis.consumers.keys() | set(model.outputs)
     for op in analysis.ops:
         state.labels.node = op.index
-        rule = _visit(op, read)
+        rule = _visit(op)
         analysis.rules.append(rule)
         if rule is not None and rule.kind == "source":
             state.pure.update(op.outputs)
@@ -100,16 +100,13 @@ def analyse(model: Model) -> Analysis:
     return analysis
 
 
-def _visit(op: Op, read: set[str]) -> rules.Rule | None:
-    """Apply the operator's rule; make it a barrier where there is none or it can't tell.
-
-    `read` are the values that anything reads: the shapes of others don't matter.
-    """
+def _visit(op: Op) -> rules.Rule | None:
+    """Apply the operator's rule; make it a barrier where there is none or it can't tell."""
     rule = rules.find(op)
     reason = rule if isinstance(rule, str) else ""
     outputs: list[Fields] = []
     if isinstance(rule, rules.Rule):
-        known = op.state.shapes.shape
+        known, read = op.state.shapes.shape, op.state.read  # the shapes of values that nothing reads don't matter
         missing = next((n for n in (*op.reads, *op.outputs) if n in read and n not in known), None)
         if missing is not None:
             reason = f"the shape of {missing!r} isn't known"

@@ -24,13 +24,15 @@ class Decision:
     """The classes of a graph for one K.
 
     `classes` gives each label's class (0: shared), `home` each class's layer (an index into `Labels.roots`), `failed`
-    the choices that did not come true, `granted` those that did and by which alternative, `narrow` the layers of fewer
-    than K classes and how many they have, `free` the classes as they would be if nothing were shared by decree.
+    the choices that did not come true, `shared` what some of them made shared, `granted` those that did come true and
+    by which alternative, `narrow` the layers of fewer than K classes and how many they have, `free` the classes as they
+    would be if nothing were shared by decree.
     """
 
     classes: Classes
     home: Classes
     failed: list[Choice]
+    shared: list[tuple[Choice, Field]]
     granted: list[tuple[Choice, tuple[Pair, ...]]]
     narrow: dict[int, int]
     free: Classes
@@ -38,7 +40,7 @@ class Decision:
 
 @dataclass
 class _State:
-    """The ties, the labels that every part has, and how far each choice has fallen back."""
+    """The ties, the labels that every part has, how far each choice has fallen back, and which are true (`granted`)."""
 
     labels: Labels
     k: int
@@ -50,6 +52,8 @@ class _State:
     pending: list[Choice]
     level: list[int]
     failed: list[Choice] = field(default_factory=list)
+    given_up: list[tuple[Choice, Field]] = field(default_factory=list)
+    granted: list[int] = field(default_factory=list)
 
     def solve(self, chosen: Iterable[int] = ()) -> Classes:
         """Unit classes when some of the pending choices come true; those where no units come into being are shared."""
@@ -72,9 +76,11 @@ class _State:
         rooted[free[self.roots]] = True
         return np.where(kept & rooted, np.cumsum(kept), 0).astype(np.int32)[free]
 
-    def share(self, f: Field) -> None:
-        """The labels of `f` belong to every part."""
+    def share(self, f: Field, choice: Choice | None = None) -> None:
+        """The labels of `f` belong to every part, because a choice was given up or for good."""
         self.shared[f.ravel()] = True
+        if choice is not None:
+            self.given_up.append((choice, f))
 
 
 def decide(analysis: Analysis, k: int) -> Decision:
@@ -103,8 +109,8 @@ def decide(analysis: Analysis, k: int) -> Decision:
             state.level.append(0)
     home = _homes(labels, classes)
     narrow = _share_narrow(classes, home, k)
-    granted = [(c, c.alternatives[level]) for c, level in zip(state.pending, state.level, strict=True)]
-    return Decision(classes, home, state.failed, granted, narrow, free)
+    granted = [(state.pending[i], state.pending[i].alternatives[state.level[i]]) for i in state.granted]
+    return Decision(classes, home, state.failed, state.given_up, granted, narrow, free)
 
 
 def _rooted(labels: Labels) -> NDArray[np.bool_]:
@@ -147,12 +153,12 @@ def _give_up(state: _State, choice: Choice, base: Classes) -> None:
         left, right = flatten(choice.otherwise)
         state.left, state.right = np.concatenate([state.left, left]), np.concatenate([state.right, right])
     elif choice.sides:
-        state.share(min(choice.sides, key=lambda f: _units(state, f, base)))
+        state.share(min(choice.sides, key=lambda f: _units(state, f, base)), choice)
     else:
         for pairs in choice.alternatives:
             for a, b in pairs:
-                state.share(a)
-                state.share(b)
+                state.share(a, choice)
+                state.share(b, choice)
 
 
 def _units(state: _State, f: Field, base: Classes) -> int:
@@ -182,6 +188,7 @@ def _settle(state: _State, base: Classes) -> Classes:
                 regions = _regions(state) if regions is None else regions
                 bad.setdefault(int(regions[_labels(choice)[0]]), []).append((count, i))
         if not bad:
+            state.granted = [*plain, *products]
             return classes
         chosen = [i for found in bad.values() for i in _worst(state, found, base)]
         for i in sorted(chosen, reverse=True):

@@ -54,7 +54,8 @@ class Ties:
         """Both ends of every tie, the number of the tie, and for each number its operator and reason."""
         labels = self.trial.labels
         made = [(pair, (node, "")) for pair, node in zip(labels.ties, labels.tied_at, strict=True)]
-        made += [(pair, (c.node, c.reason)) for c, pairs in self.decision.granted for pair in pairs]
+        wishes = [*self.decision.granted, *((c, c.otherwise) for c in self.decision.failed)]
+        made += [(pair, (c.node, c.reason)) for c, pairs in wishes for pair in pairs]
         left, right = flatten(pair for pair, _ in made)
         number = np.repeat(np.arange(len(made)), [np.broadcast(a, b).size for (a, b), _ in made])
         gone = np.zeros(labels.count, bool)
@@ -100,10 +101,8 @@ class Ties:
                 yield f, Cause("output", output, reason)
             elif reason:
                 yield f, Cause("operator", self.title(node), reason)
-        for choice in self.decision.failed:
-            if choice.drop is None:
-                cause = Cause("wish", self.title(choice.node), choice.reason)
-                yield from ((f, cause) for pairs in choice.alternatives for pair in pairs for f in pair)
+        for choice, f in self.decision.shared:
+            yield f, Cause("wish", self.title(choice.node), choice.reason)
 
     def _silent(self) -> Iterator[tuple[Field, Cause]]:
         """Labels that meet what every part has."""

@@ -37,7 +37,7 @@ class State:
     `fields` holds each tensor's label fields, `pure` the initializers and the tensors made of them and of shapes alone,
     `source` the initializers that a tensor is put together from, `trained` the trainable initializers and the tensors
     that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
-    reasons by node index.
+    reasons by node index, `read` the tensors that an operator reads, and the outputs.
     """
 
     model: Model
@@ -50,6 +50,7 @@ class State:
     weights: dict[str, Weight] = field(default_factory=dict)
     biases: set[str] = field(default_factory=set)
     barriers: dict[int, str] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
 
     def of(self, name: str) -> Fields:
         """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for."""
