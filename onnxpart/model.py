@@ -30,7 +30,7 @@ OLDEST_OPSET = 7
 _FLOATS = frozenset(
     (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 )  # the types that are trained
-_SETTINGS = frozenset(("Clip", "Dropout", "Pad", "Range", "Resize", "Upsample"))
+_SETTINGS = frozenset(("Clip", "Dropout", "OneHot", "Pad", "Range", "Resize", "Upsample"))
 """Operators whose inputs behind the first are settings."""
 _PARAMETRIC = frozenset(
     (

@@ -12,11 +12,13 @@ from networks import Net
 from numpy.typing import NDArray
 from onnx import ModelProto
 from recurrent import Form, network
+from test_rules import network as recipe
+from test_rules import operator
 
 from models import GOLDEN
 from onnxpart import OnnxpartError, Plan, analyse, load, merge, plan, rules, verify
 from onnxpart.labels import Field, Fields
-from onnxpart.rules import equation, movement, recurrent
+from onnxpart.rules import elementwise, equation, movement, recurrent
 from onnxpart.rules.context import Op, follow
 
 Labels = Callable[[Op], list[Fields]]
@@ -201,6 +203,60 @@ WRONG_LABELS: dict[str, tuple[Callable[[], ModelProto], str, Labels]] = {
     "GlobalAveragePool shares": (GOLDEN["chain"], "GlobalAveragePool", lambda op: [()]),
 }
 
+
+def windows_first(op: Op) -> list[Fields]:
+    """Col2Im, as if the places of a window stood outside the channels."""
+    channels = op.out_shape()[1]
+    return [
+        tuple(op.labels.tie_along(f.reshape(f.shape[0], -1, channels, 1), (0, 2))[:, 0, :, None] for f in op.fields(0))
+    ]
+
+
+def scales_off_by_one(op: Op) -> list[Fields]:
+    """QuantizeLinear by channel with the next channel's scale."""
+    follow(op, op.fields(0), tuple(np.roll(f, 1).reshape(-1, 1, 1) for f in op.fields(1)))
+    return [op.fields(0)]
+
+
+def unread_positions(op: Op) -> list[Fields]:
+    """MaxPool, as if nothing read its positions."""
+    return [op.fields(0), ()]
+
+
+WRONG_POSITIONS: dict[str, tuple[str, Labels]] = {
+    "BitCast rolls": ("BitCast", rolled(elementwise.unary)),
+    "CastLike rolls": ("CastLike", rolled(elementwise.unary)),
+    "Col2Im with windows first": ("Col2Im", windows_first),
+    "CumProd over channels is elementwise": ("CumProd: over channels", first),
+    "DFT over channels is elementwise": ("DFT: over channels", first),
+    "DeformConv rolls": ("DeformConv", rolled(equation.deform_conv)),
+    "DequantizeLinear rolls its scales": ("DequantizeLinear: by channel", scales_off_by_one),
+    "Einsum of one operand without the exchange": ("Einsum: an exchange", first),
+    "GatherElements over channels is elementwise": ("GatherElements: over channels", first),
+    "GatherND over channels is elementwise": ("GatherND: over channels", first),
+    "GridSample rolls": ("GridSample", rolled(elementwise.sample)),
+    "MaxPool with positions that nothing reads": ("MaxPool: positions", unread_positions),
+    "MaxRoiPool rolls": ("MaxRoiPool", rolled(elementwise.sample)),
+    "MeanVarianceNormalization is elementwise": ("MeanVarianceNormalization: over channels", first),
+    "OneHot shares": ("OneHot", lambda op: [()]),
+    "QuantizeLinear rolls its scales": ("QuantizeLinear: by channel", scales_off_by_one),
+    "ReverseSequence over channels is elementwise": ("ReverseSequence: over channels", first),
+    "RoiAlign rolls": ("RoiAlign", rolled(elementwise.sample)),
+    "Scatter over channels is elementwise": ("Scatter: over channels", first),
+    "ScatterElements over channels is elementwise": ("ScatterElements: over channels", first),
+    "ScatterND over channels is elementwise": ("ScatterND: over channels", first),
+    "TensorScatter over channels is elementwise": ("TensorScatter: over channels", first),
+    "Trilu over channels is elementwise": ("Trilu: over channels", first),
+}
+
+WRONG_REWRITES = {
+    "CenterCropPad keeps the whole's target": "CenterCropPad: all axes",
+    "GatherElements keeps its indices": "GatherElements",
+    "QuantizeLinear keeps its zero points": "QuantizeLinear: by channel",
+    "ScatterElements keeps its indices": "ScatterElements",
+    "ScatterND keeps its blocks": "ScatterND: blocks from the input",
+}
+
 WRONG_FLAGS: dict[str, tuple[Callable[[], ModelProto], str, rules.Linear]] = {
     "GlobalMaxPool is linear": (max_pooled, "GlobalMaxPool", "data"),
     "Relu is linear": (clipped, "Relu", "data"),
@@ -215,6 +271,22 @@ def test_wrong_labels_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert holds(network())
     monkeypatch.setitem(rules.TABLE, op_type, replace(rules.TABLE[op_type], labels=labels))
     assert not holds(network())
+
+
+@pytest.mark.parametrize("name", WRONG_POSITIONS)
+def test_wrong_positions_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, labels = WRONG_POSITIONS[name]
+    assert holds(recipe(key), seed=2)
+    monkeypatch.setitem(rules.TABLE, operator(key), replace(rules.TABLE[operator(key)], labels=labels))
+    assert not holds(recipe(key), seed=2)
+
+
+@pytest.mark.parametrize("name", WRONG_REWRITES)
+def test_a_missing_rewrite_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = WRONG_REWRITES[name]
+    assert holds(recipe(key))
+    monkeypatch.setitem(rules.TABLE, operator(key), replace(rules.TABLE[operator(key)], rewrite=None))
+    assert not holds(recipe(key))
 
 
 @pytest.mark.parametrize("name", WRONG_FLAGS)

@@ -274,7 +274,308 @@ def recurrent(op_type: str) -> dict[str, Recipe]:
     }
 
 
+def indices(n: Net, *shape: int, upto: int) -> str:
+    """Constant positions along an axis of `upto`, of `shape`."""
+    rng = np.random.default_rng(5)
+    return n.array("indices", rng.integers(0, upto, shape))
+
+
+def permuted_places(n: Net, *shape: int) -> str:
+    """Constant positions that are all different along the last axis, which has 4."""
+    rng = np.random.default_rng(5)
+    return n.array("indices", rng.permuted(np.broadcast_to(np.arange(4), shape), axis=-1))
+
+
+def batched(n: Net, values: str, channels: int) -> str:
+    """A constant ``[1, channels, 4, 4]`` for every sample."""
+    return n.op(
+        "Expand", values, n.op("Concat", sliced(n, n.op("Shape", "x"), 0, 1, 0), n.ints(channels, 4, 4), axis=0)
+    )
+
+
+def constant(n: Net, *shape: int) -> str:
+    """Numbers between 0 and 1 that are no parameter."""
+    values = np.random.default_rng(5).random(int(np.prod(shape))).tolist()
+    return n.op("Reshape", n.op("Constant", value_floats=values), n.ints(*shape))
+
+
+def grid(n: Net) -> str:
+    """Where to sample: a constant grid, moved by the input."""
+    move = n.op("ReduceMean", n.op("Transpose", "x", perm=[0, 2, 3, 1]), axes=[3])
+    return n.op("Tanh", n.op("Add", constant(n, 1, 4, 4, 2), move))
+
+
+def regions(n: Net, h: str, op_type: str) -> str:
+    """Two regions of the first sample, averaged."""
+    if op_type == "MaxRoiPool":
+        rois = n.op("Reshape", n.op("Constant", value_floats=[0.0, 0, 0, 3, 3, 0, 1, 0, 2, 3]), n.ints(2, 5))
+        found = n.op(op_type, h, rois, pooled_shape=[2, 2])
+    else:
+        rois = n.op("Reshape", n.op("Constant", value_floats=[0.0, 0, 3, 3, 1, 0, 2, 3]), n.ints(2, 4))
+        found = n.op(op_type, h, rois, n.ints(0, 0), output_height=2, output_width=2, sampling_ratio=2)
+    return n.op("Add", n.op("ReduceMean", found, axes=[0], keepdims=1), n.op("ReduceMean", "x", axes=[1, 2, 3]))
+
+
+def mel(n: Net) -> str:
+    """A filter bank of 6 bands, summed over frequencies."""
+    whole = [n.array("setting", np.asarray(v, np.int64)) for v in (6, 64, 8000)]
+    bank = n.op("MelWeightMatrix", *whole, n.number(0), n.number(4000))
+    return n.op("ReduceSum", bank, n.ints(0), keepdims=0)
+
+
+def window(op_type: str) -> Recipe:
+    return source(lambda n: n.op(op_type, n.array("size", np.asarray(6, np.int64))))
+
+
+def spectrum(n: Net, h: str, axis: int) -> str:
+    """The real part of a discrete Fourier transform."""
+    signal = n.op("Unsqueeze", h, n.ints(4))
+    found = n.op("DFT", signal, "", n.array("axis", np.asarray(axis, np.int64)))
+    return n.op("Gather", found, n.array("real", np.asarray(0, np.int64)), axis=4)
+
+
+def spectrum_attribute(n: Net, h: str) -> str:
+    found = n.op("DFT", n.op("Unsqueeze", h, n.ints(4)), axis=2)
+    return n.op("Gather", found, n.array("real", np.asarray(0, np.int64)), axis=4)
+
+
+def quantized(n: Net, h: str, shape: tuple[int, ...] = ()) -> str:
+    """Rounded to whole steps and back: one step for all channels, or one for each."""
+    axis = {"axis": 1} if shape else {}
+    for op_type in ("QuantizeLinear", "DequantizeLinear"):
+        step = n.array("step", np.linspace(0.05, 0.07, 6, dtype=np.float32) if shape else np.float32(0.05))
+        h = n.op(op_type, h, step, n.array("zero", np.full(shape, 3, np.int8)), **axis)
+    return h
+
+
+def hot(n: Net, h: str) -> str:
+    """Which place of each row is largest, one-hot: [N, 6, 4, 4]."""
+    where = n.op("ArgMax", h, axis=3, keepdims=0)
+    depth, values = n.array("depth", np.asarray(4, np.int64)), n.array("values", np.float32([0, 1]))
+    return n.op("Mul", h, n.op("OneHot", where, depth, values, axis=-1))
+
+
+def windows(n: Net, h: str) -> str:
+    """Windows of 2 x 2 that are put next to one another."""
+    columns = n.op("Reshape", n.conv(h, 6, 24, name="wide"), n.ints(0, 24, 16))
+    return n.op("Col2Im", columns, n.ints(8, 8), n.ints(2, 2), strides=[2, 2])
+
+
+def deformed(n: Net, h: str) -> str:
+    offset = n.op("Mul", n.op("Concat", "x", "x", "x", "x", axis=1), n.number(0.3))
+    return n.op(
+        "DeformConv",
+        h,
+        n.random("middle.weight", 6, 6, 2, 2),
+        offset,
+        n.random("middle.bias", 6),
+        pads=[0, 0, 1, 1],
+        kernel_shape=[2, 2],
+    )
+
+
+def pooled_positions(n: Net, h: str) -> str:
+    """MaxPool with its positions, which count over all channels."""
+    values, where = n.ops("MaxPool", h, count=2, kernel_shape=[2, 2])
+    return n.op("Add", values, n.op("Mul", floats(n, where), n.number(0.01)))
+
+
 RECIPES: dict[str, Recipe] = {
+    "BitCast": Recipe(lambda n, h: n.op("BitCast", n.op("Neg", n.op("BitCast", h, to=INT32)), to=FLOAT), opset=26),
+    "BlackmanWindow": window("BlackmanWindow"),
+    "HammingWindow": window("HammingWindow"),
+    "HannWindow": window("HannWindow"),
+    "MelWeightMatrix": source(mel),
+    "CastLike": Recipe(lambda n, h: n.op("CastLike", whole_numbers(n, h), "x")),
+    "CenterCropPad": Recipe(lambda n, h: n.op("CenterCropPad", h, n.ints(2, 6), axes=[2, 3]), opset=18),
+    "CenterCropPad: all axes": Recipe(
+        lambda n, h: n.op(
+            "CenterCropPad", h, n.op("Concat", sliced(n, n.op("Shape", h), 0, 2, 0), n.ints(3, 3), axis=0)
+        ),
+        opset=18,
+    ),
+    "Col2Im": Recipe(windows, opset=18),
+    "CumProd": Recipe(lambda n, h: n.op("CumProd", h, n.ints(2)), opset=26),
+    "CumProd: over channels": Recipe(lambda n, h: n.op("CumProd", h, n.ints(1)), "duplicated", opset=26),
+    "DFT": Recipe(lambda n, h: spectrum(n, h, -3), opset=20),
+    "DFT: an attribute": Recipe(spectrum_attribute),
+    "DFT: over channels": Recipe(lambda n, h: spectrum(n, h, 1), "undivided", opset=20),
+    "DeformConv": Recipe(deformed, opset=19),
+    "Einsum: one operand": Recipe(lambda n, h: moved(n, h, lambda n, t: n.op("Einsum", t, equation="nhwc->nwhc"))),
+    "Einsum: an exchange": Recipe(
+        lambda n, h: n.op(
+            "Transpose",
+            n.op("Einsum", n.op("Pad", h, n.ints(0, 0, 1, 1, 0, 0, 1, 1)), equation="nchw->nhwc"),
+            perm=[0, 3, 1, 2],
+        )
+    ),
+    "Einsum: sums of places": Recipe(
+        lambda n, h: n.op("Add", h, n.op("Unsqueeze", n.op("Einsum", h, equation="ncij->nci"), n.ints(3)))
+    ),
+    "Einsum: sums of channels": Recipe(
+        lambda n, h: n.op("Unsqueeze", n.op("Einsum", h, equation="ncij->nij"), n.ints(1)), "duplicated", channels=1
+    ),
+    "GatherElements": Recipe(
+        lambda n, h: n.op("GatherElements", h, batched(n, indices(n, 1, 6, 4, 4, upto=4), 6), axis=-1)
+    ),
+    "GatherElements: the best": Recipe(
+        lambda n, h: n.op("GatherElements", other(n), n.ops("TopK", h, n.ints(4), count=2, axis=3)[1], axis=3)
+    ),
+    "GatherElements: over channels": Recipe(
+        lambda n, h: n.op("GatherElements", h, batched(n, indices(n, 1, 6, 4, 4, upto=6), 6), axis=1), "undivided"
+    ),
+    "GatherND": Recipe(
+        lambda n, h: moved(
+            n,
+            h,
+            lambda n, t: n.op(
+                "Unsqueeze",
+                n.op(
+                    "GatherND",
+                    t,
+                    n.op(
+                        "Expand",
+                        indices(n, 1, 3, 2, upto=4),
+                        n.op("Concat", sliced(n, n.op("Shape", t), 0, 1, 0), n.ints(3, 2), axis=0),
+                    ),
+                    batch_dims=1,
+                ),
+                n.ints(2),
+            ),
+        )
+    ),
+    "GatherND: over channels": Recipe(
+        lambda n, h: n.op(
+            "GatherND",
+            h,
+            n.op(
+                "Expand",
+                indices(n, 1, 6, 1, upto=6),
+                n.op("Concat", sliced(n, n.op("Shape", h), 0, 1, 0), n.ints(6, 1), axis=0),
+            ),
+            batch_dims=1,
+        ),
+        "undivided",
+    ),
+    "GridSample": Recipe(lambda n, h: n.op("GridSample", h, grid(n))),
+    "MaxRoiPool": Recipe(lambda n, h: regions(n, h, "MaxRoiPool")),
+    "RoiAlign": Recipe(lambda n, h: regions(n, h, "RoiAlign")),
+    "MaxPool: positions": Recipe(pooled_positions, "undivided"),
+    "MeanVarianceNormalization": Recipe(lambda n, h: n.op("MeanVarianceNormalization", h, axes=[2, 3])),
+    "MeanVarianceNormalization: over channels": Recipe(
+        lambda n, h: n.op("MeanVarianceNormalization", h, axes=[1, 2, 3]), "duplicated"
+    ),
+    "OneHot": Recipe(hot),
+    "QuantizeLinear": Recipe(quantized),
+    "QuantizeLinear: by channel": Recipe(lambda n, h: quantized(n, h, (6,))),
+    "DequantizeLinear": Recipe(quantized),
+    "DequantizeLinear: by channel": Recipe(lambda n, h: quantized(n, h, (6,))),
+    "ReverseSequence": Recipe(
+        lambda n, h: n.op(
+            "Transpose",
+            n.op(
+                "ReverseSequence",
+                n.op("Transpose", h, perm=[2, 3, 0, 1]),
+                n.ints(1, 2, 3, 4),
+                time_axis=0,
+                batch_axis=1,
+            ),
+            perm=[2, 3, 0, 1],
+        )
+    ),
+    "ReverseSequence: over channels": Recipe(
+        lambda n, h: n.op(
+            "Transpose",
+            n.op(
+                "ReverseSequence",
+                n.op("Transpose", h, perm=[1, 3, 0, 2]),
+                n.ints(1, 2, 3, 6),
+                time_axis=0,
+                batch_axis=1,
+            ),
+            perm=[2, 0, 3, 1],
+        ),
+        "undivided",
+    ),
+    "Scatter": Recipe(
+        lambda n, h: n.op(
+            "Scatter", h, n.op("Expand", permuted_places(n, 1, 6, 4, 4), n.op("Shape", h)), other(n), axis=3
+        ),
+        opset=9,
+    ),
+    "Scatter: over channels": Recipe(
+        lambda n, h: n.op("Scatter", h, n.op("Expand", indices(n, 1, 6, 4, 4, upto=6), n.op("Shape", h)), h, axis=1),
+        "undivided",
+        opset=9,
+    ),
+    "ScatterElements": Recipe(
+        lambda n, h: n.op("ScatterElements", h, batched(n, permuted_places(n, 1, 6, 4, 4), 6), other(n), axis=3)
+    ),
+    "ScatterElements: over channels": Recipe(
+        lambda n, h: n.op(
+            "ScatterElements", h, batched(n, indices(n, 1, 6, 4, 4, upto=6), 6), other(n), axis=1, reduction="add"
+        ),
+        "undivided",
+        opset=16,
+    ),
+    "ScatterElements: from constants": Recipe(
+        lambda n, h: n.op(
+            "ScatterElements",
+            h,
+            batched(n, permuted_places(n, 1, 6, 4, 4), 6),
+            n.op("Expand", n.number(0.5), n.op("Shape", h)),
+            axis=3,
+        )
+    ),
+    "ScatterND": Recipe(
+        lambda n, h: n.op(
+            "Transpose",
+            n.op(
+                "ScatterND",
+                n.op("Transpose", h, perm=[2, 3, 0, 1]),
+                n.array("indices", np.int64([[1], [3]])),
+                n.op("Slice", n.op("Transpose", other(n), perm=[2, 3, 0, 1]), n.ints(0), n.ints(2), n.ints(0)),
+            ),
+            perm=[2, 3, 0, 1],
+        )
+    ),
+    "ScatterND: blocks from the input": Recipe(
+        lambda n, h: n.op(
+            "Transpose",
+            n.op(
+                "ScatterND",
+                n.op("Transpose", h, perm=[2, 3, 0, 1]),
+                n.array("indices", np.int64([[1], [3]])),
+                n.op(
+                    "Slice",
+                    n.op("Transpose", n.op("Concat", "x", "x", "x", axis=1), perm=[2, 3, 0, 1]),
+                    n.ints(0),
+                    n.ints(2),
+                    n.ints(0),
+                ),
+            ),
+            perm=[2, 3, 0, 1],
+        )
+    ),
+    "ScatterND: over channels": Recipe(
+        lambda n, h: n.op(
+            "Transpose",
+            n.op(
+                "ScatterND",
+                n.op("Transpose", h, perm=[1, 2, 0, 3]),
+                n.array("indices", np.int64([[1], [3]])),
+                n.op("Slice", n.op("Transpose", h, perm=[1, 2, 0, 3]), n.ints(0), n.ints(2), n.ints(0)),
+            ),
+            perm=[2, 0, 1, 3],
+        ),
+        "undivided",
+    ),
+    "TensorScatter": Recipe(lambda n, h: n.op("TensorScatter", h, sliced(n, other(n), 0, 2, 2), axis=2), opset=24),
+    "TensorScatter: over channels": Recipe(
+        lambda n, h: n.op("TensorScatter", h, sliced(n, other(n), 0, 2, 1), axis=1), "undivided", opset=24
+    ),
+    "Trilu": Recipe(lambda n, h: n.op("Trilu", h)),
+    "Trilu: over channels": Recipe(lambda n, h: moved(n, h, lambda n, t: n.op("Trilu", t, upper=0)), "undivided"),
     **each(
         unary,
         "Relu LeakyRelu Elu Selu Celu Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Abs Exp ThresholdedRelu "

@@ -13,8 +13,9 @@ from typing import Literal
 import onnx
 
 from onnxpart.labels import Fields
-from onnxpart.rules import attention, elementwise, equation, mix, movement, recurrent, rewrite
+from onnxpart.rules import attention, elementwise, equation, mix, movement, positions, recurrent, rewrite
 from onnxpart.rules.context import Op
+from onnxpart.rules.opaque import opaque
 
 Kind = Literal["equation", "recurrent", "elementwise", "movement", "mix", "source"]
 Linear = Literal["no", "data", "sum", "scale"]
@@ -57,15 +58,20 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "Attention": (23, 24, 25),
     "AveragePool": (7, 10, 11, 19, 22),
     "BatchNormalization": (7, 9, 14, 15),
+    "BitCast": (26,),
     "BitShift": (11, 28),
     "BitwiseAnd": (18,),
     "BitwiseNot": (18,),
     "BitwiseOr": (18,),
     "BitwiseXor": (18,),
+    "BlackmanWindow": (17,),
     "Cast": (6, 9, 13, 19, 21, 23, 24, 25, 28),
+    "CastLike": (15, 19, 21, 23, 24, 25),
     "Ceil": (6, 13),
     "Celu": (12, 28),
+    "CenterCropPad": (18,),
     "Clip": (6, 11, 12, 13),
+    "Col2Im": (18,),
     "Concat": (4, 11, 13),
     "Constant": (1, 9, 11, 12, 13, 19, 21, 23, 24, 25),
     "ConstantOfShape": (9, 20, 21, 23, 24, 25),
@@ -73,8 +79,12 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "ConvTranspose": (1, 11, 22),
     "Cos": (7, 22),
     "Cosh": (9, 22),
+    "CumProd": (26,),
     "CumSum": (11, 14),
+    "DFT": (17, 20),
+    "DeformConv": (19, 22),
     "DepthToSpace": (1, 11, 13, 28),
+    "DequantizeLinear": (10, 13, 19, 21, 23, 24, 25, 28),
     "Div": (7, 13, 14),
     "Dropout": (7, 10, 12, 13, 22),
     "Einsum": (12, 28),
@@ -88,6 +98,8 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "Floor": (6, 13),
     "GRU": (7, 14, 22),
     "Gather": (1, 11, 13),
+    "GatherElements": (11, 13),
+    "GatherND": (11, 12, 13),
     "Gelu": (20,),
     "Gemm": (7, 9, 11, 13),
     "GlobalAveragePool": (1, 22),
@@ -95,7 +107,10 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "GlobalMaxPool": (1, 22),
     "Greater": (7, 9, 13),
     "GreaterOrEqual": (12, 16),
+    "GridSample": (16, 20, 22),
     "GroupNormalization": (21,),
+    "HammingWindow": (17,),
+    "HannWindow": (17,),
     "HardSigmoid": (6, 22),
     "HardSwish": (14, 22),
     "Hardmax": (1, 11, 13),
@@ -116,17 +131,22 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "MatMul": (1, 9, 13),
     "Max": (6, 8, 12, 13),
     "MaxPool": (1, 8, 10, 11, 12, 22),
+    "MaxRoiPool": (1, 22),
     "Mean": (6, 8, 13),
+    "MeanVarianceNormalization": (9, 13),
+    "MelWeightMatrix": (17,),
     "Min": (6, 8, 12, 13),
     "Mish": (18, 22),
     "Mod": (10, 13, 28),
     "Mul": (7, 13, 14),
     "Neg": (6, 13),
     "Not": (1,),
+    "OneHot": (9, 11, 28),
     "Or": (7,),
     "PRelu": (7, 9, 16),
     "Pad": (2, 11, 13, 18, 19, 21, 23, 24, 25),
     "Pow": (7, 12, 13, 15),
+    "QuantizeLinear": (10, 13, 19, 21, 23, 24, 25, 28),
     "RMSNormalization": (23,),
     "RNN": (7, 14, 22),
     "RandomNormal": (1, 22),
@@ -146,8 +166,13 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "Relu": (6, 13, 14),
     "Reshape": (5, 13, 14, 19, 21, 23, 24, 25),
     "Resize": (10, 11, 13, 18, 19),
+    "ReverseSequence": (10, 28),
+    "RoiAlign": (10, 16, 22),
     "RotaryEmbedding": (23,),
     "Round": (11, 22),
+    "Scatter": (9,),
+    "ScatterElements": (11, 13, 16, 18),
+    "ScatterND": (11, 13, 16, 18),
     "Selu": (6, 22),
     "Shape": (1, 13, 15, 19, 21, 23, 24, 25),
     "Shrink": (9,),
@@ -169,9 +194,11 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "Swish": (24,),
     "Tan": (7, 22),
     "Tanh": (6, 13),
+    "TensorScatter": (24,),
     "ThresholdedRelu": (10, 22),
     "Tile": (6, 13),
     "TopK": (1, 10, 11, 24),
+    "Trilu": (14,),
     "Transpose": (1, 13, 21, 23, 24, 25),
     "Unsqueeze": (1, 11, 13, 21, 23, 24, 25),
     "Upsample": (7, 9, 10),
@@ -188,8 +215,12 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[rewrite.Rew
     "Attention": ("equation", attention.attention, attention.adapt, "no"),
     "RotaryEmbedding": ("mix", attention.rotary, attention.adapt, "no"),
     **dict.fromkeys(recurrent.GATES, ("recurrent", recurrent.recurrent, recurrent.rewrite, "no")),
+    "DeformConv": ("equation", equation.deform_conv, None, "no"),
     "PRelu": ("elementwise", elementwise.prelu, rewrite.operands, "no"),
     "BatchNormalization": ("elementwise", elementwise.per_channel, None, "no"),
+    "QuantizeLinear": ("elementwise", elementwise.quantize, rewrite.quantize, "no"),
+    "DequantizeLinear": ("elementwise", elementwise.quantize, rewrite.quantize, "no"),
+    "GridSample": ("elementwise", elementwise.sample, None, "data"),
     "Reshape": ("movement", movement.reshape, rewrite.reshape, "data"),
     "Flatten": ("movement", movement.reshape, None, "data"),
     "Squeeze": ("movement", movement.reshape, None, "data"),
@@ -204,6 +235,18 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[rewrite.Rew
     "Pad": ("movement", movement.pad, rewrite.pad, "data"),
     "DepthToSpace": ("movement", movement.depth_to_space, None, "data"),
     "SpaceToDepth": ("movement", movement.space_to_depth, None, "data"),
+    "Col2Im": ("movement", movement.col2im, None, "data"),
+    "CenterCropPad": ("movement", movement.center_crop_pad, rewrite.center_crop_pad, "data"),
+    "GatherElements": ("movement", positions.elements, positions.narrow_elements, "data"),
+    "GatherND": ("movement", positions.gather_nd, None, "data"),
+    "Scatter": ("movement", positions.elements, positions.narrow_elements, "no"),
+    "ScatterElements": ("movement", positions.elements, positions.narrow_elements, "no"),
+    "TensorScatter": ("movement", positions.elements, positions.narrow_elements, "no"),
+    "ScatterND": ("movement", positions.scatter_nd, positions.narrow_blocks, "no"),
+    "Trilu": ("movement", positions.triangle, None, "data"),
+    "ReverseSequence": ("movement", positions.reverse_sequence, None, "data"),
+    "OneHot": ("movement", positions.one_hot, None, "no"),
+    "DFT": ("mix", positions.fourier, None, "data"),
     "Resize": ("elementwise", elementwise.pool, rewrite.resize, "data"),
     "Upsample": ("elementwise", elementwise.pool, None, "data"),
     "LRN": ("mix", mix.channels, None, "no"),
@@ -211,6 +254,7 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[rewrite.Rew
     "RMSNormalization": ("mix", mix.layer_norm, rewrite.layer_norm, "no"),
     "InstanceNormalization": ("mix", mix.instance_norm, None, "no"),
     "GroupNormalization": ("mix", mix.group_norm, rewrite.group_norm, "no"),
+    "MeanVarianceNormalization": ("mix", mix.mean_variance, None, "no"),
     "ReduceMean": ("mix", mix.reduce, None, "data"),
     "ReduceSum": ("mix", mix.reduce, None, "data"),
     "ArgMax": ("mix", mix.arg, None, "no"),
@@ -224,11 +268,11 @@ TABLE: dict[str, Rule] = {
     **_all(
         "Relu LeakyRelu Elu Selu Celu Gelu Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Mish Swish Abs Exp Log "
         "ThresholdedRelu Sqrt Reciprocal Floor Ceil Round Sign Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh "
-        "Erf Clip Not IsNaN IsInf Shrink BitwiseNot",
+        "Erf Clip Not IsNaN IsInf Shrink BitwiseNot BitCast",
         "elementwise",
         elementwise.unary,
     ),
-    **_all("Identity Cast Dropout Neg", "elementwise", elementwise.unary, "data"),
+    **_all("Identity Cast CastLike Dropout Neg", "elementwise", elementwise.unary, "data"),
     **_all(
         "Pow Min Max Where Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Mod BitShift BitwiseAnd BitwiseOr "
         "BitwiseXor",
@@ -242,13 +286,19 @@ TABLE: dict[str, Rule] = {
     **_all("AveragePool GlobalAveragePool", "elementwise", elementwise.pool, "data"),
     **_all("MaxPool LpPool GlobalMaxPool GlobalLpPool", "elementwise", elementwise.pool),
     **_all("Softmax LogSoftmax Hardmax", "mix", mix.softmax),
-    **_all("LpNormalization CumSum", "mix", mix.along_axis),
+    **_all("LpNormalization CumSum CumProd", "mix", mix.along_axis),
     **_all(
         "ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare",
         "mix",
         mix.reduce,
     ),
-    **_all("Constant ConstantOfShape Range RandomNormal RandomUniform EyeLike", "source", elementwise.source),
+    **_all("MaxRoiPool RoiAlign", "elementwise", elementwise.sample),
+    **_all(
+        "Constant ConstantOfShape Range RandomNormal RandomUniform EyeLike HannWindow HammingWindow BlackmanWindow "
+        "MelWeightMatrix",
+        "source",
+        elementwise.source,
+    ),
     **{
         name: Rule(kind, _VERSIONS[name], labels, adapt, linear)
         for name, (kind, labels, adapt, linear) in _ROWS.items()
@@ -271,7 +321,8 @@ def find(op: Op) -> Rule | str:
         return f"operators of the domain {node.domain!r} have no rule"
     rule = TABLE.get(node.op_type)
     if rule is None:
-        return f"the operator {node.op_type} has no rule"
+        reason = opaque(node.op_type)
+        return f"the operator {node.op_type} has no rule" + (f": {reason}" if reason else "")
     version = _version(node.op_type, op.opset)
     if version not in rule.versions:
         return f"version {version} of {node.op_type} has no rule"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxpart.labels import Fields, varying
-from onnxpart.rules.context import Op, follow, join
+from onnxpart.rules.context import Barrier, Op, follow, join
 from onnxpart.rules.mix import slides
 
 
@@ -39,7 +39,36 @@ def pool(op: Op) -> list[Fields]:
     """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
     keep = (0, 1, *slides(op))
     fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
+    if any(name in op.state.read for name in op.node.output[1:]):
+        op.share(fields, "it returns positions that count over all channels")
     return [tuple(f for f in fields if varying(f)), *[()] * (len(op.node.output) - 1)]
+
+
+def sample(op: Op) -> list[Fields]:
+    """RoiAlign, MaxRoiPool, GridSample: places of one channel meet, at places that every part takes alike."""
+    for i in range(1, len(op.node.input)):
+        op.share(op.fields(i), "it says where to sample")
+    result = []
+    for f in op.fields(0):
+        if f.shape[0] > 1:
+            op.share([f], "its batch axis is divided")
+        else:
+            result.append(op.labels.tie_along(f, (1,)))
+    return [tuple(f for f in result if varying(f))]
+
+
+def quantize(op: Op) -> list[Fields]:
+    """QuantizeLinear, DequantizeLinear: place by place; scale and zero point are one for all or one to a channel."""
+    rank, axis = len(op.shape(0)), op.axis(1)
+    if len(op.shape(1)) > 1 or op.attributes.get("block_size"):
+        raise Barrier("its scales are per block")
+    name = op.node.input[0]
+    if name in op.state.model.initializers and not op.state.model.is_float(name) and rank > 0:
+        raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
+    fields = op.fields(0)
+    if len(op.shape(1)) == 1:
+        follow(op, fields, tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)))
+    return [fields]
 
 
 def source(op: Op) -> list[Fields]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxpart.labels import Field, Fields, Groups, varying
-from onnxpart.rules.context import Barrier, Op, Weight, follow, meet
+from onnxpart.rules.context import Barrier, Op, Weight, follow, meet, mix
 from onnxpart.rules.mix import slides
 
 
@@ -148,7 +148,7 @@ def letters(op: Op) -> tuple[list[str], str]:
 
 
 def matmul(op: Op) -> list[Fields]:
-    """MatMul (numpy semantics, `...ij,...jk->...ik`), and Gemm's product."""
+    """MatMul, and Gemm's product: `...ij, ...jk -> ...ik` with numpy's broadcasting."""
     (a, b), out = letters(op)
     return [_either(op, a, b, "j", out)]
 
@@ -221,12 +221,26 @@ def _convolution(op: Op, transposed: bool) -> list[Fields]:
     return [fields]
 
 
-def _bias(op: Op, fields: Fields) -> None:
-    if not op.has(2):
+def deform_conv(op: Op) -> list[Fields]:
+    """DeformConv: a Conv at places that every part takes alike."""
+    if int(op.attributes.get("group", 1)) > 1 or int(op.attributes.get("offset_group", 1)) > 1:
+        raise Barrier("a deformable convolution in groups has no rule")
+    if not op.pure(1) and op.fields(1):
+        raise Barrier("its kernel is computed from activations")
+    for i in (2, 4):
+        op.share(op.fields(i), "it says where to sample")
+    note_weight(op, 1, (0,))
+    fields = weighted(op, Operand(op.fields(0), "ncst"), Operand(op.fields(1), "ocwx"), "c", "nopq")
+    _bias(op, fields, 3)
+    return [fields]
+
+
+def _bias(op: Op, fields: Fields, i: int = 2) -> None:
+    if not op.has(i):
         return
-    note_bias(op, 2)
+    note_bias(op, i)
     spatial = len(op.shape(0)) - 2
-    follow(op, fields, tuple(f.reshape((1, f.size) + (1,) * spatial) for f in op.fields(2)))
+    follow(op, fields, tuple(f.reshape((1, f.size) + (1,) * spatial) for f in op.fields(i)))
 
 
 def _channels(op: Op) -> Field | None:
@@ -303,7 +317,11 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
 
 
 def einsum(op: Op) -> list[Fields]:
-    """Einsum of two operands."""
+    """Einsum: its equation, of one operand (axes are exchanged and summed) or of two."""
+    if len(op.node.input) == 1:
+        (a,), out = letters(op)
+        summed = [axis for axis, letter in enumerate(a) if letter not in out]
+        return [tuple(place(f, a, out) for f in mix(op, op.fields(0), summed, "sums units"))]
     if len(op.node.input) != 2:
         raise Barrier(f"an Einsum of {len(op.node.input)} operands has no rule")
     (a, b), out = letters(op)

@@ -51,6 +51,13 @@ def instance_norm(op: Op) -> list[Fields]:
     return [fields]
 
 
+def mean_variance(op: Op) -> list[Fields]:
+    """MeanVarianceNormalization: mixes along `axes`, by default all but the channels."""
+    axes = op.ints(1, "axes") or [0, 2, 3]
+    mix(op, op.fields(0), [a % len(op.shape(0)) for a in axes], "normalises over units")
+    return [op.fields(0)]
+
+
 def group_norm(op: Op) -> list[Fields]:
     """GroupNormalization: mixes the channels of a group; scale and bias apply by channel."""
     groups = int(op.attributes["num_groups"])
@@ -73,7 +80,7 @@ def group_norm(op: Op) -> list[Fields]:
 
 
 def reduce(op: Op) -> list[Fields]:
-    """ReduceSum, ReduceMean and the other reductions."""
+    """ReduceSum, ReduceMean and the other reductions: mix along the reduced axes."""
     rank = len(op.shape(0))
     axes: Iterable[int] | None = op.ints(1, "axes") if op.has(1) or "axes" in op.attributes else None
     if op.has(1) and axes is None:
@@ -90,7 +97,7 @@ def reduce(op: Op) -> list[Fields]:
 
 
 def arg(op: Op) -> list[Fields]:
-    """ArgMax and ArgMin: an index into divided units would mean nothing in a part."""
+    """ArgMax, ArgMin: what lies along `axis` is shared; an index into divided units would mean nothing in a part."""
     axis = op.axis(0)
     rest = _undivided_along(op, axis)
     if not op.attributes.get("keepdims", 1):
@@ -99,7 +106,7 @@ def arg(op: Op) -> list[Fields]:
 
 
 def top_k(op: Op) -> list[Fields]:
-    """TopK: the same."""
+    """TopK: what lies along `axis` is shared; an index into divided units would mean nothing in a part."""
     return [_undivided_along(op, op.axis(-1))] * 2
 
 

@@ -69,13 +69,13 @@ def reshape(op: Op) -> list[Fields]:
 
 
 def transpose(op: Op) -> list[Fields]:
-    """Transpose."""
+    """Transpose: labels move with their axes."""
     perm = op.attributes.get("perm") or list(range(len(op.shape(0))))[::-1]
     return [tuple(f.transpose(perm) for f in op.fields(0))]
 
 
 def concat(op: Op) -> list[Fields]:
-    """Concat along `axis`; the labels of the inputs stand side by side."""
+    """Concat: the labels of the inputs stand side by side along `axis`."""
     rank = len(op.out_shape())
     axis = op.axis(1, rank)
     count = len(op.node.input)
@@ -116,7 +116,7 @@ def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) 
 
 
 def split(op: Op) -> list[Fields]:
-    """Split along `axis`."""
+    """Split: each output has its piece of the labels along `axis`."""
     axis = op.axis(0)
     ends = np.cumsum([0, *(op.out_shape(j)[axis] for j in range(len(op.node.output)))])
     return [
@@ -144,7 +144,7 @@ def slice_ranges(op: Op) -> dict[int, range] | None:
 
 
 def slice_(op: Op) -> list[Fields]:
-    """Slice; its bounds must be known along divided axes."""
+    """Slice: a selection of the labels; its bounds must be known along divided axes."""
     fields = op.fields(0)
     if not fields:
         return [()]
@@ -219,7 +219,7 @@ def pad_amounts(op: Op) -> list[tuple[int, int]] | None:
 
 
 def pad(op: Op) -> list[Fields]:
-    """Pad; constant padding along a divided axis makes places that any unit may take."""
+    """Pad: constant padding along a divided axis makes places that any unit may take."""
     fields = op.fields(0)
     if not fields:
         return [()]
@@ -256,6 +256,26 @@ def depth_to_space(op: Op) -> list[Fields]:
             f = drop_axes(f, (2,) if crd else (1,))
         result.append(f)
     return [tuple(f for f in result if varying(f))]
+
+
+def col2im(op: Op) -> list[Fields]:
+    """Col2Im: the places of a window, which stand as channels, are one unit."""
+    rank, channels = len(op.out_shape()), op.out_shape()[1]
+    result = []
+    for f in op.fields(0):
+        f = op.labels.tie_along(f, (0, 1))
+        if f.shape[1] > 1:
+            f = drop_axes(op.labels.tie_along(f.reshape(f.shape[0], channels, -1, 1), (0, 1)), (2, 3))
+        result.append(f.reshape((*f.shape[:2], *[1] * (rank - 2))))
+    return [tuple(f for f in result if varying(f))]
+
+
+def center_crop_pad(op: Op) -> list[Fields]:
+    """CenterCropPad: along divided axes the size must stay."""
+    for f in op.fields(0):
+        if any(op.shape(0)[axis] != op.out_shape()[axis] for axis in varying(f)):
+            raise Barrier("it crops or pads a divided axis")
+    return [op.fields(0)]
 
 
 def space_to_depth(op: Op) -> list[Fields]:

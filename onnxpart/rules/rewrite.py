@@ -122,6 +122,8 @@ def contraction(r: Rewrite) -> None:
     """Gemm, MatMul, Einsum: an operand that is shared along the summed axis is cut to the other's share of it."""
     op = r.op
     letters, out = equation.letters(op)
+    if len(letters) < 2:
+        return
     want: dict[str, Indices | None] = dict(zip(out, r.kept_out(), strict=True))
     for i in (0, 1):
         for letter, kept in zip(letters[i], r.kept_in(i), strict=True):
@@ -188,6 +190,20 @@ def dims(r: Rewrite, i: int) -> None:
         value = r.add("Div", [value, r.constant(down, "all")], "scaled")
     mask = r.constant([not d for d in dynamic], "static", bool)
     r.node.input[i] = r.add("Where", [mask, r.constant(part, "shape"), value], "shape")
+
+
+def quantize(r: Rewrite) -> None:
+    """QuantizeLinear, DequantizeLinear: scales and zero points that are one to a channel."""
+    kept = r.kept_out()
+    for i in range(1, len(r.op.node.input)):
+        if r.op.has(i) and len(r.op.shape(i)) == 1 and r.op.shape(i) != (1,):
+            r.narrow(i, (kept[r.op.axis(1)],))
+
+
+def center_crop_pad(r: Rewrite) -> None:
+    """CenterCropPad: the divided positions of its target."""
+    if "axes" not in r.op.attributes:
+        dims(r, 1)
 
 
 def reshape(r: Rewrite) -> None:
