@@ -119,6 +119,8 @@ def _empty(analysis: Analysis, parts: Parts, k: int) -> Field | None:
 
 def _nothing(analysis: Analysis, decision: Decision, k: int) -> str:
     reasons = list(dict.fromkeys(layer.reason for layer in _layers(analysis, decision, None, k)))
+    if not reasons:
+        reasons = [f"{title}: {reason}" for title, reason in analysis.barriers.items()]
     why = "; ".join(reasons[:3]) or "no contraction makes hidden units"
     return f"{analysis.model.name}: no layer can be divided into {k} parts ({why}); try a smaller K or another model."
 
