@@ -24,11 +24,11 @@ Build = Callable[[Net, str], str]
 class Recipe:
     """An operator on h ``[N, 6, 4, 4]``, and what becomes of the units in front of it.
 
-    `build` returns a value of rank 4 with `channels` channels.
+    `build` returns a value of rank 4 with `channels` channels. `shared`: a layer beside the divided ones is not.
     """
 
     build: Build
-    becomes: Literal["divided", "duplicated", "undivided"] = "divided"
+    becomes: Literal["divided", "duplicated", "undivided", "shared"] = "divided"
     channels: int = WIDTH
     opset: int = 17
 
@@ -361,8 +361,10 @@ def windows(n: Net, h: str) -> str:
     return n.op("Col2Im", columns, n.ints(8, 8), n.ints(2, 2), strides=[2, 2])
 
 
-def deformed(n: Net, h: str) -> str:
-    offset = n.op("Mul", n.op("Concat", "x", "x", "x", "x", axis=1), n.number(0.3))
+def deformed(n: Net, h: str, own: bool = False) -> str:
+    """A deformable convolution whose offsets come from the input, or from the units themselves."""
+    source = n.conv(h, 6, 8, name="offset") if own else n.op("Concat", "x", "x", "x", "x", axis=1)
+    offset = n.op("Mul", source, n.number(0.3))
     return n.op(
         "DeformConv",
         h,
@@ -401,6 +403,7 @@ RECIPES: dict[str, Recipe] = {
     "DFT: an attribute": Recipe(spectrum_attribute),
     "DFT: over channels": Recipe(lambda n, h: spectrum(n, h, 1), "undivided", opset=20),
     "DeformConv": Recipe(deformed, opset=19),
+    "DeformConv: offsets from units": Recipe(lambda n, h: deformed(n, h, own=True), "shared", opset=19),
     "Einsum: one operand": Recipe(lambda n, h: moved(n, h, lambda n, t: n.op("Einsum", t, equation="nhwc->nwhc"))),
     "Einsum: an exchange": Recipe(
         lambda n, h: n.op(
@@ -825,8 +828,11 @@ def check_sizes(plan: Plan, key: str, k: int) -> None:
     assert not plan.blocked
     if becomes == "duplicated":
         assert any(title.startswith(operator(key)) for title in plan.duplicated)
+        return
+    undivided = {layer.node for layer in plan.layers if not layer.parts}
+    if becomes == "shared":
+        assert undivided > {"Gemm 'logits'"}
     elif becomes == "divided":
-        undivided = {layer.node for layer in plan.layers if not layer.parts}
         assert undivided <= {"Gemm 'logits'", "Conv 'gate'"}
 
 

@@ -19,7 +19,9 @@ def softmax(op: Op) -> list[Fields]:
 
 def along_axis(op: Op) -> list[Fields]:
     """LpNormalization, CumSum and their like: mix along one axis."""
-    axis = op.ints(1, "axis") or [-1]
+    axis = op.ints(1, "axis") if op.has(1) or "axis" in op.attributes else [-1]
+    if axis is None:
+        raise Barrier("its axis is computed at run time")
     mix(op, op.fields(0), [axis[0] % len(op.shape(0))], "mixes units along its axis")
     return [op.fields(0)]
 

@@ -50,8 +50,12 @@ def reverse_sequence(op: Op) -> list[Fields]:
 def fourier(op: Op) -> list[Fields]:
     """DFT: sums over positions along its axis, with fixed weights; the last axis holds real and imaginary part."""
     rank = len(op.shape(0))
-    axis = op.axis(1) if op.opset < 20 else (op.ints(2, "") or [-2])[0]
-    return [across(op, [0], [axis % rank, rank - 1])]
+    axis: list[int] | None = [op.axis(1)] if op.opset < 20 else [-2]
+    if op.has(2):
+        axis = op.ints(2, "axis")
+    if axis is None:
+        raise Barrier("its axis is computed at run time")
+    return [across(op, [0], [axis[0] % rank, rank - 1])]
 
 
 def gather_nd(op: Op) -> list[Fields]:
