@@ -42,7 +42,14 @@ class Layout:
     _facts: dict[int, tuple[Field, bool, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._pure, self._trained = self.analysis.state.pure, self.analysis.state.trained
+        analysis = self.analysis
+        self._pure, self._trained = analysis.state.pure, analysis.state.trained
+        self._divided = {n for n, fields in analysis.state.fields.items() if any(self._fact(f)[0] for f in fields)}
+        ends = set(analysis.model.outputs)
+        self._outputs = [[n for n in op.outputs if n in analysis.consumers or n in ends] for op in analysis.ops]
+        """By node: the outputs that anything reads."""
+        self._activations = [[n for n in op.reads if n not in self._pure] for op in analysis.ops]
+        self._parameters = [[n for n in op.reads if n in self._pure and n in self._trained] for op in analysis.ops]
         self._linear: set[str] = set()
         self._choose_modes()
 
@@ -100,7 +107,7 @@ class Layout:
 
     def divided(self, name: str) -> bool:
         """Whether some elements of a tensor belong to one part only."""
-        return any(self._fact(f)[0] for f in self.analysis.fields(name))
+        return name in self._divided
 
     def replicated(self, name: str) -> bool:
         """Whether some trained elements of a tensor exist in every part, each with a value of its own."""
@@ -124,7 +131,7 @@ class Layout:
         reductions = [linear[i] and self.is_reduction(i) for i in range(len(analysis.ops))]
         while True:
             self._settle(reductions)
-            apart = [i for i in self.reductions if not all(self._at_hand(n) for n in self._activations(i))]
+            apart = [i for i in self.reductions if not all(self._at_hand(n) for n in self._activations[i])]
             if not apart:
                 return
             for i in apart:
@@ -155,17 +162,6 @@ class Layout:
             if self.modes[i] == "lanes":
                 self.mean.update(n for n in analysis.ops[i].outputs if n and not self.divided(n))
 
-    def _activations(self, i: int) -> list[str]:
-        return [n for n in self.analysis.inputs(i) if n not in self._pure]
-
-    def _parameters(self, i: int) -> list[str]:
-        return [n for n in self.analysis.inputs(i) if n in self._pure and n in self._trained]
-
-    def _outputs(self, i: int) -> list[str]:
-        """Outputs that anything reads."""
-        analysis = self.analysis
-        return [n for n in analysis.ops[i].outputs if n in analysis.consumers or n in analysis.model.outputs]
-
     def is_reduction(self, i: int) -> bool:
         """Whether units meet at the node by weights, and what comes out is in every part."""
         rule = self.analysis.rules[i]
@@ -173,9 +169,9 @@ class Layout:
             rule is not None
             and rule.kind in WEIGHTED
             and i not in self.duplicated
-            and bool(self._parameters(i))
-            and any(self.divided(n) for n in self._activations(i))
-            and not any(self.divided(n) for n in self._outputs(i))
+            and bool(self._parameters[i])
+            and not self._divided.isdisjoint(self._activations[i])
+            and self._divided.isdisjoint(self._outputs[i])
         )
 
     def _is_linear(self, i: int) -> bool:
@@ -198,7 +194,7 @@ class Layout:
     def _is_mean(self, i: int) -> bool:
         """The same once it is known which tensors are means."""
         return self._is_linear(i) and all(
-            n in self.mean or n in self._pure or n not in self._trained for n in self.analysis.inputs(i)
+            n in self.mean or n in self._pure or n not in self._trained for n in self.analysis.ops[i].reads
         )
 
     def _tail(self, reductions: list[bool]) -> list[bool]:
@@ -206,40 +202,40 @@ class Layout:
         analysis = self.analysis
         tail = [False] * len(analysis.ops)
         for i in reversed(range(len(analysis.ops))):
-            outputs = self._outputs(i)
+            outputs = self._outputs[i]
             users = [u for n in outputs for u in analysis.consumers.get(n, [])]
-            if not all(tail[u] for u in users) or not any(n in self._trained for n in outputs):
+            if not all(tail[u] for u in users) or self._trained.isdisjoint(outputs):
                 continue
-            if all(n in self._pure for n in outputs) or any(self.divided(n) for n in outputs):
+            if self._pure.issuperset(outputs) or not self._divided.isdisjoint(outputs):
                 continue
             if i in self.duplicated:
                 continue
-            if not reductions[i] and any(self.divided(n) for n in self._activations(i)):
+            if not reductions[i] and not self._divided.isdisjoint(self._activations[i]):
                 continue
             rule = analysis.rules[i]
             bias = rule is not None and rule.linear == "sum" and all(n in self._linear for n in outputs)
-            if self._parameters(i) and not reductions[i] and not bias:
+            if self._parameters[i] and not reductions[i] and not bias:
                 continue
             tail[i] = True
         return tail
 
     def _mode(self, i: int) -> Mode:
         analysis = self.analysis
-        outputs = self._outputs(i)
-        if self.k == 1 or not any(n in self._trained for n in outputs):
+        outputs = self._outputs[i]
+        if self.k == 1 or self._trained.isdisjoint(outputs):
             return "merged"
         if i in self.duplicated:
             return "lanes"
-        if all(n in self._pure for n in outputs):
+        if self._pure.issuperset(outputs):
             return "merged" if all(self._is_block(n, i) for n in outputs) else "lanes"
-        if any(n in self._pure and self._in_lanes(n) for n in analysis.inputs(i)):
+        if any(n in self._pure and self._in_lanes(n) for n in analysis.ops[i].reads):
             return "lanes"
-        parameters = self._parameters(i)
+        parameters = self._parameters[i]
         if any(self.replicated(n) for n in parameters):
             return "lanes"
         rule = analysis.rules[i]
         weighted = rule is not None and rule.kind in WEIGHTED and bool(parameters)
-        for name in self._activations(i):
+        for name in self._activations[i]:
             producer = analysis.producer.get(name)
             if producer is None or self.modes[producer] != "lanes":
                 continue

@@ -176,19 +176,18 @@ def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
 
 
 def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
-    """How each initializer is used.
+    """How each tensor, initializers among them, is used.
 
     By the mode of the node that it reaches; `reduce` where the parts' contributions meet, `lane-reduce` where units
     meet in a node that exists once per part, `bias` where it is added behind the meeting point.
     """
     uses: dict[str, set[str]] = {}
-    through: dict[str, set[str]] = {}
     for index in reversed(range(len(analysis.ops))):
         op = analysis.ops[index]
-        pure = all(n in analysis.state.pure for n in op.node.output if n)
+        outputs = [n for n in op.outputs if n]
         found: set[str]
-        if pure and layout.modes[index] != "lanes":
-            found = set().union(*(through.get(n, set()) for n in op.node.output if n))
+        if layout.modes[index] != "lanes" and analysis.state.pure.issuperset(outputs):
+            found = set().union(*(uses.get(n, set()) for n in outputs))
         else:
             found = {layout.modes[index]}
             rule = analysis.rules[index]
@@ -198,10 +197,8 @@ def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
                 found = {"bias"}
             elif layout.modes[index] == "lanes" and layout.is_reduction(index):
                 found = {"lanes", "lane-reduce"}
-        for name in analysis.inputs(index):
-            through.setdefault(name, set()).update(found)
-            if name in analysis.model.initializers:
-                uses.setdefault(name, set()).update(found)
+        for name in op.reads:
+            uses.setdefault(name, set()).update(found)
     return uses
 
 
@@ -284,7 +281,7 @@ def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int)
         classes = decision.classes[labels]
         mine = labels[(classes > 0) & (decision.home[classes] == i)]
         if len(mine) and parts is not None:
-            counts = tuple(int((parts[mine] == p).sum()) for p in range(k))
+            counts = tuple(np.bincount(parts[mine], minlength=k).tolist())
             result.append(Layer(title, len(mine), len(np.unique(decision.classes[mine])), counts))
         if (classes == 0).any():
             kinds = frozenset(decision.free[labels[classes == 0]].tolist())
