@@ -32,6 +32,7 @@ _FLOATS = frozenset(
 )  # the types that are trained
 _SETTINGS = frozenset(("Clip", "Dropout", "OneHot", "Pad", "Range", "Resize", "Upsample"))
 """Operators whose inputs behind the first are settings."""
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _PARAMETRIC = frozenset(
     (
         "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
@@ -343,7 +344,9 @@ def with_arrays(proto: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Mod
 def captured(node: onnx.NodeProto) -> Iterator[str]:
     """Names of outer values that the subgraphs of `node` read."""
     for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+        if attribute.type not in _GRAPHS:
+            continue
+        for graph in [attribute.g] if attribute.type == _GRAPHS[0] else attribute.graphs:
             inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
             for child in graph.node:
                 yield from (name for name in [*child.input, *captured(child)] if name and name not in inner)

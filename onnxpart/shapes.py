@@ -139,8 +139,10 @@ def _record(shapes: Shapes, name: str, type_: onnx.TypeProto) -> None:
         return
     tensor = type_.tensor_type
     shapes.dtype[name] = tensor.elem_type
-    if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
-        shapes.shape[name] = tuple(dim.dim_value for dim in tensor.shape.dim)
+    if tensor.HasField("shape"):
+        dims = list(tensor.shape.dim)
+        if all(dim.HasField("dim_value") for dim in dims):
+            shapes.shape[name] = tuple([dim.dim_value for dim in dims])
 
 
 def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
@@ -269,11 +271,12 @@ class _Fold:
             return
         if node.op_type in _FOLD and all(name in shapes.folded or self._small(name) for name in node.input if name):
             self._evaluate(node)
-        if any(name and name not in shapes.shape for name in node.output):
-            self._infer_locally(node)
-            first = node.input[0] if node.input else ""
-            if node.op_type in _LIKE_INPUT and node.output[0] not in shapes.shape and first in shapes.shape:
-                shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
+        if all(name in shapes.shape for name in node.output if name):
+            return
+        self._infer_locally(node)
+        first = node.input[0] if node.input else ""
+        if node.op_type in _LIKE_INPUT and node.output[0] not in shapes.shape and first in shapes.shape:
+            shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
         self._believe(node)
 
     def _believe(self, node: onnx.NodeProto) -> None:
