@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxpart import rules
 from onnxpart.errors import ModelError
-from onnxpart.labels import Field, Fields, Labels, varying
+from onnxpart.labels import Field, Fields, Labels, TooMany, varying
 from onnxpart.model import Model
 from onnxpart.rules.context import Barrier, Op, State
 from onnxpart.shapes import Shapes, infer
@@ -115,6 +115,11 @@ def _visit(op: Op) -> rules.Rule | None:
                 outputs = rule.labels(op)
             except Barrier as barrier:
                 reason = str(barrier)
+            except TooMany as many:
+                raise ModelError(
+                    f"{op.state.model.name}: what {op.title} makes is too large ({many}); "
+                    "cut the network in front of it with --outputs."
+                ) from None
             except (ValueError, IndexError) as error:
                 name = op.state.model.name
                 raise ModelError(f"{name}: the shapes at {op.title} contradict each other; fix the export.") from error

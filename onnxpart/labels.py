@@ -24,6 +24,24 @@ SHARED = 0
 """The label of what belongs to every part."""
 MAX_FIELD = 1 << 22
 """A field is not expanded beyond this many elements: labels are tied instead, which is always safe."""
+MAX_LABELS = 1 << 27
+"""A graph with more labels, or a field of more elements, is refused: each takes tens of bytes in a plan."""
+
+
+class TooMany(Exception):
+    """More than MAX_LABELS labels, or elements of a field; the message says along which axis."""
+
+
+def bounded(shape: Iterable[int], held: int = 0) -> tuple[int, ...]:
+    """The shape of a field that is about to be made, where there are `held` labels already.
+
+    :raises TooMany: when that is too large.
+    """
+    shape = tuple(shape)
+    if held + prod(shape) > MAX_LABELS:
+        size = max(shape)
+        raise TooMany(f"axis {shape.index(size)} is {size:,} long, and at most {MAX_LABELS:,} units are told apart")
+    return shape
 
 
 def varying(f: Field) -> frozenset[int]:
@@ -89,10 +107,13 @@ class Labels:
     """Fields that are no tensor's but must come out as one's would: along each axis its own labels."""
 
     def fresh(self, shape: Sequence[int]) -> Field:
-        """A field of new labels."""
-        size = prod(shape)
-        start, self.count = self.count, self.count + size
-        return np.arange(start, self.count, dtype=np.int32).reshape(tuple(shape))
+        """A field of new labels.
+
+        :raises TooMany: when the graph has too many.
+        """
+        shape = bounded(shape, self.count)
+        start, self.count = self.count, self.count + prod(shape)
+        return np.arange(start, self.count, dtype=np.int32).reshape(shape)
 
     def tie(self, a: Field, b: Field) -> None:
         """The labels of `a` and `b` at the same place are the same unit; shapes broadcast.

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 from pathlib import Path
 
@@ -201,25 +202,16 @@ def _sort(proto: onnx.ModelProto, light: onnx.ModelProto, name: str) -> None:
 
     :raises ModelError: for a graph with a cycle.
     """
-    known = {value.name for value in light.graph.input} | {tensor.name for tensor in light.graph.initializer}
-    produced = {value for node in light.graph.node for value in node.output}
-    for node in light.graph.node:
-        if any(value in produced and value not in known for value in (*node.input, *captured(node))):
-            break
-        known.update(node.output)
-    else:
+    producer = {value: number for number, node in enumerate(light.graph.node) for value in node.output if value}
+    before = {
+        number: {producer[value] for value in (*node.input, *captured(node)) if value in producer}
+        for number, node in enumerate(light.graph.node)
+    }
+    if all(max(numbers, default=-1) < number for number, numbers in before.items()):
         return
-    import onnx_graphsurgeon as gs
-    from onnx_graphsurgeon.logger import G_LOGGER
-
-    numbered = onnx.ModelProto()
-    numbered.CopyFrom(light)
-    for number, node in enumerate(numbered.graph.node):
-        node.name = str(number)
     try:
-        with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
-            order = [int(node.name) for node in gs.import_onnx(numbered).toposort().nodes]
-    except gs.OnnxGraphSurgeonException:
+        order = list(TopologicalSorter(before).static_order())
+    except CycleError:
         raise ModelError(f"{name}: the graph has a cycle, so its nodes have no order; fix the export.") from None
     for graph in (proto.graph, light.graph):
         nodes = [graph.node[number] for number in order]

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxpart.errors import ModelError
 from onnxpart.files import Array
-from onnxpart.labels import Choice, Field, Fields, Labels, Pair, align, varying
+from onnxpart.labels import Choice, Field, Fields, Labels, Pair, TooMany, align, varying
 from onnxpart.model import Model, captured
 from onnxpart.shapes import Shape, Shapes
 
@@ -67,11 +68,17 @@ class State:
             return ()
         shape = tuple(self.model.initializers[name].dims)
         rank = len(shape)
-        return tuple(
-            self.labels.fresh([size if a == axis else 1 for a in range(rank)])
-            for axis, size in enumerate(shape)
-            if size > 1
-        )
+        try:
+            return tuple(
+                self.labels.fresh([size if a == axis else 1 for a in range(rank)])
+                for axis, size in enumerate(shape)
+                if size > 1
+            )
+        except TooMany as many:
+            raise ModelError(
+                f"{self.model.name}: initializer {name!r} is too large ({many}); "
+                "cut the network in front of what reads it with --outputs."
+            ) from None
 
 
 class Op:

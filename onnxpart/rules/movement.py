@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from onnxpart.labels import MAX_FIELD, Field, Fields, align, varying
+from onnxpart.labels import MAX_FIELD, Field, Fields, align, bounded, varying
 from onnxpart.rules.context import Barrier, Op, drop_axes
 from onnxpart.shapes import Shape
 
@@ -44,7 +44,7 @@ def reshape_field(op: Op, f: Field, a: Shape, b: Shape) -> Field:
         else:
             wide += [1] * (i.stop - i.start)
             out += [1] * (j.stop - j.start)
-    return (f if f.shape == tuple(wide) else np.broadcast_to(f, wide)).reshape(out)
+    return (f if f.shape == tuple(wide) else np.broadcast_to(f, wide)).reshape(bounded(out))
 
 
 def _fit(op: Op, f: Field, a: Shape, pairs: list[tuple[slice, slice]]) -> Field:
@@ -107,6 +107,7 @@ def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) 
                 op.labels.tie(fields[0], f)
             return fields[0]
     shape = np.broadcast_shapes(*[(*f.shape[:axis], 1, *f.shape[axis + 1 :]) for f in fields])
+    bounded((*shape[:axis], sum(op.shape(i)[axis] for i in kept), *shape[axis + 1 :]))
     pieces = []
     for i in kept:
         size = op.shape(i)[axis]
@@ -192,12 +193,12 @@ def expand(op: Op) -> list[Fields]:
 def tile(op: Op) -> list[Fields]:
     """Tile: copies side by side."""
     a, b = op.shape(0), op.out_shape()
-    repeats = [n // m for m, n in zip(a, b, strict=True)]
-    return [
-        tuple(
-            np.tile(f, [r if size > 1 else 1 for r, size in zip(repeats, f.shape, strict=True)]) for f in op.fields(0)
-        )
-    ]
+    result = []
+    for f in op.fields(0):
+        copies = [n // m if size > 1 else 1 for m, n, size in zip(a, b, f.shape, strict=True)]
+        bounded(n * size for n, size in zip(copies, f.shape, strict=True))
+        result.append(np.tile(f, copies))
+    return [tuple(result)]
 
 
 def pad_amounts(op: Op) -> list[tuple[int, int]] | None:
