@@ -345,6 +345,7 @@ class _Whole:
             result = copy_name(name, part)
         elif producer is not None and name in self.analysis.state.pure and self.layout.varies(name):
             self._lane(producer, part)
+            self.done.update({(n, part): copy_name(n, part) for n in self.analysis.ops[producer].outputs if n})
             result = copy_name(name, part)
         elif name not in self.analysis.virtual and self.layout.divided(name):
             result = self._cut(name, part)
