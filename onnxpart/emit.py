@@ -360,10 +360,11 @@ class _Whole:
             lambda n: self.layout.kept(n, part),
             self.writer.unique,
         )
-        value = name
+        value, shape = name, list(self.analysis.shapes.shape[name])
         for axis, indices in enumerate(self.layout.kept(name, part)):
             if indices is not None:
-                value = r.gather(value, axis, indices)
+                value = r.select(value, name, axis, indices, shape)
+                shape[axis] = len(indices)
         self.writer.nodes += r.before
         self.writer.initializers.update(r.constants)
         return value

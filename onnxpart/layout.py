@@ -120,7 +120,10 @@ class Layout:
     def joinable(self, name: str) -> bool:
         """Whether the parts' pieces of a tensor, side by side, make up the tensor."""
         split = [f for f in self.analysis.fields(name) if self._fact(f)[0]]
-        return len(split) == 1 and not self._fact(split[0])[1] and len(varying(split[0])) >= 1
+        if len(split) != 1 or self._fact(split[0])[1]:
+            return False
+        dynamic = self.analysis.shapes.dynamic_dims(name)
+        return bool(varying(split[0])) and not any(dynamic[axis] for axis in varying(split[0]))
 
     # -- modes --------------------------------------------------------------------------------------------------
 

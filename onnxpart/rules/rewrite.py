@@ -99,7 +99,33 @@ class Rewrite:
             if h is not None and not np.isin(w, h).all():
                 raise PartitionError(f"{self.op.title}: input {i} lacks indices of axis {axis} that the part needs.")
             positions = w if h is None else np.searchsorted(h, w)
-            self.node.input[i] = self.gather(self.node.input[i], axis, positions)
+            have_sizes = sizes(have, self.op.shape(i))
+            self.node.input[i] = self.select(self.node.input[i], self.op.inputs[i], axis, positions, have_sizes)
+
+    def select(self, value: str, tensor: str, axis: int, positions: Indices, shape: Sequence[int]) -> str:
+        """`gather` from a value that holds a block, of size `shape`, of the whole network's `tensor`.
+
+        Where the axis' length is known at run time only, the pattern of what is selected is repeated.
+        """
+        dynamic = self.op.state.shapes.dynamic_dims(tensor)
+        if not dynamic[axis]:
+            return self.gather(value, axis, positions)
+        mask = np.isin(np.arange(shape[axis]), positions)
+        period = next(p for p in range(1, len(mask) + 1) if len(mask) % p == 0 and _repeats(mask, p))
+        if period == len(mask) or any(dynamic[axis + 1 :]):
+            raise PartitionError(
+                f"{self.op.title}: units lie along axis {axis} of {tensor!r}, whose length isn't known; "
+                "give the model's inputs fixed sizes."
+            )
+        behind = list(shape[axis + 1 :])
+        apart = self.constant([0] * axis + [-1, period, *behind], "apart")
+        chosen = np.flatnonzero(mask[:period])
+        value = self.gather(self.add("Reshape", [value, apart], "apart"), axis + 1, chosen)
+        return self.add("Reshape", [value, self.constant([0] * axis + [-1, *behind], "joined")], "joined")
+
+
+def _repeats(mask: NDArray[np.bool_], period: int) -> bool:
+    return bool((mask.reshape(-1, period) == mask[:period]).all())
 
 
 def sizes(kept: Kept, shape: Sequence[int]) -> list[int]:
