@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -88,10 +88,13 @@ class Net:
         w = self.random(f"{name}.weight", o, i, spread=float((2 / i) ** 0.5))
         return self.op("Gemm", x, w, self.random(f"{name}.bias", o), name=name, transB=1)
 
-    def model(self, *outputs: str, shape: Sequence[int | str] | None = None) -> ModelProto:
+    def model(
+        self, *outputs: str, shape: Sequence[int | str] | Mapping[str, Sequence[int | str]] | None = None
+    ) -> ModelProto:
         """The model; the shapes of its outputs are left to shape inference where `shape` isn't theirs."""
         elem = helper.np_dtype_to_tensor_dtype(self.dtype)
-        values = [helper.make_tensor_value_info(name, elem, shape) for name in outputs]
+        shapes = shape if isinstance(shape, Mapping) else dict.fromkeys(outputs, shape)
+        values = [helper.make_tensor_value_info(name, elem, shapes[name]) for name in outputs]
         graph = helper.make_graph(self.nodes, "net", self.inputs, values, list(self.initializers.values()))
         domains = {"": self.opset, **{node.domain: 1 for node in self.nodes if node.domain}}
         opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
