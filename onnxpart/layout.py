@@ -27,8 +27,9 @@ WEIGHTED = ("equation", "recurrent")
 class Layout:
     """The kept indices of every tensor, and the mode of every node.
 
-    `modes` by node index; `reductions` are the nodes where the parts' contributions meet, `mean` the tensors that equal
-    the mean over the parts, `duplicated` the mixes (by node index) that exist once per part.
+    `modes` by node index; `reductions` are the nodes where the parts' contributions meet, `scaled` the weights of
+    these, `mean` the tensors that equal the mean over the parts, `duplicated` the mixes (by node index) that exist once
+    per part.
     """
 
     analysis: Analysis
@@ -37,6 +38,7 @@ class Layout:
     duplicated: frozenset[int]
     modes: list[Mode] = field(default_factory=list)
     reductions: set[int] = field(default_factory=set)
+    scaled: set[str] = field(default_factory=set)
     mean: set[str] = field(default_factory=set)
     _kept: dict[tuple[int, int], tuple[Field, dict[int, NDArray[np.int64]] | None]] = field(default_factory=dict)
     _facts: dict[int, tuple[Field, bool, bool]] = field(default_factory=dict)
@@ -110,8 +112,15 @@ class Layout:
         return name in self._divided
 
     def replicated(self, name: str) -> bool:
-        """Whether some trained elements of a tensor exist in every part, each with a value of its own."""
-        return name in self._trained and all(self._fact(f)[1] for f in self.analysis.fields(name))
+        """Whether a tensor has, or is made of parameters that have, elements with a value of its own in every part."""
+        if name not in self._trained:
+            return False
+        if all(self._fact(f)[1] for f in self.analysis.fields(name)):
+            return True
+        producer = self.analysis.producer.get(name)
+        if producer is None or name not in self._pure:
+            return False
+        return any(self.replicated(n) for n in self.analysis.ops[producer].reads)
 
     def varies(self, name: str) -> bool:
         """Whether the parts hold different things under the tensor's name."""
@@ -128,17 +137,73 @@ class Layout:
     # -- modes --------------------------------------------------------------------------------------------------
 
     def _choose_modes(self) -> None:
-        """Find the tail; a meeting point whose input exists only in pieces is moved into the lanes."""
-        analysis = self.analysis
-        linear = [rule is not None and rule.kind == "equation" for rule in analysis.rules]
-        reductions = [linear[i] and self.is_reduction(i) for i in range(len(analysis.ops))]
+        """Find the tail.
+
+        A meeting point whose input exists only in pieces is moved into the lanes, and so is one whose weight can't be
+        divided by K because something else reads it.
+        """
+        weights = {i: found for i in range(len(self.analysis.ops)) if (found := self._scalable(i))}
+        users = {name: self._readers(name) for found in weights.values() for name in found}
+        self.scaled = {name for name, read in users.items() if all(name in weights.get(u, ()) for u in read)}
+        reductions = [i in weights and weights[i] <= self.scaled for i in range(len(self.analysis.ops))]
         while True:
             self._settle(reductions)
-            apart = [i for i in self.reductions if not all(self._at_hand(n) for n in self._activations[i])]
+            apart = [
+                i
+                for i in self.reductions
+                if not all(self._at_hand(n) for n in self._activations[i])
+                or any(not users[name] <= self.reductions for name in weights[i])
+            ]
             if not apart:
                 return
             for i in apart:
                 reductions[i] = False
+
+    def _scalable(self, i: int) -> frozenset[str]:
+        """Initializers to divide by K to divide the weight of a meeting point by K; none if it isn't one."""
+        if not self.is_reduction(i):
+            return frozenset()
+        return frozenset().union(*(self._factors(n) or () for n in self._parameters[i] if self.divided(n)))
+
+    def _factors(self, name: str) -> frozenset[str] | None:
+        """Initializers to divide by K to divide a pure tensor by K; None where no choice of them does."""
+        analysis = self.analysis
+        if not self.divided(name) or name not in self._trained:
+            return None
+        if name in analysis.model.initializers:
+            return frozenset((name,))
+        producer = analysis.producer[name]
+        rule = analysis.rules[producer]
+        names = [n for n in analysis.ops[producer].node.input if n]
+        found = [self._factors(n) for n in names]
+        if rule is None or rule.linear == "no":
+            return None
+        if rule.linear == "sum":
+            known = [f for f in found if f is not None]
+            return frozenset().union(*known) if len(known) == len(found) else None
+        for i, factors in enumerate(found[:1] if rule.linear == "data" else found):
+            rest = [self._origins(n) for j, n in enumerate(names) if j != i]
+            others = set().union(*rest)
+            if factors is not None and factors.isdisjoint(others) and not any(map(self.replicated, others)):
+                return factors
+        return None
+
+    def _origins(self, name: str) -> set[str]:
+        """Initializers that a pure tensor is made of."""
+        if name in self.analysis.model.initializers:
+            return {name}
+        producer = self.analysis.producer[name]
+        return set().union(*(self._origins(n) for n in self.analysis.inputs(producer)))
+
+    def _readers(self, name: str) -> set[int]:
+        """Operators on activations that an initializer reaches."""
+        result: set[int] = set()
+        for i in self.analysis.consumers.get(name, []):
+            if self._activations[i] or not self.analysis.rules[i]:
+                result.add(i)
+            else:
+                result.update(*(self._readers(n) for n in self.analysis.ops[i].node.output))
+        return result
 
     def _at_hand(self, name: str) -> bool:
         """Whether a divided tensor exists over all units, or can be joined."""
@@ -238,6 +303,8 @@ class Layout:
             return "lanes"
         rule = analysis.rules[i]
         weighted = rule is not None and rule.kind in WEIGHTED and bool(parameters)
+        if weighted and any(self.replicated(n) for n in outputs) and any(map(self.divided, self._activations[i])):
+            return "lanes"
         for name in self._activations[i]:
             producer = analysis.producer.get(name)
             if producer is None or self.modes[producer] != "lanes":

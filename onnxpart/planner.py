@@ -178,8 +178,8 @@ def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
 def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
     """How each tensor, initializers among them, is used.
 
-    By the mode of the node that it reaches; `reduce` where the parts' contributions meet, `lane-reduce` where units
-    meet in a node that exists once per part, `bias` where it is added behind the meeting point.
+    By the mode of the node that it reaches; `reduce` where the parts' contributions meet, `bias` where it is added
+    behind the meeting point.
     """
     uses: dict[str, set[str]] = {}
     for index in reversed(range(len(analysis.ops))):
@@ -195,8 +195,6 @@ def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
                 found = {"reduce"}
             elif layout.modes[index] == "tail" and rule is not None and rule.linear == "sum":
                 found = {"bias"}
-            elif layout.modes[index] == "lanes" and layout.is_reduction(index):
-                found = {"lanes", "lane-reduce"}
         for name in op.reads:
             uses.setdefault(name, set()).update(found)
     return uses
@@ -207,7 +205,7 @@ def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str], memo:
     fields = analysis.fields(name)
     blocks = _blocks(fields, layout.parts, layout.k, shape, memo)
     divided = layout.divided(name)
-    reduces = divided and ("reduce" in uses or "lane-reduce" in uses)
+    reduces = divided and name in layout.scaled
     if "lanes" in uses and (layout.replicated(name) or len(blocks[0]) > 1):
         stored: Literal["once", "sum", "apart"] = "apart"
     elif reduces and "reduce" not in uses:

@@ -154,6 +154,10 @@ class Op:
         """Whether input `i` is made of the formula's constants and shapes alone."""
         return self.pure(i) and self.inputs[i] not in self.state.trained
 
+    def trained(self, i: int) -> bool:
+        """Whether input `i` is made of initializers alone, a trainable one among them."""
+        return self.pure(i) and self.inputs[i] in self.state.trained
+
     def axis(self, default: int, rank: int | None = None) -> int:
         """The attribute `axis`, counted from the front."""
         axis = int(self.attributes.get("axis", default))
@@ -227,10 +231,11 @@ def follow(op: Op, fields: Fields, parameters: Fields) -> None:
         meet(op, [align(g, rank) for g in result], align(f, rank), follows=True)
 
 
-def meet(op: Op, result: list[Field], f: Field, follows: bool = False) -> None:
+def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bool = False) -> None:
     """Add a field to those of a result: along the same axes units are tied, along others a plan decides.
 
-    `follows`: the field is a parameter's, which makes no units beside those of activations.
+    `follows`: the field is a parameter's, which makes no units beside those of activations. `apart`: the result is a
+    parameter, which may have units along several axes.
     """
     v = varying(f)
     for e in result:
@@ -249,7 +254,7 @@ def meet(op: Op, result: list[Field], f: Field, follows: bool = False) -> None:
         return
     for e in result:
         common = v & varying(e)
-        if not v or not varying(e):
+        if not v or not varying(e) or (apart and not common):
             continue
         if common in (v, varying(e)):
             op.labels.tie(e, f)

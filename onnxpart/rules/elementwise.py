@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxpart.labels import Fields, varying
+from onnxpart.labels import Fields
 from onnxpart.rules.context import Barrier, Op, follow, join
 from onnxpart.rules.mix import slides
 
@@ -41,7 +41,7 @@ def pool(op: Op) -> list[Fields]:
     fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
     if any(name in op.state.read for name in op.node.output[1:]):
         op.share(fields, "it returns positions that count over all channels")
-    return [tuple(f for f in fields if varying(f)), *[()] * (len(op.node.output) - 1)]
+    return [fields, *[()] * (len(op.node.output) - 1)]
 
 
 def sample(op: Op) -> list[Fields]:
@@ -54,7 +54,7 @@ def sample(op: Op) -> list[Fields]:
             op.share([f], "its batch axis is divided")
         else:
             result.append(op.labels.tie_along(f, (1,)))
-    return [tuple(f for f in result if varying(f))]
+    return [tuple(result)]
 
 
 def quantize(op: Op) -> list[Fields]:

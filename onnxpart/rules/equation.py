@@ -52,8 +52,10 @@ def weighted(op: Op, x: Operand, w: Operand, contracted: str, out: str) -> Field
             keep = v & set(out)
             passed.append((keep, place(op.labels.tie_along(f, x.keep(keep)), x.letters, out)))
     result = [f for _, f in passed]
+    met: set[frozenset[str]] = set()
     for f in w.fields:
-        _weight_field(op, f, w, x, dict(summed), passed, contracted, out, result)
+        met |= _weight_field(op, f, w, x, dict(summed), passed, contracted, out, result)
+    op.share((f for keep, f in summed if keep not in met), "its weight has no axis of its own for them")
     return tuple(result)
 
 
@@ -67,39 +69,30 @@ def _weight_field(
     contracted: str,
     out: str,
     result: list[Field],
-) -> None:
+) -> set[frozenset[str]]:
+    """What becomes of one of the weight's fields; returns the letters of the summed field that it meets, if any."""
     v = w.along(f)
     if v and v <= set(contracted):
-        if v in summed:
-            op.labels.tie(summed[v], place(f, w.letters, contracted))
-        else:
-            _contract_rest(op, f, w, x, summed, contracted)
+        for letters, g in summed.items():  # exactly, or as a part of a merged axis
+            if v <= letters or letters < v:
+                op.labels.tie(g, place(f, w.letters, contracted))
+                return {letters}
+        if not x.constant:
+            op.share([f])
     elif v and v <= set(out):
         g = place(f, w.letters, out)
         for letters, e in passed:
             if letters == v:
                 op.labels.tie(e, g)
-                return
+                return set()
         if v & set(x.letters) or any(letters for letters, _ in passed):
             op.share([f])
-            return
+            return set()
         op.labels.root(g, op.index)
         result.append(g)
     else:
         op.share([f])
-
-
-def _contract_rest(
-    op: Op, f: Field, w: Operand, x: Operand, summed: dict[frozenset[str], Field], contracted: str
-) -> None:
-    """A weight axis whose letters match no summed field exactly: part of a merged axis, or nothing divided."""
-    v = w.along(f)
-    for letters, g in summed.items():
-        if v < letters or letters < v:
-            op.labels.tie(g, place(f, w.letters, contracted))
-            return
-    if not x.constant:
-        op.share([f])
+    return set()
 
 
 def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
@@ -155,11 +148,11 @@ def matmul(op: Op) -> list[Fields]:
 
 def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
     terms = left, right
-    pure = [i for i in (1, 0) if op.pure(i)]
-    if not pure or all(op.pure(i) and not op.constant(i) for i in (0, 1)):
-        return product(op, Operand(op.fields(0), left), Operand(op.fields(1), right), contracted, out)
-    weight = next((i for i in pure if not op.constant(i)), pure[0])
-    other = 1 - weight
+    weights = [i for i in (0, 1) if op.trained(i)]
+    if len(weights) != 1:  # constants are no weights, and two weights make another
+        a, b = (Operand(() if op.constant(i) else op.fields(i), terms[i]) for i in (0, 1))
+        return product(op, a, b, contracted, out)
+    weight, other = weights[0], 1 - weights[0]
     constant = op.constant(other)
     x = Operand(() if constant else op.fields(other), terms[other], constant)
     _note(op, weight, terms[weight], contracted)
@@ -211,6 +204,8 @@ def _convolution(op: Op, transposed: bool) -> list[Fields]:
     note_weight(op, 1, (1,) if transposed else (0,))
     if not op.pure(1) and op.fields(1):
         raise Barrier("its kernel is computed from activations")
+    if not op.trained(1) and (group == 1 or 1 not in (op.shape(0)[1] // group, op.out_shape()[1] // group)):
+        raise Barrier("its kernel is no trained weight")
     if group == 1:
         x = Operand(op.fields(0), "nc" + places)
         w = Operand(op.fields(1), ("co" if transposed else "oc") + kernel)

@@ -256,7 +256,7 @@ def depth_to_space(op: Op) -> list[Fields]:
             f = op.labels.tie_along(g, (0, 1) if crd else (0, 2))
             f = drop_axes(f, (2,) if crd else (1,))
         result.append(f)
-    return [tuple(f for f in result if varying(f))]
+    return [tuple(result)]
 
 
 def col2im(op: Op) -> list[Fields]:

@@ -214,8 +214,21 @@ def dims(r: Rewrite, i: int) -> None:
         down = [s if f else 1 for s, f in zip(shape, scaled, strict=True)]
         value = r.add("Mul", [value, r.constant(up, "kept")], "scaled")
         value = r.add("Div", [value, r.constant(down, "all")], "scaled")
-    mask = r.constant([not d for d in dynamic], "static", bool)
-    r.node.input[i] = r.add("Where", [mask, r.constant(part, "shape"), value], "shape")
+    static = [not d for d in dynamic]
+    r.before.extend(put(r, static, part, value))
+    r.node.input[i] = r.before[-1].output[0]
+
+
+def put(r: Rewrite, static: Sequence[bool], values: Sequence[int], value: str, out: str = "") -> list[onnx.NodeProto]:
+    """Nodes that put `values` in the `static` places of the integers `value`; the last gives `out`, or a new name."""
+    if r.op.opset >= 9:
+        inputs = [r.constant(static, "static", bool), r.constant(values, "shape"), value]
+        name = r.name("where" if out else "shape")
+        return [helper.make_node("Where", inputs, [out or name], name=name)]
+    rest = r.name("rest")
+    keep = helper.make_node("Mul", [value, r.constant(np.logical_not(static), "dynamic")], [rest], name=rest)
+    fixed, name = r.constant(np.where(static, values, 0), "shape"), r.name("put")
+    return [keep, helper.make_node("Add", [rest, fixed], [out or name], name=name)]
 
 
 def quantize(r: Rewrite) -> None:
@@ -408,9 +421,7 @@ def shape(r: Rewrite) -> None:
             name = r.name("scaled")
             after.append(helper.make_node(op_type, [value, r.constant(factor, "factor")], [name], name=name))
             value = name
-    mask = r.constant(~dynamic, "static", bool)
-    after.append(helper.make_node("Where", [mask, r.constant(whole, "shape"), value], [out], name=r.name("where")))
-    r.after.extend(after)
+    r.after.extend([*after, *put(r, ~dynamic, whole, value, out)])
 
 
 def _scaled_size(r: Rewrite, whole: Indices, part: Indices, dynamic: bool) -> None:
