@@ -105,6 +105,7 @@ class Labels:
     roots: list[tuple[Field, int]] = field(default_factory=list)
     grids: list[tuple[Field, int]] = field(default_factory=list)
     """Fields that are no tensor's but must come out as one's would: along each axis its own labels."""
+    mixed: list[tuple[int, int]] = field(default_factory=list)
 
     def fresh(self, shape: Sequence[int]) -> Field:
         """A field of new labels.
@@ -114,6 +115,19 @@ class Labels:
         shape = bounded(shape, self.count)
         start, self.count = self.count, self.count + prod(shape)
         return np.arange(start, self.count, dtype=np.int32).reshape(shape)
+
+    def mix(self, shape: Sequence[int]) -> Field:
+        """A field of new labels that cease to be units where the mix that they come from is duplicated."""
+        f = self.fresh(shape)
+        self.mixed.append((self.count - f.size, self.count))
+        return f
+
+    def is_mixed(self, f: Field) -> bool:
+        """Whether any label of a field comes from a mix."""
+        if not self.mixed:
+            return False
+        bounds = np.asarray(self.mixed).ravel()
+        return bool((np.searchsorted(bounds, f.ravel(), side="right") % 2).any())
 
     def tie(self, a: Field, b: Field) -> None:
         """The labels of `a` and `b` at the same place are the same unit; shapes broadcast.

@@ -186,7 +186,7 @@ class Op:
         only.
         """
         mixed = frozenset(axes)
-        r = self.labels.fresh([1 if a in mixed else size for a, size in enumerate(f.shape)])
+        r = self.labels.mix([1 if a in mixed else size for a, size in enumerate(f.shape)])
         rest = collapse(f, mixed) if result and r.size > 1 else ()
         self.labels.choices.append(Choice(self.index, reason, (((f, r),),), r, True, rest))
         return r
@@ -243,6 +243,8 @@ def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bo
             return
         if varying(e) == v and (v or not follows):
             op.labels.tie(e, f)
+            if op.labels.is_mixed(e) and not follows:
+                break  # where the mix is duplicated, `f` alone says what is divided
             return
     if follows:
         wider = [e for e in result if v < varying(e)]

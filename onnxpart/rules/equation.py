@@ -54,7 +54,7 @@ def weighted(op: Op, x: Operand, w: Operand, contracted: str, out: str) -> Field
     result = [f for _, f in passed]
     met: set[frozenset[str]] = set()
     for f in w.fields:
-        met |= _weight_field(op, f, w, x, dict(summed), passed, contracted, out, result)
+        met |= _weight_field(op, f, w, x, summed, passed, contracted, out, result)
     op.share((f for keep, f in summed if keep not in met), "its weight has no axis of its own for them")
     return tuple(result)
 
@@ -64,22 +64,22 @@ def _weight_field(
     f: Field,
     w: Operand,
     x: Operand,
-    summed: dict[frozenset[str], Field],
+    summed: list[tuple[frozenset[str], Field]],
     passed: list[tuple[frozenset[str], Field]],
     contracted: str,
     out: str,
     result: list[Field],
 ) -> set[frozenset[str]]:
-    """What becomes of one of the weight's fields; returns the letters of the summed field that it meets, if any."""
+    """What becomes of one of the weight's fields; returns the letters of the summed fields that it meets."""
     v = w.along(f)
     if v and v <= set(contracted):
-        for letters, g in summed.items():  # exactly, or as a part of a merged axis
-            if v <= letters or letters < v:
-                op.labels.tie(g, place(f, w.letters, contracted))
-                return {letters}
-        if not x.constant:
+        meets = [(keep, g) for keep, g in summed if v <= keep or keep < v]  # exactly, or a part of a merged axis
+        for _, g in meets:
+            op.labels.tie(g, place(f, w.letters, contracted))
+        if not meets and not x.constant:
             op.share([f])
-    elif v and v <= set(out):
+        return {keep for keep, _ in meets}
+    if v and v <= set(out):
         g = place(f, w.letters, out)
         for letters, e in passed:
             if letters == v:
@@ -121,7 +121,7 @@ def _meets(op: Op, sums: list[Field], f: Field, contracted: int) -> bool:
     for e in sums:
         if varying(e) & varying(f) & frozenset(range(contracted)):
             op.labels.tie(e, f)
-            known = known or varying(f) <= varying(e)
+            known = known or (varying(f) <= varying(e) and not op.labels.is_mixed(e))
     sums.append(f)
     return known
 
