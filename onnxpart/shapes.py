@@ -246,6 +246,8 @@ _FOLD: dict[str, Callable[..., Any]] = {
 
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 """Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
+_FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))
+"""Operators of ai.onnx.ml, for which ONNX infers nothing: floats in the input's shape."""
 
 
 class _Fold:
@@ -259,6 +261,9 @@ class _Fold:
     def visit(self, node: onnx.NodeProto) -> None:
         shapes = self.shapes
         if node.domain not in ("", "ai.onnx"):
+            if node.domain == "ai.onnx.ml" and node.op_type in _FLOATS_LIKE_INPUT and node.input[0] in shapes.shape:
+                shapes.shape[node.output[0]] = shapes.shape[node.input[0]]
+                shapes.dtype[node.output[0]] = TensorProto.FLOAT
             self._believe(node)
             return
         if node.op_type in ("Shape", "Size"):
