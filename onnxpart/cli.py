@@ -17,10 +17,8 @@ from onnxpart import __version__, folder, report
 from onnxpart.analyse import analyse
 from onnxpart.cut import cut
 from onnxpart.errors import OnnxpartError, UsageError
-from onnxpart.files import save, save_arrays
-from onnxpart.merge import Into, Normalize, merge
-from onnxpart.model import Model, load, restored
-from onnxpart.normalize import scale_output
+from onnxpart.merge import Into, Normalize
+from onnxpart.model import Model, load, redraft
 from onnxpart.plan import ORDERS, Plan
 from onnxpart.planner import plan
 from onnxpart.report import tables
@@ -222,21 +220,14 @@ def merge_(
     planned = folder.read_plan(source)
     if out is None and initializers is None:
         out = source / "merged.onnx"
-    for path in (out, initializers):
-        if path is not None:
-            folder.check_output(path, force)
     with tables.busy(f"merging {source}"):
-        base = folder.original(source, planned) if into == "original" else load(source / WHOLE)
-        merged = merge(planned, folder.part_arrays(source, planned, parts), into=into, normalize=normalize)
-        whole = folder.filled(base, merged)
-        if initializers is not None:
-            save_arrays(merged, initializers)
-        if out is not None:
-            save(scale_output(whole, planned) if normalize == "output" else whole, out)
+        merged = folder.merge_folder(
+            source, out, parts=parts, into=into, normalize=normalize, initializers=initializers, force=force
+        )
     written = {"model": out, "initializers": initializers}
     if as_json:
         names = {name: None if path is None else str(path) for name, path in written.items()}
-        _print_json({**names, "k": planned.k, "into": into, "normalize": normalize, "merged": sorted(merged)})
+        _print_json({**names, "k": planned.k, "into": into, "normalize": normalize, "merged": merged})
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
     _print(f"merged {len(merged)} initializers of {planned.k} parts into {files}")
@@ -249,10 +240,9 @@ def verify_(source: Folder, as_json: Json = False) -> None:
     planned = folder.read_plan(source)
     with tables.busy(f"verifying {source}"):
         analysis = analyse(folder.original(source, planned))
-        parts = [
-            restored(part) for part in folder.read_parts(planned, [source / part_file(p) for p in range(planned.k)])
-        ]
-        verdict = verify(analysis, planned, parts=parts, whole=restored(load(source / WHOLE)))
+        parts = folder.read_parts(planned, [source / part_file(p) for p in range(planned.k)])
+        drafts = [redraft(part) for part in parts]
+        verdict = verify(analysis, planned, parts=drafts, whole=redraft(load(source / WHOLE)))
     if as_json:
         _print_json(_verdict(verdict))
     else:

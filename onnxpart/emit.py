@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxpart.analyse import CHAIN, Analysis, permutation
 from onnxpart.errors import MergeError, PartitionError
 from onnxpart.files import Array
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.model import Model, captured, constant_node, live
-from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan
+from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan, slice_array, slice_stream
 from onnxpart.rules.context import Op
 from onnxpart.rules.rewrite import Kept, Rewrite
+from onnxpart.stream import Draft, Stream, empty, stream
 
 
 def copy_name(name: str, part: int) -> str:
@@ -33,19 +34,13 @@ def unused(name: str, taken: set[str]) -> str:
     return result
 
 
-def slice_array(initializer: InitializerPlan, part: int, array: Array) -> Array:
-    """A part's piece of an array of the initializer's shape."""
-    pieces = [array[index] for index, _ in initializer.pieces(part)]
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0)
-
-
 class _Writer:
     """Nodes and initializers of a graph in the making; hands out names that are not in use."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, Array | onnx.TensorProto] = {}
+        self.initializers: dict[str, Array | TensorProto | Stream] = {}
         self._names = {n for node in model.proto.graph.node for n in (*node.input, *node.output, node.name)}
         self._names |= set(model.initializers)
 
@@ -72,7 +67,20 @@ class _Writer:
         self.nodes += [*r.before, r.node, *r.after]
         self.initializers.update(r.constants)
 
-    def finish(self, plan: Plan, part: int | None) -> onnx.ModelProto:
+    def hold(self, name: str) -> None:
+        """Take over an initializer of the source as it is."""
+        tensor = self.model.initializers[name]
+        self.initializers[name] = stream(self.model.rows(name)) if self.model.external(name) else tensor
+
+    def hold_slice(self, initializer: InitializerPlan, part: int, name: str) -> None:
+        """Take over a part's piece of an initializer of the source, under the name `name`."""
+        source = initializer.name
+        if self.model.external(source):
+            self.initializers[name] = slice_stream(initializer, part, self.model.rows(source))
+        else:
+            self.initializers[name] = slice_array(initializer, part, self.model.array(source))
+
+    def finish(self, plan: Plan, part: int | None) -> Draft:
         """The model: live nodes and initializers, everything else as in the source."""
         source = self.model.proto
         model = onnx.ModelProto(
@@ -94,51 +102,60 @@ class _Writer:
             graph.value_info.extend(source.graph.value_info)
         nodes, used = live(self.nodes, [v.name for v in source.graph.output])
         read = {n for node in source.graph.node for n in (*node.input, *captured(node))}
-        constants = []
-        for name, tensor in self.initializers.items():
+        constants, streams = [], {}
+        for name, value in self.initializers.items():
             if name in self.model.constants:
                 if name in used:
-                    value = tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
-                    constants.append(constant_node(value))
+                    constants.append(constant_node(_tensor(value, name, self.model)))
                 continue
             if name not in used and (name in read or name not in self.model.initializers):
                 continue
-            graph.initializer.append(
-                tensor if isinstance(tensor, onnx.TensorProto) else _tensor(tensor, name, self.model)
-            )
+            graph.initializer.append(_tensor(value, name, self.model))
+            if isinstance(value, Stream):
+                streams[name] = value
         graph.node.extend([*constants, *nodes])
         entries = {METADATA: plan.to_json()}
         if part is not None:
             entries[METADATA_PART] = str(part)
         rest = {p.key: p.value for p in model.metadata_props if p.key not in (METADATA, METADATA_PART)}
         helper.set_model_props(model, {**rest, **entries})
-        return model
+        return Draft(model, streams)
 
 
-def _tensor(array: Array, name: str, model: Model) -> onnx.TensorProto:
-    tensor = numpy_helper.from_array(np.asarray(array, order="C"), name)
-    if name in model.initializers:
-        tensor.doc_string = model.initializers[name].doc_string
+def _tensor(value: Array | TensorProto | Stream, name: str, model: Model) -> TensorProto:
+    if isinstance(value, TensorProto):
+        return value
+    doc = model.initializers[name].doc_string if name in model.initializers else ""
+    if isinstance(value, Stream):
+        return empty(name, value, doc)
+    tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
+    if doc:
+        tensor.doc_string = doc
     return tensor
 
 
-def emit_part(analysis: Analysis, plan: Plan, part: int, arrays: Mapping[str, Array] | None = None) -> onnx.ModelProto:
-    """One part as a model of its own.
+def emit_part(analysis: Analysis, plan: Plan, part: int) -> onnx.ModelProto:
+    """One part as a model of its own, in memory (see `draft_part`)."""
+    return draft_part(analysis, plan, part).model()
 
-    :param arrays: weights to use instead of the slices of the whole's, in the part's shapes.
+
+def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, Stream] | None = None) -> Draft:
+    """One part as a model of its own; what is external in the source is a stream.
+
+    :param weights: to use instead of the slices of the whole's, in the part's shapes.
     :returns: a valid model with the inputs and outputs of the whole, initializer names unchanged.
     """
     model = analysis.model
     layout = layout_of(analysis, plan)
     writer = _Writer(model)
-    for name, tensor in model.initializers.items():
-        given = None if arrays is None else arrays.get(name)
+    for name in model.initializers:
+        given = None if weights is None else weights.get(name)
         if given is not None:
-            writer.initializers[name] = given
+            writer.initializers[name] = given if model.external(name) else given.array()
         elif name in plan.by_name:
-            writer.initializers[name] = slice_array(plan.by_name[name], part, model.array(name))
+            writer.hold_slice(plan.by_name[name], part, name)
         else:
-            writer.initializers[name] = model.array(name) if tensor.data_location else tensor
+            writer.hold(name)
     for index, op in enumerate(analysis.ops):
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
@@ -228,11 +245,16 @@ def layout_of(analysis: Analysis, plan: Plan) -> Layout:
 
 
 def emit_whole(analysis: Analysis, plan: Plan) -> onnx.ModelProto:
+    """The duplicated whole, in memory (see `draft_whole`)."""
+    return draft_whole(analysis, plan).model()
+
+
+def draft_whole(analysis: Analysis, plan: Plan) -> Draft:
     """The duplicated whole: every mix, and every region that can't be divided, once per part.
 
-    Where nothing is duplicated or replicated this is the original graph.
+    Where nothing is duplicated or replicated this is the original graph. What is external in the source is a stream.
     """
-    return _Whole(analysis, plan).model
+    return _Whole(analysis, plan).draft
 
 
 class _Whole:
@@ -254,16 +276,15 @@ class _Whole:
             producer = analysis.producer.get(name)
             if producer is not None and self.layout.modes[producer] == "lanes":
                 self._mean(name)
-        self.model = self.writer.finish(plan, None)
+        self.draft = self.writer.finish(plan, None)
 
     def _initializers(self) -> None:
-        model = self.analysis.model
-        for name, tensor in model.initializers.items():
-            self.writer.initializers[name] = model.array(name) if tensor.data_location else tensor
+        for name in self.analysis.model.initializers:
+            self.writer.hold(name)
             planned = self.plan.by_name.get(name)
             if planned is not None and planned.stored == "apart":
                 for part in range(self.plan.k):
-                    self.writer.initializers[copy_name(name, part)] = slice_array(planned, part, model.array(name))
+                    self.writer.hold_slice(planned, part, copy_name(name, part))
 
     def _once(self, index: int) -> None:
         """The operator over all units; the shape of what exists once per part is told by the first part's."""

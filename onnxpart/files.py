@@ -1,25 +1,43 @@
-"""Bytes on disk: reading models, mapping external data, writing whole files or none."""
+"""Bytes on disk: reading models and arrays, mapping external data, writing whole files or none."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
+import ml_dtypes
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto, helper
 
 from onnxpart.errors import ModelError
+from onnxpart.stream import CHUNK, Draft, Rows, Stored, Stream, stream, to_array, without_initializers
+from onnxpart.stream import Array as Array
 
-Array = NDArray[Any]
 MAX_PROTOBUF = 2**31 - 2**20
-"""Above this many bytes protobuf refuses a message; weights then go to an external file."""
+"""From this many bytes on protobuf refuses a message; weights then go to an external file."""
+SMALL_TENSOR = 1024
+"""Tensors of fewer bytes stay in the model's own file."""
+ALIGNMENT = 4096
+"""External tensors start at multiples of this many bytes."""
+DATA = ".data"
+"""Behind a model's file name: the file of its external data."""
+_SAFETENSORS = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
+    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16,
+    "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+"""Names of element types in safetensors files."""
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -47,22 +65,34 @@ def check_external(proto: onnx.ModelProto, path: Path) -> None:
     :raises ModelError: when they aren't.
     """
     root = path.parent.resolve()
-    for tensor in proto.graph.initializer:
+    for tensor in (*proto.graph.initializer, *inner_tensors(proto)):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         location = _external(tensor).get("location", "")
         target = (root / location).resolve()
         if not target.is_relative_to(root):
             raise ModelError(
-                f"{path}: the external data of initializer {tensor.name!r} lie outside the model's folder "
+                f"{path}: the external data of {tensor.name!r} lie outside the model's folder "
                 f"({location}); save the model with its data beside it."
             )
         if not target.is_file():
             raise ModelError(
-                f"{path}: the external data file {location} of initializer {tensor.name!r} is missing; "
-                "copy it beside the model."
+                f"{path}: the external data file {location} of {tensor.name!r} is missing; copy it beside the model."
             )
         _span(tensor, target)
+
+
+def inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Tensors in the attributes of nodes: constants, and the initializers of subgraphs."""
+    bodies: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
+    while bodies:
+        for node in bodies.pop().node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    yield attribute.t
+                elif attribute.type == onnx.AttributeProto.GRAPH:
+                    bodies.append(attribute.g)
+                    yield from attribute.g.initializer
 
 
 def _external(tensor: TensorProto) -> dict[str, str]:
@@ -71,62 +101,176 @@ def _external(tensor: TensorProto) -> dict[str, str]:
 
 def _span(tensor: TensorProto, path: Path) -> tuple[int, int]:
     """Offset and length in bytes of an external tensor in its file."""
-    offset = _external(tensor).get("offset", "0")
-    count = prod(tensor.dims)
-    size = count * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    entries = _external(tensor)
+    offset, size = entries.get("offset", "0"), nbytes(tensor)
+    length = entries.get("length", str(size))
+    if length != str(size):
+        raise ModelError(
+            f"{path}: initializer {tensor.name!r} of shape {tuple(tensor.dims)} is {size} bytes, the model says "
+            f"{length}; export the model again."
+        )
     if not offset.isdecimal() or path.stat().st_size < int(offset) + size:
         raise ModelError(f"{path} is too short for initializer {tensor.name!r}: it is truncated; copy it again.")
     return int(offset), size
 
 
-def to_array(tensor: TensorProto, folder: Path | None) -> Array:
-    """The array of a tensor; external data (looked up in `folder`) are mapped from the file.
+def packed(data_type: int) -> int:
+    """How many elements of an ONNX type share a byte."""
+    name = TensorProto.DataType.Name(data_type)
+    return next((8 // n for n in (2, 4) if name in (f"INT{n}", f"UINT{n}") or name.startswith(f"FLOAT{n}")), 1)
 
-    :raises ModelError: when the file holds fewer bytes than the tensor.
-    """
-    if tensor.data_location != TensorProto.EXTERNAL:
-        try:
-            return numpy_helper.to_array(tensor)
-        except ValueError:
-            shape = tuple(tensor.dims)
-            raise ModelError(
-                f"initializer {tensor.name!r} doesn't hold the numbers of its shape {shape}; export the model again."
-            ) from None
-    path = (folder or Path()) / _external(tensor)["location"]
+
+def nbytes(tensor: TensorProto) -> int:
+    """Size of a tensor's numbers in bytes; 0 for text."""
+    if tensor.data_type == TensorProto.STRING:
+        return 0
+    itemsize = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    size: int = prod(tensor.dims) * itemsize
+    return -(-size // packed(tensor.data_type))
+
+
+def fetch(tensor: TensorProto, folder: Path) -> None:
+    """Read the external data of a tensor into it."""
+    path = folder / _external(tensor)["location"]
     offset, size = _span(tensor, path)
+    with path.open("rb") as file:
+        file.seek(offset)
+        tensor.raw_data = file.read(size)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+
+
+def stored(tensor: TensorProto, folder: Path) -> Stored:
+    """The array of an external tensor, where it lies."""
+    path = folder / _external(tensor)["location"]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    flat = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(size,)) if size else np.zeros(0, np.uint8)
-    return flat.view(dtype).reshape(tuple(tensor.dims))
+    return Stored(path, _span(tensor, path)[0], dtype, tuple(tensor.dims))
 
 
-def save(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
-    """Write a model under a temporary name, then rename it; weights above 2 GB go to `<name>.data` beside it.
+def read_safetensors(path: Path) -> dict[str, Stored]:
+    """The arrays of a safetensors file, where they lie.
+
+    :raises ModelError: when the file can't be read, or holds types that ONNX doesn't know.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    result = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.offset_keys()}
+            shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
+            dtypes = {name: np.dtype(_SAFETENSORS[found.get_dtype()]) for name, found in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} can't be read as safetensors ({error}); check the file.") from None
+    except KeyError as error:
+        raise ModelError(f"{path} holds numbers of type {error.args[0]}; save them as floats or integers.") from None
+    lengths = {name: prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
+    offset = path.stat().st_size - sum(lengths.values())  # the format leaves no gaps
+    for name, shape in shapes.items():
+        result[name] = Stored(path, offset, dtypes[name], shape)
+        offset += lengths[name]
+    return result
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
+    """Write a model whole or not at all.
+
+    What protobuf can't hold (2 GB), and what has streams, is written with external data: tensors of at least
+    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time.
 
     :raises ModelError: when the folder can't be written.
     """
-    path = Path(path)
-    if proto.ByteSize() < MAX_PROTOBUF:
-        write_bytes(path, proto.SerializeToString())
+    path, draft = Path(path), model if isinstance(model, Draft) else Draft(model)
+    if not draft.streams and fits(draft.proto):
+        write_bytes(path, draft.proto.SerializeToString())
         return
-    data = path.with_name(path.name + ".data")
-    data.unlink(missing_ok=True)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    onnx.save_model(copy, path, save_as_external_data=True, location=data.name)
+    data = path.with_name(path.name + DATA)
+    proto = without_initializers(draft.proto)
+    with ExitStack() as stack:
+        file, weights = (stack.enter_context(replacing(p)) for p in (path, data))
+        for tensor in draft.proto.graph.initializer:
+            source = draft.streams.get(tensor.name)
+            if source is None and nbytes(tensor) >= SMALL_TENSOR:
+                source = stream(_numbers(tensor))
+            proto.graph.initializer.append(tensor if source is None else _append(tensor, source, weights, data.name))
+        file.write(proto.SerializeToString())
+        path.unlink(missing_ok=True)  # at no moment does a model stand beside the data of another
 
 
-def save_arrays(values: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
-    """Write arrays as safetensors.
+def fits(proto: onnx.ModelProto) -> bool:
+    """Whether protobuf can hold the model."""
+    try:
+        size: int = proto.ByteSize()
+    except EncodeError:
+        return False
+    return size < MAX_PROTOBUF
+
+
+def _numbers(tensor: TensorProto) -> Array:
+    """A tensor's array, or the bytes in which its elements are packed."""
+    packed_as_bytes = packed(tensor.data_type) > 1 and tensor.HasField("raw_data")
+    return np.frombuffer(tensor.raw_data, np.uint8) if packed_as_bytes else to_array(tensor)
+
+
+def _append(tensor: TensorProto, source: Stream, file: BinaryIO, location: str) -> TensorProto:
+    """Write a tensor's numbers behind what is in a file of external data; returns a tensor that says where."""
+    offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
+    file.seek(offset)
+    length = _write(source, file)
+    result = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    result.data_location = TensorProto.EXTERNAL
+    if tensor.doc_string:
+        result.doc_string = tensor.doc_string
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        result.external_data.add(key=key, value=value)
+    return result
+
+
+def _write(source: Stream, file: BinaryIO) -> int:
+    """Write an array row by row; returns how many bytes it has."""
+    length = 0
+    for chunk in source.chunks(CHUNK):
+        length += file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
+    return length
+
+
+def save_arrays(values: Mapping[str, Rows | Stream], path: str | os.PathLike[str]) -> None:
+    """Write arrays as safetensors, whole or not at all, a few rows in memory at a time.
 
     :raises ModelError: when the file can't be written.
     """
-    from safetensors.numpy import save as to_bytes
-
-    write_bytes(Path(path), to_bytes({name: np.ascontiguousarray(array) for name, array in values.items()}))
+    sources = {name: value if isinstance(value, Stream) else stream(value) for name, value in values.items()}
+    order = sorted(sources, key=lambda name: (-sources[name].dtype.itemsize, name))  # so that each is aligned
+    kinds = {np.dtype(dtype): kind for kind, dtype in _SAFETENSORS.items()}
+    header, offset = {}, 0
+    for name in order:
+        source = sources[name]
+        stop = offset + prod(source.shape) * source.dtype.itemsize
+        header[name] = {"dtype": kinds[source.dtype], "shape": source.shape, "data_offsets": (offset, stop)}
+        offset = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(Path(path)) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            _write(sources[name], file)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all.
+
+    :raises ModelError: when it can't be written.
+    """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name, which becomes `path` at the end, or vanishes when something goes wrong.
 
     :raises ModelError: when it can't be written.
     """
@@ -136,9 +280,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise ModelError(f"{path} can't be written ({error.strerror}); choose another place.") from None
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except OSError as error:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        raise ModelError(f"{path} can't be written ({error.strerror}); free space or choose another place.") from None
+        if isinstance(error, OSError):
+            raise ModelError(
+                f"{path} can't be written ({error.strerror}); free space or choose another place."
+            ) from None
+        raise

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import onnx
-
 from onnxpart.errors import MergeError, ModelError
-from onnxpart.files import Array
-from onnxpart.model import Model, arrays, load, restored, with_arrays
+from onnxpart.files import DATA, save, save_arrays
+from onnxpart.merge import Into, Normalize, merge_streams
+from onnxpart.model import Model, load, redraft, stored_arrays
+from onnxpart.normalize import scale_output
 from onnxpart.plan import METADATA, METADATA_PART, Plan
 from onnxpart.split import ORIGINAL, PLAN, WHOLE, part_file
+from onnxpart.stream import Draft, Rows, Stream, empty, fill
 
 
 def read_plan(folder: Path) -> Plan:
@@ -71,7 +72,7 @@ def original(folder: Path, plan: Plan) -> Model:
     return model
 
 
-def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -> list[dict[str, Array]]:
+def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -> list[dict[str, Rows]]:
     """The parts' initializers in the plan's order.
 
     :param files: one per part, ONNX (in any order, where they say which part they are) or all of them safetensors of
@@ -82,14 +83,14 @@ def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -
         files = [folder / part_file(p) for p in range(plan.k)]
     weights = [path for path in files if path.suffix == ".safetensors"]
     if not weights:
-        return [arrays(model) for model in read_parts(plan, files)]
+        return [stored_arrays(model) for model in read_parts(plan, files)]
     if len(weights) < len(files):
         raise MergeError(f"{weights[0]} is safetensors and others are ONNX; give all parts in the same form.")
     _check_count(plan, files)
     twice = next((path for i, path in enumerate(files) if path.resolve() in [f.resolve() for f in files[:i]]), None)
     if twice is not None:
         raise MergeError(f"{twice} was given twice; name each part once.")
-    parts = [arrays(path) for path in files]
+    parts = [stored_arrays(path) for path in files]
     for path, part in zip(files, parts, strict=True):
         missing = next((i.name for i in plan.initializers if not i.constant and i.name not in part), None)
         if missing is not None:
@@ -98,8 +99,41 @@ def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -
     return [{name: array for name, array in part.items() if name not in constants} for part in parts]
 
 
-def filled(model: Model, merged: Mapping[str, Array]) -> onnx.ModelProto:
-    """The model with the merged initializers.
+def merge_folder(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    parts: Sequence[Path] | None = None,
+    into: Into = "duplicated",
+    normalize: Normalize = "weights",
+    initializers: Path | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Merge the parts of a folder into a file (see `merge.merge`); external data go from file to file, row by row.
+
+    :param out: the model to write. :param parts: files of the parts (see `part_arrays`). :param initializers: a
+        safetensors file to write the merged initializers to. :param force: replace files that exist.
+    :returns: names of the merged initializers.
+    :raises MergeError: when the parts don't fit the plan. :raises ModelError: when a file can't be read or written.
+    """
+    plan = read_plan(folder)
+    for path in (out, initializers):
+        if path is not None:
+            check_output(path, force)
+    base = original(folder, plan) if into == "original" else load(folder / WHOLE)
+    merged = merge_streams(plan, part_arrays(folder, plan, parts), into=into, normalize=normalize)
+    whole = filled(base, merged)
+    if initializers is not None:
+        save_arrays(merged, initializers)
+    if out is not None:
+        if normalize == "output":
+            whole = Draft(scale_output(whole.proto, plan), whole.streams)
+        save(whole, out)
+    return sorted(merged)
+
+
+def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:
+    """The model with the merged initializers; those that are external in it stay streams.
 
     :raises MergeError: when it isn't the one that they belong to.
     """
@@ -109,7 +143,15 @@ def filled(model: Model, merged: Mapping[str, Array]) -> onnx.ModelProto:
                 f"{model.name}: {name!r} has shape {tuple(tensor.dims)}, merged it has {tuple(merged[name].shape)}; "
                 "the model belongs to another split."
             )
-    return with_arrays(restored(model), merged)
+    draft = redraft(model)
+    streams = dict(draft.streams)
+    for tensor in draft.proto.graph.initializer:
+        if tensor.name in streams and tensor.name in merged:
+            streams[tensor.name] = merged[tensor.name]
+            tensor.CopyFrom(empty(tensor.name, merged[tensor.name], tensor.doc_string))
+        elif tensor.name in merged:
+            fill(tensor, merged[tensor.name].array())
+    return Draft(draft.proto, streams)
 
 
 def check_output(path: Path, force: bool) -> None:
@@ -119,5 +161,6 @@ def check_output(path: Path, force: bool) -> None:
     """
     if path.is_dir():
         raise ModelError(f"{path} is a folder; name a file to write.")
-    if path.exists() and not force:
-        raise ModelError(f"{path} exists already; give another file, or --force to replace it.")
+    for found in (path, path.with_name(path.name + DATA)):
+        if found.exists() and not force:
+            raise ModelError(f"{found} exists already; give another file, or --force to replace it.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from onnxpart.emit import copy_name
 from onnxpart.errors import MergeError
 from onnxpart.files import Array
-from onnxpart.plan import InitializerPlan, Plan
+from onnxpart.plan import Index, InitializerPlan, Plan
+from onnxpart.stream import Rows, Stream, rows_shape, stream, windows
 
 Into = Literal["duplicated", "original"]
 Normalize = Literal["weights", "output"]
@@ -36,9 +37,21 @@ def merge(
         per part too (see `emit.copy_name`).
     :raises MergeError: when the parts don't fit the plan.
     """
+    streams = merge_streams(plan, parts, into=into, normalize=normalize)
+    return {name: merged.array() for name, merged in streams.items()}
+
+
+def merge_streams(
+    plan: Plan,
+    parts: Sequence[Mapping[str, Rows]],
+    *,
+    into: Into = "duplicated",
+    normalize: Normalize = "weights",
+) -> dict[str, Stream]:
+    """The same a few rows at a time, from arrays that are in memory or not (see `merge`)."""
     if len(parts) != plan.k:
         raise MergeError(f"the plan has {plan.k} parts, {len(parts)} were given; give one set of arrays per part.")
-    result: dict[str, Array] = {}
+    result: dict[str, Stream] = {}
     for initializer in plan.initializers:
         held = [p for p in range(plan.k) if initializer.name in parts[p]]
         if not held:
@@ -46,16 +59,16 @@ def merge(
         if len(held) < plan.k:
             absent = next(p for p in range(plan.k) if p not in held)
             raise MergeError(f"part {absent} has no initializer {initializer.name!r}; give the parts of one split.")
-        arrays = [parts[p][initializer.name] for p in range(plan.k)]
-        _check(initializer, arrays)
+        pieces = [parts[p][initializer.name] for p in range(plan.k)]
+        _check(initializer, pieces)
         if into == "duplicated" and initializer.stored == "apart":
-            for p, array in enumerate(arrays):
-                result[copy_name(initializer.name, p)] = array
-        result[initializer.name] = scatter(initializer, arrays, into=into, normalize=normalize)
+            for p, piece in enumerate(pieces):
+                result[copy_name(initializer.name, p)] = stream(piece)
+        result[initializer.name] = scatter_stream(initializer, pieces, into=into, normalize=normalize)
     return result
 
 
-def _check(initializer: InitializerPlan, arrays: Sequence[Array]) -> None:
+def _check(initializer: InitializerPlan, arrays: Sequence[Rows]) -> None:
     for p, array in enumerate(arrays):
         want = initializer.part_shape(p)
         if tuple(array.shape) != want:
@@ -63,8 +76,6 @@ def _check(initializer: InitializerPlan, arrays: Sequence[Array]) -> None:
                 f"part {p}: {initializer.name!r} has shape {tuple(array.shape)}, the plan says {want}; "
                 "it comes from another split."
             )
-        if not np.isfinite(array).all():
-            warnings.warn(f"part {p}: {initializer.name!r} holds NaN or infinite values", stacklevel=3)
 
 
 def scatter(
@@ -76,26 +87,60 @@ def scatter(
 ) -> Array:
     """One initializer of the whole from those of the parts (see `merge`).
 
-    Where parts overlap sums are taken in float64 and rounded once to the parts' dtype.
+    Where parts overlap sums are taken in float64, where they don't weights are divided in float32 at least; both are
+    rounded once to the parts' dtype.
     """
-    dtype = arrays[0].dtype
+    return scatter_stream(initializer, arrays, into=into, normalize=normalize).array()
+
+
+def scatter_stream(initializer: InitializerPlan, arrays: Sequence[Rows], *, into: Into, normalize: Normalize) -> Stream:
+    """The same a few rows at a time. Warns once of each array in which a number isn't finite."""
     scale = _scale(initializer, into, normalize, len(arrays))
-    if initializer.disjoint:
-        whole = np.zeros(initializer.shape, dtype)
-        for p, array in enumerate(arrays):
-            for index, rows in initializer.pieces(p):
-                piece = array[rows]
-                whole[index] = (
-                    piece if scale in (None, 1) else np.divide(piece, scale, dtype=_wide(dtype)).astype(dtype)
-                )
-        return whole
-    total = np.zeros(initializer.shape, np.float64)
-    count = np.zeros(initializer.shape, np.int16)
+    combine = _join if initializer.disjoint else _average
+
+    def chunks(size: int) -> Iterator[Array]:
+        infinite: set[int] = set()
+        for start, stop in windows(initializer.shape, arrays[0].dtype, size):
+            yield combine(initializer, arrays, scale, (start, stop), infinite)
+        for p in sorted(infinite):
+            warnings.warn(f"part {p}: {initializer.name!r} holds NaN or infinite values", stacklevel=2)
+
+    return Stream(initializer.shape, arrays[0].dtype, chunks)
+
+
+def _pieces(
+    initializer: InitializerPlan, arrays: Sequence[Rows], rows: tuple[int, int], infinite: set[int]
+) -> Iterator[tuple[Index, Array]]:
+    """What the parts hold of some rows of the whole, and where in those rows; notes the parts that aren't finite."""
     for p, array in enumerate(arrays):
-        for index, rows in initializer.pieces(p):
-            total[index] += array[rows]
-            count[index] += 1
-    return np.asarray(total / (np.maximum(count, 1) if scale is None else scale)).astype(dtype)
+        for index, mine in initializer.pieces(p, *rows):
+            piece = array[mine]
+            if not np.isfinite(piece).all():
+                infinite.add(p)
+            yield index, piece
+
+
+def _join(
+    initializer: InitializerPlan, arrays: Sequence[Rows], scale: int | None, rows: tuple[int, int], infinite: set[int]
+) -> Array:
+    """Rows of the whole of which no element is in two parts."""
+    dtype = arrays[0].dtype
+    whole = np.zeros(rows_shape(initializer.shape, *rows), dtype)
+    for index, piece in _pieces(initializer, arrays, rows, infinite):
+        whole[index] = piece if scale in (None, 1) else np.divide(piece, scale, dtype=_wide(dtype)).astype(dtype)
+    return whole
+
+
+def _average(
+    initializer: InitializerPlan, arrays: Sequence[Rows], scale: int | None, rows: tuple[int, int], infinite: set[int]
+) -> Array:
+    """Rows of the whole of which elements are in several parts."""
+    total = np.zeros(rows_shape(initializer.shape, *rows), np.float64)
+    count = np.zeros(total.shape, np.int16)
+    for index, piece in _pieces(initializer, arrays, rows, infinite):
+        total[index] += piece
+        count[index] += 1
+    return np.asarray(total / (np.maximum(count, 1) if scale is None else scale)).astype(arrays[0].dtype)
 
 
 def _scale(initializer: InitializerPlan, into: Into, normalize: Normalize, k: int) -> int | None:

@@ -21,16 +21,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from onnxpart.errors import ModelError
-from onnxpart.files import Array, check_external, read, to_array
+from onnxpart.files import Array, check_external, fetch, inner_tensors, packed, read, read_safetensors, stored
+from onnxpart.stream import CHUNK, Draft, Rows, empty, fill, stream, to_array, without_initializers
 
 SMALL = 4096
 """Initializers of at most this many elements are looked at when shapes are computed."""
 OLDEST_OPSET = 7
 """Before this, broadcasting was an attribute."""
 
-_FLOATS = frozenset(
-    (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-)  # the types that are trained
+FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16))
+"""The element types that are trained."""
 _SETTINGS = frozenset(("Clip", "Dropout", "OneHot", "Pad", "Range", "Resize", "Upsample"))
 """Operators whose inputs behind the first are settings."""
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -80,13 +80,23 @@ class Model:
 
     def array(self, name: str) -> Array:
         """The array of the initializer `name`; external data are mapped, not read."""
+        if self.external(name):
+            return stream(self.rows(name)).array()
         if name not in self._arrays:
-            self._arrays[name] = to_array(self.initializers[name], self.folder)
+            self._arrays[name] = to_array(self.initializers[name])
         return self._arrays[name]
+
+    def external(self, name: str) -> bool:
+        """Whether the initializer `name` lies in a file of its own."""
+        return self.initializers[name].data_location == TensorProto.EXTERNAL
+
+    def rows(self, name: str) -> Rows:
+        """The initializer `name`, to be read a few rows at a time if it is external."""
+        return _rows(self.initializers[name], self.folder) if self.external(name) else self.array(name)
 
     def is_float(self, name: str) -> bool:
         """Whether the initializer `name` holds floating-point numbers."""
-        return self.initializers[name].data_type in _FLOATS
+        return self.initializers[name].data_type in FLOATS
 
     def trainable(self, name: str) -> bool:
         """Whether the initializer `name` is a parameter.
@@ -129,11 +139,14 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     if isinstance(source, onnx.ModelProto):
         proto, name, folder = onnx.ModelProto(), source.graph.name or "model", None
         proto.CopyFrom(source)
+        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+            raise ModelError(f"{name} has external data, and no folder to look for them; give the path of its file.")
     else:
         path = Path(source)
         proto, name, folder = read(path), str(path), path.parent
         check_external(proto, path)
         _check_lengths(proto, name)
+        _fetch_small(proto, folder)
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
     light = without_weights(proto)
@@ -143,6 +156,14 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
     proto, constants = _canonical(proto)
     return Model(proto, name, digest(proto, constants, folder), folder, constants)
+
+
+def _fetch_small(proto: onnx.ModelProto, folder: Path) -> None:
+    """Read external data that are looked at, that have several elements in a byte, or that are within nodes."""
+    small = [t for t in proto.graph.initializer if prod(t.dims) <= SMALL or packed(t.data_type) > 1]
+    for tensor in (*small, *inner_tensors(proto)):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            fetch(tensor, folder)
 
 
 def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | None) -> str:
@@ -159,9 +180,17 @@ def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | Non
             continue
         what = (tensor.name, tensor.data_type, tuple(tensor.dims), tensor.name in constants)
         result.update(repr(what).encode())
-        if tensor.data_type not in (*_FLOATS, TensorProto.STRING):
-            result.update(to_array(tensor, folder).tobytes())
+        if tensor.data_type not in (*FLOATS, TensorProto.STRING):
+            for chunk in stream(_rows(tensor, folder)).chunks(CHUNK):
+                result.update(chunk.tobytes())
     return result.hexdigest()
+
+
+def _rows(tensor: TensorProto, folder: Path | None) -> Rows:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return to_array(tensor)
+    assert folder is not None
+    return stored(tensor, folder)
 
 
 def _check_lengths(proto: onnx.ModelProto, name: str) -> None:
@@ -272,18 +301,25 @@ def constant_node(tensor: TensorProto) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
 
 
+def redraft(model: Model) -> Draft:
+    """The model as a file of its own: constants as nodes again, external data as streams."""
+    proto, streams = without_initializers(model.proto), {}
+    nodes = list(model.proto.graph.node)
+    constants = [constant_node(tensor) for name, tensor in model.initializers.items() if name in model.constants]
+    del proto.graph.node[:]
+    proto.graph.node.extend([*constants, *nodes])
+    for name, tensor in model.initializers.items():
+        if model.external(name):
+            streams[name] = stream(model.rows(name))
+            tensor = empty(name, streams[name], tensor.doc_string)
+        if name not in model.constants:
+            proto.graph.initializer.append(tensor)
+    return Draft(proto, streams)
+
+
 def restored(model: Model) -> onnx.ModelProto:
-    """The model as a file of its own: constants as nodes again, external data in it."""
-    external = [t.name for t in model.proto.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    result = with_arrays(model.proto, {name: model.array(name) for name in external})
-    graph = result.graph
-    nodes = [constant_node(t) for t in graph.initializer if t.name in model.constants]
-    weights = [t for t in graph.initializer if t.name not in model.constants]
-    for field_, values in ((graph.node, [*nodes, *graph.node]), (graph.initializer, weights)):
-        copies = [type(v).FromString(v.SerializeToString()) for v in values]
-        del field_[:]
-        field_.extend(copies)
-    return result
+    """The model as a file of its own, in memory."""
+    return redraft(model).model()
 
 
 def _constant(node: onnx.NodeProto) -> TensorProto | None:
@@ -305,20 +341,24 @@ def _constant(node: onnx.NodeProto) -> TensorProto | None:
 
 
 def arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> dict[str, Array]:
-    """Initializer name -> array, for a model or for a safetensors or ONNX file.
+    """Initializer name -> array, for a model or for a safetensors or ONNX file; external data are mapped.
 
     :raises ModelError: when the file can't be read.
     """
-    if isinstance(source, str | os.PathLike) and str(source).endswith(".safetensors"):
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+    found = {name: stream(rows).array() for name, rows in stored_arrays(source).items()}
+    return {name: array.copy() for name, array in found.items()} if _is_safetensors(source) else found
 
-        try:
-            return dict(load_file(source))
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{source} can't be read as safetensors ({error}); check the file.") from None
+
+def stored_arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> dict[str, Rows]:
+    """Initializer name -> array (see `arrays`), to be read a few rows at a time where it lies in a file of arrays."""
+    if isinstance(source, str | os.PathLike) and _is_safetensors(source):
+        return dict(read_safetensors(Path(source)))
     model = source if isinstance(source, Model) else load(source)
-    return {name: model.array(name) for name in model.initializers}
+    return {name: model.rows(name) for name in model.initializers}
+
+
+def _is_safetensors(source: object) -> bool:
+    return isinstance(source, str | os.PathLike) and str(source).endswith(".safetensors")
 
 
 def with_arrays(proto: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
@@ -327,9 +367,7 @@ def with_arrays(proto: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Mod
     result.CopyFrom(proto)
     for tensor in result.graph.initializer:
         if tensor.name in values:
-            doc = tensor.doc_string
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(values[tensor.name], order="C"), tensor.name))
-            tensor.doc_string = doc
+            fill(tensor, values[tensor.name])
     return result
 
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxpart.emit import copy_name, unused
-from onnxpart.model import load
+from onnxpart.model import Model
 from onnxpart.plan import Plan
 from onnxpart.rules import TABLE
 from onnxpart.shapes import infer
@@ -21,7 +21,7 @@ def scale_output(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     It goes with weights that were merged with `normalize="output"`, where the parts' outputs add up. Where the
     duplicated whole takes the mean of what exists once per part, that becomes the sum.
 
-    :param model: the duplicated whole or the original graph; it is left as it is.
+    :param model: the duplicated whole or the original graph, or the proto of its draft; it is left as it is.
     :returns: a copy in which every tensor of `plan.mean` keeps its name and is scaled exactly once.
     """
     result = onnx.ModelProto()
@@ -29,7 +29,7 @@ def scale_output(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     if plan.k == 1:
         return result
     graph = result.graph
-    types = infer(load(model)).dtype
+    types = infer(Model(model, graph.name, "")).dtype
     taken = {n for node in graph.node for n in (node.name, *node.input, *node.output)}
     taken.update(t.name for t in graph.initializer)
     inner = _before_another(graph, plan.mean)

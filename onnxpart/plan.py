@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.errors import MergeError
+from onnxpart.stream import Array, RowIndex, Rows, Stream, windows
 
 SCHEMA = 1
 ORDERS = ("contiguous", "interleaved", "random")
@@ -54,14 +56,23 @@ def _index(block: Block, shape: tuple[int, ...]) -> Index:
     return np.ix_(*[np.arange(n) if r is None else from_ranges(r) for r, n in zip(block, shape, strict=True)])
 
 
+def _window(ranges: Ranges | None, start: int, stop: int) -> tuple[Ranges | None, int, int]:
+    """The indices from `start` to `stop`, counted from there, and where among all they begin and end."""
+    if ranges is None:
+        return None, start, stop
+    kept = from_ranges(ranges)
+    first, last = (int(i) for i in np.searchsorted(kept, (start, stop)))
+    return to_ranges(kept[first:last] - start), first, last
+
+
 @dataclass(frozen=True)
 class InitializerPlan:
     """How one initializer is divided.
 
     `shape` in the whole network; `blocks` for each part the blocks that its array is made of, one under the other along
-    axis 0; `reduces`: a weight where the parts' contributions meet, scaled by 1/K; `tail`: a parameter behind that
-    point; `constant`: a number of the formula, no parameter; `stored` says how the duplicated whole holds it: `once`,
-    `sum` (once, contributions unscaled), or `apart` (one array per part).
+    axis 0, indices ascending; `reduces`: a weight where the parts' contributions meet, scaled by 1/K; `tail`: a
+    parameter behind that point; `constant`: a number of the formula, no parameter; `stored` says how the duplicated
+    whole holds it: `once`, `sum` (once, contributions unscaled), or `apart` (one array per part).
     """
 
     name: str
@@ -81,16 +92,26 @@ class InitializerPlan:
         ]
         return (sum(s[0] for s in sizes), *sizes[0][1:]) if self.shape else ()
 
-    def pieces(self, part: int) -> Iterator[tuple[Index, Index]]:
-        """For each of the part's blocks where it is in an array of the whole's shape, and where in the part's."""
+    def pieces(self, part: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Index, RowIndex]]:
+        """Where the part's blocks are in an array of the whole's shape, and in which rows of the part's.
+
+        :param start: the first row of the whole that is asked for, :param stop: the one behind the last. Places in the
+            whole count from there; blocks without such a row are left out.
+        """
         if not self.shape:
             yield (), ()
             return
-        start = 0
+        stop = self.shape[0] if stop is None else stop
+        shape, before = (stop - start, *self.shape[1:]), 0
         for block in self.blocks[part]:
-            rows = self.shape[0] if block[0] is None else sum(len(range(*r)) for r in block[0])
-            yield _index(block, self.shape), (slice(start, start + rows),)
-            start += rows
+            count = self.shape[0] if block[0] is None else sum(len(range(*r)) for r in block[0])
+            if shape == self.shape:
+                yield _index(block, shape), (slice(before, before + count),)
+            else:
+                rows, first, last = _window(block[0], start, stop)
+                if first < last:
+                    yield _index((rows, *block[1:]), shape), (slice(before + first, before + last),)
+            before += count
 
     @cached_property
     def disjoint(self) -> bool:
@@ -108,6 +129,25 @@ class InitializerPlan:
             if count.max(initial=0) <= 1:
                 return True
         return False
+
+
+def slice_array(initializer: InitializerPlan, part: int, array: Array) -> Array:
+    """A part's piece of an array of the initializer's shape."""
+    pieces = [array[index] for index, _ in initializer.pieces(part)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0)
+
+
+def slice_stream(initializer: InitializerPlan, part: int, rows: Rows) -> Stream:
+    """A part's piece of an array that is read a few rows at a time."""
+
+    def chunks(size: int) -> Iterator[Array]:
+        for start, stop in windows(initializer.shape, rows.dtype, size):
+            pieces = [index for index, _ in initializer.pieces(part, start, stop)]
+            if pieces:
+                window = rows[(slice(start, stop),) if initializer.shape else ()]
+                yield from (window[index] for index in pieces)
+
+    return Stream(initializer.part_shape(part), rows.dtype, chunks)
 
 
 @dataclass(frozen=True)
@@ -178,7 +218,7 @@ class Plan:
         """Whether every part has its share of every initializer, within the initializer's shape."""
         return len(self.shares) == self.k >= 1 and all(
             len(initializer.blocks) == self.k
-            and all(parts and all(_fits(block, initializer.shape) for block in parts) for parts in initializer.blocks)
+            and all(parts and _fit(parts, initializer.shape) for parts in initializer.blocks)
             for initializer in self.initializers
         )
 
@@ -207,11 +247,19 @@ class Plan:
             raise MergeError(f"{where} is not a plan ({error}); split the model again.") from None
 
 
-def _fits(block: Block, shape: tuple[int, ...]) -> bool:
-    return all(
-        ranges is None or all(0 <= start < stop <= size and step > 0 for start, stop, step in ranges)
+def _fit(blocks: tuple[Block, ...], shape: tuple[int, ...]) -> bool:
+    """Whether blocks are within a shape, and their indices ascend."""
+    rows = [block[0] if block[0] is not None else ((0, shape[0], 1),) for block in blocks if shape]
+    return _ascend(r for ranges in rows for r in ranges) and all(
+        ranges is None
+        or (_ascend(ranges) and all(0 <= start < stop <= size and step > 0 for start, stop, step in ranges))
+        for block in blocks
         for ranges, size in zip(block, shape, strict=True)
     )
+
+
+def _ascend(ranges: Iterable[tuple[int, int, int]]) -> bool:
+    return all(one[1] <= other[0] for one, other in pairwise(ranges))
 
 
 def _initializer(data: dict[str, Any]) -> InitializerPlan:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxpart.analyse import Analysis, analyse
-from onnxpart.emit import emit_part, emit_whole, layout_of
+from onnxpart.emit import draft_part, draft_whole, layout_of
 from onnxpart.errors import ModelError, UsageError
 from onnxpart.files import Array, save
 from onnxpart.layout import Layout
-from onnxpart.model import Model, load, restored
+from onnxpart.model import Model, load, redraft
 from onnxpart.plan import Plan
 from onnxpart.planner import plan
+from onnxpart.stream import Draft, Stream, rows_shape, windows
 from onnxpart.verify import fans
 
 INITS = ("slices", "he", "glorot")
@@ -33,17 +36,28 @@ def part_file(part: int) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """A model divided: the plan, K part models, and the duplicated whole that they merge into."""
+    """A model divided: the plan, and drafts of K part models and of the duplicated whole that they merge into."""
 
     analysis: Analysis
     plan: Plan
-    parts: tuple[onnx.ModelProto, ...]
-    whole: onnx.ModelProto
+    part_drafts: tuple[Draft, ...]
+    whole_draft: Draft
+
+    @cached_property
+    def parts(self) -> tuple[onnx.ModelProto, ...]:
+        """The part models, in memory."""
+        return tuple(draft.model() for draft in self.part_drafts)
+
+    @cached_property
+    def whole(self) -> onnx.ModelProto:
+        """The duplicated whole, in memory."""
+        return self.whole_draft.model()
 
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write `part0.onnx ..`, `whole.onnx` and `plan.json`; `original.onnx` too where the whole differs from it.
 
-        The folder appears whole or not at all.
+        The folder appears whole or not at all. What is external in the source is so in these files (see `files.save`),
+        and goes from file to file a few rows at a time.
 
         :raises ModelError: when the folder exists (unless `force`) or can't be written.
         """
@@ -70,11 +84,11 @@ class Split:
             raise ModelError(f"{target} can't be written ({error.strerror}); choose another folder.") from None
 
     def _write(self, folder: Path) -> None:
-        for p, part in enumerate(self.parts):
+        for p, part in enumerate(self.part_drafts):
             save(part, folder / part_file(p))
-        save(self.whole, folder / WHOLE)
+        save(self.whole_draft, folder / WHOLE)
         if not self.plan.same_graph:
-            save(restored(self.analysis.model), folder / ORIGINAL)
+            save(redraft(self.analysis.model), folder / ORIGINAL)
         (folder / PLAN).write_text(self.plan.to_json())
 
 
@@ -103,25 +117,34 @@ def split(
     parts = []
     for p in range(k):
         fresh = None if init == "slices" else initial(analysis, planned, layout, p, init, seed)
-        parts.append(emit_part(analysis, planned, p, fresh))
-    return Split(analysis, planned, tuple(parts), emit_whole(analysis, planned))
+        parts.append(draft_part(analysis, planned, p, fresh))
+    return Split(analysis, planned, tuple(parts), draft_whole(analysis, planned))
 
 
-def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: str, seed: int) -> dict[str, Array]:
+def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: str, seed: int) -> dict[str, Stream]:
     """Fresh weights of a part (see `split`); what is no weight of a contraction and no bias stays as sliced."""
-    rng = np.random.default_rng((seed, part))
-    result: dict[str, Array] = {}
-    for initializer in planned.initializers:
-        name, shape = initializer.name, initializer.part_shape(part)
-        dtype = analysis.model.array(name).dtype
+    result = {}
+    for number, initializer in enumerate(planned.initializers):
+        name, bound = initializer.name, 0.0
         if name in analysis.state.weights:
             fan_in, fan_out = fans(analysis, planned, layout, name, part)
-            if init == "he":
-                value = rng.standard_normal(shape, np.float32) * np.sqrt(analysis.state.weights[name].gain / fan_in)
-            else:
-                bound = np.sqrt(6.0 / (fan_in + fan_out))
-                value = (2 * rng.random(shape, np.float32) - 1) * bound
-            result[name] = value.astype(dtype)
-        elif name in analysis.state.biases:
-            result[name] = np.zeros(shape, dtype)
+            variance = analysis.state.weights[name].gain / fan_in if init == "he" else 6.0 / (fan_in + fan_out)
+            bound = float(np.sqrt(variance))
+        elif name not in analysis.state.biases:
+            continue
+        dtype = analysis.model.rows(name).dtype
+        result[name] = _drawn(initializer.part_shape(part), dtype, init, bound, (seed, part, number))
     return result
+
+
+def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], init: str, bound: float, seed: tuple[int, ...]) -> Stream:
+    """Random numbers: normal with standard deviation `bound` for `he`, else uniform up to it."""
+
+    def chunks(size: int) -> Iterator[Array]:
+        rng = np.random.default_rng(seed)
+        for start, stop in windows(shape, dtype, size):
+            rows = rows_shape(shape, start, stop)
+            unit = rng.standard_normal(rows, np.float32) if init == "he" else 2 * rng.random(rows, np.float32) - 1
+            yield (unit * np.float32(bound)).astype(dtype) if bound else np.zeros(rows, dtype)
+
+    return Stream(shape, dtype, chunks)

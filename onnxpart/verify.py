@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxpart import files
 from onnxpart.analyse import Analysis
-from onnxpart.emit import emit_part, emit_whole, layout_of, slice_array
+from onnxpart.emit import draft_part, draft_whole, layout_of
 from onnxpart.errors import OnnxpartError
-from onnxpart.files import Array, to_array
+from onnxpart.files import Array
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.merge import merge
-from onnxpart.model import Model, arrays, with_arrays
-from onnxpart.plan import Plan
+from onnxpart.model import FLOATS
+from onnxpart.plan import Plan, slice_array
+from onnxpart.precision import HALF, arrays_to_float32, to_float32
 from onnxpart.rules.recurrent import GATES, LENGTHS
 from onnxpart.rules.rewrite import sizes
 from onnxpart.shapes import input_shapes
+from onnxpart.stream import Draft, empty, fill, stream, without_initializers
 
 TOLERANCE = 1e-4
 """Largest deviation allowed, relative to the spread (standard deviation) of what is compared."""
+TOLERANCE_DOUBLE = 1e-11
+"""The same for models that are computed in float64 throughout."""
 FLAT = 0.1
 """Values that spread less than this share of the largest are measured by that share: rounding isn't a deviation."""
 MASKED = 1e30
@@ -35,7 +40,7 @@ SMALL_MODEL = 1 << 22
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: which oracle, on which weights and batch, the worst tensor and its relative deviation."""
+    """One comparison: which oracle, on which weights and batch, the worst tensor, its relative deviation, its limit."""
 
     oracle: str
     weights: str
@@ -43,11 +48,12 @@ class Finding:
     compared: int
     worst: str
     deviation: float
+    tolerance: float
 
     @property
     def holds(self) -> bool:
         """Whether the deviation is within the tolerance."""
-        return bool(self.deviation <= TOLERANCE)
+        return bool(self.deviation <= self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ def verify(
     analysis: Analysis,
     plan: Plan,
     *,
-    parts: Sequence[onnx.ModelProto] | None = None,
-    whole: onnx.ModelProto | None = None,
+    parts: Sequence[onnx.ModelProto | Draft] | None = None,
+    whole: onnx.ModelProto | Draft | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Check that the merged whole is the parts' ensemble, and that its blocks behave as the parts side by side.
@@ -81,7 +87,8 @@ def verify(
     *Ensemble identity*: right after merging, the whole's linear outputs are the mean over the parts'. *Block identity*:
     with every weight between parts at zero, each hidden tensor of the whole holds, at a part's indices, what the part
     computes. Both on the parts' own weights and on freshly drawn ones, for several batch sizes where the batch is
-    symbolic.
+    symbolic. Half types are merged and computed in float32 here, where a deviation is no rounding; float64 too where
+    ONNX Runtime lacks a kernel, and to `TOLERANCE_DOUBLE` where the model is all float64 and it doesn't.
 
     :param parts: the emitted parts, :param whole: the duplicated whole; emitted here when omitted.
     :returns: one finding per oracle, set of weights and batch size.
@@ -89,17 +96,16 @@ def verify(
     """
     layout = layout_of(analysis, plan)
     if parts is None:
-        parts = [emit_part(analysis, plan, p) for p in range(plan.k)]
+        parts = [draft_part(analysis, plan, p) for p in range(plan.k)]
     if whole is None:
-        whole = emit_whole(analysis, plan)
-    own = [arrays(Model(part, f"part {p}", "")) for p, part in enumerate(parts)]
+        whole = draft_whole(analysis, plan)
+    drafts, joined = ([m if isinstance(m, Draft) else Draft(m) for m in models] for models in (parts, [whole]))
     rng = np.random.default_rng(seed)
-    fresh = [draw(analysis, plan, layout, p, rng) for p in range(plan.k)]
-    findings = []
-    for label, values in (("own", own), ("fresh", fresh)):
-        runs = _Runs(analysis, plan, layout, (parts, whole), values)
-        for trial in (0, 1) if _dynamic_batch(analysis) else (0,):
-            findings += runs.compare(label, trial, rng)
+    own = [draft.arrays() for draft in drafts]
+    fresh = [{**values, **draw(analysis, plan, layout, p, rng)} for p, values in enumerate(own)]
+    runs = _Runs(analysis, plan, layout, joined[0], drafts)
+    trials = (0, 1) if _dynamic_batch(analysis) else (0,)
+    findings = runs.compare("own", own, trials, rng) + runs.compare("fresh", fresh, trials, rng)
     return Verdict("original" if plan.same_graph else "duplicated whole", tuple(findings))
 
 
@@ -109,36 +115,51 @@ def _dynamic_batch(analysis: Analysis) -> bool:
 
 
 class _Runs:
-    """Sessions of the whole and of the parts, with taps on what is compared."""
+    """Runs the whole and the parts, one after the other, with taps on what is compared.
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        plan: Plan,
-        layout: Layout,
-        models: tuple[Sequence[onnx.ModelProto], onnx.ModelProto],
-        values: Sequence[Mapping[str, Array]],
-    ) -> None:
-        parts, whole = models
-        self.analysis, self.plan, self.layout = analysis, plan, layout
-        self.hidden = [] if plan.k == 1 else _hidden(layout, whole)
+    `types` are the element types that are computed in float32.
+    """
+
+    def __init__(self, analysis: Analysis, plan: Plan, layout: Layout, whole: Draft, parts: Sequence[Draft]) -> None:
+        self.analysis, self.plan, self.layout, self.whole, self.parts = analysis, plan, layout, whole, parts
+        self.hidden = [] if plan.k == 1 else _hidden(layout, whole.proto)
         self.mean = list(plan.mean)
-        taps = [*self.mean, *self.hidden]
-        merged = merge(plan, _full(plan, parts, values))
-        self.whole, *self.parts = [
-            Session(tap(_smooth(with_arrays(m, v)), taps, analysis))
-            for m, v in zip((whole, *parts), (merged, *values), strict=True)
-        ]
+        self.types, floats = HALF, _float_types(analysis)
+        if TensorProto.DOUBLE in floats and not self._loads(whole):
+            self.types |= {TensorProto.DOUBLE}
+        self.tolerance = TOLERANCE_DOUBLE if floats - self.types == {TensorProto.DOUBLE} == floats else TOLERANCE
 
-    def compare(self, label: str, trial: int, rng: np.random.Generator) -> list[Finding]:
-        """One finding per oracle."""
-        feed = inputs(self.analysis, trial, rng)
+    def _loads(self, draft: Draft) -> bool:
+        try:
+            self._session(draft, draft.arrays())
+        except OnnxpartError:
+            return False
+        return True
+
+    def _session(self, draft: Draft, values: Mapping[str, Array]) -> Session:
+        model, outside = assemble(draft.proto, values)
+        tap(model, [*self.mean, *self.hidden], self.analysis)
+        to_float32(model, self.types)
+        return Session(_smooth(model), outside)
+
+    def compare(
+        self, label: str, values: Sequence[Mapping[str, Array]], trials: Iterable[int], rng: np.random.Generator
+    ) -> list[Finding]:
+        """One finding per oracle and trial."""
+        values = [arrays_to_float32(arrays, self.types) for arrays in values]
+        feeds = [arrays_to_float32(inputs(self.analysis, trial, rng), self.types) for trial in trials]
+        wholes = self._session(self.whole, merge(self.plan, values)).run_all(feeds)
+        parts = [self._session(draft, v).run_all(feeds) for draft, v in zip(self.parts, values, strict=True)]
+        each = zip(feeds, wholes, zip(*parts, strict=True), strict=True)
+        return [finding for results in each for finding in self._findings(label, *results)]
+
+    def _findings(
+        self, label: str, feed: Mapping[str, Array], whole: Mapping[str, Array], parts: Sequence[Mapping[str, Array]]
+    ) -> list[Finding]:
         batch = next(iter(feed.values())).shape[:1]
-        whole = self.whole.run(feed)
-        parts = [session.run(feed) for session in self.parts]
         size = int(batch[0]) if batch else 1
         ensemble = {n: _deviation(whole[n], np.mean([p[n] for p in parts], axis=0)) for n in self.mean}
-        findings = [_finding("ensemble identity", label, size, ensemble)]
+        findings = [_finding("ensemble identity", label, size, ensemble, self.tolerance)]
         if self.hidden:
             blocks = {}
             for name in self.hidden:
@@ -147,25 +168,21 @@ class _Runs:
                     _deviation(_at(whole[name], self.layout, name, p), part[name], spread)
                     for p, part in enumerate(parts)
                 )
-            findings.append(_finding("block identity", label, size, blocks))
+            findings.append(_finding("block identity", label, size, blocks, self.tolerance))
         return findings
 
 
-def _full(
-    plan: Plan, parts: Sequence[onnx.ModelProto], values: Sequence[Mapping[str, Array]]
-) -> list[dict[str, Array]]:
-    """The arrays to merge: those given, and the parts' own for the rest (constants of the formula)."""
-    result = []
-    for part, given in zip(parts, values, strict=True):
-        rest = {t.name: to_array(t, None) for t in part.graph.initializer
-                if t.name in plan.by_name and t.name not in given}  # fmt: skip
-        result.append({**rest, **given})
-    return result
+def _float_types(analysis: Analysis) -> frozenset[int]:
+    """Element types of the floating-point numbers that are computed and trained."""
+    names = {n for op in analysis.ops for n in op.node.output} | {
+        n for n in analysis.model.initializers if analysis.model.trainable(n)
+    }
+    return FLOATS & {analysis.shapes.dtype.get(name, TensorProto.UNDEFINED) for name in names}
 
 
-def _finding(oracle: str, label: str, batch: int, deviations: Mapping[str, float]) -> Finding:
+def _finding(oracle: str, label: str, batch: int, deviations: Mapping[str, float], tolerance: float) -> Finding:
     worst = max(deviations, key=lambda n: deviations[n]) if deviations else ""
-    return Finding(oracle, label, batch, len(deviations), worst, deviations.get(worst, 0.0))
+    return Finding(oracle, label, batch, len(deviations), worst, deviations.get(worst, 0.0), tolerance)
 
 
 def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
@@ -198,7 +215,7 @@ def _hidden(layout: Layout, whole: onnx.ModelProto) -> list[str]:
         for name in op.node.output:
             if name not in present or layout.modes[index] != "merged" or name in layout.analysis.state.pure:
                 continue
-            if not layout.divided(name) or layout.analysis.shapes.dtype.get(name) not in (1, 10, 11):
+            if not layout.divided(name) or layout.analysis.shapes.dtype.get(name) not in FLOATS:
                 continue
             if name in layout.analysis.virtual or any(_on_dynamic(layout, name)):
                 continue
@@ -290,11 +307,11 @@ def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
         shape = shapes[value.name]
         if dtype == np.bool_:
-            feed[value.name] = rng.random(shape) < 0.7
+            feed[value.name] = np.asarray(rng.random(shape) < 0.7)
         elif np.issubdtype(dtype, np.integer):
-            feed[value.name] = rng.integers(0, _limit(analysis, value.name), shape).astype(dtype)
+            feed[value.name] = np.asarray(rng.integers(0, _limit(analysis, value.name), shape), dtype)
         else:
-            feed[value.name] = rng.normal(size=shape).astype(dtype)
+            feed[value.name] = np.asarray(rng.normal(size=shape), dtype)
     return feed
 
 
@@ -317,17 +334,36 @@ def _refused(verb: str, error: Exception) -> OnnxpartError:
     return OnnxpartError(f"ONNX Runtime can't {verb} the model: {text}; check its operators.")
 
 
-class Session:
-    """A model in ONNX Runtime."""
+def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A copy of a model with other weights; where protobuf can't hold them, they are returned beside it."""
+    result, outside = without_initializers(model), {}
+    large = sum(array.nbytes for array in values.values()) >= files.MAX_PROTOBUF
+    for tensor in model.graph.initializer:
+        array = values.get(tensor.name)
+        if array is not None and large and array.nbytes >= files.SMALL_TENSOR:
+            outside[tensor.name] = array
+            tensor = empty(tensor.name, stream(array))
+            tensor.external_data.add(key="location", value="memory")
+        result.graph.initializer.append(tensor)
+        if array is not None and tensor.name not in outside:
+            fill(result.graph.initializer[-1], array)
+    return result, outside
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+
+class Session:
+    """A model in ONNX Runtime; `outside` are the initializers that it declares external."""
+
+    def __init__(self, model: onnx.ModelProto, outside: Mapping[str, Array] | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if model.ByteSize() < SMALL_MODEL:
+        if not outside and model.ByteSize() < SMALL_MODEL:
             options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
+            if outside:
+                held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in outside.values()]
+                options.add_external_initializers(list(outside), held)
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
@@ -343,3 +379,7 @@ class Session:
         except Exception as error:  # the runtime's exceptions share no base class
             raise _refused("run", error) from None
         return dict(zip(self._names, values, strict=True))
+
+    def run_all(self, feeds: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        """The outputs for each of several inputs."""
+        return [self.run(feed) for feed in feeds]

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxpart.analyse import Analysis
-from onnxpart.files import Array, to_array
+from onnxpart.files import Array
 from onnxpart.labels import Choice, Field, flatten, solve, varying
 from onnxpart.plan import METADATA, Block, InitializerPlan, Layer, Plan, Ranges
+from onnxpart.stream import to_array
 
 IN_FULL = 64
 """Integers and booleans of at most this many elements are shown one by one."""
@@ -262,7 +263,7 @@ def _tensor(tensor: TensorProto) -> str:
         return f"{head} external"
     if tensor.data_type == TensorProto.STRING:
         return f"{head} {hashlib.sha256(b'/'.join(tensor.string_data)).hexdigest()[:12]}"
-    return f"{head} {_content(to_array(tensor, None))}"
+    return f"{head} {_content(to_array(tensor))}"
 
 
 def _content(array: Array) -> str:
