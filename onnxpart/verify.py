@@ -340,13 +340,14 @@ def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.
     large = sum(array.nbytes for array in values.values()) >= files.MAX_PROTOBUF
     for tensor in model.graph.initializer:
         array = values.get(tensor.name)
-        if array is not None and large and array.nbytes >= files.SMALL_TENSOR:
+        if array is None:
+            result.graph.initializer.append(tensor)
+        elif large and array.nbytes >= files.SMALL_TENSOR:
             outside[tensor.name] = array
-            tensor = empty(tensor.name, stream(array))
-            tensor.external_data.add(key="location", value="memory")
-        result.graph.initializer.append(tensor)
-        if array is not None and tensor.name not in outside:
-            fill(result.graph.initializer[-1], array)
+            result.graph.initializer.append(empty(tensor.name, stream(array)))
+            result.graph.initializer[-1].external_data.add(key="location", value="memory")
+        else:
+            fill(result.graph.initializer.add(name=tensor.name), array)
     return result, outside
 
 
