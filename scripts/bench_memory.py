@@ -87,7 +87,9 @@ def build(path: Path, size: int) -> int:
         nodes.append(helper.make_node("MatMul", [value, weight("y.weight", before, 16, before)], ["y"], name="y"))
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", width]) for n, width in (("x", 64), ("y", 16))]
     graph = helper.make_graph(nodes, "large", ends[:1], ends[1:], tensors)
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
     return largest
 
 
