@@ -138,10 +138,11 @@ def _propagate(op: Op) -> None:
     """Carry purity, training and the source initializers to the outputs."""
     state, names = op.state, op.reads
     outputs = [name for name in op.outputs if name]
-    if not state.trained.isdisjoint(names):
-        state.trained.update(outputs)
-    if names and state.pure.issuperset(names):
+    pure = bool(names) and state.pure.issuperset(names)
+    if pure:
         state.pure.update(outputs)
+    if not state.trained.isdisjoint(names) or (pure and op.index in state.barriers):  # nobody knows what comes out
+        state.trained.update(outputs)
     pieces = op.inputs if op.node.op_type == "Concat" else op.inputs[:1] if op.node.op_type in MOVED else ()
     found = [state.sources(name) for name in pieces]
     if found and all(found):

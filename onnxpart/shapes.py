@@ -186,6 +186,12 @@ def _slice(data: Array, attrs: dict[str, Any], *inputs: Array) -> Array:
     return data[tuple(index)]
 
 
+def _clip(x: Array, attrs: dict[str, Any], low: Array | None = None, high: Array | None = None) -> Array:
+    low, high = attrs.get("min", low), attrs.get("max", high)
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
 def _div(a: Array, b: Array) -> Array:
     if np.issubdtype(a.dtype, np.integer):
         return np.asarray(np.trunc(np.true_divide(a, b))).astype(a.dtype)
@@ -221,22 +227,31 @@ _FOLD: dict[str, Callable[..., Any]] = {
     "Div": lambda a, x, y: _div(x, y),
     "Mod": lambda a, x, y: np.fmod(x, y) if a.get("fmod") else np.mod(x, y),
     "Pow": lambda a, x, y: np.power(x, y).astype(x.dtype),
+    "Sum": lambda a, *xs: sum(xs[1:], xs[0]),
+    "Clip": lambda a, x, *rest: _clip(x, a, *rest),
     "Neg": lambda a, x: -x,
     "Abs": lambda a, x: np.abs(x),
     "Sqrt": lambda a, x: np.sqrt(x),
     "Floor": lambda a, x: np.floor(x),
     "Ceil": lambda a, x: np.ceil(x),
+    "Round": lambda a, x: np.rint(x),
     "Min": lambda a, *xs: np.minimum.reduce(xs),
     "Max": lambda a, *xs: np.maximum.reduce(xs),
     "Equal": lambda a, x, y: x == y,
     "Greater": lambda a, x, y: x > y,
     "Less": lambda a, x, y: x < y,
+    "GreaterOrEqual": lambda a, x, y: x >= y,
+    "LessOrEqual": lambda a, x, y: x <= y,
     "Not": lambda a, x: ~x,
     "And": lambda a, x, y: x & y,
     "Or": lambda a, x, y: x | y,
     "Where": lambda a, c, x, y: np.where(c, x, y),
     "Range": lambda a, x, y, z: np.arange(x, y, z, dtype=x.dtype),
     "ReduceProd": lambda a, x, *r: np.prod(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0, dtype=x.dtype),
+    "ReduceSum": lambda a, x, *r: np.sum(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0, dtype=x.dtype),
+    "ReduceMax": lambda a, x, *r: np.max(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0),
+    "ReduceMin": lambda a, x, *r: np.min(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0),
+    "Tile": lambda a, x, n: np.tile(x, n),
     "ConstantOfShape": _constant_of_shape,
     "Expand": lambda a, x, s: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(d) for d in s))),
     "Reshape": lambda a, x, s: x.reshape([x.shape[i] if d == 0 else int(d) for i, d in enumerate(s)]),
@@ -305,7 +320,7 @@ class _Fold:
             if dtype not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
                 return  # arithmetic on weights alone is not shape arithmetic
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        values = [self.shapes.value(name) for name in node.input if name]
+        values = [self.shapes.value(name) if name else None for name in node.input]
         known = self.shapes.shape.get(node.output[0])
         if known is not None and prod(known) > SMALL:
             return

@@ -18,12 +18,12 @@ from onnxpart.analyse import Analysis, analyse
 from onnxpart.emit import draft_part, draft_whole, layout_of
 from onnxpart.errors import ModelError, UsageError
 from onnxpart.files import Array, save
+from onnxpart.fresh import fans
 from onnxpart.layout import Layout
 from onnxpart.model import Model, load, redraft
 from onnxpart.plan import Plan
 from onnxpart.planner import plan
 from onnxpart.stream import Draft, Stream, rows_shape, windows
-from onnxpart.verify import fans
 
 INITS = ("slices", "he", "glorot")
 PLAN, WHOLE, ORIGINAL = "plan.json", "whole.onnx", "original.onnx"

@@ -9,9 +9,10 @@ from models import BUILDERS
 from models.builder import GraphBuilder
 from onnxpart import Split, arrays, merge, split
 from onnxpart.emit import layout_of
+from onnxpart.fresh import draw
 from onnxpart.model import with_arrays
 from onnxpart.normalize import scale_output
-from onnxpart.verify import Session, draw, inputs, tap
+from onnxpart.verify import Session, inputs, tap
 
 
 def trained(done: Split) -> list[ModelProto]:
