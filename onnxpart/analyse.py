@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxpart import rules
 from onnxpart.errors import ModelError
-from onnxpart.labels import Field, Fields, Labels, TooMany, varying
+from onnxpart.labels import Field, Fields, Labels, TooMany, tight, varying
 from onnxpart.model import Model
 from onnxpart.rules.context import Barrier, Op, State
 from onnxpart.shapes import Shapes, infer
@@ -113,6 +113,8 @@ def _visit(op: Op) -> rules.Rule | None:
         else:
             try:
                 outputs = rule.labels(op)
+                if rule.kind == "movement":
+                    outputs = [tight(fields) for fields in outputs]
             except Barrier as barrier:
                 reason = str(barrier)
             except TooMany as many:

@@ -86,7 +86,7 @@ class _State:
 def decide(analysis: Analysis, k: int) -> Decision:
     """Choose which wishes come true for K parts, and find the classes that follow.
 
-    Wishes are given up in this order: parameters that serve several units, then mixes, fewest classes first, then
+    Wishes are given up in this order: parameters that serve too many units whatever is mixed, then mixes, fewest classes first, then
     products; whatever is given up leaves more to divide.
     """
     labels = analysis.labels
@@ -190,7 +190,8 @@ def _settle(state: _State, base: Classes) -> Classes:
         if not bad:
             state.granted = [*plain, *products]
             return classes
-        chosen = [i for found in bad.values() for i in _worst(state, found, base)]
+        unmixed = state.solve([i for i in plain if not state.pending[i].mix])
+        chosen = [i for found in bad.values() for i in _worst(state, found, base, unmixed)]
         for i in sorted(chosen, reverse=True):
             _fall_back(state, i, base)
         base = state.solve()
@@ -212,9 +213,10 @@ def _regions(state: _State) -> Classes:
     return solve(state.labels.count, left[units], right[units])
 
 
-def _worst(state: _State, bad: list[tuple[int, int]], base: Classes) -> list[int]:
-    """Which of a region's choices (class count, index) to give up first."""
+def _worst(state: _State, bad: list[tuple[int, int]], base: Classes, unmixed: Classes) -> list[int]:
+    """Which of a region's choices (class count, index) to give up first; `unmixed` are the classes without any mix."""
     parameters = [i for _, i in bad if state.pending[i].drop is not None and not state.pending[i].mix]
+    parameters = [i for i in parameters if _count(state.pending[i], state.level[i], unmixed) < state.k]
     mixes = [(n, i) for n, i in bad if state.pending[i].mix]
     if parameters:
         return parameters

@@ -54,6 +54,20 @@ def _longer_than_one(shape: tuple[int, ...]) -> frozenset[int]:
     return frozenset(axis for axis, size in enumerate(shape) if size > 1)
 
 
+def tight(fields: Fields) -> Fields:
+    """The same fields, each with size 1 along the axes where its labels turn out to be all the same, and each once."""
+    result: list[Field] = []
+    for f in fields:
+        for axis in varying(f):
+            first = f[(slice(None),) * axis + (slice(0, 1),)]
+            second = f[(0,) * axis + (1,) + (0,) * (f.ndim - axis - 1)]
+            if second == f.flat[0] and (f == first).all():
+                f = first
+        if not any(f.shape == e.shape and np.array_equal(f, e) for e in result):
+            result.append(f)
+    return tuple(result)
+
+
 def align(f: Field, rank: int) -> Field:
     """The field of a tensor that broadcasts to `rank` axes, seen from there."""
     return f if f.ndim == rank else f.reshape((1,) * (rank - f.ndim) + f.shape)

@@ -21,7 +21,7 @@ from onnxpart.model import arrays, with_arrays
 from onnxpart.normalize import scale_output
 from onnxpart.report import measure
 from onnxpart.split import Split, initial
-from onnxpart.verify import Session, tap
+from onnxpart.verify import Session
 
 LISTS = {"RNN": ["Relu"], "GRU": ["HardSigmoid", "Softsign"], "LSTM": ["Sigmoid", "ScaledTanh", "Affine"]}
 """Activations other than the usual ones."""
@@ -290,7 +290,7 @@ def test_a_loop_of_linear_layers_from_zeros(weight_first: bool, k: int) -> None:
 
 
 def test_fresh_weights_feed_back_what_they_are_given() -> None:
-    """The variance, times fan-in, of what leads from a state to the next is 1: a long sequence neither grows nor dies."""
+    """What leads from a state to the next has variance 1 over fan-in: a long sequence neither grows nor dies."""
     done = split(network(Form("RNN", attributes={"activations": ["Relu"]}), cells=4), 2)
     layout = layout_of(done.analysis, done.plan)
     for fresh in (

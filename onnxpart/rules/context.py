@@ -38,7 +38,8 @@ class State:
     `fields` holds each tensor's label fields, `pure` the initializers and the tensors made of them and of shapes alone,
     `source` the initializers that a tensor is put together from, `trained` the trainable initializers and the tensors
     that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
-    reasons by node index, `read` the tensors that an operator reads, and the outputs.
+    reasons by node index, `grouped` the labels of a grouped weight's rows and columns and whether it is a transposed
+    convolution's, `read` the tensors that an operator reads, and the outputs.
     """
 
     model: Model
@@ -51,6 +52,7 @@ class State:
     weights: dict[str, Weight] = field(default_factory=dict)
     biases: set[str] = field(default_factory=set)
     barriers: dict[int, str] = field(default_factory=dict)
+    grouped: dict[str, tuple[Field, Field, bool]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
 
     def of(self, name: str) -> Fields:
@@ -238,14 +240,15 @@ def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bo
     parameter, which may have units along several axes.
     """
     v = varying(f)
-    for e in result:
+    for i, e in enumerate(result):
         if e is f:
             return
         if varying(e) == v and (v or not follows):
             op.labels.tie(e, f)
-            if op.labels.is_mixed(e) and not follows:
-                break  # where the mix is duplicated, `f` alone says what is divided
-            return
+            if follows or not op.labels.is_mixed(e):
+                return
+            f = _despite(op, result.pop(i), f)
+            break
     if follows:
         wider = [e for e in result if v < varying(e)]
         if wider:
@@ -267,6 +270,16 @@ def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bo
                 sides=(e, f),
             )
     result.append(f)
+
+
+def _despite(op: Op, e: Field, f: Field) -> Field:
+    """What says what is divided along the axes of `e` and `f`, tied to each other, where the mix in `e` is duplicated."""
+    if not op.labels.is_mixed(f):
+        return f
+    both = op.labels.mix(e.shape)
+    op.labels.tie(both, e)
+    op.labels.tie(both, f)
+    return both
 
 
 def first_along(f: Field, keep: Iterable[int]) -> Field:

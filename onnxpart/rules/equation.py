@@ -72,6 +72,10 @@ def _weight_field(
 ) -> set[frozenset[str]]:
     """What becomes of one of the weight's fields; returns the letters of the summed fields that it meets."""
     v = w.along(f)
+    window = v - set(contracted + out + x.letters)
+    if window and v > window:  # an axis that was merged with those of the window
+        v -= window
+        f = op.labels.tie_along(f, w.keep(v))
     if v and v <= set(contracted):
         meets = [(keep, g) for keep, g in summed if v <= keep or keep < v]  # exactly, or a part of a merged axis
         for _, g in meets:
@@ -261,18 +265,25 @@ def _grouped(op: Op, group: int, transposed: bool) -> Fields:
     """
     shape = op.shape(1)
     rank = len(shape)
-    rows, width = shape[0] // group, shape[1]
     channels = _channels(op)
     name = op.node.input[1]
-    row = op.labels.fresh((group, rows))
-    column = op.labels.fresh((group, width))
-    row_field = row.reshape((-1,) + (1,) * (rank - 1))
-    column_field = np.repeat(column, rows, axis=0).reshape((shape[0], width) + (1,) * (rank - 2))
-    if name in op.state.fields or name not in op.state.model.initializers:
-        raise Barrier("its grouped weight is shared with another node or computed")
-    op.state.fields[name] = tuple(f for f in (row_field, column_field) if f.size > 1)
-    if not op.state.model.has_labels(name):
-        op.state.fields[name] = ()
+    if name not in op.state.model.initializers:
+        return _whole_groups(op, group, transposed, channels)
+    if name not in op.state.grouped:
+        if name in op.state.fields:
+            raise Barrier("its grouped weight is shared with another operator")
+        rows, width = shape[0] // group, shape[1]
+        row = op.labels.fresh((group, rows))
+        column = op.labels.fresh((group, width))
+        row_field = row.reshape((-1,) + (1,) * (rank - 1))
+        column_field = np.repeat(column, rows, axis=0).reshape((shape[0], width) + (1,) * (rank - 2))
+        op.state.fields[name] = tuple(f for f in (row_field, column_field) if f.size > 1)
+        if not op.state.model.has_labels(name):
+            op.state.fields[name] = ()
+        op.state.grouped[name] = row, column, transposed
+    row, column, turned = op.state.grouped[name]
+    if len(row) != group or turned != transposed:
+        raise Barrier("its grouped weight is shared with another operator")
     inputs, outputs = (row, column) if transposed else (column, row)
     if channels is None:
         op.share([inputs])
@@ -287,6 +298,21 @@ def _grouped(op: Op, group: int, transposed: bool) -> Fields:
         op.labels.groups.append(Groups(op.index, None if channels is None else inputs, outputs))
         op.labels.root(out, op.index)
     return (out,) if out.size > 1 else ()
+
+
+def _whole_groups(op: Op, group: int, transposed: bool, channels: Field | None) -> Fields:
+    """A grouped convolution whose weight is computed (or no parameter): the group is the unit."""
+    shape, made = op.shape(1), op.out_shape()[1]
+    found = [f for f in op.fields(1) if varying(f) == {0}]
+    op.share([f for f in op.fields(1) if varying(f) != {0}])
+    if channels is None or not found:
+        op.share([*found, *(() if channels is None else (channels,))], "its groups are computed in every part")
+        return ()
+    unit = op.labels.tie_along(found[0].reshape(group, shape[0] // group), [0])
+    for f in (*found, channels):
+        op.labels.tie(unit, f.reshape(group, -1))
+    out = np.broadcast_to(unit, (group, made // group)) if transposed else found[0].reshape(group, -1)
+    return (out.reshape((1, -1) + (1,) * (len(shape) - 2)),)
 
 
 def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
