@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
 from onnxpart.balance import balance, quotas
-from onnxpart.decide import Classes, Decision, held_classes
-from onnxpart.labels import Field, Groups
+from onnxpart.decide import Classes, Decision, held_classes, selections
+from onnxpart.labels import Groups
 
 Parts = NDArray[np.int16]
 ANYWHERE = -1
@@ -70,14 +70,6 @@ def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order:
     return part[classes]
 
 
-def _selections(analysis: Analysis) -> Iterator[Field]:
-    """Fields of what is cut out of a tensor: every part takes its share of each piece."""
-    for op, rule in zip(analysis.ops, analysis.rules, strict=True):
-        if rule is not None and op.node.op_type in ("Split", "Slice", "Gather"):
-            for name in op.node.output:
-                yield from (f for f in analysis.fields(name) if f.size > 1)
-
-
 class _Cells:
     """Interchangeable classes: of the same layer, in the same pieces, and held by the same groups."""
 
@@ -99,7 +91,7 @@ class _Cells:
         generator = np.random.default_rng(0)
         random = generator.integers(1, 2**62, shape[1], dtype=np.uint64)
         np.add.at(signature[:, 1], np.searchsorted(held, row), random[column] if count else np.zeros(0, np.uint64))
-        for f in _selections(analysis):
+        for f in selections(analysis):
             found = np.unique(classes[f])
             found = found[found > 0]
             signature[np.searchsorted(held, found), 2] += generator.integers(1, 2**62, dtype=np.uint64)

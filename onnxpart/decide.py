@@ -6,7 +6,7 @@ its classes are interchangeable. A layer of fewer than K classes is replicated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,8 +86,8 @@ class _State:
 def decide(analysis: Analysis, k: int) -> Decision:
     """Choose which wishes come true for K parts, and find the classes that follow.
 
-    Wishes are given up in this order: parameters that serve too many units whatever is mixed, then mixes, fewest classes first, then
-    products; whatever is given up leaves more to divide.
+    Wishes are given up in this order: parameters that serve too many units whatever is mixed, then mixes, fewest
+    classes first, then products; whatever is given up leaves more to divide.
     """
     labels = analysis.labels
     left, right = flatten(labels.ties)
@@ -259,7 +259,7 @@ def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choic
     result, seen = [], set()
     home: Classes | None = None
     asked = {id(c.alternatives[0][0][0]) for c in [*state.pending, *state.failed] if c.reason == _GRID}
-    grids = list(analysis.labels.grids)
+    grids, pieces = list(analysis.labels.grids), list(selections(analysis))
     for name, fields in analysis.state.fields.items():
         if name not in analysis.virtual and name not in analysis.state.pure:
             grids += [(f, analysis.producer.get(name, -1)) for f in fields]
@@ -272,6 +272,7 @@ def _products(analysis: Analysis, state: _State, classes: Classes) -> list[Choic
         if len(axes) > 1:
             home = _homes(state.labels, classes) if home is None else home
             axes = [a for a in axes if _reach(home[here], a) >= state.k] or axes
+            axes = [a for a in axes if _cuts(f, a, pieces, classes) >= state.k] or axes
             alternatives = tuple(
                 ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),) for a in sorted(axes)
             )
@@ -290,6 +291,22 @@ def _reach(home: Classes, axis: int) -> int:
     lines = np.moveaxis(home, axis, 0).reshape(home.shape[axis], -1)
     layers = np.unique(lines[lines != NOWHERE])
     return min(int((lines == layer).any(axis=1).sum()) for layer in layers)
+
+
+def _cuts(f: Field, axis: int, pieces: Sequence[Field], classes: Classes) -> int:
+    """Into how many classes every piece of a tensor may still be divided where all units along `axis` alone are told.
+
+    :param pieces: fields of what is cut out of tensors, those of others included.
+    """
+    place = np.broadcast_to(np.arange(f.shape[axis]).reshape([-1 if a == axis else 1 for a in range(f.ndim)]), f.shape)
+    labels, first = np.unique(f, return_index=True)
+    found = [f.shape[axis]]
+    for g in pieces:
+        if labels[0] <= g.flat[0] <= labels[-1] and len(np.unique(classes[g])) > 1:
+            at = np.searchsorted(labels, g.ravel()).clip(max=len(labels) - 1)
+            if np.array_equal(labels[at], g.ravel()):
+                found.append(len(np.unique(place.ravel()[first[at]])))
+    return int(min(found))
 
 
 def _homes(labels: Labels, classes: Classes) -> Classes:
@@ -315,3 +332,11 @@ def _share_narrow(classes: Classes, home: Classes, k: int) -> dict[int, int]:
     gone[0] = False
     classes[gone[classes]] = 0
     return narrow
+
+
+def selections(analysis: Analysis) -> Iterator[Field]:
+    """Fields of what is cut out of a tensor: every part takes its share of each piece."""
+    for op, rule in zip(analysis.ops, analysis.rules, strict=True):
+        if rule is not None and op.node.op_type in ("Split", "Slice", "Gather"):
+            for name in op.node.output:
+                yield from (f for f in analysis.fields(name) if f.size > 1)

@@ -216,12 +216,17 @@ def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
 
 
 def _combine(op: Op, result: list[Field], fields: Fields) -> None:
-    """The same for parameters alone: a weight has rows and columns, which are no product of units."""
+    """The same for parameters alone: a weight has rows and columns, which are no product of units.
+
+    Axes that were merged to one have a field each: what fits another operand's is tied to that alone.
+    """
+    before = list(result)
     for f in fields:
-        near = [e for e in result if varying(e) & varying(f)]
-        for e in near:
+        near = [e for e in before if varying(e) & varying(f)]
+        alike = [e for e in near if e.shape == f.shape and np.array_equal(e - e.flat[0], f - f.flat[0])]
+        for e in alike[:1] or near:
             op.labels.tie(e, f)
-        if not any(varying(f) <= varying(e) for e in near):
+        if not any(varying(f) <= varying(e) for e in near) and not any(np.array_equal(e, f) for e in before):
             result.append(f)
 
 
@@ -273,7 +278,7 @@ def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bo
 
 
 def _despite(op: Op, e: Field, f: Field) -> Field:
-    """What says what is divided along the axes of `e` and `f`, tied to each other, where the mix in `e` is duplicated."""
+    """A field that says what is divided along the axes of `e` and `f` even where the mix in `e` is duplicated."""
     if not op.labels.is_mixed(f):
         return f
     both = op.labels.mix(e.shape)

@@ -85,7 +85,7 @@ def concat(op: Op) -> list[Fields]:
     for i in sorted(kept, key=op.pure):
         for f in op.fields(i):
             others = varying(f) - {axis}
-            if others and activations and op.pure(i) and others not in rest:
+            if activations and op.pure(i) and others not in rest:
                 op.share([f])
                 continue
             column = rest.setdefault(others, {})
