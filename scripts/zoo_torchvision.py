@@ -1,0 +1,68 @@
+"""torchvision's models for classification, segmentation, video, optical flow and detection, with random weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+KINDS = (models, models.segmentation, models.video, models.optical_flow, models.detection)
+SIZE, FLOW_UPDATES = 96, 2
+SIZES = {"alexnet": 224, "vgg": 224, "maxvit": 224, "inception": 299, "vit_b": 64, "vit_l": 64, "vit_h": 56}
+"""Pixels along a side of a square image, by the beginning of the name, where `SIZE` isn't enough or too much."""
+CLIPS = {"s3d": (1, 3, 16, 224, 224), "mvit": (1, 3, 16, 224, 224)}
+CLIP, IMAGES, DETECTED = (2, 3, 8, 64, 64), (1, 3, 128, 128), 128
+
+
+class Tensors(nn.Module):
+    """A model that returns a tensor or several, taken by `pick` from what it returned before."""
+
+    def __init__(self, model: nn.Module, call: Callable[..., Any], pick: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.model, self.call, self.pick = model, call, pick
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """What `pick` takes."""
+        return self.pick(self.call(self.model, *tensors))
+
+
+def names() -> list[str]:
+    """All models, one kind after the other."""
+    return [name for kind in KINDS for name in models.list_models(module=kind)]
+
+
+def family(name: str) -> str:
+    """What the model is for, in the words of torchvision's modules."""
+    kind = next(kind for kind in KINDS if name in models.list_models(module=kind))
+    return "classification" if kind is models else kind.__name__.rsplit(".", 1)[-1]
+
+
+def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return a model with random weights, and inputs for it by name."""
+    kind = family(name)
+    if kind == "optical_flow":
+        model = models.get_model(name, weights=None)
+        images = {image: torch.rand(IMAGES) for image in ("image1", "image2")}
+        return Tensors(model, lambda m, *x: m(*x, num_flow_updates=FLOW_UPDATES), lambda flows: flows[-1]), images
+    if kind == "detection":
+        fixed = name.startswith("ssd")
+        sides = {} if fixed else {"min_size": DETECTED, "max_size": DETECTED}
+        model = models.get_model(name, weights=None, weights_backbone=None, **sides)
+        side = 300 if fixed else DETECTED
+        return Tensors(model, lambda m, x: m([x[0]]), lambda found: tuple(found[0].values())), _image(1, side)
+    if kind == "segmentation":
+        model = models.get_model(name, weights=None, weights_backbone=None)
+        return Tensors(model, lambda m, x: m(x), lambda masks: masks["out"]), _image(2, SIZE)
+    if kind == "video":
+        clip = next((shape for start, shape in CLIPS.items() if name.startswith(start)), CLIP)
+        return models.get_model(name, weights=None), {"x": torch.randn(clip)}
+    side = next((side for start, side in SIZES.items() if name.startswith(start)), SIZE)
+    extra: dict[str, Any] = {"image_size": side} if name.startswith("vit") else {}
+    if name in ("googlenet", "inception_v3"):
+        extra["init_weights"] = False  # their own way to draw them takes a minute
+    return models.get_model(name, weights=None, **extra), _image(2, side)
+
+
+def _image(batch: int, side: int) -> dict[str, Tensor]:
+    return {"x": torch.randn(batch, 3, side, side)}
