@@ -108,10 +108,19 @@ def scatter(network: nn.Module) -> None:
 
 
 def export(network: nn.Module, inputs: dict[str, Tensor], path: Path, exporter: str, opset: int) -> None:
-    """Write the network as an ONNX model."""
+    """Write the network as an ONNX model to train: with its own parameters, none folded into others."""
     values, names = tuple(inputs.values()), list(inputs)
     if exporter == "TorchScript":
-        torch.onnx.export(network, values, path, dynamo=False, opset_version=opset, input_names=names)
+        torch.onnx.export(
+            network,
+            values,
+            path,
+            dynamo=False,
+            opset_version=opset,
+            input_names=names,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+        )
     else:
         torch.onnx.export(network, values, path, dynamo=True, opset_version=opset, input_names=names, verbose=False)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 COUNT, LARGE = 300, 60_000_000
+CLASSES = 1000
+"""Of models that come without a classifier: their output would be all of their features."""
 BATCH, SIDES = 2, (128, 112, 160, 224)
 """Sides that are tried, in this order, before the one that the model is made for."""
 NO_FAMILY = re.compile(r"^(tf|legacy)_|[\d_].*")
@@ -63,10 +65,12 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     config = timm.get_pretrained_cfg(name)
     native = config.input_size[-1] if config else SIDES[-1]
     for side in (*(s for s in SIDES if s < native), native):
-        sides = {"img_size": side} if config and config.fixed_input_size and side != native else {}
+        extra: dict[str, int] = {} if config and config.num_classes else {"num_classes": CLASSES}
+        if config and config.fixed_input_size and side != native:
+            extra["img_size"] = side
         images = torch.randn(BATCH, 3, side, side)
         try:
-            model: nn.Module = timm.create_model(name, **sides).eval()
+            model: nn.Module = timm.create_model(name, **extra).eval()
             with torch.no_grad():
                 model(images)
         except Exception:  # a model refuses a size in any way
