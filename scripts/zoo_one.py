@@ -37,7 +37,7 @@ SMALL = 1e-4
 """Share of the parameters below which nobody asks why an initializer is undivided."""
 KINDS = {"narrow": "fewer classes of units than parts", "output": "an output of the network"}
 """What some kinds of causes are called, whatever their reason."""
-LONGEST = 160
+LONGEST = 240
 """Characters of a message that are kept."""
 QUOTED = re.compile("'[^']*'")
 
@@ -137,7 +137,7 @@ def divide(path: Path, k: int) -> Row:
         row.verify, row.deviation, row.holds = time.perf_counter() - start, verdict.deviation, verdict.holds
         row.worst = max(verdict.findings, key=lambda f: f.deviation).worst
     except Exception as error:  # a crash is a finding too
-        row.error = message(error)
+        row.error = message(error).removeprefix(f"{path}: ")
     return row
 
 

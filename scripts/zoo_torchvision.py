@@ -9,10 +9,13 @@ from torchvision import models
 
 KINDS = (models, models.segmentation, models.video, models.optical_flow, models.detection)
 SIZE, FLOW_UPDATES = 96, 2
-SIZES = {"alexnet": 224, "vgg": 224, "maxvit": 224, "inception": 299, "vit_b": 64, "vit_l": 64, "vit_h": 56}
+SIZES = {
+    "alexnet": 224, "vgg": 224, "maxvit": 224, "inception": 299, "vit_b": 64, "vit_l": 64, "vit_h": 56,
+    "ssd300": 300, "ssdlite": 320,
+}  # fmt: skip
 """Pixels along a side of a square image, by the beginning of the name, where `SIZE` isn't enough or too much."""
 CLIPS = {"s3d": (1, 3, 16, 224, 224), "mvit": (1, 3, 16, 224, 224)}
-CLIP, IMAGES, DETECTED = (2, 3, 8, 64, 64), (1, 3, 128, 128), 128
+CLIP, FRAME, DETECTED = (2, 3, 8, 64, 64), (1, 3, 128, 128), 128
 
 
 class Tensors(nn.Module):
@@ -43,14 +46,13 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     kind = family(name)
     if kind == "optical_flow":
         model = models.get_model(name, weights=None)
-        images = {image: torch.rand(IMAGES) for image in ("image1", "image2")}
+        images = {image: torch.rand(FRAME) for image in ("image1", "image2")}
         return Tensors(model, lambda m, *x: m(*x, num_flow_updates=FLOW_UPDATES), lambda flows: flows[-1]), images
     if kind == "detection":
-        fixed = name.startswith("ssd")
-        sides = {} if fixed else {"min_size": DETECTED, "max_size": DETECTED}
-        model = models.get_model(name, weights=None, weights_backbone=None, **sides)
-        side = 300 if fixed else DETECTED
-        return Tensors(model, lambda m, x: m([x[0]]), lambda found: tuple(found[0].values())), _image(1, side)
+        side = next((side for start, side in SIZES.items() if name.startswith(start)), DETECTED)
+        detector: Any = models.get_model(name, weights=None, weights_backbone=None)
+        detector.transform.resize = lambda image, target: (image, target)  # images come in at the size that it takes
+        return Tensors(detector, lambda m, x: m([x[0]]), lambda found: tuple(found[0].values())), _image(1, side)
     if kind == "segmentation":
         model = models.get_model(name, weights=None, weights_backbone=None)
         return Tensors(model, lambda m, x: m(x), lambda masks: masks["out"]), _image(2, SIZE)
