@@ -51,7 +51,9 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     if kind == "detection":
         side = next((side for start, side in SIZES.items() if name.startswith(start)), DETECTED)
         detector: Any = models.get_model(name, weights=None, weights_backbone=None)
-        detector.transform.resize = lambda image, target: (image, target)  # images come in at the size that it takes
+        # images come in at a size that it takes, and need neither resizing nor padding
+        detector.transform.resize = lambda image, target: (image, target)
+        detector.transform.batch_images = lambda images, size_divisible: torch.stack(images)
         return Tensors(detector, lambda m, x: m([x[0]]), lambda found: tuple(found[0].values())), _image(1, side)
     if kind == "segmentation":
         model = models.get_model(name, weights=None, weights_backbone=None)
