@@ -89,11 +89,11 @@ def _weight_field(
             if letters == v:
                 op.labels.tie(e, g)
                 return set()
-        if v & set(x.letters) or any(letters for letters, _ in passed):
+        if v & set(x.letters):
             op.share([f])
             return set()
         op.labels.root(g, op.index)
-        result.append(g)
+        meet(op, result, g)
     else:
         op.share([f])
     return set()
@@ -254,7 +254,7 @@ def _channels(op: Op) -> Field | None:
             else:
                 op.labels.tie(result, g)
         elif v:
-            raise Barrier("its input is divided along another axis than the channels")
+            op.share([f], "a convolution in groups slides over it")
     return result
 
 
