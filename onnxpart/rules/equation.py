@@ -152,7 +152,8 @@ def matmul(op: Op) -> list[Fields]:
 
 def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
     terms = left, right
-    weights = [i for i in (0, 1) if op.trained(i)]
+    batch = set(left) & set(right) & set(out)
+    weights = [i for i in (0, 1) if op.trained(i) and not _computed_in_batches(op, i, terms[i], batch)]
     if len(weights) != 1:  # constants are no weights, and two weights make another
         a, b = (Operand(() if op.constant(i) else op.fields(i), terms[i]) for i in (0, 1))
         return product(op, a, b, contracted, out)
@@ -161,6 +162,13 @@ def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
     x = Operand(() if constant else op.fields(other), terms[other], constant)
     _note(op, weight, terms[weight], contracted)
     return weighted(op, x, Operand(op.fields(weight), terms[weight]), contracted, out)
+
+
+def _computed_in_batches(op: Op, i: int, letters: str, batch: set[str]) -> bool:
+    """Whether an operand is made of weights alone and divided over the batch, as keys of relative positions by head."""
+    if op.state.sources(op.node.input[i]):
+        return False
+    return any({letters[axis] for axis in varying(f)} & batch for f in op.fields(i))
 
 
 def _note(op: Op, i: int, letters: str, contracted: str) -> None:
