@@ -85,6 +85,8 @@ def analyse(model: Model) -> Analysis:
         for name in op.outputs:
             analysis.producer[name] = index
     state.read = analysis.consumers.keys() | set(model.outputs)
+    valued = {name for op in analysis.ops if op.node.op_type not in ("Shape", "Size") for name in op.reads}
+    state.shaped = state.read - valued - set(model.outputs)
     for op in analysis.ops:
         state.labels.node = op.index
         rule = _visit(op)

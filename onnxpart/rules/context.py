@@ -39,7 +39,8 @@ class State:
     `source` the initializers that a tensor is put together from, `trained` the trainable initializers and the tensors
     that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
     reasons by node index, `grouped` the labels of a grouped weight's rows and columns and whether it is a transposed
-    convolution's, `read` the tensors that an operator reads, and the outputs.
+    convolution's, `read` the tensors that an operator reads, and the outputs, `shaped` those of which only the shape
+    is read.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class State:
     barriers: dict[int, str] = field(default_factory=dict)
     grouped: dict[str, tuple[Field, Field, bool]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    shaped: set[str] = field(default_factory=set)
 
     def of(self, name: str) -> Fields:
         """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for."""

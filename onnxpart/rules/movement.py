@@ -172,6 +172,8 @@ def gather(op: Op) -> list[Fields]:
     result = []
     for f in op.fields(0):
         if f.shape[axis] > 1 and index is not None:
+            if not rank and op.node.output[0] in op.state.shaped:
+                continue  # whichever is selected has the same shape
             result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
             continue
         if f.shape[axis] > 1:

@@ -348,7 +348,10 @@ def gather(r: Rewrite) -> None:
     rank = index.ndim
     chosen = r.kept_out()[axis : axis + rank]
     block = index[np.ix_(*[np.arange(n) if c is None else c for c, n in zip(chosen, index.shape, strict=True)])]
-    r.node.input[1] = r.constant(np.searchsorted(kept, block), "index")
+    place = np.searchsorted(kept, block)
+    if op.node.output[0] in op.state.shaped:
+        place = place.clip(max=len(kept) - 1)
+    r.node.input[1] = r.constant(place, "index")
 
 
 def pad(r: Rewrite) -> None:
