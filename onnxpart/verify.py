@@ -123,7 +123,7 @@ class _Runs:
 
     def __init__(self, analysis: Analysis, plan: Plan, layout: Layout, whole: Draft, parts: Sequence[Draft]) -> None:
         self.analysis, self.plan, self.layout, self.whole, self.parts = analysis, plan, layout, whole, parts
-        self.hidden = [] if plan.k == 1 else _hidden(layout, whole.proto)
+        self.hidden = [] if plan.k == 1 else _hidden(layout, [whole.proto, *(part.proto for part in parts)])
         self.mean = list(plan.mean)
         self.types, floats = HALF, _float_types(analysis)
         if TensorProto.DOUBLE in floats and not self._loads(whole):
@@ -222,9 +222,9 @@ def _batchwise(kept: Array | None, size: int) -> Array:
     return np.arange(size) if kept is None else kept
 
 
-def _hidden(layout: Layout, whole: onnx.ModelProto) -> list[str]:
-    """Divided tensors that the whole holds over all units: what the block identity compares."""
-    present = {n for node in whole.graph.node for n in node.output}
+def _hidden(layout: Layout, models: Iterable[onnx.ModelProto]) -> list[str]:
+    """Divided tensors that the whole holds over all units, and every part: what the block identity compares."""
+    present = set.intersection(*({n for node in model.graph.node for n in node.output} for model in models))
     result = []
     for index, op in enumerate(layout.analysis.ops):
         for name in op.node.output:
