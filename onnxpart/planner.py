@@ -169,7 +169,8 @@ def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
     producer = analysis.producer[name]
     users = analysis.consumers.get(name, [])
     if layout.modes[producer] == "lanes":
-        return name in analysis.model.outputs or any(layout.modes[u] == "tail" for u in users)
+        read = [u for u in users if analysis.ops[u].node.op_type not in ("Shape", "Size")]
+        return name in analysis.model.outputs or any(layout.modes[u] == "tail" for u in read)
     if name in analysis.model.outputs or not users:
         return True
     return any(not all(n in layout.mean for n in analysis.ops[u].node.output if n) for u in users)
