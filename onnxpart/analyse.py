@@ -105,28 +105,13 @@ def analyse(model: Model) -> Analysis:
 def _visit(op: Op) -> rules.Rule | None:
     """Apply the operator's rule; make it a barrier where there is none or it can't tell."""
     rule = rules.find(op)
-    reason = rule if isinstance(rule, str) else ""
     outputs: list[Fields] = []
+    reason = rule if isinstance(rule, str) else ""
     if isinstance(rule, rules.Rule):
-        known, read = op.state.shapes.shape, op.state.read  # the shapes of values that nothing reads don't matter
-        missing = next((n for n in (*op.reads, *op.outputs) if n in read and n not in known), None)
-        if missing is not None:
-            reason = f"the shape of {missing!r} isn't known"
-        else:
-            try:
-                outputs = rule.labels(op)
-                if rule.kind == "movement":
-                    outputs = [tight(fields) for fields in outputs]
-            except Barrier as barrier:
-                reason = str(barrier)
-            except TooMany as many:
-                raise ModelError(
-                    f"{op.state.model.name}: what {op.title} makes is too large ({many}); "
-                    "cut the network in front of it with --outputs."
-                ) from None
-            except (ValueError, IndexError) as error:
-                name = op.state.model.name
-                raise ModelError(f"{name}: the shapes at {op.title} contradict each other; fix the export.") from error
+        try:
+            outputs = _labels(op, rule)
+        except Barrier as barrier:
+            reason = str(barrier)
     if reason:
         op.state.barriers[op.index] = reason
         for name in op.reads:
@@ -136,6 +121,28 @@ def _visit(op: Op) -> rules.Rule | None:
         if name:
             op.state.fields[name] = fields if name in op.state.shapes.shape else ()
     return None if reason or isinstance(rule, str) else rule
+
+
+def _labels(op: Op, rule: rules.Rule) -> list[Fields]:
+    """What the rule makes of the operator's outputs.
+
+    :raises Barrier: where it can't tell. :raises ModelError: where shapes contradict each other, or are absurd.
+    """
+    known, read = op.state.shapes.shape, op.state.read  # the shapes of values that nothing reads don't matter
+    missing = next((n for n in (*op.reads, *op.outputs) if n in read and n not in known), None)
+    if missing is not None:
+        raise Barrier(f"the shape of {missing!r} isn't known")
+    try:
+        outputs = rule.labels(op)
+        return [tight(fields) for fields in outputs] if rule.kind == "movement" else outputs
+    except TooMany as many:
+        raise ModelError(
+            f"{op.state.model.name}: what {op.title} makes is too large ({many}); "
+            "cut the network in front of it with --outputs."
+        ) from None
+    except (ValueError, IndexError) as error:
+        name = op.state.model.name
+        raise ModelError(f"{name}: the shapes at {op.title} contradict each other; fix the export.") from error
 
 
 def _propagate(op: Op) -> None:

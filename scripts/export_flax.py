@@ -87,7 +87,9 @@ def main(folder: str) -> None:
         state = nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))
         leaves, tree = jax.tree.flatten(state)
         keys = jax.random.split(jax.random.key(1), len(leaves))
-        leaves = [w + 0.2 * abs(jax.random.normal(key, w.shape)) * (w.ndim == 1) for key, w in zip(keys, leaves, strict=True)]
+        leaves = [
+            w + 0.2 * abs(jax.random.normal(key, w.shape)) * (w.ndim == 1) for key, w in zip(keys, leaves, strict=True)
+        ]
         nnx.update(network, jax.tree.unflatten(tree, leaves))
         try:
             onnx.save_model(jax2onnx.to_onnx(network, [("B", *shape)], model_name=name), path)

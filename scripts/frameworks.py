@@ -10,13 +10,13 @@ from typing import Annotated
 import onnx
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxpart
 from onnxpart.errors import OnnxpartError
 from scripts.machine import machine
 
+ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("keras", "flax", "sklearn")
 
 

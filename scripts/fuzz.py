@@ -17,14 +17,13 @@ import typer
 from onnx import ModelProto, shape_inference
 from rich.console import Console
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from growing import Recipe
 from steps import STEPS
 
 import onnxpart
-from onnxpart import OnnxpartError
 from onnxpart.emit import emit_part, emit_whole
 from onnxpart.errors import PartitionError
 from onnxpart.model import live
@@ -114,7 +113,9 @@ def divide(model: ModelProto, way: Way) -> Result:
     finding = max(verdicts[-1].findings, key=lambda f: f.deviation)
     if not runs(model):
         return Result("unusable", str(finding))
-    return Result(f"failed verifying: {finding.oracle}" if finding.compared else "failed: nothing compared", str(finding))
+    return Result(
+        f"failed verifying: {finding.oracle}" if finding.compared else "failed: nothing compared", str(finding)
+    )
 
 
 def anonymous(error: Exception) -> str:

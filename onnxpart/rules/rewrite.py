@@ -424,7 +424,7 @@ def shape(r: Rewrite) -> None:
             name = r.name("scaled")
             after.append(helper.make_node(op_type, [value, r.constant(factor, "factor")], [name], name=name))
             value = name
-    r.after.extend([*after, *put(r, ~dynamic, whole, value, out)])
+    r.after.extend([*after, *put(r, (~dynamic).tolist(), whole.tolist(), value, out)])
 
 
 def _scaled_size(r: Rewrite, whole: Indices, part: Indices, dynamic: bool) -> None:
