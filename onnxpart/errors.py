@@ -25,3 +25,7 @@ class PartitionError(OnnxpartError):
 
 class MergeError(OnnxpartError):
     """Parts that don't fit the plan, or don't belong together."""
+
+
+class DataError(OnnxpartError):
+    """Samples that don't fit the graph or the loss, or can't be read."""
