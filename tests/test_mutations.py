@@ -85,12 +85,12 @@ def tiled() -> ModelProto:
     return around(lambda n, h: n.op("Tile", h, n.ints(1, 2, 1, 1)), 12)
 
 
-def channels_last() -> ModelProto:
-    """A square image, so that a wrong permutation still fits."""
-    n = Net(("x", ("N", 2, 6, 6)))
-    h = n.op("Transpose", n.conv("x", 2, 6, name="before"), perm=[0, 2, 3, 1])
-    h = n.op("MatMul", h, n.random("middle.weight", 6, 6))
-    return classified(n, n.op("Transpose", n.op("Relu", h), perm=[0, 3, 1, 2]))
+def turned_weight() -> ModelProto:
+    """A square weight that a Transpose turns, so that an unturned one still fits."""
+    n = Net(("x", ("N", 2, 4, 4)))
+    h = n.op("GlobalAveragePool", n.op("Relu", n.conv("x", 2, 6, name="before")))
+    weight = n.op("Transpose", n.random("middle.weight", 6, 6, 1, 1), perm=[1, 0, 2, 3])
+    return classified(n, n.op("Conv", h, weight))
 
 
 def ending(build: Callable[[Net, str], str]) -> Callable[[], ModelProto]:
@@ -156,11 +156,6 @@ def repeated(op: Op) -> list[Fields]:
     return [tuple(np.repeat(f, 2, axis=1) for f in op.fields(0))]
 
 
-def unturned(op: Op) -> list[Fields]:
-    """Transpose, as if it exchanged other axes than it does."""
-    return [tuple(f.transpose([0, 2, 1, 3]) for f in op.fields(0))]
-
-
 def attention() -> ModelProto:
     """Six query heads on two heads of keys and values."""
     n = Net(("x", ("N", 16, 4)), opset=23)
@@ -198,7 +193,7 @@ WRONG_LABELS: dict[str, tuple[Callable[[], ModelProto], str, Labels]] = {
     "Split swapped": (halves, "Split", turned(movement.split)),
     "DepthToSpace in the other order": (depth_to_space, "DepthToSpace", per_block),
     "Tile repeats": (tiled, "Tile", repeated),
-    "Transpose the wrong way": (channels_last, "Transpose", unturned),
+    "Transpose turns nothing": (turned_weight, "Transpose", first),
     "Reshape of heads off by one": (GOLDEN["qkv"], "Reshape", rolled(movement.reshape, 1, -1)),
     "GlobalAveragePool shares": (GOLDEN["chain"], "GlobalAveragePool", lambda op: [()]),
 }
@@ -231,7 +226,7 @@ WRONG_POSITIONS: dict[str, tuple[str, Labels]] = {
     "DFT over channels is elementwise": ("DFT: over channels", first),
     "DeformConv rolls": ("DeformConv", rolled(equation.deform_conv)),
     "DequantizeLinear rolls its scales": ("DequantizeLinear: by channel", scales_off_by_one),
-    "Einsum of one operand without the exchange": ("Einsum: an exchange", first),
+    "Einsum of one operand rolls": ("Einsum: an exchange", rolled(equation.einsum, 1, -1)),
     "GatherElements over channels is elementwise": ("GatherElements: over channels", first),
     "GatherND over channels is elementwise": ("GatherND: over channels", first),
     "GridSample rolls": ("GridSample", rolled(elementwise.sample)),
