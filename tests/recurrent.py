@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
+from hypothesis import strategies as st
 from networks import Attribute, Net
 from onnx import ModelProto, TensorProto, helper
 
@@ -15,6 +16,13 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 State = Literal["none", "initializer", "learned", "zeros", "input", "activation"]
 Lengths = Literal["none", "initializer", "input"]
 BATCH, FEATURES, SIZE = 2, 6, 6
+LISTS = {"RNN": ["Relu"], "GRU": ["HardSigmoid", "Softsign"], "LSTM": ["Sigmoid", "ScaledTanh", "Affine"]}
+"""Activations other than the usual ones."""
+ALPHA_BETA: dict[str, dict[str, Attribute]] = {
+    "RNN": {},
+    "GRU": {"activation_alpha": [0.3], "activation_beta": [0.4]},
+    "LSTM": {"activation_alpha": [1.2, 0.8], "activation_beta": [0.7, 0.1]},
+}
 
 
 @dataclass(frozen=True)
@@ -165,3 +173,41 @@ def time_first(model: ModelProto) -> ModelProto:
     del result.graph.node[:]
     result.graph.node.extend(copies)
     return result
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> tuple[Form, int]:
+    """A form, and an operator set that knows it."""
+    op_type = draw(st.sampled_from(sorted(GATES)))
+    cell = op_type == "LSTM"
+    states: st.SearchStrategy[State] = st.sampled_from(
+        ("none", "initializer", "learned", "zeros", "input", "activation")
+    )
+    lengths: st.SearchStrategy[Lengths] = st.sampled_from(("none", "initializer", "input"))
+    direction = draw(st.sampled_from(("forward", "reverse", "bidirectional")))
+    attributes: dict[str, Any] = {}
+    if draw(st.booleans()):
+        times = 2 if direction == "bidirectional" else 1
+        attributes["activations"] = LISTS[op_type] * times
+        attributes |= {key: [*value] * times for key, value in ALPHA_BETA[op_type].items()}
+    if draw(st.booleans()):
+        attributes["clip"] = 0.7
+    if cell and draw(st.booleans()):
+        attributes["input_forget"] = 1
+    if op_type == "GRU" and draw(st.booleans()):
+        attributes["linear_before_reset"] = 1
+    held = ("y", "h", "c", "yh", "yc", "hc", "yhc") if cell else ("y", "h", "yh")
+    layout = draw(st.integers(0, 1))
+    form = Form(
+        op_type=op_type,
+        direction=direction,
+        outputs=draw(st.sampled_from(held)),
+        bias=draw(st.booleans()),
+        lengths=draw(lengths),
+        h=draw(states),
+        c=draw(states) if cell else "none",
+        peepholes=cell and draw(st.booleans()),
+        layout=layout,
+        attributes=attributes,
+    )
+    return form, draw(st.sampled_from((14, 21, 22) if layout else (9, 13, 14, 22)))

@@ -21,8 +21,8 @@ from onnxpart.torch.module import parameters
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 Array = NDArray[Any]
-UNKNOWN = {"unknown_op", "recurrent"}
-"""Models with operators that the importer has no entry for."""
+UNKNOWN = {"unknown_op"}
+"""Models with an operator that the importer has no entry for."""
 SMALL = sorted(set(BUILDERS) - {name for name in BUILDERS if name.startswith("light_")} - UNKNOWN)
 RNG = np.random.default_rng(0)
 

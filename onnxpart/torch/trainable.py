@@ -18,11 +18,14 @@ _ALWAYS: Mapping[str, frozenset[int]] = {
     "BatchNormalization": frozenset({1, 2}),
     "Conv": frozenset({1, 2}),
     "ConvTranspose": frozenset({1, 2}),
+    "GRU": frozenset({1, 2, 3}),
     "Gemm": frozenset({0, 1, 2}),
     "InstanceNormalization": frozenset({1, 2}),
+    "LSTM": frozenset({1, 2, 3, 7}),
     "LayerNormalization": frozenset({1, 2}),
     "MatMul": frozenset({0, 1}),
     "PRelu": frozenset({1}),
+    "RNN": frozenset({1, 2, 3}),
 }
 """Inputs that are weights even with a single element; elsewhere that is a constant of a formula."""
 

@@ -224,4 +224,6 @@ def normal_domain(domain: str) -> str:
 
 
 def _decode(value: object) -> object:
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
     return value.decode() if isinstance(value, bytes) else value
