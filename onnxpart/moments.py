@@ -1,0 +1,94 @@
+"""The state of an optimiser by the initializers' names: merged as the weights are, kept in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxpart.errors import MergeError, ModelError
+from onnxpart.files import Array, read_metadata, read_safetensors, save_arrays
+from onnxpart.merge import Into, Normalize, merge
+from onnxpart.plan import Plan
+
+SQUARED = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
+"""Slots that hold squares of gradients."""
+METADATA = "onnxpart.optimizer"
+"""Key under which a file carries what isn't an array."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """What an optimiser remembers: `kind` (sgd, adam, adamw), the steps that it took, and its slots.
+
+    `slots`: initializer name -> slot, named as in torch (`momentum_buffer`, `exp_avg`, `exp_avg_sq`) -> array of the
+    initializer's shape.
+    """
+
+    kind: str
+    step: int
+    slots: Mapping[str, Mapping[str, Array]]
+
+    def slot(self, slot: str) -> dict[str, Array]:
+        """One slot of all initializers that have it."""
+        return {name: arrays[slot] for name, arrays in self.slots.items() if slot in arrays}
+
+
+def merge_states(
+    plan: Plan, states: Sequence[OptimizerState], *, into: Into = "duplicated", normalize: Normalize = "weights"
+) -> OptimizerState:
+    """Merge the states of all parts, in order, into the whole's (see `merge.merge`).
+
+    Momenta and first moments of gradients go like the weights. Second moments get the square of the weights' scale:
+    where an element of the whole is s times the sum of those of c parts, s^2 c times the sum, which is s^2 times the
+    part's own where c = 1, and the mean where the weights' is. Steps are those of the part that took the fewest.
+
+    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    """
+    kinds = sorted({state.kind for state in states})
+    if len(kinds) > 1:
+        raise MergeError(f"the parts' optimisers are {' and '.join(kinds)}; train all parts with the same one.")
+    slots: dict[str, dict[str, Array]] = {}
+    for slot in sorted({slot for state in states for arrays in state.slots.values() for slot in arrays}):
+        parts = [state.slot(slot) for state in states]
+        merged = merge(plan, parts, into=into, normalize=normalize)
+        if slot in SQUARED:
+            ones = [{name: np.broadcast_to(np.ones((), array.dtype), array.shape) for name, array in part.items()}
+                    for part in parts]  # fmt: skip
+            counts = merge(plan, ones, into=into, normalize=normalize)
+            merged = {name: array * counts[name] for name, array in merged.items()}
+        for name, array in merged.items():
+            slots.setdefault(name, {})[slot] = array
+    return OptimizerState(kinds[0] if kinds else "", min((state.step for state in states), default=0), slots)
+
+
+def save_state(state: OptimizerState, path: str | os.PathLike[str]) -> None:
+    """Write a state as safetensors, whole or not at all: arrays under `slot/initializer`.
+
+    :raises ModelError: when the file can't be written.
+    """
+    arrays = {f"{slot}/{name}": array for name, slots in state.slots.items() for slot, array in slots.items()}
+    save_arrays(arrays, path, {METADATA: json.dumps({"kind": state.kind, "step": state.step})})
+
+
+def load_state(path: str | os.PathLike[str]) -> OptimizerState:
+    """Read a state that `save_state` wrote.
+
+    :raises ModelError: when the file can't be read, or is something else.
+    """
+    path = Path(path)
+    stored = read_safetensors(path)
+    try:
+        found = json.loads(read_metadata(path)[METADATA])
+        kind, step = str(found["kind"]), int(found["step"])
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"{path} holds no optimiser state; name a file that training wrote.") from None
+    slots: dict[str, dict[str, Array]] = {}
+    for key, array in stored.items():
+        slot, _, name = key.partition("/")
+        slots.setdefault(name, {})[slot] = np.array(array[(slice(None),) if array.shape else ()])
+    return OptimizerState(kind, step, slots)

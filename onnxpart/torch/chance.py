@@ -1,0 +1,59 @@
+"""Random numbers of which each part draws its own, whether parts are computed one by one or as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_generators: list[torch.Generator] = []
+"""Of the parts that are computed as one batch."""
+
+
+def seed_of(*numbers: int) -> int:
+    """Return one seed made of several numbers, none negative."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def drawing(generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Let the parts of a batch draw from a generator each, in order."""
+    _generators[:] = generators
+    try:
+        yield
+    finally:
+        _generators.clear()
+
+
+class _Uniform(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, lane: Tensor) -> Tensor:  # noqa: ARG004
+        return torch.rand(x.shape, device=x.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # noqa: ARG004
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], x: Tensor, lane: Tensor) -> tuple[Tensor, int]:  # noqa: ARG004
+        shape = x.shape if in_dims[0] is None else x.movedim(in_dims[0], 0).shape[1:]
+        generators: Sequence[torch.Generator | None] = _generators or [None] * info.batch_size
+        return torch.stack([torch.rand(shape, device=x.device, generator=g) for g in generators]), 0
+
+
+def uniform(x: Tensor, lane: Tensor) -> Tensor:
+    """Draw numbers from [0, 1), float32 of the shape of `x`.
+
+    :param lane: any tensor that each part has its own of: it tells `torch.vmap` to draw for each part. The parts'
+        generators are those of `drawing`; one part alone draws from torch's own.
+    """
+    result: Tensor = _Uniform.apply(x, lane)  # type: ignore[no-untyped-call]
+    return result
