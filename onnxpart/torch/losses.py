@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,10 +11,8 @@ from torch.nn import functional as F
 
 from onnxpart.errors import DataError
 from onnxpart.torch.data import Batch
+from onnxpart.torch.job import Criterion
 from onnxpart.torch.signature import dtype_name, listed
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""Output and target of a batch -> mean over its samples, a scalar."""
 
 
 class Loss(Protocol):
