@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnxpart.split import Split, split
     from onnxpart.verify import Verdict, verify
     from onnxpart.why import Why, why
+    from onnxpart.widen import widen
 
 __all__ = [
     "Analysis",
@@ -47,6 +48,7 @@ __all__ = [
     "split",
     "verify",
     "why",
+    "widen",
 ]
 __version__ = "0.1.0"
 
@@ -62,6 +64,7 @@ _HOMES = {
     "split": ("Split", "split"),
     "verify": ("Verdict", "verify"),
     "why": ("Why", "why"),
+    "widen": ("widen",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

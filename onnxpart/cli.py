@@ -25,6 +25,7 @@ from onnxpart.report import tables
 from onnxpart.split import INITS, WHOLE, part_file, split
 from onnxpart.verify import Verdict, verify
 from onnxpart.why import why
+from onnxpart.widen import NOISE
 
 P = ParamSpec("P")
 
@@ -47,6 +48,9 @@ Outputs = Annotated[
         metavar="NAME,..",
         help="Values of the graph that are to be its only outputs; what leads to none of them is cut off.",
     ),
+]
+WholeGraph = Annotated[
+    Into, typer.Option(help="The whole in which what mixes units exists once per part, or the original graph.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
@@ -201,9 +205,7 @@ def merge_(
             "DIR's parts if omitted.",
         ),
     ] = None,
-    into: Annotated[
-        Into, typer.Option(help="The whole in which what mixes units exists once per part, or the original graph.")
-    ] = "duplicated",
+    into: WholeGraph = "duplicated",
     normalize: Annotated[
         Normalize, typer.Option(help="Divide by K the weights of the output, or the output itself.")
     ] = "weights",
@@ -231,6 +233,31 @@ def merge_(
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
     _print(f"merged {len(merged)} initializers of {planned.k} parts into {files}")
+
+
+@app.command("widen")
+@_reported
+def widen_(
+    part: Annotated[Path, typer.Argument(metavar="PART", help="A trained part: ONNX, or safetensors of its weights.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Model to write.", show_default=False)],
+    split_folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Folder of the part's split; PART's if omitted.")
+    ] = None,
+    into: WholeGraph = "duplicated",
+    noise: Annotated[
+        float, typer.Option(help="Uniform noise on the copies, as a share of each parameter's maximum.")
+    ] = NOISE,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Fill the whole network with copies of one trained part (Net2WiderNet)."""
+    with tables.busy(f"widening {part}"):
+        widened = folder.widen_part(part, out, folder=split_folder, into=into, noise=noise, seed=seed, force=force)
+    if as_json:
+        _print_json({"model": str(out), "into": into, "noise": noise, "seed": seed, "widened": widened})
+        return
+    _print(f"widened {len(widened)} initializers of {part} into {out}")
 
 
 @app.command("verify")

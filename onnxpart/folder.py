@@ -1,10 +1,11 @@
-"""The folder of a split: the plan, the original network, the parts and the whole, read back and checked."""
+"""The folder of a split: plan, parts, original and whole read back and checked, and the whole filled from parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from onnxpart.analyse import analyse
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import DATA, save, save_arrays
 from onnxpart.merge import Into, Normalize, merge_streams
@@ -13,6 +14,7 @@ from onnxpart.normalize import scale_output
 from onnxpart.plan import METADATA, METADATA_PART, Plan
 from onnxpart.split import ORIGINAL, PLAN, WHOLE, part_file
 from onnxpart.stream import Draft, Rows, Stream, empty, fill
+from onnxpart.widen import NOISE, widen_streams
 
 
 def read_plan(folder: Path) -> Plan:
@@ -37,11 +39,8 @@ def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
     _check_count(plan, files)
     found: dict[int, Model] = {}
     for i, path in enumerate(files):
-        model = load(path)
-        props = _metadata(model)
-        if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan:
-            raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
-        text = props.get(METADATA_PART, str(i))
+        model = _of_plan(plan, path)
+        text = _metadata(model).get(METADATA_PART, str(i))
         if not text.isdecimal() or int(text) >= plan.k:
             raise MergeError(f"{path} says that it is part {text} of {plan.k}; give the parts of one split.")
         part = int(text)
@@ -49,6 +48,18 @@ def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
             raise MergeError(f"{path} is part {part}, which was given already; name each part once.")
         found[part] = model
     return [found[p] for p in sorted(found)]
+
+
+def _of_plan(plan: Plan, path: Path) -> Model:
+    """A part of a plan, from its file.
+
+    :raises MergeError: when it says that it is of another split.
+    """
+    model = load(path)
+    props = _metadata(model)
+    if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan:
+        raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
+    return model
 
 
 def _metadata(model: Model) -> dict[str, str]:
@@ -130,6 +141,33 @@ def merge_folder(
             whole = Draft(scale_output(whole.proto, plan), whole.streams)
         save(whole, out)
     return sorted(merged)
+
+
+def widen_part(
+    part: Path,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    into: Into = "duplicated",
+    noise: float = NOISE,
+    seed: int = 0,
+    force: bool = False,
+) -> list[str]:
+    """Fill the whole from one trained part into a file (see `widen.widen`); external data go from file to file.
+
+    :param part: ONNX, or safetensors of its weights. :param folder: that of its split; the one it lies in when omitted.
+    :returns: names of the initializers.
+    :raises MergeError: when the part isn't the split's, or the parts aren't alike. :raises ModelError: when a file
+        can't be read or written.
+    """
+    folder = part.parent if folder is None else folder
+    plan = read_plan(folder)
+    check_output(out, force)
+    arrays = stored_arrays(part if part.suffix == ".safetensors" else _of_plan(plan, part))
+    network = original(folder, plan)
+    widened = widen_streams(analyse(network), plan, arrays, into=into, noise=noise, seed=seed)
+    save(filled(network if into == "original" else load(folder / WHOLE), widened), out)
+    return sorted(widened)
 
 
 def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:

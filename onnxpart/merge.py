@@ -127,7 +127,7 @@ def _join(
     dtype = arrays[0].dtype
     whole = np.zeros(rows_shape(initializer.shape, *rows), dtype)
     for index, piece in _pieces(initializer, arrays, rows, infinite):
-        whole[index] = piece if scale in (None, 1) else np.divide(piece, scale, dtype=_wide(dtype)).astype(dtype)
+        whole[index] = piece if scale in (None, 1) else np.divide(piece, scale, dtype=wide(dtype)).astype(dtype)
     return whole
 
 
@@ -150,6 +150,6 @@ def _scale(initializer: InitializerPlan, into: Into, normalize: Normalize, k: in
     return 1 if initializer.tail and normalize == "output" else None
 
 
-def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type to compute in."""
     return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
