@@ -13,7 +13,7 @@ from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
 
-from onnxpart import __version__, folder, report
+from onnxpart import __version__, cli_train, folder, report
 from onnxpart.analyse import analyse
 from onnxpart.cut import cut
 from onnxpart.errors import OnnxpartError, UsageError
@@ -276,6 +276,10 @@ def verify_(source: Folder, as_json: Json = False) -> None:
         _print(*tables.verdict_lines(verdict))
     if not verdict.holds:
         raise typer.Exit(1)
+
+
+app.command("train")(_reported(cli_train.train))
+app.command("fit")(_reported(cli_train.fit))
 
 
 def _loaded(path: Path, outputs: list[str] | None) -> Model:
