@@ -1,6 +1,5 @@
 """Training: it learns, it can be repeated, and every engine gives the same."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,54 +8,17 @@ import torch
 from onnx import ModelProto
 from torch import nn
 from torch.nn import functional as F
+from training import accuracy, parts, small, stripes
 
 import onnxpart
 from models import lenet
-from models.builder import GraphBuilder
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch import import_onnx, load_weights, weights
-from onnxpart.torch.data import TensorLoader
 from onnxpart.torch.module import parameters
 from onnxpart.torch.train import EpochEnd, Event, Note, Result, Settings, Steps, evaluate, train
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 SETTINGS = Settings(epochs=3, lr=0.1, device="cpu", seed=3)
-
-
-def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return (output.argmax(1) == target).float().mean()
-
-
-def stripes(shape: Sequence[int] = (1, 28, 28), samples: int = 60, start: int = 0) -> TensorLoader:
-    """Images of class c have a bright row c, modulo their height."""
-    generator = torch.Generator().manual_seed(start)
-    y = torch.arange(start, start + samples) % 10
-    x = torch.rand(samples, *shape, generator=generator) * 0.1
-    x[torch.arange(samples), ..., y % shape[-2], :] = 1.0
-    return TensorLoader((x,), y, batch_size=10, seed=5)
-
-
-def small(dropout: float = 0.0, norm: bool = False) -> ModelProto:
-    """A network with what matters to engines: a convolution, a batch norm, dropout on input and hidden units."""
-    g = GraphBuilder("small", 0)
-    x = g.input("x", "N", 1, 8, 8)
-    if dropout:
-        x = g.node("Dropout", "drop0", x, g.values("ratio0", center=dropout, spread=0.0))
-    h = g.conv("conv", x, (1, 6), kernel=3)
-    if norm:
-        statistics = [g.values(f"norm.{name}", 6, center=center) for name, center in (("mean", 0.0), ("var", 1.0))]
-        scale, bias = g.values("norm.weight", 6, center=1.0), g.values("norm.bias", 6)
-        h = g.node("BatchNormalization", "norm", h, scale, bias, *statistics)
-    h = g.node("Flatten", "flatten", g.max_pool("pool", g.relu("relu", h), kernel=2, stride=2), axis=1)
-    h = g.relu("relu1", g.linear("hidden", h, (6 * 16, 18)))
-    if dropout:
-        h = g.node("Dropout", "drop1", h, g.values("ratio1", center=dropout, spread=0.0))
-    logits = g.linear("logits", h, (18, 10))
-    return g.build({logits: ("N", 10)})
-
-
-def parts(model: ModelProto, k: int = 2) -> list[nn.Module]:
-    return [import_onnx(part) for part in onnxpart.split(model, k).parts]
 
 
 def check_same(one: list[Result], other: list[Result], modules: list[nn.Module], others: list[nn.Module]) -> None:
@@ -78,7 +40,7 @@ def check_same(one: list[Result], other: list[Result], modules: list[nn.Module],
 
 
 def test_training_learns_and_repeats() -> None:
-    data, test = stripes((1, 8, 8)), stripes((1, 8, 8), 20, 60)
+    data, test = stripes(), stripes(20, 60)
     events: list[Event] = []
     module, other = import_onnx(small()), import_onnx(small())
     loss, error = evaluate(module, test, F.cross_entropy, device="cpu")
@@ -114,7 +76,7 @@ def test_training_learns_and_repeats() -> None:
     ids=["plain", "clip", "accumulate", "norm", "dropout"],
 )
 def test_fused_parts_are_trained_as_one_by_one(model: ModelProto, settings: Settings) -> None:
-    data, test, one, other = stripes((1, 8, 8)), stripes((1, 8, 8), 20, 60), parts(model, 3), parts(model, 3)
+    data, test, one, other = stripes(), stripes(20, 60), parts(model, 3), parts(model, 3)
     start = weights(one[0])  # type: ignore[arg-type]
     series = train(one, data, F.cross_entropy, settings, engine="series", test=test, metric=accuracy)
     fused = train(other, data, F.cross_entropy, settings, engine="fused", test=test, metric=accuracy)
@@ -125,7 +87,7 @@ def test_fused_parts_are_trained_as_one_by_one(model: ModelProto, settings: Sett
 def test_each_part_draws_masks_of_its_own() -> None:
     for engine in ("series", "fused"):
         twins: list[nn.Module] = [import_onnx(small(dropout=0.5)) for _ in range(2)]
-        one, other = train(twins, stripes((1, 8, 8)), F.cross_entropy, SETTINGS, engine=engine)  # type: ignore[arg-type]
+        one, other = train(twins, stripes(), F.cross_entropy, SETTINGS, engine=engine)  # type: ignore[arg-type]
         assert one.curve[-1].train_loss != other.curve[-1].train_loss
 
 
@@ -133,7 +95,7 @@ def test_each_part_draws_masks_of_its_own() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_run_goes_on_where_an_earlier_one_ended(engine: str, optimizer: str) -> None:
     settings = replace(SETTINGS, epochs=4, optimizer=optimizer, lr=0.01, schedule="cosine")  # type: ignore[arg-type]
-    data, model = stripes((1, 8, 8)), small(dropout=0.2, norm=True)
+    data, model = stripes(), small(dropout=0.2, norm=True)
     one, other = parts(model), parts(model)
     straight = train(one, data, F.cross_entropy, settings, engine=engine)  # type: ignore[arg-type]
     first = train(other, data, F.cross_entropy, settings, engine=engine, epochs=range(2))  # type: ignore[arg-type]
@@ -158,7 +120,7 @@ def test_a_run_goes_on_where_an_earlier_one_ended(engine: str, optimizer: str) -
 def test_auto_takes_one_of_both_and_changes_nothing() -> None:
     notes: list[Event] = []
     one, other = parts(small(dropout=0.2, norm=True)), parts(small(dropout=0.2, norm=True))
-    data, test = stripes((1, 8, 8)), stripes((1, 8, 8), 20, 60)
+    data, test = stripes(), stripes(20, 60)
     auto = train(one, data, F.cross_entropy, SETTINGS, test=test, on_event=notes.append)
     series = train(other, data, F.cross_entropy, SETTINGS, test=test, engine="series")
     check_same(auto, series, one, other)
@@ -169,15 +131,15 @@ def test_uneven_parts_are_trained_in_series() -> None:
     split, notes = onnxpart.split(small(), 2, shares=(2, 1)), []
     modules: list[nn.Module] = [import_onnx(part) for part in split.parts]
     with pytest.raises(UsageError, match="parts 0 and 1 differ in more than their weights"):
-        train(modules, stripes((1, 8, 8)), F.cross_entropy, SETTINGS, engine="fused")
-    train(modules, stripes((1, 8, 8)), F.cross_entropy, SETTINGS, on_event=notes.append)
+        train(modules, stripes(), F.cross_entropy, SETTINGS, engine="fused")
+    train(modules, stripes(), F.cross_entropy, SETTINGS, on_event=notes.append)
     assert "engine series" in notes[0].text
 
 
 @pytest.mark.parametrize("engine", ["series", "fused"])
 def test_half_precision_learns(engine: str) -> None:
     settings = replace(SETTINGS, epochs=6, amp=True)
-    for result in train(parts(small()), stripes((1, 8, 8)), F.cross_entropy, settings, engine=engine):  # type: ignore[arg-type]
+    for result in train(parts(small()), stripes(), F.cross_entropy, settings, engine=engine):  # type: ignore[arg-type]
         assert result.curve[-1].train_loss < 0.5 * result.curve[0].train_loss
 
 
@@ -187,7 +149,7 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         next(modules[1].parameters()).mul_(torch.nan)
     for engine in ("series", "fused"):
         with pytest.raises(OnnxpartError, match="part 1: the loss is nan at step 0; lower the rate"):
-            train(modules, stripes((1, 8, 8)), F.cross_entropy, SETTINGS, engine=engine)  # type: ignore[arg-type]
+            train(modules, stripes(), F.cross_entropy, SETTINGS, engine=engine)  # type: ignore[arg-type]
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -198,7 +160,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             replace(SETTINGS, **wrong)  # type: ignore[arg-type]
-    data, modules = stripes((1, 8, 8)), parts(small())
+    data, modules = stripes(), parts(small())
     with pytest.raises(UsageError, match="device 'cuda:99' isn't there"):
         train(modules, data, F.cross_entropy, replace(SETTINGS, device="cuda:99"))
     with pytest.raises(UsageError, match="device 'tpu9' isn't known"):
@@ -219,7 +181,7 @@ def test_parts_are_trained_and_merge_with_their_momenta(model: ModelProto) -> No
     split = onnxpart.split(model, 2)
     modules = [import_onnx(part) for part in split.parts]
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
-    data, settings = stripes(shape, 20), replace(SETTINGS, epochs=2)
+    data, settings = stripes(20, shape=shape), replace(SETTINGS, epochs=2)
     results = train(modules, data, F.cross_entropy, settings, epochs=range(1))
     whole = import_onnx(split.whole)
     load_weights(whole, onnxpart.merge(split.plan, [weights(module) for module in modules]))

@@ -50,6 +50,18 @@ class PartState:
     taken: int
 
 
+def prepare(checkpoints: Checkpoints) -> None:
+    """Make the folder.
+
+    :raises CheckpointError: when it can't be made.
+    """
+    try:
+        checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{checkpoints.folder} can't be made ({error.strerror})"
+        raise CheckpointError(f"{reason}; choose another folder for checkpoints.") from None
+
+
 def steps(checkpoints: Checkpoints, number: int) -> list[int]:
     """Return the steps of which there are checkpoints of a part, ascending."""
     found = (_FILE.fullmatch(path.name) for path in checkpoints.folder.glob(f"part{number}-*"))
@@ -61,7 +73,7 @@ def path_of(checkpoints: Checkpoints, number: int, step: int) -> Path:
     return checkpoints.folder / f"part{number}-step{step:09d}.safetensors"
 
 
-def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, about: Mapping[str, Any]) -> Path:
+def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, beside: Mapping[str, Any]) -> Path:
     """Write a part's checkpoint.
 
     :raises ModelError: when it can't be written; what was there before is as it was.
@@ -70,7 +82,7 @@ def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, abo
     for key, found in state.slots.items():
         arrays |= {f"{_SLOTS}{slot}/{key}": _to_array(tensor) for slot, tensor in found.items()}
     path = path_of(checkpoints, number, step)
-    text = json.dumps({"version": VERSION, "taken": state.taken, "checksum": _checksum(arrays), **about})
+    text = json.dumps({"version": VERSION, "taken": state.taken, "checksum": _checksum(arrays), **beside})
     save_arrays(arrays, path, {METADATA: text})
     return path
 
@@ -81,25 +93,32 @@ def prune(checkpoints: Checkpoints, number: int) -> None:
         path_of(checkpoints, number, step).unlink(missing_ok=True)
 
 
-def load(path: Path, about: Mapping[str, Any]) -> tuple[PartState, dict[str, Any]]:
-    """Read a checkpoint; return the state, and what was written beside it.
+def about(path: Path) -> dict[str, Any]:
+    """Return what was written beside a checkpoint's tensors.
 
-    :param about: what must be there as given, such as plan and settings.
-    :raises CheckpointError: when it is damaged, or of another version, plan or run.
+    :raises CheckpointError: when it is damaged, or of another version.
     """
     try:
-        text = read_metadata(path).get(METADATA, "")
-        stored = read_safetensors(path)
-        found = json.loads(text)
-        arrays = {key: array[(slice(None),) if array.shape else ()] for key, array in stored.items()}
-    except (ModelError, ValueError, TypeError):
+        found = json.loads(read_metadata(path).get(METADATA, ""))
+    except (ModelError, ValueError):
         raise _damaged(path) from None
     if found.get("version") != VERSION:
         raise CheckpointError(
             f"{path} has format {found.get('version')}, this version reads {VERSION}; go on with the one that wrote it."
         )
-    for key, value in json.loads(json.dumps(about)).items():
+    return dict(found)
+
+
+def load(path: Path, identity: Mapping[str, Any]) -> tuple[PartState, dict[str, Any]]:
+    """Read a checkpoint; return the state, and what was written beside it.
+
+    :param identity: what must be there as given, such as plan and settings.
+    :raises CheckpointError: when it is damaged, or of another version, plan or run.
+    """
+    found = about(path)
+    for key, value in json.loads(json.dumps(identity)).items():
         _compare(path, key, value, found.get(key))
+    arrays = {key: array[(slice(None),) if array.shape else ()] for key, array in read_safetensors(path).items()}
     if found.get("checksum") != _checksum(arrays):
         raise _damaged(path)
     tensors = {key.removeprefix(_TENSORS): to_tensor(a) for key, a in arrays.items() if key.startswith(_TENSORS)}

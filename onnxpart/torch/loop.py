@@ -83,6 +83,8 @@ class _Run:
     def train(self) -> list[Result]:
         """Go on from a checkpoint or the given states, to the end."""
         job = self.job
+        if job.checkpoints:
+            checkpoint.prepare(job.checkpoints)
         if not self._resume():
             self._take_over()
         rates = islice(optim.rates(job.settings, job.settings.epochs * self.steps), self.at.step, None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from onnxpart.errors import UsageError
 from onnxpart.moments import OptimizerState
-from onnxpart.torch import loop
+from onnxpart.torch import checkpoint, loop
 from onnxpart.torch.checkpoint import Checkpoints
 from onnxpart.torch.data import Loader
 from onnxpart.torch.engines import Fused, Series, choose, device_of
@@ -74,10 +75,19 @@ def train(
     device = device_of(settings.device)
     kind: type[Series] | type[Fused] = Fused if engine == "fused" else Series
     if engine == "auto":
-        kind, why = choose(job, device)
+        kind, why = _chosen(job, device)
         if why:
             on_event(Note(why))
     return loop.run(job, kind(job, device), on_event)
+
+
+def _chosen(job: Job, device: torch.device) -> tuple[type[Series] | type[Fused], str]:
+    """Return the engine to take, and why: the one that wrote the checkpoints to go on from, or the faster one."""
+    step = loop.resumable(job.checkpoints, job.numbers) if job.checkpoints else None
+    if job.checkpoints is None or step is None:
+        return choose(job, device)
+    wrote = checkpoint.about(checkpoint.path_of(job.checkpoints, 0, step)).get("engine")
+    return (Fused if wrote == "fused" else Series), f"engine {wrote}, as in the checkpoint"
 
 
 def evaluate(
