@@ -92,7 +92,7 @@ class Model:
 
     def rows(self, name: str) -> Rows:
         """The initializer `name`, to be read a few rows at a time if it is external."""
-        return _rows(self.initializers[name], self.folder) if self.external(name) else self.array(name)
+        return rows_of(self.initializers[name], self.folder) if self.external(name) else self.array(name)
 
     def is_float(self, name: str) -> bool:
         """Whether the initializer `name` holds floating-point numbers."""
@@ -136,6 +136,18 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     :param source: path of an ONNX file, or a model in memory (which is left as it is).
     :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
     """
+    proto, name, folder = read_checked(source)
+    if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
+        raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
+    proto, constants = _canonical(proto)
+    return Model(proto, name, digest(proto, constants, folder), folder, constants)
+
+
+def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx.ModelProto, str, Path | None]:
+    """Read and check a model: itself, its nodes in order, with what to call it and the folder of its external data.
+
+    :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
+    """
     if isinstance(source, onnx.ModelProto):
         proto, name, folder = onnx.ModelProto(), source.graph.name or "model", None
         proto.CopyFrom(source)
@@ -152,10 +164,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     light = without_weights(proto)
     _sort(proto, light, name)
     _check(light, name)
-    if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
-        raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
-    proto, constants = _canonical(proto)
-    return Model(proto, name, digest(proto, constants, folder), folder, constants)
+    return proto, name, folder
 
 
 def _fetch_small(proto: onnx.ModelProto, folder: Path) -> None:
@@ -181,12 +190,13 @@ def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | Non
         what = (tensor.name, tensor.data_type, tuple(tensor.dims), tensor.name in constants)
         result.update(repr(what).encode())
         if tensor.data_type not in (*FLOATS, TensorProto.STRING):
-            for chunk in stream(_rows(tensor, folder)).chunks(CHUNK):
+            for chunk in stream(rows_of(tensor, folder)).chunks(CHUNK):
                 result.update(chunk.tobytes())
     return result.hexdigest()
 
 
-def _rows(tensor: TensorProto, folder: Path | None) -> Rows:
+def rows_of(tensor: TensorProto, folder: Path | None) -> Rows:
+    """An initializer, to be read a few rows at a time if it is external."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return to_array(tensor)
     assert folder is not None
@@ -254,6 +264,10 @@ def _check(light: onnx.ModelProto, name: str) -> None:
         raise ModelError(
             f"{name} is of opset {version}, before {OLDEST_OPSET}; convert it with onnx.version_converter first."
         )
+    for value in light.graph.output:
+        if value.type.WhichOneof("value") in (None, "tensor_type"):  # the checker wants a type and a shape, nobody else
+            value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
+            value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:

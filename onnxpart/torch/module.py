@@ -1,6 +1,7 @@
 """The imported module, and the way of its tensors into arrays and back, by the initializers' names."""
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ from torch import fx, nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch.store import to_array, to_tensor, unescape
+from onnxpart.torch.trainable import graphs
 
 _PREFIX = "body.tensors."
 
@@ -17,20 +19,41 @@ class ImportedModule(nn.Module):
     """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
 
     `initializers` are the names of the model's initializers. `renamed` names the statistics that the import
-    took out of a shared initializer: (first output of the batch norm, input) -> new name.
+    took out of a shared initializer: (first output of the batch norm, input) -> new name. `origins` says for each
+    call in the graph which node of the model it stands for.
     """
 
     def __init__(
-        self, body: fx.GraphModule, initializers: frozenset[str], renamed: Mapping[tuple[str, int], str]
+        self,
+        body: fx.GraphModule,
+        initializers: frozenset[str],
+        renamed: Mapping[tuple[str, int], str],
+        origins: Sequence[str],
     ) -> None:
         super().__init__()
         self.body = body
-        self.initializers, self.renamed = initializers, dict(renamed)
+        self.initializers, self.renamed, self.origins = initializers, dict(renamed), list(origins)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Compute the outputs from the inputs, both in graph order."""
-        result: torch.Tensor | tuple[torch.Tensor, ...] = self.body(*inputs)
+        """Compute the outputs from the inputs, both in graph order.
+
+        :raises OnnxpartError: where torch can't compute a node from what it is given.
+        """
+        try:
+            result: torch.Tensor | tuple[torch.Tensor, ...] = self.body.forward(*inputs)
+        except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise OnnxpartError(f"{self._origin(error)}: {reason}; check what the model is fed.") from error
         return result
+
+    def _origin(self, error: Exception) -> str:
+        """Return the node of the model that an error comes from, found by the line of the generated code."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<eval_with_key>")]
+        result = (frames[0].line or "").partition(" = ")[0] if frames else ""
+        calls = [node.name for node in self.body.graph.nodes if node.op.startswith("call")]
+        return self.origins[calls.index(result)] if result in calls else "the model"
 
 
 def tensor_name(key: str) -> str:
@@ -73,13 +96,14 @@ def export_weights(module: ImportedModule, model: onnx.ModelProto) -> onnx.Model
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    initializers = {tensor.name: tensor for tensor in result.graph.initializer}
+    initializers = {tensor.name: tensor for graph in graphs(result.graph) for tensor in graph.initializer}
     tensors = _tensors(module)
     for name in tensors.keys() & module.initializers:
         if name not in initializers or list(tensors[name].shape) != list(initializers[name].dims):
             raise OnnxpartError(f"the model has no initializer {name!r} of this shape; export into the imported model.")
         initializers[name].CopyFrom(_proto(name, tensors[name], initializers[name].data_type))
-    readers = {node.output[0]: node for node in result.graph.node if node.op_type == "BatchNormalization"}
+    nodes = [node for graph in graphs(result.graph) for node in graph.node]
+    readers = {node.output[0]: node for node in nodes if node.op_type == "BatchNormalization"}
     for (output, index), name in module.renamed.items():
         if output not in readers:
             raise OnnxpartError(f"the model has no batch norm that yields {output!r}; inline its functions first.")

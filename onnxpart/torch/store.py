@@ -4,10 +4,39 @@ import re
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import nn
+
+from onnxpart.errors import OnnxpartError
 
 _ESCAPED = re.compile(r'[%."\\\x00-\x1f]')
 _TAKEN = frozenset(dir(nn.Module())) | {""}
+DTYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.INT8: torch.int8,
+    TensorProto.UINT16: torch.uint16,
+    TensorProto.INT16: torch.int16,
+    TensorProto.INT32: torch.int32,
+    TensorProto.INT64: torch.int64,
+    TensorProto.BOOL: torch.bool,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.UINT32: torch.uint32,
+    TensorProto.UINT64: torch.uint64,
+    TensorProto.COMPLEX64: torch.complex64,
+    TensorProto.COMPLEX128: torch.complex128,
+    TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
+    TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
+    TensorProto.FLOAT8E5M2: torch.float8_e5m2,
+    TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
+    TensorProto.FLOAT8E8M0: torch.float8_e8m0fnu,
+}
+"""ONNX element type -> torch's; those of less than a byte, and strings, are not there."""
+ELEMENT_TYPES = {dtype: element for element, dtype in DTYPES.items()}
+_BITS = {"bfloat16": torch.bfloat16, **{str(d)[6:]: d for d in DTYPES.values() if "float8" in str(d)}}
+"""Types that numpy lacks by the names that they have there all the same."""
 
 
 def escape(name: str) -> str:
@@ -26,17 +55,28 @@ def unescape(name: str) -> str:
 
 
 def to_tensor(array: np.ndarray) -> torch.Tensor:
-    """Copy an array of any dtype and shape into a tensor; bfloat16, which numpy lacks, keeps its bits."""
+    """Copy an array of any dtype and shape into a tensor.
+
+    Float types that numpy lacks keep their bits; integers of less than a byte become int8 or uint8.
+    :raises OnnxpartError: for strings, and floats of less than a byte.
+    """
     array = np.array(array, order="C")
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    name = array.dtype.name
+    if name in _BITS:
+        bits = array.view(np.int16 if array.itemsize == 2 else np.uint8)
+        return torch.from_numpy(bits).view(_BITS[name])
+    if name in ("int2", "int4", "uint2", "uint4"):
+        array = array.astype(np.int8 if name.startswith("i") else np.uint8)
+    try:
+        return torch.from_numpy(array)
+    except TypeError:
+        raise OnnxpartError(f"torch has no tensors of {name}; take them out of the model.") from None
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """Copy a tensor of any dtype, shape and device into an array; bfloat16 becomes float32."""
+    """Copy a tensor of any dtype, shape and device into an array; floats that numpy lacks become float32."""
     tensor = tensor.detach().cpu()
-    return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+    return np.array((tensor.float() if tensor.dtype in _BITS.values() else tensor).numpy())
 
 
 def _percent(match: re.Match[str]) -> str:

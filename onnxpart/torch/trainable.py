@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 
+from onnxpart.model import FLOATS
+
 _NEVER: Mapping[str, frozenset[int]] = {
     "BatchNormalization": frozenset({3, 4}),
     "Clip": frozenset({1, 2}),
@@ -32,6 +34,15 @@ _ALWAYS: Mapping[str, frozenset[int]] = {
 _PRODUCTS = frozenset({"MatMul", "Conv", "ConvTranspose", "Gemm"})
 
 
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the bodies of its control flow, the outer before the inner."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graphs(inner)
+
+
 def trainable(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the float initializers that training changes.
 
@@ -39,7 +50,8 @@ def trainable(graph: onnx.GraphProto) -> set[str]:
     that no layer uses as weight or bias.
     """
     uses = _uses(graph)
-    return {t.name for t in graph.initializer if _is_float(t) and any(_is_weight(t, u) for u in uses.get(t.name, ()))}
+    tensors = [tensor for inner in graphs(graph) for tensor in inner.initializer]
+    return {t.name for t in tensors if _is_float(t) and any(_is_weight(t, u) for u in uses.get(t.name, ()))}
 
 
 def statistics(graph: onnx.GraphProto) -> set[str]:
@@ -54,26 +66,20 @@ def _uses(graph: onnx.GraphProto) -> dict[str, list[tuple[str, int, bool]]]:
     """Return for each value where it goes: the operator, the input, and whether it is added to a product."""
     uses: dict[str, list[tuple[str, int, bool]]] = {}
     root: dict[str, str] = {}
-    producer = {name: node.op_type for node in graph.node for name in node.output}
-    for node in graph.node:
+    nodes = [node for inner in graphs(graph) for node in inner.node]
+    producer = {name: node.op_type for node in nodes for name in node.output}
+    for node in nodes:
         if node.op_type == "Identity":
             root[node.output[0]] = root.get(node.input[0], node.input[0])
             continue
         product = node.op_type == "Add" and any(producer.get(name) in _PRODUCTS for name in node.input)
-        for index, name in enumerate(_inputs(node)):
+        for index, name in enumerate(node.input):
             uses.setdefault(root.get(name, name), []).append((node.op_type, index, product))
     return uses
 
 
-def _inputs(node: onnx.NodeProto) -> Iterator[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _inputs(inner)
-
-
 def _is_float(tensor: onnx.TensorProto) -> bool:
-    return bool(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).kind in "fV")
+    return tensor.data_type in FLOATS
 
 
 def _is_weight(tensor: onnx.TensorProto, use: tuple[str, int, bool]) -> bool:

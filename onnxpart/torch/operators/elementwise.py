@@ -1,4 +1,4 @@
-"""Operators that work element by element, and reductions."""
+"""Operators that work element by element."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,24 @@ from torch.nn import functional as F
 from onnxpart.torch.operators import runtime
 from onnxpart.torch.operators.registry import Node, operator
 
+
+def _power(base: Tensor, exponent: Tensor) -> Tensor:
+    """Raise to a power; the result is of the base's type."""
+    return torch.pow(base, exponent).to(base.dtype)
+
+
+def _shift_left(x: Tensor, places: Tensor) -> Tensor:
+    width = torch.iinfo(x.dtype).bits
+    shifted = torch.bitwise_left_shift(x, torch.clamp(places, max=width - 1))
+    return torch.where(places < width, shifted, torch.zeros_like(x))
+
+
+def _shift_right(x: Tensor, places: Tensor) -> Tensor:
+    info = torch.iinfo(x.dtype)
+    shifted = torch.bitwise_right_shift(x, torch.clamp(places, max=info.bits - 1))
+    return shifted if info.min < 0 else torch.where(places < info.bits, shifted, torch.zeros_like(x))
+
+
 _UNARY: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
@@ -19,6 +37,7 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "Asinh": torch.asinh,
     "Atan": torch.atan,
     "Atanh": torch.atanh,
+    "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
     "Cosh": torch.cosh,
@@ -48,6 +67,9 @@ _UNARY: dict[str, Callable[..., Any]] = {
 _BINARY: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
     "And": torch.logical_and,
+    "BitwiseAnd": torch.bitwise_and,
+    "BitwiseOr": torch.bitwise_or,
+    "BitwiseXor": torch.bitwise_xor,
     "Div": torch.div,
     "Equal": torch.eq,
     "Greater": torch.gt,
@@ -57,7 +79,7 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "Mul": torch.mul,
     "Or": torch.logical_or,
     "PRelu": runtime.parametric_relu,
-    "Pow": torch.pow,
+    "Pow": _power,
     "Sub": torch.sub,
     "Xor": torch.logical_xor,
 }
@@ -162,94 +184,22 @@ def swish(node: Node) -> Tensor:
 def clip(node: Node) -> Tensor:
     """Bound from both sides; the bounds are attributes before opset 11."""
     x = node.tensor(0)
+    if any(node.has(index) and node.constant(index) is None for index in (1, 2)):
+        return node.call(torch.clamp, x, node.optional(1), node.optional(2))
     low = node.scalar(1, node.attribute("min", None))
     high = node.scalar(2, node.attribute("max", None))
-    return x if low is None and high is None else torch.clamp(x, low, high)
+    if low is None and high is None:
+        return x
+    if node.has(1) or node.has(2):
+        low, high = (bound if bound is None or node.is_float(0) else int(bound) for bound in (low, high))
+    return torch.clamp(x, low, high)
 
 
-@operator("Softmax", "LogSoftmax", since=13)
-def softmax(node: Node) -> Tensor:
-    """Normalise along one axis."""
-    function = torch.softmax if node.op_type == "Softmax" else torch.log_softmax
-    return node.call(function, node.tensor(0), node.attribute("axis", -1))
-
-
-@operator("Softmax", "LogSoftmax")
-def softmax_of_matrix(node: Node) -> Tensor:
-    """Normalise along all axes from `axis` on, as before opset 13."""
-    function = torch.softmax if node.op_type == "Softmax" else torch.log_softmax
-    x, axis, rank = node.tensor(0), node.attribute("axis", 1), node.rank(0)
-    if rank is not None and axis % rank == rank - 1:
-        return node.call(function, x, -1)
-    return node.call(function, x.flatten(axis), -1).reshape(x.shape)
-
-
-def _log_sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.log(torch.sum(x, axes, keep))
-
-
-def _sum_square(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.sum(torch.square(x), axes, keep)
-
-
-def _l1(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.sum(torch.abs(x), axes, keep)
-
-
-def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    result: Tensor = torch.linalg.vector_norm(x, 2, axes, keep)
-    return result
-
-
-def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    for axis in sorted(axes, reverse=True):
-        x = torch.prod(x, axis, keep)
-    return x
-
-
-_REDUCTIONS: dict[str, Callable[..., Tensor]] = {
-    "ReduceL1": _l1,
-    "ReduceL2": _l2,
-    "ReduceLogSum": _log_sum,
-    "ReduceLogSumExp": torch.logsumexp,
-    "ReduceMax": torch.amax,
-    "ReduceMean": torch.mean,
-    "ReduceMin": torch.amin,
-    "ReduceProd": _product,
-    "ReduceSum": torch.sum,
-    "ReduceSumSquare": _sum_square,
-}
-
-
-@operator(*_REDUCTIONS)
-def reduce(node: Node) -> Tensor:
-    """Reduce over axes: an attribute in old opsets, an input in new ones; all axes where none are given."""
-    axes = node.integer_list("axes", 1)
-    if not axes and node.attribute("noop_with_empty_axes", 0):
-        return node.tensor(0)
-    rank = node.known_rank(0)
-    axes = [axis % rank for axis in axes] if axes else list(range(rank))
-    function = _REDUCTIONS[node.op_type]
-    return function(node.tensor(0), axes, bool(node.attribute("keepdims", 1)))
-
-
-@operator("ArgMax", "ArgMin")
-def arg_extreme(node: Node) -> Tensor:
-    """Find the first greatest or smallest element along an axis."""
-    if node.attribute("select_last_index", 0):
-        raise node.error("select_last_index isn't imported; reverse the axis in the model instead")
-    function = torch.argmax if node.op_type == "ArgMax" else torch.argmin
-    keep = bool(node.attribute("keepdims", 1))
-    return node.call(function, node.tensor(0), node.attribute("axis", 0), keep)
-
-
-@operator("CumSum", since=11)
-def cumulative_sum(node: Node) -> Tensor:
-    """Sum up along an axis."""
-    axis = node.scalar(1, None)
-    if axis is None or node.attribute("exclusive", 0) or node.attribute("reverse", 0):
-        raise node.error("exclusive and reverse aren't imported; express them by Pad and Slice")
-    return torch.cumsum(node.tensor(0), int(axis))
+@operator("BitShift", since=11)
+def bit_shift(node: Node) -> Tensor:
+    """Shift bits; what is shifted further than the type is wide is gone."""
+    right = node.attribute("direction", "") == "RIGHT"
+    return node.call(_shift_right if right else _shift_left, node.tensor(0), node.tensor(1))
 
 
 @operator("IsInf", since=10)

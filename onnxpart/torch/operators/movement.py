@@ -1,17 +1,14 @@
-"""Operators that move data, make constants, or change types."""
+"""Operators that move data."""
 
 import sys
 
-import numpy as np
-import onnx
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from onnxpart.torch.integers import Integers, are_known
 from onnxpart.torch.operators import runtime
-from onnxpart.torch.operators.registry import Constant, Node, Value, operator
-from onnxpart.torch.store import to_tensor
+from onnxpart.torch.operators.registry import Node, Value, operator
 
 
 @operator("Identity")
@@ -19,33 +16,6 @@ def identity(node: Node) -> Value:
     """Pass the value on, so that an initializer stays one tensor under two names."""
     value = node.inputs[0]
     return node.tensor(0) if value is None else value
-
-
-@operator("Constant")
-def constant(node: Node) -> Value:
-    """Return the attribute, whichever of its kinds it is."""
-    name = node.outputs[0]
-    for key, dtype in (("int", np.int64), ("ints", np.int64), ("float", np.float32), ("floats", np.float32)):
-        value: object = node.attribute(f"value_{key}", None)
-        if value is not None:
-            return Constant(name, np.array(value, dtype))
-    tensor: onnx.TensorProto | None = node.attribute("value", None)
-    if tensor is None:
-        raise node.error("only tensors, ints and floats are imported; store the constant as a dense tensor")
-    return Constant(name, onnx.numpy_helper.to_array(tensor))
-
-
-@operator("ConstantOfShape", since=9)
-def constant_of_shape(node: Node) -> Value:
-    """Fill a shape; while importing if the shape is known."""
-    tensor: onnx.TensorProto | None = node.attribute("value", None)
-    value = np.zeros(1, np.float32) if tensor is None else onnx.numpy_helper.to_array(tensor)
-    shape = node.constant(0)
-    if shape is not None:
-        return Constant(node.outputs[0], np.full(shape.tolist(), value.reshape(-1)[0], value.dtype))
-    items = node.integers(0)
-    filler = node.builder.tensor(Constant(node.outputs[0], value))
-    return node.call(runtime.full, node.builder.anchor(), items.items if items else node.tensor(0), filler)
 
 
 @operator("Shape")
@@ -59,19 +29,6 @@ def shape(node: Node) -> Tensor:
 def size(node: Node) -> Value:
     """Count the elements."""
     return Integers((node.tensor(0).numel(),), scalar=True)
-
-
-@operator("Cast", "CastLike")
-def cast(node: Node) -> Tensor:
-    """Change the element type."""
-    if node.op_type == "CastLike":
-        return node.tensor(0).type_as(node.tensor(1))
-    code = node.attribute("to", onnx.TensorProto.UNDEFINED)
-    try:
-        dtype = to_tensor(np.zeros(0, onnx.helper.tensor_dtype_to_np_dtype(code))).dtype
-    except (KeyError, TypeError):
-        raise node.error(f"torch has no type for ONNX element type {code}; cast to another one") from None
-    return node.tensor(0).to(dtype)
 
 
 @operator("Reshape", since=5)
@@ -158,25 +115,6 @@ def slice_(node: Node) -> Tensor:
     return x[tuple(index)] if index else x
 
 
-@operator("Gather")
-def gather(node: Node) -> Tensor:
-    """Pick along an axis: one element, a list of them, or an embedding."""
-    x, axis, indices = node.tensor(0), node.attribute("axis", 0), node.constant(1)
-    if indices is not None and indices.ndim == 0:
-        return x.select(axis, int(indices))
-    if indices is not None and indices.ndim == 1 and (indices >= 0).all():
-        return x.index_select(axis, node.tensor(1))
-    if axis == 0 and node.rank(0) == 2 and indices is None and isinstance(node.inputs[0], Constant):
-        return F.embedding(node.tensor(1), x)
-    return node.call(runtime.gather, x, node.tensor(1), axis)
-
-
-@operator("GatherElements", since=11)
-def gather_elements(node: Node) -> Tensor:
-    """Pick single elements along an axis."""
-    return node.call(runtime.gather_elements, *node.tensors(), node.attribute("axis", 0))
-
-
 @operator("Expand", since=8)
 def expand(node: Node) -> Tensor:
     """Broadcast against sizes."""
@@ -228,16 +166,3 @@ def depth_to_space(node: Node) -> Tensor:
         return x.reshape(n, c * block**2, h // block, w // block)
     x = x.reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
     return x.reshape(n, c // block**2, h * block, w * block)
-
-
-@operator("Einsum", since=12)
-def einsum(node: Node) -> Tensor:
-    """Contract by an equation."""
-    return node.call(torch.einsum, node.attribute("equation", ""), *node.tensors())
-
-
-@operator("Trilu", since=14)
-def triangle(node: Node) -> Tensor:
-    """Keep the upper or lower triangle of the last two axes."""
-    function = torch.triu if node.attribute("upper", 1) else torch.tril
-    return node.call(function, node.tensor(0), int(node.scalar(1, 0.0) or 0))

@@ -9,11 +9,11 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto
 from torch import nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch.integers import Integers
+from onnxpart.torch.store import DTYPES, to_tensor
 
 Value: TypeAlias = "torch.Tensor | Integers | Constant"
 Handler: TypeAlias = "Callable[[Node], Value | tuple[Value, ...]]"
@@ -21,7 +21,6 @@ Handler: TypeAlias = "Callable[[Node], Value | tuple[Value, ...]]"
 _REGISTRY: dict[tuple[str, str], dict[int, Handler]] = {}
 T = TypeVar("T")
 _LONGEST_INTEGERS = 64
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +29,14 @@ class Constant:
 
     name: str
     array: np.ndarray
+
+
+NEWEST = 28
+"""The opset up to which the table knows what each operator means."""
+
+
+class Unknown(OnnxpartError):
+    """A value that is needed while importing and known only at run time; the node is interpreted there."""
 
 
 def operator(*op_types: str, since: int = 1, domain: str = "") -> Callable[[Handler], Handler]:
@@ -44,10 +51,16 @@ def operator(*op_types: str, since: int = 1, domain: str = "") -> Callable[[Hand
 
 
 def find(domain: str, op_type: str, opset: int) -> Handler | None:
-    """Return the entry with the highest `since` up to the opset, or None."""
+    """Return the entry with the highest `since` up to the opset, or None; none for a meaning that is newer."""
     versions = _REGISTRY.get((domain, op_type), {})
     since = max((version for version in versions if version <= opset), default=None)
-    return None if since is None else versions[since]
+    if since is None or (not domain and opset > NEWEST and _since(op_type, opset) > NEWEST):
+        return None
+    return versions[since]
+
+
+def _since(op_type: str, opset: int) -> int:
+    return onnx.defs.get_schema(op_type, opset).since_version if onnx.defs.has(op_type) else opset
 
 
 class Builder(Protocol):
@@ -70,6 +83,12 @@ class Builder(Protocol):
     def anchor(self) -> torch.Tensor:
         """Return an input of the graph, which tells the device."""
 
+    def inline(self, graph: onnx.GraphProto) -> tuple[Value, ...]:
+        """Add a subgraph without inputs to the graph; return its outputs."""
+
+    def body(self, graph: onnx.GraphProto) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+        """Import a subgraph; return it, and the outer values that it reads, to be passed after its own inputs."""
+
 
 @dataclass(frozen=True)
 class Info:
@@ -91,8 +110,10 @@ class Node:
         opset: int,
         inputs: Sequence[Value | None],
         infos: Sequence[Info],
+        results: Sequence[Info],
         builder: Builder,
     ) -> None:
+        self.proto, self.results = proto, results
         self.op_type, self.domain, self.opset = proto.op_type, normal_domain(proto.domain), opset
         self.name = proto.name or (proto.output[0] if proto.output else "")
         self.inputs, self.input_names, self.outputs = list(inputs), list(proto.input), list(proto.output)
@@ -137,17 +158,19 @@ class Node:
         if not self.has(index):
             return default
         array = self.constant(index)
-        if array is None or array.size > 1:
-            raise self.error(f"input {index} must be a constant of one element; fold it before importing")
+        if array is None:
+            raise self.unknown(f"input {index} is computed at run time")
+        if array.size > 1:
+            raise self.error(f"input {index} has {array.size} elements, not one; check the model with onnx.checker")
         return float(array.item()) if array.size else default
 
     def integers(self, index: int) -> Integers | None:
         """Return an input as a list of ints if it is one (int64, rank 0 or 1), else None."""
         value = self.inputs[index] if self.has(index) else None
-        if not isinstance(value, Constant):
-            return value if isinstance(value, Integers) else None
-        array = value.array
-        if array.dtype != np.int64 or array.ndim > 1 or array.size > _LONGEST_INTEGERS:
+        if isinstance(value, Integers):
+            return value
+        array = self.constant(index)
+        if array is None or array.dtype != np.int64 or array.ndim > 1 or array.size > _LONGEST_INTEGERS:
             return None
         return Integers(tuple(array.reshape(-1).tolist()), array.ndim == 0)
 
@@ -166,7 +189,7 @@ class Node:
         if array is not None and array.dtype.kind == "i":
             return [int(item) for item in array.reshape(-1)]
         if integers is None:
-            raise self.error(f"{name} is computed at run time; fold the model's constants before importing")
+            raise self.unknown(f"{name} is computed at run time")
         return list(integers.items)
 
     def shape(self, index: int) -> list[int | None] | None:
@@ -177,12 +200,21 @@ class Node:
         shape = self._infos[index].shape if index < len(self._infos) else None
         return None if shape is None else list(shape)
 
-    def is_float(self, index: int) -> bool:
-        """Whether an input is known to be of a floating type."""
-        value = self.inputs[index]
+    def dtype(self, index: int) -> torch.dtype:
+        """Return an input's element type."""
+        value = self.inputs[index] if self.has(index) else None
         if isinstance(value, Constant):
-            return value.array.dtype.kind == "f"
-        return self._infos[index].dtype in _FLOATS
+            return to_tensor(value.array.reshape(-1)[:0]).dtype
+        if isinstance(value, Integers):
+            return torch.int64
+        element = self._infos[index].dtype
+        if element is None or element not in DTYPES:
+            raise self.unknown(f"the element type of {self.input_names[index]!r} is unknown")
+        return DTYPES[element]
+
+    def is_float(self, index: int) -> bool:
+        """Whether an input is of a floating type."""
+        return self.dtype(index).is_floating_point
 
     def rank(self, index: int) -> int | None:
         """Return an input's rank, None if it isn't known."""
@@ -193,7 +225,7 @@ class Node:
         """Return an input's rank; an error if it isn't known."""
         rank = self.rank(index)
         if rank is None:
-            raise self.error(f"the rank of {self.input_names[index]!r} is unknown; add it to value_info")
+            raise self.unknown(f"the rank of {self.input_names[index]!r} is unknown")
         return rank
 
     def size(self, index: int, axis: int) -> int:
@@ -213,9 +245,18 @@ class Node:
         """Enter a call of a module, for what differs in training."""
         return self.builder.module(module, args)
 
+    @property
+    def title(self) -> str:
+        """The node's name and operator, as messages have it."""
+        return f"node {self.name!r} ({self.op_type})"
+
     def error(self, reason: str) -> OnnxpartError:
         """Return an error that names this node."""
-        return OnnxpartError(f"node {self.name!r} ({self.op_type}): {reason}")
+        return OnnxpartError(f"{self.title}: {reason}")
+
+    def unknown(self, reason: str) -> Unknown:
+        """Return the error that lets this node be interpreted at run time."""
+        return Unknown(f"{self.title}: {reason}; fold the model's constants before importing")
 
 
 def normal_domain(domain: str) -> str:

@@ -6,6 +6,7 @@ They are of module level, so that an imported module can be pickled and copied.
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -64,12 +65,6 @@ def expand(x: torch.Tensor, target: torch.Tensor | Sequence[int]) -> torch.Tenso
     return x.expand(torch.broadcast_shapes(x.shape, sizes))  # type: ignore[no-untyped-call]
 
 
-def full(anchor: torch.Tensor, shape: torch.Tensor | Sequence[int], value: torch.Tensor) -> torch.Tensor:
-    """Fill a tensor of the value's dtype on the anchor's device."""
-    sizes = shape.tolist() if isinstance(shape, torch.Tensor) else list(shape)
-    return value.to(anchor.device).reshape(()).expand(sizes).clone()
-
-
 def int_tensor(anchor: torch.Tensor, items: Sequence[int], scalar: bool) -> torch.Tensor:
     """Make an int64 tensor of rank 1, or 0, on the anchor's device."""
     return torch.tensor(items[0] if scalar else list(items), dtype=torch.int64, device=anchor.device)
@@ -78,19 +73,6 @@ def int_tensor(anchor: torch.Tensor, items: Sequence[int], scalar: bool) -> torc
 def shape_tensor(x: torch.Tensor, start: int, end: int | None) -> torch.Tensor:
     """Return a part of x's shape as int64 tensor."""
     return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
-
-
-def gather(x: torch.Tensor, indices: torch.Tensor, axis: int) -> torch.Tensor:
-    """ONNX Gather: x.shape with the axis replaced by the shape of `indices`, which may be negative."""
-    axis = axis % x.dim()
-    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
-    flat = x.index_select(axis, indices.reshape(-1))
-    return flat.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-
-
-def gather_elements(x: torch.Tensor, indices: torch.Tensor, axis: int) -> torch.Tensor:
-    """ONNX GatherElements: torch.gather with indices that may be negative."""
-    return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices))
 
 
 def reverse_slice(x: torch.Tensor, axis: int, start: int, end: int, step: int) -> torch.Tensor:
@@ -109,3 +91,25 @@ def integer_divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def parametric_relu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """ONNX PRelu: the slope is broadcast to x."""
     return torch.where(x < 0, slope * x, x)
+
+
+def signed(array: np.ndarray) -> np.ndarray:
+    """Return unsigned integers as int64."""
+    if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
+        raise OverflowError("a number is too large for int64, in which torch computes with uint64")
+    return array.astype(np.int64)
+
+
+def widen(x: torch.Tensor) -> torch.Tensor:
+    """Return unsigned integers as int64, in which torch computes with them."""
+    if x.dtype != torch.uint64:
+        return x.to(torch.int64)
+    x = x.view(torch.int64)
+    if (x < 0).any():
+        raise OverflowError("a number is too large for int64, in which torch computes with uint64")
+    return x
+
+
+def narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return int64 as unsigned integers, without their high bits."""
+    return x.view(dtype) if dtype == torch.uint64 and x.dtype == torch.int64 else x.to(dtype)
