@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
@@ -77,6 +77,12 @@ class Job:
     metric: Criterion | None = None
     states: Sequence[OptimizerState] | None = None
     checkpoints: Checkpoints | None = None
+
+
+def alone(job: Job, i: int) -> Job:
+    """Return the job of the i-th part alone."""
+    states = None if job.states is None else [job.states[i]]
+    return replace(job, modules=[job.modules[i]], numbers=(job.numbers[i],), states=states)
 
 
 @dataclass(frozen=True)

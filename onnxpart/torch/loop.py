@@ -64,10 +64,13 @@ def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
     return max(common)
 
 
-def run(job: Job, engine: Engine, on_event: OnEvent) -> list[Result]:
-    """Train the parts of a job, in place; return a result for each (see `train.train`)."""
-    with torch.random.fork_rng(), _interruptible(job.checkpoints) as stop:
-        return _Run(job, engine, on_event, stop).train()
+def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | None = None) -> list[Result]:
+    """Train the parts of a job, in place; return a result for each (see `train.train`).
+
+    :param stop: asks to write a checkpoint and stop; Ctrl-C does when omitted.
+    """
+    with torch.random.fork_rng(), interruptible(job.checkpoints) as interrupted:
+        return _Run(job, engine, on_event, stop or interrupted).train()
 
 
 class _Run:
@@ -247,7 +250,7 @@ def evaluated(engine: Engine, loader: Loader) -> list[tuple[float, float]]:
 
 
 @contextmanager
-def _interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
+def interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
     """Turn Ctrl-C into a flag where there are checkpoints to write; a second one stops at once."""
     stop = threading.Event()
     if checkpoints is None or threading.current_thread() is not threading.main_thread():
