@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from onnxpart.errors import DataError, UsageError
+from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.model import FLOATS, live
 from onnxpart.torch.losses import BinaryCrossEntropy, CrossEntropy, Custom, Loss, MeanSquaredError
 from onnxpart.torch.signature import listed
@@ -171,7 +171,7 @@ def _output(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     training = module.training
     try:
         result = module.eval()(*inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (OnnxpartError, RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"the network can't compute the first batch ({reason}); check the data's shapes.") from None
     finally:
