@@ -5,16 +5,19 @@ The graph is walked once in topological order; nothing depends on K here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxpart import rules
+from onnxpart import borders, rules
+from onnxpart.control import ENTER, LEAVE, Region
 from onnxpart.errors import ModelError
 from onnxpart.labels import Field, Fields, Labels, TooMany, tight, varying
 from onnxpart.model import Model
-from onnxpart.rules.context import Barrier, Op, State
+from onnxpart.rules import control
+from onnxpart.rules.context import Barrier, Carried, Op, State
 from onnxpart.shapes import Shapes, infer
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ def analyse(model: Model) -> Analysis:
     analysis = Analysis(model, shapes, state)
     for name in model.inputs:
         state.fields[name] = ()
-    for index, node in enumerate(model.proto.graph.node):
+    for index, node in enumerate(model.flat.nodes):
         op = Op(state, index, node)
         analysis.ops.append(op)
         for name in op.reads:
@@ -87,19 +90,53 @@ def analyse(model: Model) -> Analysis:
     state.read = analysis.consumers.keys() | set(model.outputs)
     valued = {name for op in analysis.ops if op.node.op_type not in ("Shape", "Size") for name in op.reads}
     state.shaped = state.read - valued - set(model.outputs)
-    for op in analysis.ops:
-        state.labels.node = op.index
-        rule = _visit(op)
-        analysis.rules.append(rule)
-        if rule is not None and rule.kind == "source":
-            state.pure.update(op.outputs)
-        else:
-            _propagate(op)
+    analysis.rules = _walk(analysis.ops, model.flat.starting())
     for name in model.outputs:
         for f in state.of(name):
             state.labels.share(f, -1, f"it is tied to the output {name!r}")
     _find_shuffles(analysis)
     return analysis
+
+
+def _walk(ops: Sequence[Op], regions: Mapping[int, Region]) -> list[rules.Rule | None]:
+    """Visit operators in order; `regions` are those among them by their first operator."""
+    result = []
+    for op in ops:
+        if op.index in regions:
+            _carry(op.state, regions[op.index], regions)
+        op.state.labels.node = op.index
+        rule = _visit(op)
+        result.append(rule)
+        if rule is not None and rule.kind == "source":
+            op.state.pure.update(op.outputs)
+        else:
+            _propagate(op)
+    return result
+
+
+def _carry(state: State, region: Region, regions: Mapping[int, Region]) -> None:
+    """Find what the states of a loop carry: its body is walked until nothing is added."""
+    states = {borders.state_of(m): m.input[0] for m in region.leaves if borders.state_of(m)}
+    found = dict.fromkeys(states, Carried())
+    inner = {i: r for i, r in regions.items() if region.start < i < region.stop}
+    known = state.shapes.shape
+    while states:
+        trial = state.trial()
+        trial.carried.update(found)
+        ops = [Op(trial, i, state.model.flat.nodes[i]) for i in range(region.start, region.stop)]
+        _walk(ops, inner)
+        now = dict(found)
+        for op in ops[: len(region.enters)]:
+            for name in now.keys() & set(op.outputs):
+                axes = control.steady(control.incoming(op), known[name]) if name in known else []
+                now[name] = now[name].joined(axes, op.inputs[0] in trial.trained)
+        for name, result in states.items():
+            axes = control.steady(trial.fields.get(result, ()), known[name]) if name in known else []
+            now[name] = now[name].joined(axes, result in trial.trained)
+        if now == found:
+            break
+        found = now
+    state.carried.update(found)
 
 
 def _visit(op: Op) -> rules.Rule | None:
@@ -149,12 +186,15 @@ def _propagate(op: Op) -> None:
     """Carry purity, training and the source initializers to the outputs."""
     state, names = op.state, op.reads
     outputs = [name for name in op.outputs if name]
-    pure = bool(names) and state.pure.issuperset(names)
+    state.trained.update(n for n in outputs if n in state.carried and state.carried[n].trained)
+    changes = op.node.domain == LEAVE or not state.carried.keys().isdisjoint(outputs)
+    pure = bool(names) and state.pure.issuperset(names) and not changes
     if pure:
         state.pure.update(outputs)
     if not state.trained.isdisjoint(names) or (pure and op.index in state.barriers):  # nobody knows what comes out
         state.trained.update(outputs)
-    pieces = op.inputs if op.node.op_type == "Concat" else op.inputs[:1] if op.node.op_type in MOVED else ()
+    moved = op.node.op_type in MOVED or (op.node.domain == ENTER and not changes)
+    pieces = op.inputs if op.node.op_type == "Concat" else op.inputs[:1] if moved else ()
     found = [state.sources(name) for name in pieces]
     if found and all(found):
         state.source.update(dict.fromkeys(outputs, frozenset().union(*found)))

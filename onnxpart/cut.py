@@ -9,8 +9,9 @@ from typing import Any
 import onnx
 from onnx import shape_inference
 
+from onnxpart.control import live
 from onnxpart.errors import UsageError
-from onnxpart.model import Model, digest, live, without_weights
+from onnxpart.model import Model, digest, without_weights
 
 
 def cut(model: Model, outputs: Sequence[str]) -> Model:

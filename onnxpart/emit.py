@@ -10,10 +10,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxpart.analyse import CHAIN, Analysis, permutation
+from onnxpart.control import Nest, Place, captured, live, replace_reads, unused
 from onnxpart.errors import MergeError, PartitionError
 from onnxpart.files import Array
 from onnxpart.layout import Layout, NotAGrid
-from onnxpart.model import Model, captured, constant_node, live
+from onnxpart.model import Model, constant_node
 from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan, slice_array, slice_stream
 from onnxpart.rules.context import Op
 from onnxpart.rules.rewrite import Kept, Rewrite
@@ -25,23 +26,14 @@ def copy_name(name: str, part: int) -> str:
     return f"{name}__part{part}"
 
 
-def unused(name: str, taken: set[str]) -> str:
-    """`name`, or that with a number behind it; it is in use from here on."""
-    result, i = name, 1
-    while result in taken:
-        result, i = f"{name}_{i}", i + 1
-    taken.add(result)
-    return result
-
-
 class _Writer:
     """Nodes and initializers of a graph in the making; hands out names that are not in use."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, as_declared: bool) -> None:
         self.model = model
-        self.nodes: list[onnx.NodeProto] = []
+        self.nest = Nest(model.flat.regions, as_declared)
         self.initializers: dict[str, Array | TensorProto | Stream] = {}
-        self._names = {n for node in model.proto.graph.node for n in (*node.input, *node.output, node.name)}
+        self._names = {n for node in model.flat.nodes for n in (*node.input, *node.output, node.name)}
         self._names |= set(model.initializers)
 
     def unique(self, name: str) -> str:
@@ -50,7 +42,7 @@ class _Writer:
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node named after its output."""
-        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        self.nest.insert(helper.make_node(op_type, inputs, [output], name=output, **attributes))
         return output
 
     def constant(self, values: Iterable[int], hint: str) -> str:
@@ -59,12 +51,21 @@ class _Writer:
         self.initializers[name] = np.asarray(list(values), np.int64)
         return name
 
-    def rewritten(self, op: Op, node: onnx.NodeProto, kept: Callable[[str], Kept], rule_rewrite: object) -> None:
+    def rewritten(
+        self, op: Op, node: onnx.NodeProto, kept: Callable[[str], Kept], rule_rewrite: object, place: Place
+    ) -> None:
         """Append a node adapted to a part."""
         r = Rewrite(op, node, kept, self.unique)
         if callable(rule_rewrite):
             rule_rewrite(r)
-        self.nodes += [*r.before, r.node, *r.after]
+        self.select(r)
+        for new in (r.node, *r.after):
+            self.nest.append(new, place)
+
+    def select(self, r: Rewrite) -> None:
+        """Put what a rewrite needs in front."""
+        for new in r.before:
+            self.nest.insert(new)
         self.initializers.update(r.constants)
 
     def hold(self, name: str) -> None:
@@ -100,7 +101,7 @@ class _Writer:
         graph.output.extend(source.graph.output)
         if part is None and plan.same_graph:
             graph.value_info.extend(source.graph.value_info)
-        nodes, used = live(self.nodes, [v.name for v in source.graph.output])
+        nodes, used = live(self.nest.nodes, [v.name for v in source.graph.output])
         read = {n for node in source.graph.node for n in (*node.input, *captured(node))}
         constants, streams = [], {}
         for name, value in self.initializers.items():
@@ -147,7 +148,7 @@ def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, 
     """
     model = analysis.model
     layout = layout_of(analysis, plan)
-    writer = _Writer(model)
+    writer = _Writer(model, as_declared=plan.k == 1)
     for name in model.initializers:
         given = None if weights is None else weights.get(name)
         if given is not None:
@@ -159,7 +160,7 @@ def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, 
     for index, op in enumerate(analysis.ops):
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
-        _emit(writer, analysis, layout, index, node, part, lambda name: name)
+        _emit(writer, analysis, layout, index, node, part, lambda name: name, lane=-1)
     return writer.finish(plan, part)
 
 
@@ -171,18 +172,19 @@ def _emit(
     node: onnx.NodeProto,
     part: int,
     resolve: Callable[[str], str],
+    lane: int,
 ) -> None:
     """Append operator `index` as part `part` has it; `node` carries the names to use already."""
-    op, rule = analysis.ops[index], analysis.rules[index]
+    op, rule, place = analysis.ops[index], analysis.rules[index], (analysis.model.flat.paths[index], lane)
     if op.node.op_type in CHAIN and _several(layout, op.node.output[0], part):
         return  # within a shuffle: the selection at its end stands for it
     if op.node.op_type in CHAIN and _several(layout, op.node.input[0], part):
-        _select(writer, analysis, layout, index, node, part, resolve)
+        writer.nest.append(_select(writer, analysis, layout, index, node, part, resolve), place)
         return
     if rule is None or (all(not layout.divided(n) for n in (*op.node.input, *op.node.output) if n)):
-        writer.nodes.append(node)
+        writer.nest.append(node, place)
         return
-    writer.rewritten(op, node, lambda name: _kept(layout, name, part, op), rule.rewrite)
+    writer.rewritten(op, node, lambda name: _kept(layout, name, part, op), rule.rewrite, place)
 
 
 def _kept(layout: Layout, name: str, part: int, op: Op) -> Kept:
@@ -212,7 +214,7 @@ def _select(
     node: onnx.NodeProto,
     part: int,
     resolve: Callable[[str], str],
-) -> None:
+) -> onnx.NodeProto:
     """The end of a shuffle whose middle is no grid: one selection from where it starts."""
     op = analysis.ops[index]
     name = op.node.output[0]
@@ -225,9 +227,7 @@ def _select(
     assert have is not None
     assert want is not None
     positions = writer.constant(np.searchsorted(have, moved[want]), f"{node.name or node.output[0]}__index")
-    writer.nodes.append(
-        helper.make_node("Gather", [resolve(root), positions], [node.output[0]], name=node.name, axis=axis)
-    )
+    return helper.make_node("Gather", [resolve(root), positions], [node.output[0]], name=node.name, axis=axis)
 
 
 def layout_of(analysis: Analysis, plan: Plan) -> Layout:
@@ -263,7 +263,7 @@ class _Whole:
     def __init__(self, analysis: Analysis, plan: Plan) -> None:
         self.analysis, self.plan = analysis, plan
         self.layout = layout_of(analysis, plan)
-        self.writer = _Writer(analysis.model)
+        self.writer = _Writer(analysis.model, plan.same_graph)
         self.done: dict[tuple[str, int], str] = {}
         self._initializers()
         for index in range(len(analysis.ops)):
@@ -293,11 +293,10 @@ class _Whole:
         node.CopyFrom(op.node)
         if op.node.op_type in ("Shape", "Size") and self._in_lanes(op.node.input[0]):
             node.input[0] = copy_name(op.node.input[0], 0)
-            _emit(self.writer, self.analysis, self.layout, index, node, 0, lambda name: self._piece(name, 0))
+            _emit(self.writer, self.analysis, self.layout, index, node, 0, lambda name: self._piece(name, 0), lane=-1)
             return
-        for i, name in enumerate(op.node.input):
-            node.input[i] = self._merged(name)
-        self.writer.nodes.append(node)
+        replace_reads(node, {name: self._merged(name) for name in op.reads})
+        self.writer.nest.append(node, (self.analysis.model.flat.paths[index], -1))
 
     def _in_lanes(self, name: str) -> bool:
         producer = self.analysis.producer.get(name)
@@ -344,12 +343,11 @@ class _Whole:
         op = self.analysis.ops[index]
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
-        for i, name in enumerate(op.node.input):
-            node.input[i] = self._piece(name, part)
+        replace_reads(node, {name: self._piece(name, part) for name in op.reads})
         for j, name in enumerate(op.node.output):
             node.output[j] = copy_name(name, part) if name else ""
         node.name = copy_name(op.node.name, part) if op.node.name else ""
-        _emit(self.writer, self.analysis, self.layout, index, node, part, lambda name: self._piece(name, part))
+        _emit(self.writer, self.analysis, self.layout, index, node, part, lambda name: self._piece(name, part), part)
 
     def _piece(self, name: str, part: int) -> str:
         """What part `part` holds of a tensor."""
@@ -386,6 +384,5 @@ class _Whole:
             if indices is not None:
                 value = r.select(value, name, axis, indices, shape)
                 shape[axis] = len(indices)
-        self.writer.nodes += r.before
-        self.writer.initializers.update(r.constants)
+        self.writer.select(r)
         return value

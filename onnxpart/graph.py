@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Parts
+from onnxpart.control import captured
 from onnxpart.decide import NOWHERE, Decision, decide
 from onnxpart.emit import layout_of
 from onnxpart.errors import ModelError
 from onnxpart.labels import Field, Fields
 from onnxpart.layout import WEIGHTED
-from onnxpart.model import Model, captured
+from onnxpart.model import Model
 from onnxpart.plan import InitializerPlan, Plan
 from onnxpart.rules.context import Op, first_along
 from onnxpart.rules.recurrent import GATES, LENGTHS

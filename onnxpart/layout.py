@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Parts
+from onnxpart.control import Region
 from onnxpart.labels import Field, varying
 from onnxpart.rules.rewrite import Kept
 
@@ -53,6 +54,8 @@ class Layout:
         self._activations = [[n for n in op.reads if n not in self._pure] for op in analysis.ops]
         self._parameters = [[n for n in op.reads if n in self._pure and n in self._trained] for op in analysis.ops]
         self._linear: set[str] = set()
+        self._apart: set[int] = set()
+        """Nodes of the regions that exist once per part as a whole."""
         self._choose_modes()
 
     # -- kept indices -------------------------------------------------------------------------------------------
@@ -146,8 +149,16 @@ class Layout:
         users = {name: self._readers(name) for found in weights.values() for name in found}
         self.scaled = {name for name, read in users.items() if all(name in weights.get(u, ()) for u in read)}
         reductions = [i in weights and weights[i] <= self.scaled for i in range(len(self.analysis.ops))]
+        regions = self.analysis.model.flat.outermost()
         while True:
             self._settle(reductions)
+            torn = [region for region in regions if self._torn(region)]
+            for region in torn:
+                inside = range(region.start, region.stop)
+                self._apart.update(inside)
+                reductions[region.start : region.stop] = [False] * len(inside)
+            if torn:
+                continue
             apart = [
                 i
                 for i in self.reductions
@@ -158,6 +169,20 @@ class Layout:
                 return
             for i in apart:
                 reductions[i] = False
+
+    def _torn(self, region: Region) -> bool:
+        """Whether an If, Loop or Scan must exist once per part as a whole.
+
+        Something in it must, or contributions meet in it and what comes out is neither divided nor a mean.
+        """
+        inside = range(region.start, region.stop)
+        if self._apart.issuperset(inside) or self.k == 1:
+            return False
+        ends = [n for i in inside[-len(region.leaves) :] for n in self._outputs[i] if n in self._trained]
+        if any(self.modes[i] == "lanes" for i in inside):
+            return True
+        meets = not self.reductions.isdisjoint(inside)
+        return meets and any(not self.divided(n) and n not in self.mean for n in ends)
 
     def _scalable(self, i: int) -> frozenset[str]:
         """Initializers to divide by K to divide the weight of a meeting point by K; none if it isn't one."""
@@ -276,7 +301,7 @@ class Layout:
                 continue
             if self._pure.issuperset(outputs) or not self._divided.isdisjoint(outputs):
                 continue
-            if i in self.duplicated:
+            if i in self.duplicated or i in self._apart:
                 continue
             if not reductions[i] and not self._divided.isdisjoint(self._activations[i]):
                 continue
@@ -290,9 +315,9 @@ class Layout:
     def _mode(self, i: int) -> Mode:
         analysis = self.analysis
         outputs = self._outputs[i]
-        if self.k == 1 or self._trained.isdisjoint(outputs):
+        if self.k == 1 or (self._trained.isdisjoint(outputs) and i not in self._apart):
             return "merged"
-        if i in self.duplicated:
+        if i in self.duplicated or i in self._apart:
             return "lanes"
         if self._pure.issuperset(outputs):
             return "merged" if all(self._is_block(n, i) for n in outputs) else "lanes"

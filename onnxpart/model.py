@@ -1,14 +1,15 @@
 """A checked model in canonical form.
 
 Local functions are inlined, tensor-valued Constant nodes turned into initializers, nodes in topological order, and
-initializers no longer listed among the inputs. Everything after it relies on that.
+initializers no longer listed among the inputs; graphs inside nodes have no initializers and share the outermost one's
+names. Everything after it relies on that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
+from onnxpart.control import Flat, captured, constant_value, flatten, live, normal
 from onnxpart.errors import ModelError
 from onnxpart.files import Array, check_external, fetch, inner_tensors, packed, read, read_safetensors, stored
 from onnxpart.stream import CHUNK, Draft, Rows, empty, fill, stream, to_array, without_initializers
@@ -33,7 +35,6 @@ FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, 
 """The element types that are trained."""
 _SETTINGS = frozenset(("Clip", "Dropout", "OneHot", "Pad", "Range", "Resize", "Upsample"))
 """Operators whose inputs behind the first are settings."""
-_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _PARAMETRIC = frozenset(
     (
         "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
@@ -67,6 +68,11 @@ class Model:
     def opsets(self) -> dict[str, int]:
         """Opset version by domain; the default domain is the empty string."""
         return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in self.proto.opset_import}
+
+    @cached_property
+    def flat(self) -> Flat:
+        """All operators in order, those inside If, Loop and Scan included."""
+        return flatten(self.proto.graph, self.opsets.get("", 1))
 
     @property
     def inputs(self) -> list[str]:
@@ -120,13 +126,13 @@ class Model:
 
     @cached_property
     def _settings(self) -> frozenset[str]:
-        nodes = self.proto.graph.node
+        nodes = self.flat.nodes
         return frozenset(name for node in nodes if node.op_type in _SETTINGS for name in node.input[1:] if name)
 
     @cached_property
     def _in_slots(self) -> frozenset[str]:
         return frozenset(
-            name for node in self.proto.graph.node for name in node.input[1:] if node.op_type in _PARAMETRIC and name
+            name for node in self.flat.nodes for name in node.input[1:] if node.op_type in _PARAMETRIC and name
         )
 
 
@@ -184,7 +190,7 @@ def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | Non
     light.graph.output.extend(graph.output)
     result = hashlib.sha256(light.SerializeToString(deterministic=True))
     read = {name for node in graph.node for name in (*node.input, *captured(node))}
-    for tensor in graph.initializer:
+    for tensor in sorted(graph.initializer, key=lambda tensor: tensor.name in constants):
         if tensor.name not in read:
             continue
         what = (tensor.name, tensor.data_type, tuple(tensor.dims), tensor.name in constants)
@@ -281,7 +287,7 @@ def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]
     graph = proto.graph
     kept, constants = [], []
     for node in live(graph.node, [value.name for value in graph.output])[0]:
-        tensor = _constant(node)
+        tensor = constant_value(node)
         if tensor is None:
             kept.append(node)
         else:
@@ -290,6 +296,8 @@ def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]
     if len(kept) < len(graph.node):
         del graph.node[:]
         graph.node.extend(kept)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    constants += normal(graph, opset)
     names = {tensor.name for tensor in graph.initializer}
     if any(value.name in names for value in graph.input):
         inputs = [value for value in graph.input if value.name not in names]
@@ -297,17 +305,6 @@ def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]
         graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, 4)
     return proto, frozenset(constants)
-
-
-def live(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
-    """Nodes that lead to the outputs, in their order, and the names in use."""
-    used, kept = set(outputs), []
-    for node in reversed(nodes):
-        if any(n in used for n in node.output):
-            used.update(n for n in node.input if n)
-            used.update(captured(node))
-            kept.append(node)
-    return kept[::-1], used
 
 
 def constant_node(tensor: TensorProto) -> onnx.NodeProto:
@@ -334,24 +331,6 @@ def redraft(model: Model) -> Draft:
 def restored(model: Model) -> onnx.ModelProto:
     """The model as a file of its own, in memory."""
     return redraft(model).model()
-
-
-def _constant(node: onnx.NodeProto) -> TensorProto | None:
-    """The tensor of a Constant node under its output's name; None for other nodes and for strings and sparse."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
-        return None
-    for attribute in node.attribute:
-        value = helper.get_attribute_value(attribute)
-        if attribute.name == "value":
-            tensor = TensorProto()
-            tensor.CopyFrom(value)
-            tensor.name = node.output[0]
-            return tensor
-        if attribute.name in ("value_int", "value_ints"):
-            return numpy_helper.from_array(np.asarray(value, np.int64), node.output[0])
-        if attribute.name in ("value_float", "value_floats"):
-            return numpy_helper.from_array(np.asarray(value, np.float32), node.output[0])
-    return None
 
 
 def arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> dict[str, Array]:
@@ -383,16 +362,3 @@ def with_arrays(proto: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Mod
         if tensor.name in values:
             fill(tensor, values[tensor.name])
     return result
-
-
-def captured(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of outer values that the subgraphs of `node` read."""
-    for attribute in node.attribute:
-        if attribute.type not in _GRAPHS:
-            continue
-        for graph in [attribute.g] if attribute.type == _GRAPHS[0] else attribute.graphs:
-            inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-            for child in graph.node:
-                yield from (name for name in [*child.input, *captured(child)] if name and name not in inner)
-                inner.update(child.output)
-            yield from (value.name for value in graph.output if value.name not in inner)

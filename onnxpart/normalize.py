@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxpart.emit import copy_name, unused
+from onnxpart.control import captured, replace_reads, unused
+from onnxpart.emit import copy_name
 from onnxpart.model import Model
 from onnxpart.plan import Plan
 from onnxpart.rules import TABLE
@@ -40,7 +41,7 @@ def scale_output(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
             raw, factor = unused(f"{name}__sum", taken), unused(f"{name}__scale", taken)
             _sum_into(node, name, raw, plan.k)
             for user in inner:
-                _rename(user.input, name, raw)
+                replace_reads(user, {name: raw})
             dtype = helper.tensor_dtype_to_np_dtype(types.get(name, TensorProto.FLOAT))
             graph.initializer.append(numpy_helper.from_array(np.asarray(1.0 / plan.k, dtype), factor))
             scaled.append(helper.make_node("Mul", [raw, factor], [name], name=unused(f"{name}__mean", taken)))
@@ -56,7 +57,7 @@ def _before_another(graph: onnx.GraphProto, means: Iterable[str]) -> list[onnx.N
     for node in reversed(graph.node):
         rule = TABLE.get(node.op_type)
         if rule is not None and rule.linear != "no" and any(n in leads for n in node.output):
-            leads.update(node.input)
+            leads.update([*node.input, *captured(node)])
             found.append(node)
     return found
 

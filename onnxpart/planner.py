@@ -165,15 +165,21 @@ def _runs(parts: Parts) -> tuple[tuple[int, int], ...]:
 
 
 def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
-    """Whether a mean is used by something that isn't one: an output function, or the output itself."""
+    """Whether a mean is used by something that isn't one: an output function, or the output itself.
+
+    What is inside an If, Loop or Scan can't be seen from outside.
+    """
     producer = analysis.producer[name]
     users = analysis.consumers.get(name, [])
+    if analysis.model.flat.inside(producer):
+        return False
     if layout.modes[producer] == "lanes":
         read = [u for u in users if analysis.ops[u].node.op_type not in ("Shape", "Size")]
         return name in analysis.model.outputs or any(layout.modes[u] == "tail" for u in read)
     if name in analysis.model.outputs or not users:
         return True
-    return any(not all(n in layout.mean for n in analysis.ops[u].node.output if n) for u in users)
+    paths = analysis.model.flat.paths
+    return any(paths[u] or not all(n in layout.mean for n in analysis.ops[u].node.output if n) for u in users)
 
 
 def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:

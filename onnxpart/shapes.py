@@ -7,7 +7,7 @@ here. A second set of trial values tells which dimensions and values depend on a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
+from onnxpart.borders import cross, grown
+from onnxpart.control import ENTER, LEAVE, graphs_of
 from onnxpart.errors import ModelError
 from onnxpart.files import Array
 from onnxpart.model import SMALL, Model
@@ -71,9 +73,20 @@ def infer(model: Model) -> Shapes:
     :raises ModelError: when the shapes contradict each other.
     """
     first = _infer(model, 0)
-    if _symbolic(model):
+    if _symbolic(model) or model.flat.regions:
         first.other = _infer(model, 1)
+    if model.flat.regions and grown(first):
+        return _while_growing(model, first)
     return first
+
+
+def _while_growing(model: Model, first: Shapes) -> Shapes:
+    """Shapes where the states of loops grow: at the second iteration, and for other trial values at the third."""
+    result = _infer(model, 0, grown(first))
+    assert first.other is not None
+    second = grown(first.other)
+    result.other = _infer(model, 1, {**second, **grown(_infer(model, 1, second))})
+    return result
 
 
 def _symbolic(model: Model) -> bool:
@@ -104,7 +117,7 @@ def _trial_shapes(model: Model, trial: int) -> tuple[dict[str, Shape], dict[str,
     return shapes, symbols
 
 
-def _infer(model: Model, trial: int) -> Shapes:
+def _infer(model: Model, trial: int, states: Mapping[str, Shape | None] | None = None) -> Shapes:
     shapes = Shapes(model)
     given, symbols = _trial_shapes(model, trial)
     light = _light(model, given)
@@ -118,20 +131,31 @@ def _infer(model: Model, trial: int) -> Shapes:
     for name, tensor in model.initializers.items():
         shapes.shape[name], shapes.dtype[name] = tuple(tensor.dims), tensor.data_type
     fold = _Fold(shapes, _declared(model, symbols))
-    for node in model.proto.graph.node:
-        fold.visit(node)
+    for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
+        if node.domain in (ENTER, LEAVE):
+            cross(shapes, model.flat.regions[path[-1][0]], node, _TRIALS[trial][1], states or {})
+        else:
+            fold.visit(node)
     return shapes
 
 
 def _declared(model: Model, symbols: Mapping[str, int]) -> dict[str, tuple[int, Shape]]:
     """Element type and shape of the tensors whose shapes the model's author wrote down."""
     result = {}
-    for value in (*model.proto.graph.value_info, *model.proto.graph.output):
+    for value in _values(model.proto.graph):
         tensor = value.type.tensor_type
         sizes = [d.dim_value if d.HasField("dim_value") else symbols.get(d.dim_param) for d in tensor.shape.dim]
         if tensor.HasField("shape") and None not in sizes:
             result[value.name] = tensor.elem_type, tuple(size for size in sizes if size is not None)
     return result
+
+
+def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """What is declared about values in a graph and in those inside it."""
+    yield from (*graph.value_info, *graph.output)
+    for node in graph.node:
+        for inner in graphs_of(node):
+            yield from _values(inner)
 
 
 def _record(shapes: Shapes, name: str, type_: onnx.TypeProto) -> None:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from onnxpart import files
 from onnxpart.analyse import Analysis
+from onnxpart.control import ENTER
 from onnxpart.emit import draft_part, draft_whole, layout_of
 from onnxpart.errors import OnnxpartError
 from onnxpart.files import Array
@@ -100,7 +101,7 @@ def verify(
     own = [draft.arrays() for draft in drafts]
     fresh = [{**values, **draw(analysis, plan, layout, p, rng)} for p, values in enumerate(own)]
     runs = _Runs(analysis, plan, layout, joined[0], drafts)
-    trials = (0, 1) if _dynamic_batch(analysis) else (0,)
+    trials = (0, 1) if _dynamic_batch(analysis) or analysis.model.flat.regions else (0,)
     findings = runs.compare("own", own, trials, rng)
     found = runs.compare("fresh", fresh, trials, rng)
     if not all(f.holds for f in found):  # rounding may have grown with the activations
@@ -277,19 +278,35 @@ def tap(model: onnx.ModelProto, names: Sequence[str], analysis: Analysis) -> onn
 
 
 def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Random inputs for a model: normal floats, integers that are valid indices where they are used as such."""
+    """Random inputs for a model: normal floats, integers that are valid indices where they are used as such.
+
+    What a Loop counts by is 2 or 3, what it goes on by true; what an If decides by is true in the first trial only.
+    """
     feed: dict[str, Array] = {}
     shapes = input_shapes(analysis.model, trial)
     for value in analysis.model.proto.graph.input:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-        shape = shapes[value.name]
-        if dtype == np.bool_:
+        shape, role = shapes[value.name], _role(analysis, value.name)
+        if role:
+            feed[value.name] = np.full(shape, {"count": 2 + trial, "going": 1, "condition": trial == 0}[role], dtype)
+        elif dtype == np.bool_:
             feed[value.name] = np.asarray(rng.random(shape) < 0.7)
         elif np.issubdtype(dtype, np.integer):
             feed[value.name] = np.asarray(rng.integers(0, _limit(analysis, value.name), shape), dtype)
         else:
             feed[value.name] = np.asarray(rng.normal(size=shape), dtype)
     return feed
+
+
+def _role(analysis: Analysis, name: str) -> str:
+    """What an input decides about an If or Loop: its `condition`, its `count`, `going` on; or nothing."""
+    for i in analysis.consumers.get(name, []):
+        op = analysis.ops[i]
+        if op.node.domain == ENTER and op.attributes["role"].decode() in ("condition", "count", "going"):
+            return str(op.attributes["role"].decode())
+        if op.node.op_type in ("Cast", "Identity", "Reshape", "Squeeze") and (role := _role(analysis, op.outputs[0])):
+            return role
+    return ""
 
 
 def _limit(analysis: Analysis, name: str) -> int:
@@ -299,7 +316,7 @@ def _limit(analysis: Analysis, name: str) -> int:
         op = analysis.ops[i]
         if op.node.op_type == "Gather" and op.node.input[1] == name:
             limits.append(op.shape(0)[op.axis(0)])
-        elif op.node.op_type == "Cast":
+        elif op.node.op_type == "Cast" or (op.node.domain == ENTER and op.outputs):
             limits.append(_limit(analysis, op.node.output[0]))
         elif op.node.op_type in GATES and op.has(LENGTHS) and op.node.input[LENGTHS] == name:
             limits.append(op.shape(0)[int(op.attributes.get("layout", 0))] + 1)

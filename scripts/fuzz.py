@@ -24,9 +24,9 @@ from growing import Recipe
 from steps import STEPS
 
 import onnxpart
+from onnxpart.control import live
 from onnxpart.emit import emit_part, emit_whole
 from onnxpart.errors import PartitionError
-from onnxpart.model import live
 from onnxpart.plan import ORDERS
 
 console = Console(highlight=False, soft_wrap=True)

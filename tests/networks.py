@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 OPSET = 17
 Array: TypeAlias = NDArray[np.generic]
-Attribute: TypeAlias = int | float | str | Sequence[int] | TensorProto
+Attribute: TypeAlias = int | float | str | Sequence[int] | TensorProto | onnx.GraphProto
 
 
 class Net:
@@ -26,10 +26,12 @@ class Net:
         self.inputs = [helper.make_tensor_value_info(name, elem, shape) for name, shape in inputs]
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
+        self.reserved: set[str] = set()
 
     def name(self, hint: str) -> str:
         """A name not in use."""
-        used = {name for node in self.nodes for name in (node.name, *node.output)} | set(self.initializers)
+        used = {name for node in self.nodes for name in (node.name, *node.output)}
+        used |= self.reserved | set(self.initializers)
         result, i = hint, 2
         while result in used:
             result, i = f"{hint}{i}", i + 1

@@ -3,6 +3,8 @@
 import numpy as np
 import onnx
 import pytest
+from looping import given, recurrent, taken
+from networks import Net
 from onnx import ModelProto
 
 from models import BUILDERS
@@ -69,4 +71,20 @@ def test_a_mean_behind_a_mean_is_scaled_once() -> None:
     cold = g.node("Mul", "cold", logits, g.constant("temperature", np.array(0.5, np.float32)))
     done = split(g.build({logits: ("N", 3), cold: ("N", 3)}), 2)
     assert set(done.plan.mean) == {logits, cold}
+    assert_ensemble(done)
+
+
+def test_a_mean_behind_a_mean_and_a_branch_is_scaled_once() -> None:
+    n = Net(("x", ("N", 5)))
+    logits = n.linear(n.op("Relu", n.linear("x", 5, 6)), 6, 3, name="logits")
+    bias = n.random("shift", 3)
+    (y,) = taken(n, given(n), lambda m: [m.op("Add", logits, bias)], lambda m: [m.op("Neg", logits)])
+    done = split(n.model(logits, y, shape=("N", 3)), 2)
+    assert set(done.plan.mean) == {logits, y}
+    assert_ensemble(done)
+
+
+def test_contributions_that_meet_in_a_loop_are_scaled_behind_it() -> None:
+    done = split(recurrent("elman", "Scan", each_inside=True), 2)
+    assert len(done.plan.mean) == 2
     assert_ensemble(done)

@@ -12,12 +12,13 @@ from typing import Literal
 
 import onnx
 
+from onnxpart.control import ENTER, GRAPHS, LEAVE, opaque_reason
 from onnxpart.labels import Fields
-from onnxpart.rules import attention, elementwise, equation, mix, movement, positions, recurrent, rewrite
+from onnxpart.rules import attention, control, elementwise, equation, mix, movement, positions, recurrent, rewrite
 from onnxpart.rules.context import Op
 from onnxpart.rules.opaque import opaque
 
-Kind = Literal["equation", "recurrent", "elementwise", "movement", "mix", "source"]
+Kind = Literal["equation", "recurrent", "elementwise", "movement", "mix", "source", "control flow"]
 Linear = Literal["no", "data", "sum", "scale"]
 """Whether the mean over parts passes through: never; if the first input has it and the rest is the same in every part;
 if every input has it or is the same in every part; if one input has it and the others are the same in every part."""
@@ -114,6 +115,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "HardSigmoid": (6, 22),
     "HardSwish": (14, 22),
     "Hardmax": (1, 11, 13),
+    "If": (1, 11, 13, 16, 19, 21, 23, 24, 25),
     "Identity": (1, 13, 14, 16, 19, 21, 23, 24, 25),
     "InstanceNormalization": (6, 22),
     "IsInf": (10, 20),
@@ -126,6 +128,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "LessOrEqual": (12, 16),
     "Log": (6, 13),
     "LogSoftmax": (1, 11, 13),
+    "Loop": (1, 11, 13, 16, 19, 21, 23, 24, 25),
     "LpNormalization": (1, 22),
     "LpPool": (2, 11, 18, 22),
     "MatMul": (1, 9, 13),
@@ -170,6 +173,7 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "RoiAlign": (10, 16, 22),
     "RotaryEmbedding": (23,),
     "Round": (11, 22),
+    "Scan": (8, 9, 11, 16, 19, 21, 23, 24, 25),
     "Scatter": (9,),
     "ScatterElements": (11, 13, 16, 18),
     "ScatterND": (11, 13, 16, 18),
@@ -262,6 +266,9 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[rewrite.Rew
     "TopK": ("mix", mix.top_k, None, "no"),
     "Shape": ("source", elementwise.source, rewrite.shape, "no"),
     "Size": ("source", elementwise.source, rewrite.shape, "no"),
+    "If": ("control flow", control.branches, control.cut_branches, "sum"),
+    "Loop": ("control flow", control.leave_state, control.cut_back, "data"),
+    "Scan": ("control flow", control.leave_state, control.cut_back, "data"),
 }
 
 TABLE: dict[str, Rule] = {
@@ -305,6 +312,20 @@ TABLE: dict[str, Rule] = {
     },
 }
 
+_MARKERS: dict[tuple[str, str], tuple[Callable[[Op], list[Fields]], Callable[[rewrite.Rewrite], None] | None, Linear]]
+_MARKERS = {
+    (ENTER, "condition"): (control.setting, None, "no"),
+    (ENTER, "count"): (control.setting, None, "no"),
+    (ENTER, "going"): (control.setting, None, "no"),
+    (ENTER, "lengths"): (control.setting, None, "no"),
+    (ENTER, "state"): (control.enter_state, control.cut_in, "no"),
+    (ENTER, "each"): (control.enter_each, None, "data"),
+    (LEAVE, "going"): (control.setting, None, "no"),
+    (LEAVE, "state"): (control.leave_state, control.cut_back, "data"),
+    (LEAVE, "each"): (control.leave_each, None, "data"),
+    (LEAVE, "branches"): (control.branches, control.cut_branches, "sum"),
+}
+
 
 @cache
 def _version(op_type: str, opset: int) -> int | None:
@@ -317,7 +338,8 @@ def _version(op_type: str, opset: int) -> int | None:
 def find(op: Op) -> Rule | str:
     """The rule of an operator, or why there is none."""
     node = op.node
-    if node.domain not in ("", "ai.onnx"):
+    marker = node.domain in (ENTER, LEAVE)
+    if node.domain not in ("", "ai.onnx") and not marker:
         return f"operators of the domain {node.domain!r} have no rule"
     rule = TABLE.get(node.op_type)
     if rule is None:
@@ -326,4 +348,9 @@ def find(op: Op) -> Rule | str:
     version = _version(node.op_type, op.opset)
     if version not in rule.versions:
         return f"version {version} of {node.op_type} has no rule"
+    if marker:
+        labels, adapt, linear = _MARKERS[node.domain, op.attributes["role"].decode()]
+        return Rule("control flow", rule.versions, labels, adapt, linear)
+    if node.op_type in GRAPHS:
+        return opaque_reason(node)
     return rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxpart.control import ENTER, LEAVE, captured
 from onnxpart.errors import ModelError
 from onnxpart.files import Array
 from onnxpart.labels import Choice, Field, Fields, Labels, Pair, TooMany, align, varying
-from onnxpart.model import Model, captured
+from onnxpart.model import Model
 from onnxpart.shapes import Shape, Shapes
 
 
@@ -31,6 +33,23 @@ class Weight:
     gain: float = 2.0
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What a state carries through a loop: the axes of each of its fields, and whether it depends on parameters."""
+
+    axes: frozenset[frozenset[int]] = frozenset()
+    trained: bool = False
+
+    def joined(self, more: Iterable[frozenset[int]], trained: bool) -> Carried:
+        """What it carries where fields along `more` axes come in as well; those with an axis in common become one."""
+        found: list[frozenset[int]] = []
+        for axes in [*self.axes, *more]:
+            touching = [other for other in found if other & axes]
+            found = [other for other in found if not other & axes]
+            found.append(axes.union(*touching))
+        return Carried(frozenset(axes for axes in found if axes), self.trained or trained)
+
+
 @dataclass
 class State:
     """Everything known so far while the graph is walked.
@@ -40,7 +59,7 @@ class State:
     that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
     reasons by node index, `grouped` the labels of a grouped weight's rows and columns and whether it is a transposed
     convolution's, `read` the tensors that an operator reads, and the outputs, `shaped` those of which only the shape
-    is read.
+    is read, `carried` what the states of loops carry, by their names in the body.
     """
 
     model: Model
@@ -56,6 +75,16 @@ class State:
     grouped: dict[str, tuple[Field, Field, bool]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     shaped: set[str] = field(default_factory=set)
+    carried: dict[str, Carried] = field(default_factory=dict)
+
+    def trial(self) -> State:
+        """A state to go on from without this one seeing it; its labels are numbered from where this one's end."""
+        result = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict | set):
+                setattr(result, name, copy(value))
+        result.labels = Labels(self.labels.count, mixed=[*self.labels.mixed])
+        return result
 
     def of(self, name: str) -> Fields:
         """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for."""
@@ -119,7 +148,7 @@ class Op:
     @property
     def opset(self) -> int:
         """Version of the operator's domain."""
-        domain = "" if self.node.domain == "ai.onnx" else self.node.domain
+        domain = "" if self.node.domain in ("ai.onnx", ENTER, LEAVE) else self.node.domain
         return self.state.model.opsets.get(domain, 1)
 
     def has(self, i: int) -> bool:

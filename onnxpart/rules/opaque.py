@@ -12,7 +12,6 @@ import onnx
 from onnxpart.model import OLDEST_OPSET
 
 _REASONS = {
-    "a graph is inside": "If Loop Scan",
     "a sequence of tensors has no axes": (
         "ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
         "SequenceMap SplitToSequence"

@@ -1,0 +1,101 @@
+"""Shapes of what goes into the graphs of If, Loop and Scan, and of what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper
+
+from onnxpart.control import ENTER, Region
+
+if TYPE_CHECKING:
+    from onnxpart.shapes import Shape, Shapes
+
+
+def cross(shapes: Shapes, region: Region, node: NodeProto, unknown: int, states: Mapping[str, Shape | None]) -> None:
+    """Record the shape and type of what a marker gives; nothing where it can't be told.
+
+    :param unknown: how often to take a Loop for repeated that only the run knows the end of. :param states: shapes of
+        states in the body that aren't those of the first ones (None: not known).
+    """
+    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    role, axes = settings["role"].decode(), settings.get("axes", [])
+    if not node.output or not node.output[0]:
+        return
+    name, out = node.input[0], node.output[0]
+    if role == "count":
+        shapes.shape[out], shapes.dtype[out] = (), TensorProto.INT64
+    elif role == "going":
+        shapes.shape[out], shapes.dtype[out] = (), TensorProto.BOOL
+        shapes.folded[out] = np.asarray(True)  # the body isn't entered otherwise
+    elif name in shapes.dtype:
+        shapes.dtype.setdefault(out, shapes.dtype[name])
+        shape = states.get(out, shapes.shape.get(name))
+        if shape is not None:
+            _record(shapes, region, node, role, shape, list(axes), unknown)
+
+
+def _record(
+    shapes: Shapes, region: Region, node: NodeProto, role: str, shape: Shape, axes: list[int], unknown: int
+) -> None:
+    out = node.output[0]
+    if node.domain == ENTER:
+        rank = len(shape)
+        if all(-rank <= axis < rank for axis in axes):
+            gone = {axis % rank for axis in axes}
+            shapes.shape[out] = tuple(n for axis, n in enumerate(shape) if axis not in gone)
+        return
+    if role == "branches":
+        if shapes.shape.get(node.input[1]) == shape:
+            shapes.shape[out] = shape
+        return
+    if role == "state":
+        first = next(m for m in region.enters if m.output and m.output[0] == state_of(node))
+        known = shapes.shape.get(state_of(node))
+        if known is not None:
+            shapes.shape[out] = shapes.shape[first.input[0]] if known == shape else shape
+        return
+    sizes = _sizes(shapes, region, unknown, len(axes))
+    rank = len(shape) + len(axes)
+    if sizes is not None and out not in shapes.shape and all(-rank <= axis < rank for axis in axes):
+        rest = iter(shape)
+        added = dict(zip((axis % rank for axis in axes), sizes, strict=True))
+        shapes.shape[out] = tuple(added[axis] if axis in added else next(rest) for axis in range(rank))
+
+
+def grown(shapes: Shapes) -> dict[str, Shape | None]:
+    """States whose shape changes from one iteration to the next, and what it becomes (None: another rank)."""
+    result: dict[str, Shape | None] = {}
+    for region in shapes.model.flat.regions.values():
+        for marker in region.leaves:
+            before, after = shapes.shape.get(state_of(marker)), shapes.shape.get(marker.input[0])
+            if before is not None and after is not None and before != after:
+                result[state_of(marker)] = after if len(before) == len(after) else None
+    return result
+
+
+def state_of(node: NodeProto) -> str:
+    """What the body calls the state that a marker takes out of it."""
+    return next((a.s.decode() for a in node.attribute if a.name == "state"), "")
+
+
+def _sizes(shapes: Shapes, region: Region, unknown: int, count: int) -> list[int] | None:
+    """Sizes of the axes along which the iterations' results lie: `count` of them, the iterations' last."""
+    if region.node.op_type == "Loop":
+        return [_trips(shapes, region, unknown)]
+    for marker in region.enters:
+        settings = {a.name: helper.get_attribute_value(a) for a in marker.attribute}
+        if settings["role"] == b"each" and marker.input[0] in shapes.shape:
+            shape = shapes.shape[marker.input[0]]
+            return [shape[axis] for axis in settings["axes"]][-count:]
+    return None
+
+
+def _trips(shapes: Shapes, region: Region, unknown: int) -> int:
+    """How often a Loop is repeated: its trip count if that is known and nothing else ends it."""
+    most = shapes.value(region.enters[0].input[0]) if region.enters[0].input[0] else None
+    going = [shapes.value(marker.input[0]) for marker in (region.enters[1], region.leaves[0]) if marker.input[0]]
+    sure = all(value is not None and bool(value.all()) for value in going)
+    return int(most.item()) if most is not None and most.size == 1 and sure else unknown
