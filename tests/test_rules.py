@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import onnx
 import pytest
+from looping import given, graph, integer, loop, taken
 from networks import Net
 from onnx import ModelProto, TensorProto
 from recurrent import GATES, Form, recur
@@ -128,6 +129,22 @@ def norm(n: Net, op_type: str, h: str, *shape: int, **attributes: int | float) -
 def channelwise(n: Net, h: str, values: str) -> str:
     """Adds 6 values that come from no weight, one to a channel."""
     return n.op("Add", h, n.op("Reshape", values, n.ints(1, WIDTH, 1, 1)))
+
+
+def branched(n: Net, h: str) -> str:
+    return taken(n, given(n), lambda m: [m.op("Relu", other(m))], lambda m: [m.op("Neg", h)])[0]
+
+
+def looped(n: Net, h: str) -> str:
+    return loop(n, integer(n, 2), [h], lambda m, _, s: ([m.op("Tanh", m.conv(s[0], WIDTH, WIDTH, name="again"))], []))[
+        0
+    ]
+
+
+def scanned(n: Net, h: str) -> str:
+    both = n.op("Concat", *[n.op("Unsqueeze", value, n.ints(0)) for value in (h, other(n))], axis=0)
+    body = graph(n, "body", {"s": "state", "part": "each"}, lambda m: [m.op("Add", m.op("Tanh", "s"), "part")])
+    return n.op("Scan", h, both, body=body, num_scan_inputs=1)
 
 
 def places(n: Net, h: str) -> str:
@@ -383,6 +400,9 @@ def pooled_positions(n: Net, h: str) -> str:
 
 
 RECIPES: dict[str, Recipe] = {
+    "If": Recipe(branched),
+    "Loop": Recipe(looped),
+    "Scan": Recipe(scanned),
     "BitCast": Recipe(lambda n, h: n.op("BitCast", n.op("Neg", n.op("BitCast", h, to=INT32)), to=FLOAT), opset=26),
     "BlackmanWindow": window("BlackmanWindow"),
     "HammingWindow": window("HammingWindow"),

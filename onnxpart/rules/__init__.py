@@ -312,8 +312,8 @@ TABLE: dict[str, Rule] = {
     },
 }
 
-_MARKERS: dict[tuple[str, str], tuple[Callable[[Op], list[Fields]], Callable[[rewrite.Rewrite], None] | None, Linear]]
-_MARKERS = {
+Marker = tuple[Callable[[Op], list[Fields]], Callable[[rewrite.Rewrite], None] | None, Linear]
+MARKERS: dict[tuple[str, str], Marker] = {
     (ENTER, "condition"): (control.setting, None, "no"),
     (ENTER, "count"): (control.setting, None, "no"),
     (ENTER, "going"): (control.setting, None, "no"),
@@ -325,6 +325,7 @@ _MARKERS = {
     (LEAVE, "each"): (control.leave_each, None, "data"),
     (LEAVE, "branches"): (control.branches, control.cut_branches, "sum"),
 }
+"""The same for the markers of what goes into If, Loop and Scan and of what comes out, by domain and role."""
 
 
 @cache
@@ -349,7 +350,7 @@ def find(op: Op) -> Rule | str:
     if version not in rule.versions:
         return f"version {version} of {node.op_type} has no rule"
     if marker:
-        labels, adapt, linear = _MARKERS[node.domain, op.attributes["role"].decode()]
+        labels, adapt, linear = MARKERS[node.domain, op.attributes["role"].decode()]
         return Rule("control flow", rule.versions, labels, adapt, linear)
     if node.op_type in GRAPHS:
         return opaque_reason(node)
