@@ -19,10 +19,10 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from onnxpart.emit import unused
+from onnxpart.control import captured, unused
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.files import DATA, MAX_PROTOBUF, read, save, stored
-from onnxpart.model import captured, constant_node
+from onnxpart.model import constant_node
 from onnxpart.stream import Draft, stream
 from onnxpart.torch.store import to_array
 

@@ -9,8 +9,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from onnxpart.control import live
 from onnxpart.errors import DataError, OnnxpartError, UsageError
-from onnxpart.model import FLOATS, live
+from onnxpart.model import FLOATS
 from onnxpart.torch.losses import BinaryCrossEntropy, CrossEntropy, Custom, Loss, MeanSquaredError
 from onnxpart.torch.signature import listed
 from onnxpart.torch.sources import Data, find_function
