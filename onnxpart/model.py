@@ -47,7 +47,8 @@ _PARAMETRIC = frozenset(
 class Model:
     """An ONNX model in canonical form.
 
-    `proto` is the model, `constants` the initializers that were Constant nodes, `folder` where its external data lie,
+    `proto` is the model, `constants` the initializers that were Constant nodes, `parameters` those of which it is known
+    that they are trained, `folder` where its external data lie,
     `name` what to call it in messages, `digest` the SHA-256 of its graph, the values of large weights left out: it is
     the same after training.
     """
@@ -57,6 +58,7 @@ class Model:
     digest: str
     folder: Path | None = None
     constants: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
     _arrays: dict[str, Array] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -107,9 +109,9 @@ class Model:
     def trainable(self, name: str) -> bool:
         """Whether the initializer `name` is a parameter.
 
-        It is if it has labels and wasn't a Constant node: exporters write weights as initializers.
+        It is if that is known, or if it has labels and wasn't a Constant node: exporters write weights as initializers.
         """
-        return self.has_labels(name) and name not in self.constants
+        return name in self.parameters or (self.has_labels(name) and name not in self.constants)
 
     def has_labels(self, name: str) -> bool:
         """Whether the axes of the initializer `name` may be units.

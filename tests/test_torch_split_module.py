@@ -1,0 +1,201 @@
+"""A module of one's own, trained as K parts in a loop of one's own, and merged back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onnxpart.errors import OnnxpartError, PartitionError, UsageError
+from onnxpart.torch import export, split_module
+from onnxpart.torch import parts as home
+from tests.plain import CLASSES, NETWORKS, LeNet, ResNet18, learn
+
+torch.set_num_threads(1)  # several threads are slow where other work shares the cores
+Optimizer = torch.optim.Optimizer
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+}
+
+
+@torch.no_grad()
+def deviation(module: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> float:
+    """How far the module's outputs are from the mean of the parts', relative to these."""
+    mean = torch.stack([part.eval()(x) for part in parts]).mean(0)
+    return float((module.eval()(x) - mean).abs().max() / mean.abs().max())
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "lstm"])
+def test_module_is_the_mean_of_its_parts(name: str, k: int) -> None:
+    torch.manual_seed(0)
+    build, draw = NETWORKS[name]
+    module = build()
+    parts, handle = split_module(module, draw(), k)
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1, momentum=0.9), draw)
+    assert deviation(module, parts, draw()) > 0.01
+    module.load_state_dict(handle.merge())
+    assert deviation(module, parts, draw()) < 1e-5
+
+
+def test_both_exporters_and_all_orders_lead_back() -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["lenet"]
+    for exporter, order in (("torchscript", "random"), ("dynamo", "interleaved")):
+        module = LeNet()
+        parts, handle = split_module(
+            module, draw(), 3, order=order, seed=1, shares=(2, 1, 1), init="he", exporter=exporter
+        )
+        module.load_state_dict(handle.merge())
+        assert deviation(module, parts, draw()) < 1e-5
+        assert handle.split.plan.parameters(0) > handle.split.plan.parameters(1)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_one_part_and_its_optimiser_merge_into_the_module_itself(kind: str) -> None:
+    """With one part merging changes nothing, so the module learns on exactly as the part does."""
+    torch.manual_seed(0)
+    _, draw = NETWORKS["resnet18"]
+    module = ResNet18()
+    (part,), handle = split_module(module, draw(), 1)
+    ours, theirs = OPTIMIZERS[kind](part.parameters()), OPTIMIZERS[kind](module.parameters())
+    learn(part, ours, draw)
+    module.load_state_dict(handle.merge())
+    handle.merge_optimizer([ours], theirs)
+    for trained, optimizer in ((part, ours), (module, theirs)):
+        torch.manual_seed(1)
+        learn(trained, optimizer, draw)
+    assert deviation(module, [part], draw()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_moments_are_scaled_as_the_weights_are(kind: str) -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["lenet"]
+    module = LeNet()
+    parts, handle = split_module(module, draw())
+    optimizers = [OPTIMIZERS[kind](part.parameters()) for part in parts]
+    for part, optimizer in zip(parts, optimizers, strict=True):
+        learn(part, optimizer, draw, steps=2)
+    learn(parts[0], optimizers[0], draw, steps=1)
+    groups = [{"params": [p for n, p in module.named_parameters() if n.endswith(end)]} for end in ("weight", "bias")]
+    groups[1]["lr"] = 0.5  # type: ignore[assignment]
+    target = OPTIMIZERS[kind](groups)
+    handle.merge_optimizer(optimizers, target)
+
+    def part_slot(p: int, name: str, slot: str) -> Tensor:
+        key = "body.tensors." + name.replace(".", "%2E")
+        return optimizers[p].state[dict(parts[p].named_parameters())[key]][slot]
+
+    powers = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+    found = target.state[module.fc2.weight]
+    assert set(found) - {"step"} == set(optimizers[0].state[next(parts[0].parameters())]) - {"step"}
+    for slot in set(found) & set(powers):
+        expected = torch.cat([part_slot(p, "fc2.weight", slot) for p in (0, 1)], 1) / 2 ** powers[slot]
+        torch.testing.assert_close(found[slot], expected)
+        mean = (part_slot(0, "fc2.bias", slot) + part_slot(1, "fc2.bias", slot)) / 2
+        torch.testing.assert_close(target.state[module.fc2.bias][slot], mean)
+        rows = torch.cat([part_slot(p, "fc1.bias", slot) for p in (0, 1)])
+        torch.testing.assert_close(target.state[module.fc1.bias][slot], rows)
+    if kind != "sgd":
+        assert found["step"] == 2
+    assert [group["lr"] for group in target.param_groups] == [target.defaults["lr"], 0.5]
+    module.load_state_dict(handle.merge())
+    learn(module, target, draw, steps=1)
+
+
+class Odd(nn.Module):
+    """Weights of all kinds: tied, frozen, a single number, unused, and buffers that training leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.norm = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.head, self.unused, self.gain = nn.Linear(6, CLASSES), nn.Linear(2, 2), nn.Parameter(torch.ones(()))
+        self.b.weight = self.a.weight
+        self.a.bias.requires_grad_(False)
+        self.register_buffer("shift", torch.rand(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.b(F.relu(self.a(self.stem(x)))))) * self.gain + self.shift
+        return self.head(x)
+
+
+def test_what_the_graph_does_not_compute_stays() -> None:
+    torch.manual_seed(0)
+    module = Odd().double()
+    before = copy.deepcopy(module.state_dict())
+    parts, handle = split_module(module, torch.randn(4, 4, dtype=torch.float64))
+    for part in parts:
+        names = {name for name, p in part.named_parameters() if p.requires_grad}
+        assert {"body.tensors.gain", "body.tensors.a%2Eweight"} <= names
+        assert "body.tensors.a%2Ebias" not in names
+        assert "body.tensors.shift" not in names
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: torch.randn(4, 4, dtype=torch.float64))
+    state = handle.merge()
+    assert state.keys() == before.keys()
+    for key in ("unused.weight", "shift", "norm.num_batches_tracked", "a.bias"):
+        assert torch.equal(state[key], before[key]), key
+    assert torch.equal(state["a.weight"], state["b.weight"])
+    assert state["a.weight"].dtype == torch.float64
+    for key in ("norm.running_mean", "gain", "head.weight"):
+        assert not torch.equal(state[key], before[key]), key
+    assert module.load_state_dict(state)
+
+
+def test_named_inputs_and_one_of_several_outputs() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(8, 3)
+
+        def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = F.relu(self.a(left) + self.b(right))
+            return self.head(hidden), hidden
+
+    module, left, right = Pair(), torch.randn(4, 3), torch.randn(4, 2)
+    parts, handle = split_module(module, {"left": left, "right": right}, outputs=["output_0"])
+    module.load_state_dict(handle.merge())
+    mean = torch.stack([part(left, right) for part in parts]).mean(0)
+    torch.testing.assert_close(module(left, right)[0], mean)
+    with pytest.raises(PartitionError, match=r"Pair: no layer can be divided into 2 parts \(it is tied to the output"):
+        split_module(module, (left, right))
+
+
+def test_parts_are_left_as_modules_are_made() -> None:
+    module = LeNet().eval()
+    parts, _ = split_module(module, torch.randn(1, 1, 20, 20))
+    assert all(part.training for part in parts)
+    assert not module.training
+    assert copy.deepcopy(parts[0])(torch.randn(3, 1, 20, 20)).shape == (3, CLASSES)
+
+
+def test_optimisers_that_do_not_fit() -> None:
+    module = LeNet()
+    parts, handle = split_module(module, torch.randn(2, 1, 20, 20))
+    adam, sgd = torch.optim.Adam(parts[0].parameters()), torch.optim.SGD(module.parameters())
+    with pytest.raises(UsageError, match="the optimisers are Adam and SGD; use the same for all parts and the target"):
+        handle.merge_optimizer([adam, adam], sgd)
+    rms = torch.optim.RMSprop(module.parameters())
+    with pytest.raises(UsageError, match="RMSprop; use the same for all parts and the target, of SGD and Adam"):
+        handle.merge_optimizer([rms, rms], rms)
+    with pytest.raises(UsageError, match="1 optimisers for 2 parts"):
+        handle.merge_optimizer([sgd], sgd)
+
+
+def test_weight_without_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def renaming(module: nn.Module, example_inputs: Tensor, path: str, exporter: str) -> None:
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            other.get_parameter("fc1.weight").mul_(2)
+        export(other, example_inputs, path, exporter=exporter)
+
+    monkeypatch.setattr(home, "export", renaming)
+    with pytest.raises(OnnxpartError, match=r"the exporter made the weight 'fc1.weight' of the module's parameters"):
+        split_module(LeNet(), torch.randn(2, 1, 20, 20))
