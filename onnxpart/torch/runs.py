@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx
 
-from onnxpart.errors import ModelError
 from onnxpart.moments import OptimizerState
 from onnxpart.torch.checkpoint import Checkpoints
 from onnxpart.torch.data import Batch
@@ -92,10 +91,6 @@ def learn(
     states: Sequence[OptimizerState] | None = None,
 ) -> list[Result]:
     """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModelError(f"{folder} can't be written ({error.strerror}); choose another folder.") from None
     every = recipe.every_steps, recipe.every_minutes
     return train(
         task.modules,

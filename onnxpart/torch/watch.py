@@ -105,15 +105,12 @@ class _Stage:
         done = (event.epoch - self.epochs.start) * event.batches + event.batch
         for part, loss in zip(parts, losses, strict=True):
             self.watch.draw(f"{self.name}/{part}/batch loss", loss, event.epoch * event.batches + event.batch)
-        if parts not in self.bars:
-            self.bars[parts] = self.watch.progress.add_task("")
         shown = [", ".join(f"{loss:.4g}" for loss in losses), *(self.judged[p] for p in parts if p in self.judged)]
-        self.watch.progress.update(
-            self.bars[parts],
-            total=len(self.epochs) * event.batches,
-            completed=done,
-            description=f"{self._title(event)}: loss {'; '.join(shown)}; {rate:,.0f} samples/s",
-        )
+        text = f"{self._title(event)}: loss {'; '.join(shown)}; {rate:,.0f} samples/s"
+        total = len(self.epochs) * event.batches
+        if parts not in self.bars:
+            self.bars[parts] = self.watch.progress.add_task(text, total=total)
+        self.watch.progress.update(self.bars[parts], description=text, completed=done)
 
     def _rate(self, event: Steps) -> float:
         """Return the samples per second since the last news of these parts."""

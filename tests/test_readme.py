@@ -1,0 +1,51 @@
+"""The README's ways to train are short, and do what they say: these very lines are run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from test_cli import run
+
+from models import figure1
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+LONGEST = 14
+
+
+def ways() -> dict[str, tuple[str, list[str]]]:
+    """Each way under the heading Train: its first words -> the language and the lines of its block."""
+    (section,) = re.findall(r"^## Train\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^\*\*(.+?)\.\*\*.*?^```(\w+)\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    return {title: (language, block.splitlines()) for title, language, block in found}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a small network and data for it."""
+    onnx.save_model(figure1(), tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 3)).astype(np.float32)
+    y = (x[:, 0] > x[:, 1]).astype(np.int64)
+    np.savez(tmp_path / "data.npz", x=x[:60], target=y[:60], test_x=x[60:], test_target=y[60:])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_way_is_short() -> None:
+    assert "An ONNX file and some data" in ways()
+    assert all(0 < len(lines) <= LONGEST for _, lines in ways().values())
+
+
+def test_an_onnx_file_and_some_data(here: Path) -> None:
+    language, lines = ways()["An ONNX file and some data"]
+    assert language == "console"
+    for line in lines:
+        assert line.startswith("$ onnxpart ")
+        run(*shlex.split(line, comments=True)[2:])
+    found = {path.name for path in (here / "model_fit").iterdir()}
+    assert found == {"curves.png", "metrics.jsonl", "parts", "report.json", "report.md", "trained.onnx"}
