@@ -25,7 +25,7 @@ from onnxpart.split import INITS, part_file
 if TYPE_CHECKING:
     from onnxpart.torch.runs import Recipe, Task
 
-ENGINES = ("auto", "series", "fused")
+ENGINES = ("auto", "series", "fused", "processes")
 _EVERY = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?min")
 
 
