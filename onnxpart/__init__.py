@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxpart.analyse import Analysis, analyse
     from onnxpart.cut import cut
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
+    from onnxpart.levels import merge_to, within
     from onnxpart.merge import merge, scatter
     from onnxpart.model import Model, arrays, load
     from onnxpart.moments import OptimizerState, merge_states
@@ -43,12 +44,14 @@ __all__ = [
     "load",
     "merge",
     "merge_states",
+    "merge_to",
     "plan",
     "scatter",
     "split",
     "verify",
     "why",
     "widen",
+    "within",
 ]
 __version__ = "0.1.0"
 
@@ -56,6 +59,7 @@ _HOMES = {
     "analyse": ("Analysis", "analyse"),
     "cut": ("cut",),
     "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
+    "levels": ("merge_to", "within"),
     "merge": ("merge", "scatter"),
     "model": ("Model", "arrays", "load"),
     "moments": ("OptimizerState", "merge_states"),

@@ -175,12 +175,11 @@ def split_(
         done.save(target, force=force)
         sizes = report.measure(done.analysis, done.plan)
     if as_json:
-        files = sorted(path.name for path in target.iterdir())
         _print_json(
             {
                 "model": str(model),
                 "folder": str(target),
-                "files": files,
+                "files": _files(target),
                 **_decisions(done.plan),
                 "sizes": asdict(sizes),
             }
@@ -195,7 +194,16 @@ def merge_(
     source: Folder,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="Model to write; DIR/merged.onnx if omitted."),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="PATH",
+            help="Model to write, DIR/merged.onnx if omitted; with --to a folder, DIR_K if omitted.",
+        ),
+    ] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Merge to K larger parts, which train and merge on; to the whole if omitted."),
     ] = None,
     parts: Annotated[
         list[Path] | None,
@@ -218,7 +226,14 @@ def merge_(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Merge trained parts into the whole network."""
+    """Merge trained parts into the whole network, or into fewer and larger parts."""
+    if to is not None:
+        if (into, normalize, initializers) != ("duplicated", "weights", None):
+            raise UsageError(
+                "--to writes parts; leave out --into, --normalize and --initializers until the last merge."
+            )
+        _merge_level(source, out or source.with_name(f"{source.name}_{to}"), to, parts, force, as_json)
+        return
     planned = folder.read_plan(source)
     if out is None and initializers is None:
         out = source / "merged.onnx"
@@ -233,6 +248,15 @@ def merge_(
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
     _print(f"merged {len(merged)} initializers of {planned.k} parts into {files}")
+
+
+def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, force: bool, as_json: bool) -> None:
+    with tables.busy(f"merging {source}"):
+        planned = folder.merge_level(source, out, k, parts=parts, force=force).plan
+    if as_json:
+        _print_json({"folder": str(out), "files": _files(out), **_decisions(planned)})
+        return
+    _print(f"merged the parts of {source} to {k}, wrote them and the whole to {out}")
 
 
 @app.command("widen")
@@ -294,6 +318,10 @@ def _shares(text: str | None) -> list[int] | None:
         return [int(share) for share in text.split(",")]
     except ValueError:
         raise UsageError(f"the shares {text!r} are not whole numbers; write them as in 2,1,1.") from None
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir())
 
 
 def _decisions(planned: Plan) -> dict[str, Any]:

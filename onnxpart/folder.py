@@ -8,11 +8,12 @@ from pathlib import Path
 from onnxpart.analyse import analyse
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import DATA, save, save_arrays
-from onnxpart.merge import Into, Normalize, merge_streams
+from onnxpart.levels import merge_to
+from onnxpart.merge import Into, Normalize, copies, merge_streams
 from onnxpart.model import Model, load, redraft, stored_arrays
 from onnxpart.normalize import scale_output
 from onnxpart.plan import METADATA, METADATA_PART, Plan
-from onnxpart.split import ORIGINAL, PLAN, WHOLE, part_file
+from onnxpart.split import ORIGINAL, PLAN, WHOLE, Split, part_file
 from onnxpart.stream import Draft, Rows, Stream, empty, fill
 from onnxpart.widen import NOISE, widen_streams
 
@@ -103,7 +104,7 @@ def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -
         raise MergeError(f"{twice} was given twice; name each part once.")
     parts = [stored_arrays(path) for path in files]
     for path, part in zip(files, parts, strict=True):
-        missing = next((i.name for i in plan.initializers if not i.constant and i.name not in part), None)
+        missing = next((i.name for i in plan.initializers if not i.constant and not copies(part, i.name)), None)
         if missing is not None:
             raise MergeError(f"{path} has no weight {missing!r}; save all of the part's weights.")
     constants = {i.name for i in plan.initializers if i.constant}
@@ -141,6 +142,20 @@ def merge_folder(
             whole = Draft(scale_output(whole.proto, plan), whole.streams)
         save(whole, out)
     return sorted(merged)
+
+
+def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None = None, force: bool = False) -> Split:
+    """Merge the parts of a folder to `k` larger ones (see `levels.merge_to`), into a folder like that of a split.
+
+    :param parts: files of the parts (see `part_arrays`). :param force: replace a folder that exists.
+    :raises UsageError: when `k` doesn't fit. :raises MergeError: when the parts don't fit the plan.
+    :raises ModelError: when a file can't be read or written.
+    """
+    plan = read_plan(folder)
+    split = Split(analyse(original(folder, plan)), plan, (), redraft(load(folder / WHOLE)))
+    merged = merge_to(split, part_arrays(folder, plan, parts), k)
+    merged.save(out, force=force)
+    return merged
 
 
 def widen_part(

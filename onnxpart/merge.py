@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -49,33 +50,49 @@ def merge_streams(
     normalize: Normalize = "weights",
 ) -> dict[str, Stream]:
     """The same a few rows at a time, from arrays that are in memory or not (see `merge`)."""
-    if len(parts) != plan.k:
-        raise MergeError(f"the plan has {plan.k} parts, {len(parts)} were given; give one set of arrays per part.")
     result: dict[str, Stream] = {}
-    for initializer in plan.initializers:
-        held = [p for p in range(plan.k) if initializer.name in parts[p]]
-        if not held:
-            continue
-        if len(held) < plan.k:
-            absent = next(p for p in range(plan.k) if p not in held)
-            raise MergeError(f"part {absent} has no initializer {initializer.name!r}; give the parts of one split.")
-        pieces = [parts[p][initializer.name] for p in range(plan.k)]
-        _check(initializer, pieces)
+    for initializer in held(plan, parts):
+        name = initializer.name
         if into == "duplicated" and initializer.stored == "apart":
-            for p, piece in enumerate(pieces):
-                result[copy_name(initializer.name, p)] = stream(piece)
-        result[initializer.name] = scatter_stream(initializer, pieces, into=into, normalize=normalize)
+            lanes = [array for part in parts for array in copies(part, name)]
+            result.update({copy_name(name, p): stream(array) for p, array in enumerate(lanes)})
+        if all(name in part for part in parts):
+            result[name] = scatter_stream(initializer, [p[name] for p in parts], into=into, normalize=normalize)
+        elif into == "original":
+            raise MergeError(f"the parts hold {name!r} once per smaller part in them; merge into the duplicated whole.")
     return result
 
 
-def _check(initializer: InitializerPlan, arrays: Sequence[Rows]) -> None:
-    for p, array in enumerate(arrays):
-        want = initializer.part_shape(p)
-        if tuple(array.shape) != want:
-            raise MergeError(
-                f"part {p}: {initializer.name!r} has shape {tuple(array.shape)}, the plan says {want}; "
-                "it comes from another split."
-            )
+def held(plan: Plan, parts: Sequence[Mapping[str, Rows]]) -> list[InitializerPlan]:
+    """The initializers of which every part holds an array, or copies.
+
+    :raises MergeError: when the parts don't fit the plan.
+    """
+    if len(parts) != plan.k:
+        raise MergeError(f"the plan has {plan.k} parts, {len(parts)} were given; give one set of arrays per part.")
+    found = [i for i in plan.initializers if any(copies(part, i.name) for part in parts)]
+    for initializer in found:
+        for p, part in enumerate(parts):
+            if not copies(part, initializer.name):
+                raise MergeError(f"part {p} has no initializer {initializer.name!r}; give the parts of one split.")
+            if initializer.name in part:
+                _check(initializer, p, part[initializer.name])
+    return found
+
+
+def copies(part: Mapping[str, Rows], name: str) -> list[Rows]:
+    """What a part holds of an initializer: a part that was merged from others may have theirs beside each other."""
+    names = list(takewhile(part.__contains__, (copy_name(name, p) for p in range(len(part)))))
+    return [part[n] for n in names or [name] if n in part]
+
+
+def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
+    want = initializer.part_shape(part)
+    if tuple(array.shape) != want:
+        raise MergeError(
+            f"part {part}: {initializer.name!r} has shape {tuple(array.shape)}, the plan says {want}; "
+            "it comes from another split."
+        )
 
 
 def scatter(

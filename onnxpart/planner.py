@@ -44,9 +44,7 @@ def plan(
         raise PartitionError(_nothing(trial, decision, k))
     mixes = sorted({c.node for c in decision.failed if c.mix})
     layout = Layout(analysis, parts, k, frozenset(mixes))
-    made = _plan(trial, decision, layout, (k, order, seed, wanted))
-    analysis.layout = made, layout
-    return made
+    return plan_of(analysis, layout, _layers(trial, decision, parts, k), Order(order, seed), wanted)
 
 
 def settle(analysis: Analysis, shares: Sequence[int], order: Order) -> tuple[Analysis, Decision, Parts]:
@@ -125,8 +123,9 @@ def _nothing(analysis: Analysis, decision: Decision, k: int) -> str:
     return f"{analysis.model.name}: no layer can be divided into {k} parts ({why}); try a smaller K or another model."
 
 
-def _plan(analysis: Analysis, decision: Decision, layout: Layout, asked: tuple[int, str, int, tuple[int, ...]]) -> Plan:
-    k, order, seed, shares = asked
+def plan_of(analysis: Analysis, layout: Layout, layers: Iterable[Layer], order: Order, shares: Sequence[int]) -> Plan:
+    """The plan that a layout amounts to; the analysis keeps both."""
+    k = layout.k
     uses, memo = _uses(analysis, layout), Memo()
     initializers = [
         _divide(analysis, layout, name, uses.get(name, set()), memo)
@@ -138,23 +137,25 @@ def _plan(analysis: Analysis, decision: Decision, layout: Layout, asked: tuple[i
         ends = [n for n in analysis.model.outputs if n in analysis.producer and n in analysis.state.trained]
     else:
         ends = [n for n in layout.mean if _is_frontier(analysis, layout, n)]
-    return Plan(
+    made = Plan(
         k=k,
-        order=order,
-        seed=seed,
-        shares=shares,
+        order=order.kind,
+        seed=order.seed,
+        shares=tuple(shares),
         source=analysis.model.name.rsplit("/", 1)[-1],
         digest=analysis.model.digest,
         initializers=tuple(initializers),
         units=_runs(layout.parts),
         duplicated_nodes=tuple(sorted(layout.duplicated)),
-        layers=tuple(_layers(analysis, decision, layout.parts, k)),
+        layers=tuple(layers),
         duplicated=tuple(analysis.ops[i].title for i in sorted(layout.duplicated)),
         replicated=tuple(replicated),
         blocked=tuple(f"{title}: {reason}" for title, reason in analysis.barriers.items()),
         mean=tuple(sorted(ends, key=lambda n: analysis.producer[n])),
         same_graph="lanes" not in layout.modes,
     )
+    analysis.layout = made, layout
+    return made
 
 
 def _runs(parts: Parts) -> tuple[tuple[int, int], ...]:
