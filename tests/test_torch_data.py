@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -88,6 +90,32 @@ def test_epochs_and_seeds_are_ordered_differently_unless_nothing_is_shuffled(mak
 def test_workers_change_nothing() -> None:
     alone, apart = (list(DatasetLoader(Noisy(), ("x",), 3, workers=n).epoch(1)) for n in (0, 2))
     assert equal(alone, apart)
+
+
+class Interrupted(Noisy):
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(i)
+
+
+def test_an_interruption_does_not_reach_the_workers() -> None:
+    assert len(list(DatasetLoader(Interrupted(), ("x",), 3, workers=1).epoch(0))) == 3
+
+
+class Failing(Noisy):
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        raise KeyError(f"sample {i}\nof many")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_fails_is_one_sentence(workers: int) -> None:
+    sentence = "the data can't be read (KeyError: 'sample 0\\nof many'); check what yields them."
+    dataset = DatasetLoader(Failing(), ("x",), 3, shuffle=False, workers=workers)
+    foreign = ForeignLoader(torch_data.DataLoader(Failing(), batch_size=3), ("x",))
+    for loader in (dataset, foreign):
+        with pytest.raises(DataError) as error:
+            list(loader.epoch(0))
+        assert str(error.value) == sentence
 
 
 @pytest.mark.parametrize(

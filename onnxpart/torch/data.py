@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -115,9 +116,12 @@ class DatasetLoader:
             sampler=chosen,
             batch_size=None,
             num_workers=self.workers,
+            worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # else it would draw a seed that nothing needs from torch's own
         )
         for found in loader:
+            if isinstance(found, DataError):
+                raise found
             yield _prepared(to_batch(found, self.names), self.steps)
 
     def prepared(self, prepare: Prepare) -> DatasetLoader:
@@ -144,7 +148,10 @@ class ForeignLoader:
             batches = iter(self.loader)
         for i in range(len(self.loader)):
             with _seeded(_mixed(self.seed, number, i)):
-                found = next(batches, None)
+                try:
+                    found = next(batches, None)
+                except Exception as error:  # a user's loader may raise anything
+                    raise _unreadable(error) from error
             if found is None:
                 return
             if i >= start:
@@ -162,7 +169,7 @@ def _prepared(batch: Batch, steps: Sequence[Prepare]) -> Batch:
 
 
 class _Seeded(torch_data.Dataset[Any]):
-    """Whole batches of a dataset, by seed and indices."""
+    """Whole batches of a dataset, by seed and indices; an error is returned, so that it comes whole from a worker."""
 
     def __init__(self, dataset: torch_data.Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.dataset, self.collate = dataset, collate
@@ -170,7 +177,22 @@ class _Seeded(torch_data.Dataset[Any]):
     def __getitem__(self, chosen: tuple[int, list[int]]) -> Any:
         seed, indices = chosen
         with _seeded(seed):
-            return self.collate([self.dataset[i] for i in indices])
+            try:
+                return self.collate([self.dataset[i] for i in indices])
+            except DataError as error:
+                return error
+            except Exception as error:  # a user's dataset may raise anything
+                return _unreadable(error)
+
+
+def _unreadable(error: Exception) -> DataError:
+    reason = str(error).strip().partition("\n")[0]
+    return DataError(f"the data can't be read ({type(error).__name__}: {reason}); check what yields them.")
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Let Ctrl-C be the business of the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
