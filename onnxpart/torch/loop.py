@@ -129,7 +129,7 @@ class _Run:
     def _step(self, group: list[Batch], rate: float) -> Tensor:
         try:
             return self.engine.step(group, rate, self.at.step)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OnnxpartError) as error:
             if not _out_of_memory(error):
                 raise
             raise OnnxpartError(
@@ -269,8 +269,9 @@ def interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
 
 
 def _out_of_memory(error: BaseException) -> bool:
+    causes = [cause for cause in (error, error.__cause__) if cause is not None]
     kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    return any(isinstance(cause, kinds) or "can't allocate memory" in str(cause) for cause in causes)
 
 
 def _named(numbers: Sequence[int]) -> str:

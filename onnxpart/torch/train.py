@@ -10,7 +10,9 @@ from torch import nn
 from onnxpart.errors import UsageError
 from onnxpart.moments import OptimizerState
 from onnxpart.torch import checkpoint, loop, processes
+from onnxpart.torch import cluster as clusters
 from onnxpart.torch.checkpoint import Checkpoints
+from onnxpart.torch.cluster import Cluster
 from onnxpart.torch.data import Loader
 from onnxpart.torch.engines import Fused, Series, choose, device_of
 from onnxpart.torch.job import (
@@ -46,14 +48,16 @@ def train(
     metric: Criterion | None = None,
     states: Sequence[OptimizerState] | None = None,
     checkpoints: Checkpoints | None = None,
+    cluster: Cluster = Cluster(),  # noqa: B008
     on_event: OnEvent = ignore,
 ) -> list[Result]:
     """Train modules in place, side by side on the same batches in the same order; leave them in evaluation mode.
 
     :param engine: `series`: one part after the other. `fused`: parts of equal shapes as one batched module. `auto`:
         the faster of the two, measured on copies. `processes`: each part in a process of its own, on a GPU of its own
-        where there are several; a script that asks for it needs `if __name__ == "__main__":`. For the same seed all
-        give the same result, but for rounding; each part draws its dropout masks from a generator of its own.
+        where there are several; a script that asks for it needs `if __name__ == "__main__":`. `ray`: each part as
+        a task on a `cluster`. For the same seed all give the same result, but for rounding; each part draws its
+        dropout masks from a generator of its own.
     :param epochs: those to train, by number; all of the settings' when omitted. Schedule, order of samples and dropout
         depend on the number, so that a merged whole goes on where its parts ended.
     :param test: what loss and metric are taken over after each epoch. :param metric: output and target of a batch ->
@@ -73,6 +77,8 @@ def train(
         raise UsageError(f"{len(states)} states were given for {len(modules)} modules; give one for each.")
     numbers = tuple(range(len(modules)))
     job = Job(modules, numbers, loader, loss, settings, epochs, test, metric, states, checkpoints)
+    if engine == "ray":
+        return clusters.run(job, cluster, on_event)
     device = device_of(settings.device)
     if engine == "processes":
         return processes.run(job, on_event)
