@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch.operators.registry import Node, Value, operator
+from onnxpart.torch.operators.runtime import device_of
 
 
 class If(nn.Module):
@@ -58,7 +59,7 @@ class Loop(nn.Module):
         condition: Tensor | None,
         carried: Sequence[Any],
         outer: Sequence[Any],
-        anchor: Tensor,
+        anchor: Any,
     ) -> tuple[Any, ...]:
         """Repeat at most so often, as long as the condition holds; return what is carried and what is collected.
 
@@ -68,9 +69,9 @@ class Loop(nn.Module):
         going = condition is None or bool(condition)
         state, i = tuple(carried), 0
         collected: list[list[Tensor]] = [[] for _ in self.shapes]
-        yes = torch.tensor(True, device=anchor.device)
+        yes = torch.tensor(True, device=device_of(anchor))
         while going and (limit is None or i < limit):
-            count = torch.tensor(i, device=anchor.device)
+            count = torch.tensor(i, device=device_of(anchor))
             more, *results = self.body(count, yes if condition is None else condition, *state, *outer)
             state, going, i = tuple(results[: len(state)]), bool(more), i + 1
             condition = more
@@ -78,7 +79,7 @@ class Loop(nn.Module):
                 values.append(value)
         return (*state, *(self._joined(n, values, anchor) for n, values in enumerate(collected)))
 
-    def _joined(self, number: int, values: list[Tensor], anchor: Tensor) -> Tensor:
+    def _joined(self, number: int, values: list[Tensor], anchor: Any) -> Tensor:
         if values:
             return torch.stack(values)
         shape = self.shapes[number]
@@ -86,7 +87,7 @@ class Loop(nn.Module):
             raise OnnxpartError(
                 f"{self.title}: it collects nothing, and the shape is unknown; repeat it at least once."
             )
-        return torch.empty((0, *shape), device=anchor.device)
+        return torch.empty((0, *shape), device=device_of(anchor))
 
 
 @operator("Loop")

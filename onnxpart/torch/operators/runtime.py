@@ -65,9 +65,15 @@ def expand(x: torch.Tensor, target: torch.Tensor | Sequence[int]) -> torch.Tenso
     return x.expand(torch.broadcast_shapes(x.shape, sizes))  # type: ignore[no-untyped-call]
 
 
+def device_of(anchor: torch.Tensor | list[torch.Tensor] | None) -> torch.device | None:
+    """Return the device of a graph's input; None, which is torch's default, for an empty sequence."""
+    anchor = anchor[0] if isinstance(anchor, list) and anchor else anchor
+    return anchor.device if isinstance(anchor, torch.Tensor) else None
+
+
 def int_tensor(anchor: torch.Tensor, items: Sequence[int], scalar: bool) -> torch.Tensor:
     """Make an int64 tensor of rank 1, or 0, on the anchor's device."""
-    return torch.tensor(items[0] if scalar else list(items), dtype=torch.int64, device=anchor.device)
+    return torch.tensor(items[0] if scalar else list(items), dtype=torch.int64, device=device_of(anchor))
 
 
 def shape_tensor(x: torch.Tensor, start: int, end: int | None) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onnxpart.torch.operators.registry import Constant, Node, Value, operator
+from onnxpart.torch.operators.runtime import device_of
 
 
 def _listed(*tensors: Tensor) -> list[Tensor]:
@@ -31,13 +32,8 @@ def at(node: Node) -> Tensor:
     return node.call(_element, node.tensor(0), node.tensor(1))
 
 
-def _device(anchor: Tensor | list[Tensor] | None) -> torch.device | None:
-    anchor = anchor[0] if isinstance(anchor, list) and anchor else anchor
-    return anchor.device if isinstance(anchor, Tensor) else None
-
-
 def _length(sequence: list[Tensor], anchor: Tensor) -> Tensor:
-    return torch.tensor(len(sequence), device=_device(anchor))
+    return torch.tensor(len(sequence), device=device_of(anchor))
 
 
 @operator("SequenceLength", since=11)
@@ -102,7 +98,7 @@ def optional(node: Node) -> Value:
 
 
 def _given(value: Any, anchor: Tensor) -> Tensor:
-    return torch.tensor(value is not None, device=_device(anchor))
+    return torch.tensor(value is not None, device=device_of(anchor))
 
 
 @operator("OptionalHasElement", since=15)

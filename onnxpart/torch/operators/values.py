@@ -121,11 +121,19 @@ def bernoulli(node: Node) -> Tensor:
     return node.call(_bernoulli, node.tensor(0), _dtype(node))
 
 
+_E4M3FN_END = 464.0
+"""Half a step above the largest float8e4m3fn."""
+
+
 def _to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
-    """Round to a float of a byte; torch's own cast never saturates."""
+    """Round to a float of a byte; what is too large saturates, or becomes NaN where the type has no infinity."""
     most = torch.finfo(dtype).max
     x = x.float()
-    return (torch.clamp(x, -most, most) if saturate else x).to(dtype)
+    if saturate:
+        x = torch.clamp(x, -most, most)
+    elif dtype == torch.float8_e4m3fn:
+        x = torch.where(x.abs() > _E4M3FN_END, torch.nan, x)
+    return x.to(dtype)
 
 
 @operator("Cast", "CastLike")

@@ -1,0 +1,138 @@
+"""Functions written out, and the types of all values: what the importer needs of a model before its one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+from onnx import inliner
+
+from onnxpart.torch.operators.registry import Info, find, normal_domain
+from onnxpart.torch.trainable import graphs
+
+_SMALL = 1024
+"""Initializers of at most so many bytes take part in the inference of shapes."""
+_DOMAIN = "onnxpart.inlined"
+
+
+def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace local functions, and composite operators without an entry, by what they consist of."""
+    while True:
+        if proto.functions:
+            proto = inliner.inline_local_functions(proto)
+        opsets = opsets_of(proto)
+        nodes = [node for graph in graphs(proto.graph) for node in graph.node]
+        composite = [node for node in nodes if not _has_entry(node, opsets) and _function_schema(node, opsets)]
+        if not composite:
+            return proto
+        written = _written_out(proto, opsets)
+        if not written.functions:
+            return proto  # bodies that depend on types which aren't known: the nodes are refused later
+        proto = written
+
+
+def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
+    """Return the opset by domain; ONNX's own is the empty string."""
+    return {normal_domain(entry.domain): entry.version for entry in proto.opset_import}
+
+
+def _has_entry(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
+    domain = normal_domain(node.domain)
+    return find(domain, node.op_type, opsets.get(domain, 1)) is not None
+
+
+def _function_schema(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
+    """Return the schema of an operator that is a function, or None; its type stub lacks what it has."""
+    domain = normal_domain(node.domain)
+    try:
+        schema: Any = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
+    except onnx.defs.SchemaError:
+        return None
+    return schema if schema.has_function or schema.has_context_dependent_function else None
+
+
+def _written_out(proto: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
+    """Return the model with a local function in place of each composite operator without an entry."""
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    types = inferred(result)
+    for graph in graphs(result.graph):
+        for node in graph.node:
+            schema = None if _has_entry(node, opsets) else _function_schema(node, opsets)
+            function = schema and _function(node, schema, types, opsets)
+            if schema and function:
+                function.domain, function.name = _DOMAIN, f"{node.op_type}_{len(result.functions)}"
+                result.functions.append(function)
+                node.attribute.extend(_defaults(node, schema))
+                node.domain, node.op_type = function.domain, function.name
+    if result.functions and _DOMAIN not in opsets:
+        result.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
+    return result
+
+
+def _function(
+    node: onnx.NodeProto, schema: Any, types: Mapping[str, onnx.TypeProto], opsets: Mapping[str, int]
+) -> onnx.FunctionProto | None:
+    """Return what an operator consists of, for its inputs' types; a body is valid up to the next one's opset."""
+    versions = [v for v in schema.function_opset_versions if v <= opsets[""]]
+    if versions:
+        body = schema.get_function_with_opset_version(max(versions))
+    else:
+        kinds = [types.get(name, onnx.TypeProto()) for name in node.input]
+        versions = [v for v in schema.context_dependent_function_opset_versions if v <= opsets[""]]
+        known = all(kind.WhichOneof("value") for name, kind in zip(node.input, kinds, strict=True) if name)
+        if not versions or not known:
+            return None
+        serialized = [kind.SerializeToString() for kind in kinds]
+        body = schema.get_context_dependent_function_with_opset_version(
+            max(versions), node.SerializeToString(), serialized
+        )
+    function: onnx.FunctionProto = onnx.FunctionProto.FromString(body)
+    del function.opset_import[:]
+    function.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items())
+    return function
+
+
+def _defaults(node: onnx.NodeProto, schema: Any) -> Iterator[onnx.AttributeProto]:
+    """Yield the defaults of attributes that aren't given; the inliner would leave them out."""
+    given = {attribute.name for attribute in node.attribute}
+    for name in schema.attributes:
+        default = schema.attributes[name].default_value
+        if name not in given and default.name:
+            yield default
+
+
+def inferred(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Infer types and shapes without the bytes of the weights, which would be copied a few times."""
+    graph, light = proto.graph, onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    light.graph.node.extend(graph.node)
+    light.graph.value_info.extend(graph.value_info)
+    light.graph.output.extend(graph.output)
+    light.graph.input.extend(graph.input)
+    listed = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name not in listed:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.graph.input.append(info)
+        if tensor.ByteSize() <= _SMALL:
+            light.graph.initializer.append(tensor)
+    found = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    result: dict[str, onnx.TypeProto] = {}
+    for inner in graphs(found.graph):
+        for value in (*inner.input, *inner.value_info, *inner.output):
+            known = result.setdefault(value.name, value.type)
+            if known != value.type:
+                result[value.name] = onnx.TypeProto()  # bodies may give one name to several values
+    return result
+
+
+def info_of(kind: onnx.TypeProto) -> Info:
+    """Return what is known of a tensor; nothing is of other values."""
+    tensor = kind.tensor_type
+    if not kind.HasField("tensor_type"):
+        return Info()
+    dtype = tensor.elem_type or None
+    if not tensor.HasField("shape"):
+        return Info(None, dtype)
+    return Info(tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim), dtype)
