@@ -97,11 +97,6 @@ def test_small_models_equal_onnx_runtime(name: str) -> None:
     assert_equal_to_onnx(BUILDERS[name]())
 
 
-@pytest.mark.parametrize("name", ["shufflenet", "squeezenet"])
-def test_light_models_equal_onnx_runtime(name: str) -> None:
-    assert_equal_to_onnx(before_softmax(light(name)))
-
-
 def one(
     op_type: str,
     *arrays: Array | None,

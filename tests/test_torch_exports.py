@@ -1,0 +1,87 @@
+"""What PyTorch exports, and the light models, imported: equal to ONNX Runtime, and every weight is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from models import light, light_names
+from onnxpart.torch import import_onnx
+from onnxpart.torch.module import parameters
+from tests import attentions, exported, exported_sequences
+
+torch.set_num_threads(1)  # several threads are slow where other work shares the cores
+Array = NDArray[Any]
+RNG = np.random.default_rng(0)
+NAMES = (*exported.NETWORKS, *attentions.NETWORKS)
+DYNAMO = ("resnet", "group_norm", "attention")
+
+
+def feeds(model: ModelProto) -> dict[str, Array]:
+    result = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        shape = [dim.dim_value or 2 for dim in tensor.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        floats = tensor.elem_type == TensorProto.FLOAT
+        result[value.name] = RNG.standard_normal(shape).astype(dtype) if floats else RNG.integers(1, 5, shape, dtype)
+    if "lengths" in result:
+        result["lengths"][:] = sorted(result["lengths"], reverse=True)
+    return result
+
+
+def run_onnx(model: ModelProto, inputs: dict[str, Array]) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, inputs)]
+
+
+def check(model: ModelProto, inputs: dict[str, Array]) -> None:
+    """The outputs equal ONNX Runtime's to 1e-5 of their spread; a gradient reaches every weight."""
+    module = import_onnx(model).eval()
+    result = module(*(torch.from_numpy(array) for array in inputs.values()))
+    outputs = result if isinstance(result, tuple) else (result,)
+    for ours, theirs in zip(outputs, run_onnx(model, inputs), strict=True):
+        assert ours.shape == theirs.shape
+        difference = np.abs(ours.detach().numpy().astype(np.float64) - theirs)
+        assert difference.max() <= 1e-5 * max(float(np.std(theirs)), float(np.abs(theirs).max()) / 10)
+    sum((y**2).sum() for y in outputs if y.requires_grad).backward()  # type: ignore[union-attr]
+    without = [name for name, p in parameters(module).items() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exports_of_torchscript(name: str) -> None:
+    model = exported.export(name, "torchscript", 17)
+    check(model, feeds(model))
+
+
+@pytest.mark.parametrize("name", DYNAMO)
+@pytest.mark.parametrize("opset", [18, 23])
+def test_exports_of_dynamo(name: str, opset: int) -> None:
+    model = exported.export(name, "dynamo", opset)
+    check(model, feeds(model))
+
+
+@pytest.mark.parametrize("name", exported_sequences.SEQUENCES)
+def test_exported_sequences(name: str) -> None:
+    model = exported_sequences.export(name, "torchscript", 17)
+    check(model, feeds(model))
+
+
+@pytest.mark.parametrize("name", light_names())
+def test_light_models(name: str) -> None:
+    model = light(name)
+    softmax = model.graph.node[-1]
+    if softmax.op_type == "Softmax":  # it would magnify rounding
+        model.graph.output[0].name = softmax.input[0]
+        model.graph.node.remove(softmax)
+    check(model, feeds(model))
