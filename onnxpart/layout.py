@@ -7,12 +7,14 @@ divided). `tail`: the node stands once, behind the point where the parts' contri
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxpart.ahead import CONTRACTIONS, Ahead, ahead
 from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Parts
 from onnxpart.control import Region
@@ -29,8 +31,8 @@ class Layout:
     """The kept indices of every tensor, and the mode of every node.
 
     `modes` by node index; `reductions` are the nodes where the parts' contributions meet, `scaled` the weights of
-    these, `mean` the tensors that equal the mean over the parts, `duplicated` the mixes (by node index) that exist once
-    per part.
+    these, `ahead` what is scaled in their place for some, `unscaled` the nodes where neither can be, `mean` the tensors
+    that equal the mean over the parts, `duplicated` the mixes (by node index) that exist once per part.
     """
 
     analysis: Analysis
@@ -40,6 +42,8 @@ class Layout:
     modes: list[Mode] = field(default_factory=list)
     reductions: set[int] = field(default_factory=set)
     scaled: set[str] = field(default_factory=set)
+    ahead: dict[int, Ahead] = field(default_factory=dict)
+    unscaled: set[int] = field(default_factory=set)
     mean: set[str] = field(default_factory=set)
     _kept: dict[tuple[int, int], tuple[Field, dict[int, NDArray[np.int64]] | None]] = field(default_factory=dict)
     _facts: dict[int, tuple[Field, bool, bool]] = field(default_factory=dict)
@@ -146,9 +150,15 @@ class Layout:
         divided by K because something else reads it.
         """
         weights = {i: found for i in range(len(self.analysis.ops)) if (found := self._scalable(i))}
-        users = {name: self._readers(name) for found in weights.values() for name in found}
+        users = {name: self.readers(name) for found in weights.values() for name in found}
         self.scaled = {name for name, read in users.items() if all(name in weights.get(u, ()) for u in read)}
+        rest = [i for i, op in enumerate(self.analysis.ops) if op.node.op_type in CONTRACTIONS and self.is_reduction(i)]
+        self.ahead = ahead(self, [i for i in rest if i not in weights or not weights[i] <= self.scaled])
+        weights.update({i: frozenset(way.initializers) for i, way in self.ahead.items()})
+        users.update({n: {i for i, w in self.ahead.items() if n in w.initializers} for n in self.divided_ahead()})
+        self.scaled |= self.divided_ahead()
         reductions = [i in weights and weights[i] <= self.scaled for i in range(len(self.analysis.ops))]
+        self.unscaled = {i for i, found in enumerate(reductions) if self.is_reduction(i) and not found}
         regions = self.analysis.model.flat.outermost()
         while True:
             self._settle(reductions)
@@ -184,13 +194,18 @@ class Layout:
         meets = not self.reductions.isdisjoint(inside)
         return meets and any(not self.divided(n) and n not in self.mean for n in ends)
 
+    def divided_ahead(self, points: Container[int] | None = None) -> set[str]:
+        """Initializers that are divided by K ahead of meeting points: of all that are, or of some."""
+        chosen = [way for i, way in self.ahead.items() if points is None or i in points]
+        return set().union(*(way.initializers for way in chosen))
+
     def _scalable(self, i: int) -> frozenset[str]:
         """Initializers to divide by K to divide the weight of a meeting point by K; none if it isn't one."""
         if not self.is_reduction(i):
             return frozenset()
-        return frozenset().union(*(self._factors(n) or () for n in self._parameters[i] if self.divided(n)))
+        return frozenset().union(*(self.factors(n) or () for n in self._parameters[i] if self.divided(n)))
 
-    def _factors(self, name: str) -> frozenset[str] | None:
+    def factors(self, name: str) -> frozenset[str] | None:
         """Initializers to divide by K to divide a pure tensor by K; None where no choice of them does."""
         analysis = self.analysis
         if not self.divided(name) or name not in self._trained:
@@ -200,7 +215,7 @@ class Layout:
         producer = analysis.producer[name]
         rule = analysis.rules[producer]
         names = [n for n in analysis.ops[producer].node.input if n]
-        found = [self._factors(n) for n in names]
+        found = [self.factors(n) for n in names]
         if rule is None or rule.linear == "no":
             return None
         if rule.linear == "sum":
@@ -220,14 +235,14 @@ class Layout:
         producer = self.analysis.producer[name]
         return set().union(*(self._origins(n) for n in self.analysis.inputs(producer)))
 
-    def _readers(self, name: str) -> set[int]:
+    def readers(self, name: str) -> set[int]:
         """Operators on activations that an initializer reaches."""
         result: set[int] = set()
         for i in self.analysis.consumers.get(name, []):
             if self._activations[i] or not self.analysis.rules[i]:
                 result.add(i)
             else:
-                result.update(*(self._readers(n) for n in self.analysis.ops[i].node.output))
+                result.update(*(self.readers(n) for n in self.analysis.ops[i].node.output))
         return result
 
     def _at_hand(self, name: str) -> bool:

@@ -216,7 +216,7 @@ def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str], memo:
     reduces = divided and name in layout.scaled
     if "lanes" in uses and (layout.replicated(name) or len(blocks[0]) > 1):
         stored: Literal["once", "sum", "apart"] = "apart"
-    elif reduces and "reduce" not in uses:
+    elif reduces and "reduce" not in uses and name not in layout.divided_ahead(layout.reductions):
         stored = "sum"
     else:
         stored = "once"

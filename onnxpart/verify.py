@@ -224,12 +224,16 @@ def _batchwise(kept: Array | None, size: int) -> Array:
 
 
 def _hidden(layout: Layout, models: Iterable[onnx.ModelProto]) -> list[str]:
-    """Divided tensors that the whole holds over all units, and every part: what the block identity compares."""
+    """Divided tensors that the whole holds over all units, and every part: what the block identity compares.
+
+    Those that the whole holds divided by K (see `ahead`) are left out.
+    """
     present = set.intersection(*({n for node in model.graph.node for n in node.output} for model in models))
     result = []
+    reduced = set().union(*(way.values for i, way in layout.ahead.items() if i in layout.reductions))
     for index, op in enumerate(layout.analysis.ops):
         for name in op.node.output:
-            if name not in present or layout.modes[index] != "merged" or name in layout.analysis.state.pure:
+            if name not in present - reduced or layout.modes[index] != "merged" or name in layout.analysis.state.pure:
                 continue
             if not layout.divided(name) or layout.analysis.shapes.dtype.get(name) not in FLOATS:
                 continue
