@@ -5,21 +5,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onnxpart.ahead import NORMALISATIONS
+from onnxpart.analyse import Analysis
 from onnxpart.cut import cut
 from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.exact import obstacles
 from onnxpart.merge import merge
 from onnxpart.model import Model, load
 from onnxpart.moments import OptimizerState, merge_states
 from onnxpart.split import Split, split
+from onnxpart.torch.duplicate import partwise
 from onnxpart.torch.export import Inputs, export
 from onnxpart.torch.importer import import_onnx
-from onnxpart.torch.module import ImportedModule, parameters, weights
+from onnxpart.torch.module import ImportedModule, load_weights, parameters, weights
 from onnxpart.torch.optim import slots, to_state
 from onnxpart.torch.store import escape, to_tensor
 
@@ -58,11 +63,8 @@ def split_module(
         model.parameters = frozenset(names.values())
         divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
         parts = [import_onnx(part) for part in divided.parts]
-    own = dict(module.named_parameters(remove_duplicate=False))
-    device = next((parameter.device for parameter in own.values()), torch.device("cpu"))
     for part in parts:
-        _train_the_same(part, own)
-        part.to(device)
+        _train_alike(part, module)
     return parts, Handle(module, parts, divided, names)
 
 
@@ -90,6 +92,57 @@ class Handle:
             array = merged.get(self.names.get(key, ""))
             result[key] = value if array is None else to_tensor(array).to(value)
         return result
+
+    @property
+    def exact(self) -> bool:
+        """Whether the module computes the mean of the parts, at the linear outputs, once it has loaded `merge()`."""
+        return not self._obstacles
+
+    @cached_property
+    def _obstacles(self) -> dict[int, str]:
+        return obstacles(self.split)
+
+    def duplicate(self, module: nn.Module) -> None:
+        """Let the norms of a module normalise each part's units apart, so that it computes the mean of the parts.
+
+        A LayerNorm or RMSNorm over divided units computes something else than its copies in the parts do; the paper's
+        remedy, duplicating it, leaves parameters and `state_dict` as they are.
+
+        :param module: the module, or a copy of it; changed in place.
+        :raises OnnxpartError: where that isn't enough; the module is then as it was.
+        """
+        norms = {}
+        covered = set()
+        for key, name in self.names.items():
+            path, _, last = key.rpartition(".")
+            norm = partwise(module.get_submodule(path), self.split.plan.by_name[name]) if last == "weight" else None
+            if norm is not None:
+                norms[path] = norm
+                covered.update(_norm(self.split.analysis, name))
+        rest = [reason for i, reason in self._obstacles.items() if i not in covered]
+        if rest:
+            raise OnnxpartError(f"{rest[0]}, so the module can't compute the mean of the parts; whole() can.")
+        for path, norm in norms.items():
+            module.set_submodule(path, norm)
+
+    def whole(self) -> ImportedModule:
+        """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
+        result = import_onnx(self.split.whole)
+        merged = merge(self.split.plan, [weights(part) for part in self.parts])
+        load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
+        _train_alike(result, self.module)
+        return result
+
+    def report(self) -> str:
+        """What was divided, what is in every part and averaged, and what keeps the module from being their mean."""
+        plan = self.split.plan
+        sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
+        lines = [f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"]
+        lines += [f"{title}: every part has its own" for title in plan.duplicated]
+        lines += [f"{name!r}: every part has its own, merge takes the mean" for name in plan.replicated]
+        lines += [reason for i, reason in self._obstacles.items() if i not in plan.duplicated_nodes]
+        far = "computes the mean of the parts" if self.exact else "is near the mean of the parts, not equal to it"
+        return "\n".join([*lines, f"after merging the module {far}"])
 
     def merge_optimizer(self, optimizers: Sequence[torch.optim.Optimizer], target: torch.optim.Optimizer) -> None:
         """Merge the state of the parts' optimisers into that of one over the module's parameters.
@@ -121,6 +174,30 @@ class Handle:
                     target.state[parameter]["step"] = torch.tensor(steps[name], dtype=torch.float32, device=device)
 
 
+def _norm(analysis: Analysis, weight: str) -> set[int]:
+    """The operators that a norm of this weight consists of; none where it isn't clear which."""
+    readers = analysis.consumers[weight]
+    if all(analysis.ops[i].node.op_type in NORMALISATIONS for i in readers):
+        return set(readers)
+    before, waiting = set(readers), list(readers)
+    while waiting:
+        for name in analysis.inputs(waiting.pop()):
+            i = analysis.producer.get(name)
+            if i is not None and i not in before and name in analysis.state.trained:
+                before.add(i)
+                waiting += [] if _has_parameters(analysis, i) else [i]
+    mixes = {i for i in before if analysis.ops[i].node.op_type.startswith("Reduce")}
+    found = mixes if len(mixes) == 1 else set()
+    for i in sorted(before):
+        if any(analysis.producer.get(name) in found for name in analysis.inputs(i)):
+            found.add(i)
+    return found
+
+
+def _has_parameters(analysis: Analysis, i: int) -> bool:
+    return any(name in analysis.state.pure and name in analysis.state.trained for name in analysis.inputs(i))
+
+
 def _names(module: nn.Module, model: Model) -> dict[str, str]:
     """Key of the module's state -> initializer, for all that the model computes with.
 
@@ -150,9 +227,10 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
-def _train_the_same(part: ImportedModule, own: Mapping[str, nn.Parameter]) -> None:
-    """Let the part's parameters be those of the module, single numbers included, and frozen where they are."""
-    store = part.body.get_submodule("tensors")
+def _train_alike(imported: ImportedModule, module: nn.Module) -> None:
+    """Let parameters be those of the module, single numbers included, frozen where they are and on their device."""
+    store = imported.body.get_submodule("tensors")
+    own = dict(module.named_parameters(remove_duplicate=False))
     for name, parameter in own.items():
         key = escape(name)
         held = dict(store.named_buffers()).get(key)
@@ -161,6 +239,7 @@ def _train_the_same(part: ImportedModule, own: Mapping[str, nn.Parameter]) -> No
             store.register_parameter(key, nn.Parameter(held))
         if key in dict(store.named_parameters()):
             store.get_parameter(key).requires_grad_(parameter.requires_grad)
+    imported.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
 
 
 def _state(optimizer: torch.optim.Optimizer, part: ImportedModule) -> OptimizerState:
