@@ -61,6 +61,9 @@ class Samples(Dataset):
 def samples():
     return Samples()
 
+def hungry(output, target):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
 def mean_absolute(output, target):
     return (output - target[:, None]).abs().mean()
 '''
@@ -297,6 +300,15 @@ def test_labels_out_of_range() -> None:
     np.savez("data.npz", **data)
     sentence = "error: there is a label 3, the output has the classes 0 to 2; number the labels from 0, or use"
     assert run("train", "chain.onnx", "--epochs", 2, *DATA, code=1).stderr.startswith(sentence)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("engine", ["auto", "series", "fused"])
+def test_out_of_memory(engine: str) -> None:
+    options = ("--epochs", 2, *DATA, "--loss", "own_samples:hungry", "--engine", engine)
+    last = run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr.splitlines()[-1]
+    who = "parts 0, 1" if engine == "fused" else "part 0"
+    assert last.startswith(f"error: {who}: out of memory in batch 0 of epoch 0; take smaller batches")
 
 
 @pytest.mark.usefixtures("here")
