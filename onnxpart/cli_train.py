@@ -25,7 +25,7 @@ from onnxpart.split import INITS, part_file
 if TYPE_CHECKING:
     from onnxpart.torch.runs import Recipe, Task
 
-ENGINES = ("auto", "series", "fused", "processes")
+ENGINES = ("auto", "series", "fused", "processes", "ray")
 _EVERY = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?min")
 
 
@@ -54,6 +54,11 @@ class Training:
     accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data which aren't in memory.")] = 0
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, or auto; one on this machine alone if omitted.")
+    ] = None
+    cpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each part.")] = 1.0
+    gpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each part.")] = 0.0
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto"
     amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks first.")] = False
@@ -85,6 +90,7 @@ class Training:
             self.loss,
             job.Settings(**settings),
             self.engine,
+            _torch("cluster").Cluster(self.address, self.cpus_per_part, self.gpus_per_part),
             self.batch_size,
             self.workers,
             int(every[1]) if every[1] else None,

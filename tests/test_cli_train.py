@@ -286,6 +286,16 @@ def test_bad_input_is_one_sentence(options: tuple[str, ...], code: int, sentence
 
 
 @pytest.mark.usefixtures("here")
+def test_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("train", "chain.onnx", "--epochs", 2, *DATA, "--engine", "ray")
+    sentence = run(*options, "--address", "127.0.0.1:1", code=2).stderr.splitlines()[-1]
+    assert sentence.startswith("error: the Ray cluster 127.0.0.1:1 can't be reached (")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    sentence = run(*options, code=2).stderr.splitlines()[-1]
+    assert sentence == "error: Ray isn't installed; run pip install 'onnxpart[ray]'."
+
+
+@pytest.mark.usefixtures("here")
 def test_merging_has_its_time() -> None:
     for merge_at in (0, 3):
         sentence = f"merging at epoch {merge_at} isn't possible in 2 epochs; choose one of them."

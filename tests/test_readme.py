@@ -37,12 +37,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_way_is_short() -> None:
-    assert "An ONNX file and some data" in ways()
+    assert ways()
     assert all(0 < len(lines) <= LONGEST for _, lines in ways().values())
 
 
-def test_an_onnx_file_and_some_data(here: Path) -> None:
-    language, lines = ways()["An ONNX file and some data"]
+@pytest.mark.parametrize("way", ["An ONNX file and some data", "Several machines"])
+def test_ways_from_the_command_line(here: Path, way: str) -> None:
+    language, lines = ways()[way]
     assert language == "console"
     for line in lines:
         assert line.startswith("$ onnxpart ")

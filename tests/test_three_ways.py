@@ -113,6 +113,7 @@ def own(data: dict[str, Any]) -> Curves:
     return curves
 
 
-@pytest.mark.parametrize("engine", ["series", "fused"])
+@pytest.mark.parametrize("engine", ["series", "fused", "ray"])
 def test_an_onnx_file_and_a_loop_of_ones_own_agree(data: dict[str, Any], own: Curves, engine: str) -> None:
+    """With the engine ray, parts are trained by two local workers."""
     assert_equal(of_an_onnx_file(lenet(), data, "--engine", engine), own)

@@ -44,7 +44,7 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
         loop.resumable(job.checkpoints, job.numbers)
         folder = job.checkpoints.folder.resolve()
         job = replace(job, checkpoints=replace(job.checkpoints, folder=folder, resume=True))
-    with _connected(cluster) as ray:
+    with connected(cluster) as ray:
         _check_nodes(ray, cluster)
         try:
             return _run(ray, job, cluster, on_event)
@@ -118,8 +118,11 @@ def _task(paths: list[str], shared: bytes, part: bytes, threads: int, news: Any)
 
 
 @contextmanager
-def _connected(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected to the cluster; a connection that was there before stays."""
+def connected(cluster: Cluster) -> Iterator[Any]:
+    """Ray, connected to the cluster; a connection that was there before stays.
+
+    :raises UsageError: without Ray, or when the cluster can't be reached.
+    """
     try:
         ray: Any = import_module("ray")
     except ImportError:

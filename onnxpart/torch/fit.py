@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from onnxpart.moments import merge_states
 from onnxpart.plan import Plan
 from onnxpart.report import Sizes, measure
 from onnxpart.split import PLAN, WHOLE, Split, part_file, split
+from onnxpart.torch.cluster import connected
 from onnxpart.torch.importer import import_onnx
 from onnxpart.torch.job import Epoch, OnEvent
 from onnxpart.torch.module import load_weights, weights
@@ -84,7 +86,8 @@ def fit(
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
     :param merge_at: epochs of the parts; the whole trains the rest. Half of all when omitted.
-    :param out: a folder: the split with its trained parts, checkpoints until all is done, the trained network.
+    :param out: a folder: the split with its trained parts, the trained network, and checkpoints, which are of no use
+        when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
     """
     settings = recipe.settings
@@ -92,16 +95,22 @@ def fit(
     if not 0 < merge_at <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
     divided = split(model, k, order=order, seed=settings.seed, init=init)
-    parts_folder, checkpoints = out / PARTS, out / CHECKPOINTS
     if recipe.resume:
         _check_same(out, divided.plan)
     task = prepare(list(divided.parts), recipe)
     if not recipe.resume:
         _start(out, divided, force)
+    with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
+        return _stages(divided, task, recipe, out, watch, merge_at)
+
+
+def _stages(divided: Split, task: Task, recipe: Recipe, out: Path, watch: Watch, merge_at: int) -> Fit:
+    """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
+    parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, recipe.settings
     digest, before, after = divided.plan.digest, range(merge_at), range(merge_at, settings.epochs)
     told = watch(PARTS, task, before)
     results = learn(task, recipe, before, checkpoints / PARTS, told, plan=digest)
-    files = [parts_folder / part_file(p) for p in range(k)]
+    files = [parts_folder / part_file(p) for p in range(divided.plan.k)]
     for path, module in zip(files, task.modules, strict=True):
         write_weights(module, path, path)
     source = parts_folder / WHOLE
@@ -112,7 +121,6 @@ def fit(
     told = watch(THE_WHOLE, whole, after)
     (result,) = learn(whole, recipe, after, checkpoints / THE_WHOLE, told, plan=digest, states=[state])
     write_weights(whole.modules[0], source, out / TRAINED)
-    shutil.rmtree(checkpoints, ignore_errors=True)
     curves = [found.curve for found in results]
     return Fit(
         out / TRAINED,
@@ -151,7 +159,7 @@ def _check_same(out: Path, plan: Plan) -> None:
         raise CheckpointError(f"{out} holds no run to resume; leave out --resume to start one.")
     if folders.read_plan(out / PARTS) != plan:
         raise CheckpointError(f"{out} holds a run of another split; resume with the same model, -k, order and seed.")
-    if (out / TRAINED).exists():
+    if (out / TRAINED).exists() and not (out / CHECKPOINTS).is_dir():
         raise CheckpointError(f"{out} holds a run that has ended; its result is {out / TRAINED}.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from onnxpart import __version__
 from onnxpart.files import write_bytes
-from onnxpart.torch.fit import Fit
+from onnxpart.torch.fit import CHECKPOINTS, Fit
 from onnxpart.torch.job import Epoch
 from onnxpart.torch.runs import Recipe
 
@@ -53,13 +54,14 @@ def _points(curve: list[Epoch], first: int) -> list[dict[str, Any]]:
 
 
 def save(data: dict[str, Any], found: Fit, folder: Path) -> None:
-    """Write the figures, the page and the picture into a folder.
+    """Write the figures, the page and the picture into the folder of a run, and remove its checkpoints.
 
     :raises ModelError: when they can't be written.
     """
     write_bytes(folder / REPORT, (json.dumps(data, indent=1) + "\n").encode())
     write_bytes(folder / PAGE, ("\n".join(page(data)) + "\n").encode())
     _plot(data, found, folder / CURVES)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def page(data: dict[str, Any]) -> list[str]:

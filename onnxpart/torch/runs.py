@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
 from onnxpart.moments import OptimizerState
 from onnxpart.torch.checkpoint import Checkpoints
+from onnxpart.torch.cluster import Cluster
 from onnxpart.torch.data import Batch
 from onnxpart.torch.importer import import_onnx
 from onnxpart.torch.job import EngineKind, Epoch, OnEvent, Result, Settings
@@ -34,6 +35,7 @@ class Recipe:
     loss: str
     settings: Settings
     engine: EngineKind = "auto"
+    cluster: Cluster = field(default_factory=Cluster)
     batch_size: int = 100
     workers: int = 0
     every_steps: int | None = None
@@ -103,6 +105,7 @@ def learn(
         metric=task.loss.measure if task.loss.metric else None,
         states=states,
         checkpoints=Checkpoints(folder, *every, keep=recipe.keep, resume=recipe.resume, plan=plan),
+        cluster=recipe.cluster,
         on_event=on_event,
     )
 
