@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from onnxpart.analyse import Analysis
 from onnxpart.balance import balance, quotas
-from onnxpart.decide import Classes, Decision, held_classes, selections
+from onnxpart.decide import Decision, held_classes, selections
 from onnxpart.labels import Groups
+from onnxpart.wishes import Classes
 
 Parts = NDArray[np.int16]
 ANYWHERE = -1
