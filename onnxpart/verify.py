@@ -32,7 +32,7 @@ TOLERANCE_DOUBLE = 1e-11
 FLAT = 0.1
 """Values that spread less than this share of the largest are measured by that share: rounding isn't a deviation."""
 SMALL_MODEL = 1 << 22
-"""A model of fewer bytes is run by one thread: it is done before others have started."""
+"""A model whose weights have fewer bytes holds them, and is run by one thread: others would start too late."""
 
 
 @dataclass(frozen=True)
@@ -333,9 +333,9 @@ def _refused(verb: str, error: Exception) -> OnnxpartError:
 
 
 def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A copy of a model with other weights; where protobuf can't hold them, they are returned beside it."""
+    """A copy of a model with other weights; where they are large, they are returned beside it."""
     result, outside = without_initializers(model), {}
-    large = sum(array.nbytes for array in values.values()) >= files.MAX_PROTOBUF
+    large = sum(array.nbytes for array in values.values()) >= SMALL_MODEL
     for tensor in model.graph.initializer:
         array = values.get(tensor.name)
         if array is None:
@@ -357,7 +357,8 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if not outside and model.ByteSize() < SMALL_MODEL:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may want the core
+        if not outside:
             options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
             if outside:

@@ -28,7 +28,7 @@ from onnxpart.errors import OnnxpartError
 from onnxpart.ties import Cause, Ties
 
 SEED, SPREAD, HALF = 0, 0.1, 0.5
-PATIENCE = 60
+PATIENCE = 30
 """Seconds that Torch-Pruning may take."""
 PARTS = (2, 4)
 EXPORTERS = (("TorchScript", 17), ("dynamo", 18))
