@@ -13,12 +13,15 @@ from onnxpart.control import ENTER, Region
 if TYPE_CHECKING:
     from onnxpart.shapes import Shape, Shapes
 
+_TRIPS = 16, 24
+"""How often to take a Loop for repeated that only the run knows the end of, for both sets of trial values."""
 
-def cross(shapes: Shapes, region: Region, node: NodeProto, unknown: int, states: Mapping[str, Shape | None]) -> None:
+
+def cross(shapes: Shapes, region: Region, node: NodeProto, trial: int, states: Mapping[str, Shape | None]) -> None:
     """Record the shape and type of what a marker gives; nothing where it can't be told.
 
-    :param unknown: how often to take a Loop for repeated that only the run knows the end of. :param states: shapes of
-        states in the body that aren't those of the first ones (None: not known).
+    :param trial: the number of the set of trial values, and of the iteration that is looked at. :param states: shapes
+        of states in the body that aren't those of the first ones (None: not known).
     """
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     role, axes = settings["role"].decode(), settings.get("axes", [])
@@ -27,6 +30,7 @@ def cross(shapes: Shapes, region: Region, node: NodeProto, unknown: int, states:
     name, out = node.input[0], node.output[0]
     if role == "count":
         shapes.shape[out], shapes.dtype[out] = (), TensorProto.INT64
+        shapes.guessed[out] = np.asarray(trial)
     elif role == "going":
         shapes.shape[out], shapes.dtype[out] = (), TensorProto.BOOL
         shapes.folded[out] = np.asarray(True)  # the body isn't entered otherwise
@@ -34,7 +38,7 @@ def cross(shapes: Shapes, region: Region, node: NodeProto, unknown: int, states:
         shapes.dtype.setdefault(out, shapes.dtype[name])
         shape = states.get(out, shapes.shape.get(name))
         if shape is not None:
-            _record(shapes, region, node, role, shape, list(axes), unknown)
+            _record(shapes, region, node, role, shape, list(axes), _TRIPS[trial])
 
 
 def _record(

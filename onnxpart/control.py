@@ -153,8 +153,8 @@ class _Lift:
         infos = [v for v in graph.value_info if names.get(v.name) in made]
         for value in infos:
             value.name = names[value.name]
-        _replace(graph.value_info, infos)
-        _replace(graph.node, kept)
+        replace(graph.value_info, infos)
+        replace(graph.node, kept)
 
     def _node(self, node: NodeProto, names: dict[str, str]) -> None:
         for i, name in enumerate(node.input):
@@ -186,7 +186,7 @@ class _Lift:
         return result
 
 
-def _replace(field_: Any, values: Sequence[Any]) -> None:
+def replace(field_: Any, values: Sequence[Any]) -> None:
     """Let a repeated field hold `values`, some of which may be its own."""
     copies = [type(v).FromString(v.SerializeToString()) for v in values]
     del field_[:]
@@ -234,7 +234,7 @@ def normal(graph: GraphProto, opset: int) -> set[str]:
     nest = Nest(flat.regions, as_declared=True)
     for node, path in zip(flat.nodes, flat.paths, strict=True):
         nest.append(node, (path, -1))
-    _replace(graph.node, nest.nodes)
+    replace(graph.node, nest.nodes)
     return constants
 
 
@@ -288,7 +288,7 @@ def _mark(flat: Flat, markers: Sequence[NodeProto], path: Path) -> None:
 def _stripped(node: NodeProto) -> NodeProto:
     result = NodeProto()
     result.CopyFrom(node)
-    _replace(result.attribute, [a for a in node.attribute if a.type not in _KINDS])
+    replace(result.attribute, [a for a in node.attribute if a.type not in _KINDS])
     return result
 
 
@@ -410,8 +410,6 @@ class Nest:
         if node.name and lane >= 0:
             node.name = f"{node.name}__part{lane}"
         _replace_names(node.input, [m.input[0] for m in enters])
-        while node.input and not node.input[-1]:
-            del node.input[-1]
         _replace_names(node.output, [m.output[0] for m in leaves if m.output])
         while node.output and not node.output[-1]:
             del node.output[-1]

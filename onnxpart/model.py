@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from math import prod
@@ -24,10 +24,10 @@ from onnx.inliner import inline_local_functions
 from onnxpart.control import Flat, captured, constant_value, flatten, live, normal
 from onnxpart.errors import ModelError
 from onnxpart.files import Array, check_external, fetch, inner_tensors, packed, read, read_safetensors, stored
+from onnxpart.resolve import resolve
+from onnxpart.shapes import SMALL
 from onnxpart.stream import CHUNK, Draft, Rows, empty, fill, stream, to_array, without_initializers
 
-SMALL = 4096
-"""Initializers of at most this many elements are looked at when shapes are computed."""
 OLDEST_OPSET = 7
 """Before this, broadcasting was an attribute."""
 
@@ -147,8 +147,10 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     proto, name, folder = read_checked(source)
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
-    proto, constants = _canonical(proto)
-    return Model(proto, name, digest(proto, constants, folder), folder, constants)
+    model = _canonical(proto, name, folder)
+    while (simpler := resolve(model)) is not None:
+        model = _canonical(simpler, name, folder, model.constants)
+    return replace(model, digest=digest(model.proto, model.constants, folder))
 
 
 def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx.ModelProto, str, Path | None]:
@@ -283,11 +285,12 @@ def _check(light: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name} is not a valid ONNX model: {what}; fix the export.") from None
 
 
-def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]:
+def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: frozenset[str] = frozenset()) -> Model:
+    """The model in canonical form, without a digest; `known` are initializers that were Constant nodes."""
     if proto.functions:
         proto = inline_local_functions(proto)
     graph = proto.graph
-    kept, constants = [], []
+    kept, constants = [], list(known)
     for node in live(graph.node, [value.name for value in graph.output])[0]:
         tensor = constant_value(node)
         if tensor is None:
@@ -306,7 +309,7 @@ def _canonical(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset[str]]
         del graph.input[:]
         graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, 4)
-    return proto, frozenset(constants)
+    return Model(proto, name, "", folder, frozenset(constants))
 
 
 def constant_node(tensor: TensorProto) -> onnx.NodeProto:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -20,21 +20,29 @@ from onnxpart.borders import cross, grown
 from onnxpart.control import ENTER, LEAVE, graphs_of
 from onnxpart.errors import ModelError
 from onnxpart.files import Array
-from onnxpart.model import SMALL, Model
+
+if TYPE_CHECKING:
+    from onnxpart.model import Model
 
 Shape = tuple[int, ...]
+SMALL = 4096
+"""Initializers of at most this many elements are looked at when shapes are computed."""
 _TRIALS = ((2, 16, 224), (3, 24, 256))
 """Trial values for symbols: along axis 0, in sequences, in images; for the first and the second set."""
 
 
 @dataclass
 class Shapes:
-    """Shape, element type and (where known) value of every tensor, under one set of trial values."""
+    """Shape, element type and (where known) value of every tensor, under one set of trial values.
+
+    `guessed` are values that hold for one iteration of a loop: they tell shapes, and nothing else.
+    """
 
     model: Model
     shape: dict[str, Shape] = field(default_factory=dict)
     dtype: dict[str, int] = field(default_factory=dict)
     folded: dict[str, Array] = field(default_factory=dict)
+    guessed: dict[str, Array] = field(default_factory=dict)
     other: Shapes | None = None
 
     def value(self, name: str) -> Array | None:
@@ -133,7 +141,7 @@ def _infer(model: Model, trial: int, states: Mapping[str, Shape | None] | None =
     fold = _Fold(shapes, _declared(model, symbols))
     for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
         if node.domain in (ENTER, LEAVE):
-            cross(shapes, model.flat.regions[path[-1][0]], node, _TRIALS[trial][1], states or {})
+            cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
         else:
             fold.visit(node)
     return shapes
@@ -313,7 +321,7 @@ class _Fold:
                 value = np.asarray(part if node.op_type == "Shape" else np.prod(shape, dtype=np.int64), np.int64)
                 self._set(node.output[0], value)
             return
-        if node.op_type in _FOLD and all(name in shapes.folded or self._small(name) for name in node.input if name):
+        if node.op_type in _FOLD and all(self._known(name) or self._small(name) for name in node.input if name):
             self._evaluate(node)
         if all(name in shapes.shape for name in node.output if name):
             return
@@ -329,12 +337,15 @@ class _Fold:
             if name in self.declared and name not in self.shapes.shape:
                 self.shapes.dtype[name], self.shapes.shape[name] = self.declared[name]
 
+    def _known(self, name: str) -> bool:
+        return name in self.shapes.folded or name in self.shapes.guessed
+
     def _small(self, name: str) -> bool:
         tensor = self.shapes.model.initializers.get(name)
         return tensor is not None and prod(tensor.dims) <= SMALL
 
-    def _set(self, name: str, value: Array) -> None:
-        self.shapes.folded[name] = value
+    def _set(self, name: str, value: Array, guess: bool = False) -> None:
+        (self.shapes.guessed if guess else self.shapes.folded)[name] = value
         self.shapes.shape[name] = value.shape
         self.shapes.dtype[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
 
@@ -344,7 +355,8 @@ class _Fold:
             if dtype not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
                 return  # arithmetic on weights alone is not shape arithmetic
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        values = [self.shapes.value(name) if name else None for name in node.input]
+        guess = any(name in self.shapes.guessed for name in node.input)
+        values = [self.shapes.guessed.get(name, self.shapes.value(name)) if name else None for name in node.input]
         known = self.shapes.shape.get(node.output[0])
         if known is not None and prod(known) > SMALL:
             return
@@ -353,7 +365,7 @@ class _Fold:
         except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError, AttributeError):
             return  # an unusual form: its value stays unknown, which is always safe
         if result.size <= SMALL:
-            self._set(node.output[0], result)
+            self._set(node.output[0], result, guess)
 
     def _infer_locally(self, node: onnx.NodeProto) -> None:
         shapes = self.shapes
@@ -364,7 +376,7 @@ class _Fold:
             types = {name: _type(shapes, name) for name in node.input if name}
             data = {}
             for name in node.input:
-                value = shapes.folded.get(name) if name else None
+                value = shapes.folded.get(name, shapes.guessed.get(name))
                 if value is not None:
                     data[name] = onnx.numpy_helper.from_array(np.asarray(value), name)
                 elif name in shapes.model.initializers and self._small(name):

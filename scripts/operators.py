@@ -23,8 +23,9 @@ Written by `scripts/operators` from the rule table; a test fails while it is sta
 Every operator of ONNX's default domain, at every version of the installed onnx. *Versions* are those with a rule; what
 the rule does to the units is said in its own words. An operator or version without a rule is *opaque*: what flows into
 it stays whole in every part, and `inspect` says so by the operator's name and the reason here. Operators of other
-domains are opaque; functions of the model are inlined first. A rule may still refuse a use that it can't tell the
-units of.
+domains are opaque. Before that functions of the model are inlined, the branch of an If is taken whose condition is
+known, and sequences and optionals are replaced by the tensors in them where these are known. A rule may still refuse a
+use that it can't tell the units of.
 
 {summary}
 

@@ -12,11 +12,11 @@ import onnx
 from onnxpart.model import OLDEST_OPSET
 
 _REASONS = {
-    "a sequence of tensors has no axes": (
+    "what its sequence holds isn't known": (
         "ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
         "SequenceMap SplitToSequence"
     ),
-    "an optional value may be missing": "Optional OptionalGetElement OptionalHasElement",
+    "whether its optional holds a value isn't known": "Optional OptionalGetElement OptionalHasElement",
     "it carries a state along a sequence": "CausalConvWithState LinearAttention",
     "it cuts a signal into frames": "STFT",
     "it decodes a file": "ImageDecoder",
