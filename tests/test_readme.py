@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+import torch.nn.functional as F
 from test_cli import run
 
 from models import figure1
+from tests import plain
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LONGEST = 14
@@ -50,3 +53,18 @@ def test_ways_from_the_command_line(here: Path, way: str) -> None:
         run(*shlex.split(line, comments=True)[2:])
     found = {path.name for path in (here / "model_fit").iterdir()}
     assert found == {"curves.png", "metrics.jsonl", "parts", "report.json", "report.md", "trained.onnx"}
+
+
+def test_a_pytorch_model_and_a_training_loop_of_your_own() -> None:
+    language, lines = ways()["A PyTorch model and a training loop of your own"]
+    assert language == "python"
+    torch.manual_seed(0)
+    build, draw = plain.NETWORKS["lenet"]
+    model, images = build(), draw()
+    classes = torch.arange(len(images)) % plain.CLASSES
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    known = {"torch": torch, "F": F, "model": model, "images": images}
+    known["loader"] = [(images, classes)] * 2
+    exec("\n".join(lines), known)
+    for name, value in model.state_dict().items():
+        assert not torch.equal(value, before[name]), name
