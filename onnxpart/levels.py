@@ -18,7 +18,6 @@ from onnxpart.analyse import Analysis, analyse
 from onnxpart.assign import ANYWHERE, Order, Parts
 from onnxpart.emit import draft_part, draft_whole, layout_of
 from onnxpart.errors import UsageError
-from onnxpart.labels import flatten, solve
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.merge import held, merge_streams
 from onnxpart.model import load
@@ -87,8 +86,7 @@ def _inner(network: Analysis, analysis: Analysis, finest: Plan, coarse: Plan, pa
 def _members(network: Analysis, analysis: Analysis, layout: Layout, finest: Plan, part: int) -> Parts:
     """Which of the smallest parts in a larger part the units of its network are: the part of each of its labels."""
     first, source = part * (finest.k // layout.k), finest.parts_of_labels()
-    labels = network.labels
-    parts = np.full(labels.count, ANYWHERE, np.int16)
+    parts = np.full(network.labels.count, ANYWHERE, np.int16)
     for name, fields in network.state.fields.items():
         around = analysis.fields(name)
         if len(around) != len(fields):
@@ -104,10 +102,7 @@ def _members(network: Analysis, analysis: Analysis, layout: Layout, finest: Plan
             if theirs[grid].shape == mine.shape:
                 here = source[theirs[grid]]
                 parts[mine] = np.where(here == ANYWHERE, ANYWHERE, here - first)
-    classes = solve(labels.count, *flatten(labels.ties))
-    of_class = np.full(classes.max() + 1, ANYWHERE, np.int16)
-    np.maximum.at(of_class, classes, parts)
-    return of_class[classes]
+    return parts
 
 
 def coarsen(analysis: Analysis, plan: Plan, k: int) -> Plan:
