@@ -32,6 +32,8 @@ def _is_replicated(layout: Layout, name: str) -> bool:
     """Whether every part computes its own values of the tensor, all of its elements."""
     analysis = layout.analysis
     producer = analysis.producer.get(name)
+    if name in analysis.state.pure:
+        return producer is not None and layout.replicated(name)
     return (
         producer is not None
         and layout.modes[producer] == "lanes"

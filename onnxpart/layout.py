@@ -157,7 +157,10 @@ class Layout:
         weights.update({i: frozenset(way.initializers) for i, way in self.ahead.items()})
         users.update({n: {i for i, w in self.ahead.items() if n in w.initializers} for n in self.divided_ahead()})
         self.scaled |= self.divided_ahead()
-        reductions = [i in weights and weights[i] <= self.scaled for i in range(len(self.analysis.ops))]
+        reductions = [
+            i in weights and weights[i] <= self.scaled and all(self._averages(n) for n in self._parameters[i])
+            for i in range(len(self.analysis.ops))
+        ]
         self.unscaled = {i for i, found in enumerate(reductions) if self.is_reduction(i) and not found}
         regions = self.analysis.model.flat.outermost()
         while True:
@@ -228,6 +231,21 @@ class Layout:
                 return factors
         return None
 
+    def _averages(self, name: str) -> bool:
+        """Whether a tensor that each part makes of parameters is the mean of the parts' when made of their means.
+
+        What is divided has no such mean.
+        """
+        if name not in self._trained or self.divided(name) or name in self.analysis.model.initializers:
+            return True
+        producer = self.analysis.producer[name]
+        rule = self.analysis.rules[producer]
+        names = [n for n in self.analysis.ops[producer].node.input if n]
+        own = [n for n in names if n in self._trained]
+        if rule is None or rule.linear == "no" or not all(map(self._averages, own)):
+            return False
+        return rule.linear == "sum" or (len(own) == 1 and (rule.linear == "scale" or own == names[:1]))
+
     def _origins(self, name: str) -> set[str]:
         """Initializers that a pure tensor is made of."""
         if name in self.analysis.model.initializers:
@@ -291,7 +309,7 @@ class Layout:
         means = [n in self._linear for n in names]
         if rule.linear == "sum":
             return any(means) and all(
-                m or n not in self._trained or (n in self._pure and not self.divided(n))
+                m or n not in self._trained or (n in self._pure and not self.divided(n) and self._averages(n))
                 for m, n in zip(means, names, strict=True)
             )
         rest = [n for m, n in zip(means, names, strict=True) if not m]
