@@ -126,7 +126,8 @@ def merge_folder(
     :param out: the model to write. :param parts: files of the parts (see `part_arrays`). :param initializers: a
         safetensors file to write the merged initializers to. :param force: replace files that exist.
     :returns: names of the merged initializers.
-    :raises MergeError: when the parts don't fit the plan. :raises ModelError: when a file can't be read or written.
+    :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `normalize`).
+    :raises ModelError: when a file can't be read or written.
     """
     plan = read_plan(folder)
     for path in (out, initializers):
@@ -135,11 +136,11 @@ def merge_folder(
     base = original(folder, plan) if into == "original" else load(folder / WHOLE)
     merged = merge_streams(plan, part_arrays(folder, plan, parts), into=into, normalize=normalize)
     whole = filled(base, merged)
+    if normalize == "output":
+        whole = Draft(scale_output(whole.proto, plan), whole.streams)
     if initializers is not None:
         save_arrays(merged, initializers)
     if out is not None:
-        if normalize == "output":
-            whole = Draft(scale_output(whole.proto, plan), whole.streams)
         save(whole, out)
     return sorted(merged)
 
