@@ -112,13 +112,13 @@ def scatter(
 
 def scatter_stream(initializer: InitializerPlan, arrays: Sequence[Rows], *, into: Into, normalize: Normalize) -> Stream:
     """The same a few rows at a time. Warns once of each array in which a number isn't finite."""
-    scale = _scale(initializer, into, normalize, len(arrays))
+    divisor = scale(initializer, into, normalize, len(arrays))
     combine = _join if initializer.disjoint else _average
 
     def chunks(size: int) -> Iterator[Array]:
         infinite: set[int] = set()
         for start, stop in windows(initializer.shape, arrays[0].dtype, size):
-            yield combine(initializer, arrays, scale, (start, stop), infinite)
+            yield combine(initializer, arrays, divisor, (start, stop), infinite)
         for p in sorted(infinite):
             warnings.warn(f"part {p}: {initializer.name!r} holds NaN or infinite values", stacklevel=2)
 
@@ -160,7 +160,7 @@ def _average(
     return np.asarray(total / (np.maximum(count, 1) if scale is None else scale)).astype(arrays[0].dtype)
 
 
-def _scale(initializer: InitializerPlan, into: Into, normalize: Normalize, k: int) -> int | None:
+def scale(initializer: InitializerPlan, into: Into, normalize: Normalize, k: int) -> int | None:
     """What to divide the sum over the parts by; None: by how many parts hold the element."""
     if initializer.reduces and (into == "original" or initializer.stored != "sum"):
         return k if normalize == "weights" else 1

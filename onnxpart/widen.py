@@ -15,7 +15,7 @@ from onnxpart.errors import MergeError, UsageError
 from onnxpart.files import Array
 from onnxpart.labels import varying
 from onnxpart.layout import WEIGHTED, Layout
-from onnxpart.merge import Into, merge_streams, wide
+from onnxpart.merge import Into, merge_streams, scale, wide
 from onnxpart.model import FLOATS
 from onnxpart.plan import InitializerPlan, Plan, Ranges, from_ranges
 from onnxpart.stream import CHUNK, Draft, Rows, Stream, rows_shape, windows
@@ -72,7 +72,7 @@ def widen_streams(
     for number, initializer in enumerate(plan.initializers):
         name = initializer.name
         if _is_grid(initializer) and _shared_out(layout, name):
-            result[name] = _tiled(initializer, part[name])
+            result[name] = _tiled(initializer, part[name], into)
         if noise and not initializer.constant and _copied(initializer) and name not in statistics:
             for p, held in enumerate((name, *(copy_name(name, p) for p in range(plan.k)))):
                 if held in result:
@@ -168,12 +168,14 @@ def _sums(layout: Layout, name: str, user: int) -> bool:
     return rule.kind in WEIGHTED and not others and not any(_between(layout, n) for n in outputs)
 
 
-def _tiled(initializer: InitializerPlan, array: Rows) -> Stream:
+def _tiled(initializer: InitializerPlan, array: Rows, into: Into) -> Stream:
     """A weight between units in all its copies, also between parts.
 
-    An element at units of d axes is read once for each copy of all units but one: it is divided by K to the d - 1.
+    An element at units of d axes is read once for each copy of all units but one: it is divided by K to the d - 1, and
+    by what merging divides it by.
     """
     k, shape = len(initializer.blocks), initializer.shape
+    merged = scale(initializer, into, "weights", k) or 1
     places = [_place([blocks[0][axis] for blocks in initializer.blocks], size) for axis, size in enumerate(shape)]
 
     def chunks(size: int) -> Iterator[Array]:
@@ -187,7 +189,7 @@ def _tiled(initializer: InitializerPlan, array: Rows) -> Stream:
                     rows = index[0]
                     whole[rows if isinstance(rows, slice) else rows.ravel()] = piece
             units = [along[start:stop] if axis == 0 else along for axis, (_, along) in enumerate(places)]
-            yield np.multiply(whole, _share(k, units), dtype=wide(array.dtype)).astype(array.dtype)
+            yield np.multiply(whole, _share(k, units) / merged, dtype=wide(array.dtype)).astype(array.dtype)
 
     return Stream(shape, array.dtype, chunks)
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from growing import Recipe
 from networks import Net
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from safetensors.numpy import save_file
 from steps import STEPS
 from test_cli import run, run_json
@@ -269,3 +269,20 @@ def test_copies_merge_to_the_same_function() -> None:
     assert deviation(done, part, merged) < TOLERANCE
     widened = widen(done.analysis, done.plan, arrays(part), noise=0)
     assert {name for name, value in merged.items() if (value != widened[name]).any()} == {"conv2.weight", "fc1.weight"}
+
+
+@pytest.mark.parametrize("into", ["duplicated", "original"])
+def test_what_leads_to_a_tied_output_is_shared_out_and_divided(into: Into) -> None:
+    """The output's weight can't be divided by K, the one in front of it is: once for each of its two reasons."""
+    net = Net(("ids", ("N", 4)))
+    net.inputs[0].type.tensor_type.elem_type = TensorProto.INT64
+    table = net.random("table", 9, 6)
+    h = net.op("Tanh", net.op("Gather", table, "ids", axis=0))
+    h = net.op("MatMul", h, net.random("last", 6, 6))
+    done = split(net.model(net.op("MatMul", h, net.op("Transpose", table, perm=[1, 0]))), 3)
+    assert done.plan.by_name["last"].reduces
+    part = trained(done)
+    widened = widen(done.analysis, done.plan, arrays(part), noise=0, into=into)
+    assert np.count_nonzero(widened["last"]) == 36
+    np.testing.assert_allclose(widened["last"][:2, :2], arrays(part)["last"] / 9, rtol=1e-6)
+    assert deviation(done, part, widened, into) < TOLERANCE
