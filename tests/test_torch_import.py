@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from models import BUILDERS, lenet, light
 from onnxpart.errors import OnnxpartError
-from onnxpart.torch import ImportedModule, escape, export_weights, import_onnx, load_weights, unescape, weights
+from onnxpart.torch import ImportedModule, escape, export, export_weights, import_onnx, load_weights, unescape, weights
 from onnxpart.torch.module import parameters
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -416,3 +416,79 @@ def test_a_missing_result_is_named() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(OnnxpartError, match=r"nowhere\.onnx doesn't exist"):
         import_onnx(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("bias_first", [False, True])
+def test_products_and_biases_become_linear_layers(turned: bool, bias_first: bool) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t" if turned else "w"], ["h"]),
+        helper.make_node("Add", ["b", "h"] if bias_first else ["h", "b"], ["y"]),
+    ]
+    model = build(nodes, {"x": ["N", 3, 4]}, {"w": normal(5, 4) if turned else normal(4, 5), "b": normal(5)})
+    assert_equal_to_onnx(model)
+    calls = [node.target for node in import_onnx(model).body.graph.nodes if node.op.startswith("call")]
+    assert calls == ([] if turned else ["t"]) + [torch.nn.functional.linear]
+
+
+@pytest.mark.parametrize(
+    ("bias", "again"),
+    [(normal(3, 1), False), (normal(1), False), (normal(5), True)],
+    ids=["column", "one", "used twice"],
+)
+def test_what_is_no_bias_stays_an_addition(bias: Array, again: bool) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])]
+    nodes += [helper.make_node("Relu", ["h"], ["z"])] if again else []
+    model = build(nodes, {"x": [3, 4]}, {"w": normal(4, 5), "b": bias}, outputs=("y", "z") if again else ("y",))
+    assert_equal_to_onnx(model)
+    calls = [node.target for node in import_onnx(model).body.graph.nodes if node.op.startswith("call")]
+    assert torch.add in calls
+
+
+class Encoder(torch.nn.Module):
+    """A small transformer as people write it, with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(11, 8)
+        layer = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.1, batch_first=True)
+        self.layers = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layers(self.embed(tokens))
+        return y
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["lenet", "transformer"])
+def test_modules_compile_as_one_graph(name: str, training: bool, tmp_path: Path) -> None:
+    if name == "lenet":
+        module, x = import_onnx(lenet()), torch.randn(2, 1, 28, 28)
+    else:
+        x = torch.randint(0, 11, (2, 5))
+        export(Encoder(), x, tmp_path / "model.onnx")
+        module = import_onnx(tmp_path / "model.onnx")
+    module.train(training)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    results = []
+    for call in (module, compiled):
+        torch.manual_seed(0)
+        module.zero_grad()
+        y = call(x)
+        y.square().sum().backward()
+        results.append((y.detach(), [parameter.grad for parameter in module.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_and_types_other_than_float32() -> None:
+    x = torch.randn(3, 1, 28, 28)
+    module = import_onnx(lenet()).eval()
+    with torch.no_grad():
+        wanted = module(x)
+        assert isinstance(wanted, torch.Tensor)
+        for dtype, tolerance in ((torch.float64, 1e-5), (torch.bfloat16, 0.1)):
+            got = copy.deepcopy(module).to(dtype)(x.to(dtype))
+            assert isinstance(got, torch.Tensor)
+            assert got.dtype == dtype
+            torch.testing.assert_close(got.float(), wanted, rtol=tolerance, atol=tolerance)

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch.body import Body
+from onnxpart.torch.fuse import fuse
 from onnxpart.torch.integers import Integers, are_known, fold
 from onnxpart.torch.module import renamed_statistic
 from onnxpart.torch.operators import runtime
@@ -80,6 +81,8 @@ class Builder:
         results = [cast(fx.Proxy, self.tensor(self._value(value.name, None))).node for value in graph.output]
         single = self.outer is None and len(results) == 1
         self.graph.output(results[0] if single else tuple(results))
+        if self.outer is None:
+            fuse(self.graph, self.root.state_dict(keep_vars=True))
         self.graph.lint()
         whole = Body(self.root, self.graph)
         whole.graph.eliminate_dead_code()

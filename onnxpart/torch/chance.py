@@ -53,7 +53,9 @@ def uniform(x: Tensor, lane: Tensor) -> Tensor:
     """Draw numbers from [0, 1), float32 of the shape of `x`.
 
     :param lane: any tensor that each part has its own of: it tells `torch.vmap` to draw for each part. The parts'
-        generators are those of `drawing`; one part alone draws from torch's own.
+        generators are those of `drawing`; outside of it torch's own is drawn from.
     """
+    if not _generators:
+        return torch.rand(x.shape, device=x.device)
     result: Tensor = _Uniform.apply(x, lane)  # type: ignore[no-untyped-call]
     return result
