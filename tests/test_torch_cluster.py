@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ import torch
 from torch.nn import functional as F
 from training import accuracy, check_equal, parts, small, stripes
 
-from onnxpart.errors import UsageError
+from onnxpart.errors import Interrupted, UsageError
 from onnxpart.torch.checkpoint import Checkpoints
-from onnxpart.torch.cluster import Cluster
+from onnxpart.torch.cluster import Cluster, connected
 from onnxpart.torch.data import Batch, TensorLoader
 from onnxpart.torch.train import EpochEnd, Event, Note, Settings, train
 
@@ -63,6 +64,44 @@ def test_a_killed_worker_goes_on_to_the_same_result(tmp_path: Path) -> None:
     check_equal(series, ray, one, other)
     assert [e.text for e in events if isinstance(e, Note) and ": resumed at step 8 from" in e.text]
     assert {(e.part, e.epoch) for e in events if isinstance(e, EpochEnd)} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A loader that takes its time."""
+
+    inner: TensorLoader
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        for batch in self.inner.epoch(number, start):
+            time.sleep(0.1)
+            yield batch
+
+
+def test_ctrl_c_leaves_checkpoints_of_the_workers(tmp_path: Path) -> None:
+    one, other, third = (parts(small()) for _ in range(3))
+    settings, data = replace(SETTINGS, epochs=6), stripes()
+    series = train(one, data, F.cross_entropy, settings, engine="series")
+
+    ended: list[EpochEnd] = []
+
+    def press(event: Event) -> None:
+        if isinstance(event, EpochEnd):
+            ended.append(event)
+            if len(ended) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    kept = Checkpoints(tmp_path / "kept")
+    with connected(Cluster()):
+        with pytest.raises(Interrupted, match=r"stopped; resume from .*kept to go on"):
+            train(other, Slow(data), F.cross_entropy, settings, engine="ray", checkpoints=kept, on_event=press)
+        assert {path.name.partition("-")[0] for path in kept.folder.iterdir()} == {"part0", "part1"}
+        again = replace(kept, resume=True)
+        ray = train(third, data, F.cross_entropy, settings, engine="ray", checkpoints=again)
+    check_equal(series, ray, one, third)
 
 
 def test_what_the_cluster_cant_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,15 +47,11 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
         job = replace(job, checkpoints=replace(job.checkpoints, folder=folder, resume=True))
     with connected(cluster) as ray:
         _check_nodes(ray, cluster)
-        try:
-            return _run(ray, job, cluster, on_event)
-        except KeyboardInterrupt:
-            if not job.checkpoints:
-                raise
-            raise Interrupted(f"stopped; resume from {job.checkpoints.folder} to go on.") from None
+        with loop.interruptible(job.checkpoints) as interrupted:
+            return _run(ray, job, cluster, on_event, interrupted)
 
 
-def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
+def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent, interrupted: threading.Event) -> list[Result]:
     news = import_module("ray.util.queue").Queue(actor_options={"num_cpus": 0})
     options = {
         "num_cpus": cluster.cpus_per_part,
@@ -70,29 +67,43 @@ def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result
         part = ray.put(pickle.dumps((one.modules, one.numbers, one.states)))
         tasks[task.remote(sys.path, shared, part, threads, news)] = number
     results: dict[int, Trained] = {}
-    waiting = list(tasks)
+    waiting, halted = list(tasks), False
     try:
         while waiting:
+            if interrupted.is_set() and not halted:
+                halted = True
+                for found in waiting:
+                    ray.cancel(found, force=False)  # which is Ctrl-C for the task
             done, waiting = ray.wait(waiting, timeout=_PATIENCE)
             for event in news.get_nowait_batch(news.size()):
                 on_event(event)
             for found in done:
-                results[tasks[found]] = _outcome(ray, job, found, tasks[found])
+                outcome = _outcome(ray, job, found, tasks[found])
+                if outcome is not None:
+                    results[tasks[found]] = outcome
     finally:
         for found in waiting:
             ray.cancel(found, force=True)
         news.shutdown()
+    if len(results) < len(tasks):
+        assert job.checkpoints is not None
+        raise Interrupted(f"stopped; resume from {job.checkpoints.folder} to go on.")
     return adopt(job, [results[number] for number in job.numbers])
 
 
-def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained:
+def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
+    """Return what a task brought; None when it was interrupted."""
     try:
         result = ray.get(task)
+    except ray.exceptions.TaskCancelledError:
+        return None
     except ray.exceptions.RayTaskError as error:
         raise OnnxpartError(lost(job, number, f"its task failed ({error.cause})")) from None
     except ray.exceptions.RayError as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise OnnxpartError(lost(job, number, f"its worker was lost ({reason})")) from None
+    if isinstance(result, Interrupted):
+        return None
     if isinstance(result, OnnxpartError):
         raise result
     trained: Trained = result
