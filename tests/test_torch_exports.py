@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from models import light, light_names
-from onnxpart.torch import import_onnx
+from onnxpart.torch import import_onnx, importer
 from onnxpart.torch.module import parameters
 from tests import attentions, exported, exported_sequences
 
@@ -58,17 +59,44 @@ def check(model: ModelProto, inputs: dict[str, Array]) -> None:
     assert not without
 
 
+LOST = pytest.mark.filterwarnings("ignore:batch norms were folded")
+
+
+@LOST
 @pytest.mark.parametrize("name", NAMES)
 def test_exports_of_torchscript(name: str) -> None:
     model = exported.export(name, "torchscript", 17)
     check(model, feeds(model))
 
 
+@LOST
 @pytest.mark.parametrize("name", DYNAMO)
 @pytest.mark.parametrize("opset", [18, 23])
 def test_exports_of_dynamo(name: str, opset: int) -> None:
     model = exported.export(name, "dynamo", opset)
     check(model, feeds(model))
+
+
+@pytest.mark.parametrize(("exporter", "opset"), [("torchscript", 17), ("dynamo", 20)])
+def test_a_network_that_lost_its_batch_norms_says_so_once(exporter: str, opset: int) -> None:
+    model = exported.export("resnet", exporter, opset)
+    importer._warn_of_folded_norms.cache_clear()  # noqa: SLF001
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for same in (model, model, model):
+            import_onnx(same)
+    (warning,) = caught
+    assert "export it for training with onnxpart.torch.export" in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_other_networks_are_not_judged() -> None:
+    importer._warn_of_folded_norms.cache_clear()  # noqa: SLF001
+    for name in ("vgg", "group_norm", "unet"):  # the suite takes a warning for an error
+        import_onnx(exported.export(name, "torchscript", 17))
+    model = exported.export("resnet", "torchscript", 17)
+    model.producer_name = "somebody"
+    import_onnx(model)
 
 
 @pytest.mark.parametrize("name", exported_sequences.SEQUENCES)

@@ -18,6 +18,7 @@ from models import BUILDERS, lenet, light
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch import ImportedModule, escape, export, export_weights, import_onnx, load_weights, unescape, weights
 from onnxpart.torch.module import parameters
+from onnxpart.torch.operators import registry
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 Array = NDArray[Any]
@@ -492,3 +493,42 @@ def test_sizes_and_types_other_than_float32() -> None:
             assert isinstance(got, torch.Tensor)
             assert got.dtype == dtype
             torch.testing.assert_close(got.float(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_external_data_are_read_from_where_they_lie(tmp_path: Path) -> None:
+    model, path = lenet(), tmp_path / "model.onnx"
+    onnx.save(lenet(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    x = torch.randn(2, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(import_onnx(path).eval()(x), import_onnx(model).eval()(x))
+    (tmp_path / "weights.bin").rename(tmp_path / "elsewhere.bin")
+    with pytest.raises(OnnxpartError, match=r"weights\.bin of .* is missing; copy it beside the model"):
+        import_onnx(path)
+    with pytest.raises(OnnxpartError, match="has external data, and no folder to look for them"):
+        import_onnx(onnx.load(path, load_external_data=False))
+
+
+def test_damaged_and_invalid_models_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(lenet().SerializeToString()[:1000])
+    with pytest.raises(OnnxpartError, match="truncated"):
+        import_onnx(path)
+    cyclic = [helper.make_node("Add", ["x", "z"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]
+    with pytest.raises(OnnxpartError, match="cycle"):
+        import_onnx(build(cyclic, {"x": [2]}, {}))
+    with pytest.raises(OnnxpartError, match="not a valid ONNX model"):
+        import_onnx(build([helper.make_node("Relu", ["nowhere"], ["y"])], {"x": [2]}, {}))
+    text = build([helper.make_node("Identity", ["x"], ["y"])], {"x": [2]}, {})
+    text.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    with pytest.raises(OnnxpartError, match="'x' is of type string"):
+        import_onnx(text)
+    old = build([helper.make_node("Relu", ["x"], ["y"])], {"x": [2]}, {}, opset=6)
+    with pytest.raises(OnnxpartError, match="is of opset 6, before 7"):
+        import_onnx(old)
+
+
+def test_an_operator_that_is_newer_than_the_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "NEWEST", 12)
+    with pytest.raises(OnnxpartError, match=r"node 'node' \(Relu\): .*opset 17"):
+        import_onnx(one("Relu"))
+    import_onnx(one("LeakyRelu", opset=12))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -13,11 +15,10 @@ from onnxpart.stream import stream
 from onnxpart.torch import trainable
 from onnxpart.torch.builder import Builder, Scope
 from onnxpart.torch.inline import inferred, info_of, inlined, opsets_of
+from onnxpart.torch.lost import has_folded_norms
 from onnxpart.torch.module import ImportedModule
 from onnxpart.torch.operators.registry import Constant
 from onnxpart.torch.store import DTYPES
-
-_SMALL = 1024
 
 
 def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModule:
@@ -27,13 +28,16 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     It is in training mode, as torch modules are at first; call `eval()` for inference. Float initializers
     that are weights are parameters, one each however often it is used; batch-norm statistics and other
     constants are buffers. Batch norm and dropout act in training whatever the file says, with its momentum.
-    External data are mapped, and copied one initializer after the other.
+    External data are mapped, and copied one initializer after the other. A model whose batch norms were folded
+    when it was exported trains as it stands; a warning says so.
 
     :raises OnnxpartError: for a file that can't be read, an operator without an entry in the table, or a form
         that torch can't do.
     """
     proto, _, folder = read_checked(model)
     _check_types(proto.graph)
+    if has_folded_norms(proto):
+        _warn_of_folded_norms()
     proto = inlined(proto)
     tensors = [tensor for graph in trainable.graphs(proto.graph) for tensor in graph.initializer]
     constants = {tensor.name: _constant(tensor, folder) for tensor in tensors}
@@ -49,6 +53,16 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     body = builder.finish(proto.graph)
     origins = [node.meta.get("origin", "") for node in body.graph.nodes if node.op.startswith("call")]
     return ImportedModule(body, frozenset(constants), scope.renamed, origins)
+
+
+@cache
+def _warn_of_folded_norms() -> None:
+    """Warn once, not for each of K parts."""
+    warnings.warn(
+        "batch norms were folded into convolutions when the model was exported, and dropouts left out, so it trains "
+        "without them; export it for training with onnxpart.torch.export(module, example_inputs, path)",
+        stacklevel=3,
+    )
 
 
 def _constant(tensor: onnx.TensorProto, folder: Path | None) -> Constant:
