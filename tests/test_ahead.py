@@ -132,3 +132,12 @@ def test_oracle_catches_what_is_left_out(name: str) -> None:
         initializers=tuple(replace(i, reduces=i.reduces and i.name != name) for i in done.plan.initializers),
     )
     assert not onnxpart.verify(done.analysis, wrong).holds
+
+
+def test_a_weight_with_a_factor_of_every_parts_own_is_not_merged() -> None:
+    """The parts' factors have a mean; its product with the weights isn't the parts' products."""
+    n = Net(("x", ("N", 5)))
+    weight = n.op("Mul", n.random("table", WIDTH, 3), n.random("factor", 3))
+    done = onnxpart.split(n.model(n.op("MatMul", linear(n, n.op("Relu", n.linear("x", 5, WIDTH))), weight)), 2)
+    assert not done.plan.same_graph
+    assert onnxpart.verify(done.analysis, done.plan).holds
