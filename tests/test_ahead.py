@@ -34,7 +34,7 @@ def gained() -> ModelProto:
     n = Net(("x", ("N", VOCABULARY)))
     h = n.op("Gemm", "x", n.random("weight", VOCABULARY, WIDTH), n.random("shift", WIDTH))
     weight = n.op("Mul", n.positive("gain", 3), n.random("inner", WIDTH, 3))
-    return n.model(n.op("MatMul", h, weight, name="meet"), shape=("N", 3))
+    return n.model(n.op("Add", n.op("MatMul", h, weight, name="meet"), n.random("bias", 3), name="y"), shape=("N", 3))
 
 
 def batch_norm(n: Net, x: str) -> str:
