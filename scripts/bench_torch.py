@@ -1,4 +1,4 @@
-"""Times training in PyTorch: the forward and backward of an imported module against the native one's.
+"""Times training in PyTorch: an imported module against the native one, all parts against the whole.
 
 All on one thread of the CPU; whatever is compared takes turns, so that other work on the machine hits both alike.
 """
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxpart.torch
+from scripts.bench_engines import CIFAR10, operators, speeds
 from scripts.machine import machine
 
 
@@ -148,11 +149,16 @@ def importing(steps: int) -> Table:
     return table
 
 
-def main(steps: Annotated[int, typer.Option(help="Steps of each network that count.", min=1)] = 60) -> None:
+def main(
+    steps: Annotated[int, typer.Option(help="Steps of each imported network that count.", min=1)] = 60,
+    rounds: Annotated[int, typer.Option(help="Steps of each engine that count.", min=1)] = 15,
+) -> None:
     """Print all tables, and what they were taken on."""
     torch.set_num_threads(1)
     console = Console()
     console.print(importing(steps))
+    console.print(speeds(rounds))
+    console.print(operators(CIFAR10, 4))
     console.print(", ".join(f"{key} {value}" for key, value in machine("onnxpart", "onnx", "torch").items()))
 
 

@@ -19,6 +19,7 @@ from onnxpart.torch.chance import drawing, seed_of
 from onnxpart.torch.checkpoint import PartState
 from onnxpart.torch.data import Batch
 from onnxpart.torch.job import Job
+from onnxpart.torch.lanes import side_by_side
 from onnxpart.torch.module import ImportedModule
 
 _TRIALS = 3
@@ -86,7 +87,7 @@ class Series:
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device, self.busy = job, device, job.numbers
-        self.images = any(p.dim() == 4 for module in job.modules for p in module.parameters())
+        self.images = has_images(job.modules)
         for module in job.modules:
             module.to(device)
             if self.images:
@@ -99,7 +100,7 @@ class Series:
 
     def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
         """Let each part take one step (see `Engine.step`)."""
-        batches = [self._moved(batch) for batch in batches]
+        batches = [moved(batch, self.device, self.images) for batch in batches]
         return torch.stack([self._step(i, batches, rate, step) for i in range(len(self.calls))])
 
     def _step(self, i: int, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
@@ -124,7 +125,7 @@ class Series:
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
         """Return loss and metric (see `Engine.evaluate`)."""
-        inputs, target = self._moved(batch)
+        inputs, target = moved(batch, self.device, self.images)
         columns = []
         for module in self.job.modules:
             output = output_of(module.eval()(*inputs))
@@ -150,12 +151,6 @@ class Series:
             module.zero_grad()
             module.eval()
 
-    def _moved(self, batch: Batch) -> Batch:
-        inputs, target = moved(batch, self.device)
-        if self.images:
-            inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
-        return inputs, target
-
 
 class Fused:
     """Parts of the same shapes as one module whose tensors have a part axis in front.
@@ -169,7 +164,10 @@ class Fused:
         check_alike(job.modules)
         self.job, self.device, self.busy = job, device, job.numbers
         self.parameters, self.buffers = stack_module_state([module.to(device).train() for module in job.modules])
+        self.images = has_images(job.modules) and device.type == "cpu"
         self.base = copy.deepcopy(job.modules[0]).to("meta")
+        if isinstance(self.base, ImportedModule) and not job.settings.compile:
+            side_by_side(self.base.body)
         self.optimizer = optim.optimizer(job.settings, self.parameters.values())
         self.generators = [torch.Generator(device) for _ in job.modules]
         self.taken = 0
@@ -204,7 +202,7 @@ class Fused:
         losses = []
         for batch in batches:
             with drawing(self.generators):
-                loss = self.losses(self.parameters, self.buffers, *moved(batch, self.device))
+                loss = self.losses(self.parameters, self.buffers, *moved(batch, self.device, self.images))
             (loss.sum() / len(batches)).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         if settings.clip is not None:
@@ -217,7 +215,7 @@ class Fused:
     def evaluate(self, batch: Batch) -> Tensor:
         """Return loss and metric (see `Engine.evaluate`)."""
         self.base.eval()
-        result: Tensor = self.judged(self.parameters, self.buffers, *moved(batch, self.device))
+        result: Tensor = self.judged(self.parameters, self.buffers, *moved(batch, self.device, self.images))
         return result
 
     def part(self, i: int) -> PartState:
@@ -273,10 +271,18 @@ def _form(module: nn.Module) -> object:
     return tensors, layers, module.body.code if isinstance(module, ImportedModule) else None
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch on a device."""
+def has_images(modules: Sequence[nn.Module]) -> bool:
+    """Return whether there is a weight of the form of a 2-d convolution's."""
+    return any(p.dim() == 4 for module in modules for p in module.parameters())
+
+
+def moved(batch: Batch, device: torch.device, images: bool) -> Batch:
+    """Return a batch on a device, if asked for with the channels of images last in memory."""
     inputs, target = batch
-    return tuple(x.to(device, non_blocking=True) for x in inputs), target.to(device, non_blocking=True)
+    inputs = tuple(x.to(device, non_blocking=True) for x in inputs)
+    if images:
+        inputs = tuple(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
+    return inputs, target.to(device, non_blocking=True)
 
 
 def _judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

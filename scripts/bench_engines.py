@@ -1,0 +1,167 @@
+"""Times training all parts against training the whole, by engine; one part of `bench_torch`."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from onnx import ModelProto
+from rich.table import Table
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+import onnxpart
+from models import cifar10_net, lenet
+from models.builder import GraphBuilder
+from onnxpart.report import measure
+from onnxpart.torch import import_onnx
+from onnxpart.torch.data import Batch, TensorLoader
+from onnxpart.torch.engines import Engine, Fused, Series, choose
+from onnxpart.torch.job import Job
+from onnxpart.torch.train import Settings, train
+
+CPU = torch.device("cpu")
+SETTINGS = Settings(epochs=2, lr=1e-4, device="cpu")
+BATCHES = 8
+"""In an epoch of a part in a process of its own."""
+SLOW = 1.3
+"""Below this speedup an operator takes about as long in all parts as in the whole."""
+
+
+def vgg(width: int = 64) -> ModelProto:
+    """Six 3x3 convolutions, twice as wide after each pooling, and a hidden layer: x [N, 3, 32, 32] to [N, 10]."""
+    g = GraphBuilder("vgg")
+    h, channels = g.input("x", "N", 3, 32, 32), 3
+    for stage, filters in enumerate((width, 2 * width, 4 * width)):
+        for layer in range(2):
+            h = g.relu(f"relu{stage}{layer}", g.conv(f"conv{stage}{layer}", h, (channels, filters)))
+            channels = filters
+        h = g.max_pool(f"pool{stage}", h, kernel=2, stride=2)
+    h = g.node("Flatten", "flatten", h, axis=1)
+    h = g.relu("relu", g.linear("hidden", h, (channels * 16, 8 * width)))
+    return g.build({g.linear("logits", h, (8 * width, 10)): ("N", 10)})
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to time: its inputs' shape, the batch size, and the numbers of parts."""
+
+    name: str
+    build: Callable[[], ModelProto]
+    shape: tuple[int, ...]
+    batch: int
+    parts: tuple[int, ...]
+
+
+CIFAR10 = Network("CIFAR10", cifar10_net, (3, 24, 24), 128, (2, 4))
+NETWORKS = (
+    Network("LeNet", lenet, (1, 28, 28), 100, (2, 5, 10)),
+    CIFAR10,
+    Network("VGG-like", vgg, (3, 32, 32), 64, (2, 4)),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in K parts: how many times as fast as the whole all parts are, by multiply-accumulates and engine.
+
+    `seconds` of the whole's step; `chosen` is the engine that auto takes.
+    """
+
+    network: str
+    k: int
+    seconds: float
+    ideal: float
+    series: float
+    fused: float
+    processes: float
+    chosen: str
+
+    @property
+    def auto(self) -> float:
+        """What auto gives."""
+        return self.fused if self.chosen == "fused" else self.series
+
+
+def samples(network: Network, batches: int) -> TensorLoader:
+    """Random images and classes."""
+    count, generator = network.batch * batches, torch.Generator().manual_seed(0)
+    x = torch.rand(count, *network.shape, generator=generator)
+    return TensorLoader((x,), torch.arange(count) % 10, network.batch)
+
+
+def job_of(models: Sequence[ModelProto], loader: TensorLoader) -> Job:
+    """Models as modules, to be trained."""
+    return Job([import_onnx(m) for m in models], tuple(range(len(models))), loader, F.cross_entropy, SETTINGS, range(2))
+
+
+def row(network: Network, k: int, rounds: int) -> Row:
+    """Time a network: medians over rounds, in each of which whole and engines take turns."""
+    model, loader = network.build(), samples(network, BATCHES)
+    batch = next(loader.epoch(0))
+    split = onnxpart.split(model, k)
+    engines: dict[str, Engine] = {
+        "whole": Series(job_of([model], loader), CPU),
+        "series": Series(job_of(split.parts, loader), CPU),
+        "fused": Fused(job_of(split.parts, loader), CPU),
+    }
+    turns = [{name: _step(engine, batch) for name, engine in engines.items()} for _ in range(rounds + 1)][1:]
+    series, fused = (median(turn["whole"] / turn[name] for turn in turns) for name in ("series", "fused"))
+    seconds = median(turn["whole"] for turn in turns)
+    sizes = measure(onnxpart.analyse(onnxpart.load(model)), split.plan)
+    ideal = sizes.whole.macs / sum(part.macs for part in sizes.parts)
+    processes = BATCHES * seconds / in_processes(split.parts, loader)
+    chosen = choose(job_of(split.parts, loader), CPU)[0].kind
+    return Row(network.name, k, seconds, ideal, series, fused, processes, chosen)
+
+
+def _step(engine: Engine, batch: Batch) -> float:
+    start = time.perf_counter()
+    engine.step([batch], SETTINGS.lr, 0)
+    return time.perf_counter() - start
+
+
+def in_processes(models: Sequence[ModelProto], loader: TensorLoader) -> float:
+    """Return the seconds of the second epoch of the slowest part, each in a process of its own."""
+    modules = [import_onnx(model) for model in models]
+    results = train(modules, loader, F.cross_entropy, SETTINGS, engine="processes")
+    return max(result.curve[1].seconds - result.curve[0].seconds for result in results)
+
+
+def speeds(rounds: int) -> Table:
+    """Return the table of all networks."""
+    table = Table(title="training all parts: how many times as fast as the whole")
+    for column in ("network", "K", "whole, ms", "ideal", "series", "fused", "processes", "auto", "auto / ideal"):
+        table.add_column(column)
+    for network in NETWORKS:
+        for r in (row(network, k, rounds) for k in network.parts):
+            numbers = [f"{x:.2f}" for x in (r.ideal, r.series, r.fused, r.processes)]
+            auto = f"{r.chosen} {r.auto:.2f}"
+            table.add_row(r.network, str(r.k), f"{r.seconds * 1e3:.1f}", *numbers, auto, f"{r.auto / r.ideal:.2f}")
+    return table
+
+
+def operators(network: Network, k: int) -> Table:
+    """Return what each of torch's operators takes in the whole and in all parts, one after the other."""
+    model, loader = network.build(), samples(network, 1)
+    whole = _profiled(Series(job_of([model], loader), CPU), loader)
+    parts = _profiled(Series(job_of(onnxpart.split(model, k).parts, loader), CPU), loader)
+    table = Table(title=f"{network.name}: a step of the whole, and of {k} parts in series, by operator")
+    for column in ("operator", "whole, ms", "parts, ms", "speedup", f"below {SLOW}"):
+        table.add_column(column)
+    for name in sorted(parts, key=lambda name: -parts[name])[:12]:
+        speedup = whole.get(name, 0.0) / parts[name]
+        scales = "" if speedup >= SLOW else "doesn't scale"
+        table.add_row(name, f"{whole.get(name, 0.0):.1f}", f"{parts[name]:.1f}", f"{speedup:.2f}", scales)
+    return table
+
+
+def _profiled(engine: Engine, loader: TensorLoader) -> dict[str, float]:
+    """Return the milliseconds of each operator itself in a step, the median of some."""
+    steps: list[dict[str, float]] = []
+    for batch in list(loader.epoch(0)) * 6:
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            engine.step([batch], SETTINGS.lr, 0)
+        steps.append({event.key: event.self_cpu_time_total / 1000 for event in found.key_averages()})
+    return {name: median(step.get(name, 0.0) for step in steps[1:]) for name in steps[-1]}
