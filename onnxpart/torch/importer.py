@@ -24,7 +24,7 @@ from onnxpart.torch.store import DTYPES
 def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModule:
     """Turn a model into a module that computes the same, can be trained, and knows its initializers' names.
 
-    The module takes the graph's inputs by position and returns a tensor, or a tuple for several outputs.
+    The module takes the graph's inputs by position or name and returns a tensor, or a tuple for several outputs.
     It is in training mode, as torch modules are at first; call `eval()` for inference. Float initializers
     that are weights are parameters, one each however often it is used; batch-norm statistics and other
     constants are buffers. Batch norm and dropout act in training whatever the file says, with its momentum.
@@ -52,7 +52,8 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     builder.add_graph(proto.graph)
     body = builder.finish(proto.graph)
     origins = [node.meta.get("origin", "") for node in body.graph.nodes if node.op.startswith("call")]
-    return ImportedModule(body, frozenset(constants), scope.renamed, origins)
+    inputs = [value.name for value in proto.graph.input if value.name not in constants]
+    return ImportedModule(body, inputs, frozenset(constants), scope.renamed, origins)
 
 
 @cache

@@ -18,27 +18,31 @@ _PREFIX = "body.tensors."
 class ImportedModule(nn.Module):
     """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
 
-    `initializers` are the names of the model's initializers. `renamed` names the statistics that the import
-    took out of a shared initializer: (first output of the batch norm, input) -> new name. `origins` says for each
-    call in the graph which node of the model it stands for.
+    `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers. `renamed` names the
+    statistics that the import took out of a shared initializer: (first output of the batch norm, input) -> new name.
+    `origins` says for each call in the graph which node of the model it stands for.
     """
 
     def __init__(
         self,
         body: fx.GraphModule,
+        inputs: Sequence[str],
         initializers: frozenset[str],
         renamed: Mapping[tuple[str, int], str],
         origins: Sequence[str],
     ) -> None:
         super().__init__()
         self.body = body
-        self.initializers, self.renamed, self.origins = initializers, dict(renamed), list(origins)
+        self.inputs, self.initializers, self.renamed = list(inputs), initializers, dict(renamed)
+        self.origins = list(origins)
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Compute the outputs from the inputs, both in graph order.
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Compute the outputs from the inputs, both in graph order; the last inputs may go by their names.
 
         :raises OnnxpartError: where torch can't compute a node from what it is given.
         """
+        if named:
+            inputs = (*inputs, *self._in_order(named, self.inputs[len(inputs) :]))
         try:
             result: torch.Tensor | tuple[torch.Tensor, ...] = self.body.forward(*inputs)
         except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -47,6 +51,13 @@ class ImportedModule(nn.Module):
             reason = str(error).strip().partition("\n")[0]
             raise OnnxpartError(f"{self._origin(error)}: {reason}; check what the model is fed.") from error
         return result
+
+    def _in_order(self, named: Mapping[str, torch.Tensor], order: Sequence[str]) -> list[torch.Tensor]:
+        """Return inputs by name in the order of the graph."""
+        if sorted(named) != sorted(order):
+            given, wanted = (", ".join(names) or "none" for names in (named, order))
+            raise OnnxpartError(f"the inputs by name are {given}, the model wants {wanted}; name these.")
+        return [named[name] for name in order]
 
     def _origin(self, error: Exception) -> str:
         """Return the node of the model that an error comes from, found by the line of the generated code."""

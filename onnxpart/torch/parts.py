@@ -48,8 +48,8 @@ def split_module(
 
     :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter: see `export`.
     :param outputs: which of several results to keep: `output_0`, `output_1` and so on. The others: see `split`.
-    :returns: the parts, in training mode, on the module's device, with its inputs by position and parameters frozen as
-        in the module; and the handle that merges them.
+    :returns: the parts, in training mode, on the module's device, with its inputs by position or name and
+        parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
