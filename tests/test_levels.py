@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from exported import export
 from growing import Recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -109,6 +110,13 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_four_parts_by_way_of_two(name: str, order: str) -> None:
     check_levels(NETWORKS[name](), (4, 2), order)
+
+
+@pytest.mark.parametrize(
+    "name", ["grouped_query", "rotary", "fused_chunk", "gate_experts", "windows", "tied_embedding"]
+)
+def test_exported_attention(name: str) -> None:
+    check_levels(export(name, "torchscript", 17, dynamic=True), (4, 2))
 
 
 @pytest.mark.parametrize("levels", [(8, 4, 2), (8, 2), (6, 3), (6, 2), (12, 6, 2), (9, 3)])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from exported import export
 from growing import Recipe
 from networks import Net
 from onnx import ModelProto, TensorProto
@@ -58,6 +59,15 @@ def test_the_whole_computes_what_the_part_does(name: str, order: str) -> None:
     assert deviation(done, part, widened) < TOLERANCE
     noisy = widen(done.analysis, done.plan, arrays(part))
     assert deviation(done, part, noisy) > TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "name", ["grouped_query", "rotary", "fused_chunk", "gate_experts", "windows", "tied_embedding"]
+)
+def test_exported_attention(name: str) -> None:
+    done = split(export(name, "torchscript", 17, dynamic=True), 4)
+    part = trained(done)
+    assert deviation(done, part, widen(done.analysis, done.plan, arrays(part), noise=0)) < TOLERANCE
 
 
 def test_any_network_with_parts_that_are_alike() -> None:
