@@ -8,9 +8,10 @@ from pathlib import Path
 from onnxpart.analyse import analyse
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import DATA, save, save_arrays
-from onnxpart.levels import merge_to
+from onnxpart.levels import merge_to, within
 from onnxpart.merge import Into, Normalize, copies, merge_streams
 from onnxpart.model import Model, load, redraft, stored_arrays
+from onnxpart.moments import OptimizerState, found_states, leave_state, merge_states
 from onnxpart.normalize import scale_output
 from onnxpart.plan import METADATA, METADATA_PART, Plan
 from onnxpart.split import ORIGINAL, PLAN, WHOLE, Split, part_file
@@ -123,6 +124,8 @@ def merge_folder(
 ) -> list[str]:
     """Merge the parts of a folder into a file (see `merge.merge`); external data go from file to file, row by row.
 
+    The states that training left beside the parts are merged, too, and left beside the file (see `moments`).
+
     :param out: the model to write. :param parts: files of the parts (see `part_arrays`). :param initializers: a
         safetensors file to write the merged initializers to. :param force: replace files that exist.
     :returns: names of the merged initializers.
@@ -141,7 +144,10 @@ def merge_folder(
     if initializers is not None:
         save_arrays(merged, initializers)
     if out is not None:
+        states = _states(folder, plan, parts)
+        state = merge_states(plan, states, into=into, normalize=normalize) if states else None
         save(whole, out)
+        leave_state(state, out)
     return sorted(merged)
 
 
@@ -155,8 +161,20 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
     plan = read_plan(folder)
     split = Split(analyse(original(folder, plan)), plan, (), redraft(load(folder / WHOLE)))
     merged = merge_to(split, part_arrays(folder, plan, parts), k)
+    states, size = _states(folder, plan, parts), plan.k // k
     merged.save(out, force=force)
+    for p in range(k if states else 0):
+        state = merge_states(within(plan, merged.plan, p), states[p * size : (p + 1) * size])
+        leave_state(state, out / part_file(p))
     return merged
+
+
+def _states(folder: Path, plan: Plan, files: Sequence[Path] | None) -> list[OptimizerState]:
+    """What training left beside the parts of optimisers of one kind, in the plan's order; none unless each has it."""
+    files = [folder / part_file(p) for p in range(plan.k)] if files is None else files
+    if len({state.kind for state in found_states(files)}) != 1:
+        return []
+    return found_states([Path(part.name) for part in read_parts(plan, files)])
 
 
 def widen_part(
@@ -183,6 +201,7 @@ def widen_part(
     network = original(folder, plan)
     widened = widen_streams(analyse(network), plan, arrays, into=into, noise=noise, seed=seed)
     save(filled(network if into == "original" else load(folder / WHOLE), widened), out)
+    leave_state(None, out)
     return sorted(widened)
 
 

@@ -19,6 +19,7 @@ SQUARED = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
 """Slots that hold squares of gradients."""
 METADATA = "onnxpart.optimizer"
 """Key under which a file carries what isn't an array."""
+_SUFFIX = ".optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,28 @@ def load_state(path: str | os.PathLike[str]) -> OptimizerState:
         slot, _, name = key.partition("/")
         slots.setdefault(name, {})[slot] = np.array(array[(slice(None),) if array.shape else ()])
     return OptimizerState(kind, step, slots)
+
+
+def state_file(model: Path) -> Path:
+    """Where the state of the optimiser that trained a model's file is: beside it."""
+    return model.with_suffix(_SUFFIX)
+
+
+def leave_state(state: OptimizerState | None, model: Path) -> None:
+    """Write a state beside a model's file; without one, remove what is there, which is of other weights.
+
+    :raises ModelError: when it can't be written.
+    """
+    if state is None:
+        state_file(model).unlink(missing_ok=True)
+    else:
+        save_state(state, state_file(model))
+
+
+def found_states(models: Sequence[Path]) -> list[OptimizerState]:
+    """The states beside the files of models; none unless each has one.
+
+    :raises ModelError: when one can't be read.
+    """
+    files = [state_file(path) for path in models]
+    return [load_state(path) for path in files] if all(path.is_file() for path in files) else []

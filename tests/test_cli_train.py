@@ -24,6 +24,7 @@ from onnxpart import arrays, merge
 from onnxpart.errors import OnnxpartError
 from onnxpart.folder import read_plan
 from onnxpart.model import load
+from onnxpart.moments import load_state, merge_states
 from onnxpart.torch import import_onnx
 from onnxpart.torch.job import Epoch, EpochEnd, Note, Steps
 from onnxpart.torch.objective import find_objective
@@ -111,7 +112,10 @@ def listed(folder: str) -> list[str]:
 @pytest.mark.usefixtures("here")
 def test_fit_is_the_whole_method() -> None:
     found = run_json("fit", "chain.onnx", "--epochs", 12, "--merge-at", 4, "-o", "out", *DATA)
-    assert listed("out") == ["curves.png", "metrics.jsonl", "parts", "report.json", "report.md", "trained.onnx"]
+    assert listed("out") == [
+        "curves.png", "metrics.jsonl", "parts", "report.json", "report.md", "trained.onnx",
+        "trained.optimizer.safetensors",
+    ]  # fmt: skip
     assert json.loads(Path("out/report.json").read_text()) == found
     assert [len(curve) for curve in (*found["parts"], found["whole"])] == [4, 4, 8]
     assert [e["epoch"] for e in found["whole"]] == list(range(5, 13))
@@ -151,11 +155,64 @@ def test_train_does_to_a_folder_what_fit_does_first() -> None:
     for p in range(2):
         assert equal(f"parts/part{p}.onnx", f"out/parts/part{p}.onnx")
         assert done.stdout.splitlines()[2 * p].startswith(f"parts/part{p}.onnx: loss in training ")
-    assert listed("parts") == ["part0.onnx", "part1.onnx", "plan.json", "training", "whole.onnx"]
+    states = [f"part{p}.optimizer.safetensors" for p in range(2)]
+    assert listed("parts") == sorted(["part0.onnx", "part1.onnx", *states, "plan.json", "training", "whole.onnx"])
     assert listed("parts/training") == ["metrics.jsonl"]
     run("verify", "parts")
     run("merge", "parts", "-o", "merged.onnx")
     assert equal("merged.onnx", "out/trained.onnx")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_momenta_merge_and_go_on_with_the_weights(optimizer: str) -> None:
+    options = ("--epochs", 2, *DATA, "--optimizer", optimizer)
+    run("split", "chain.onnx", "-k", 4, "-o", "parts")
+    run("train", "parts", *options)
+    states = [load_state(f"parts/part{p}.optimizer.safetensors") for p in range(4)]
+    run("merge", "parts", "-o", "once.onnx")
+    expected, found = merge_states(read_plan(Path("parts")), states), load_state("once.optimizer.safetensors")
+    assert (found.kind, found.step) == (optimizer, 10)
+    assert found.slots.keys() == expected.slots.keys() != set()
+    for name, slots in expected.slots.items():
+        for slot, array in slots.items():
+            np.testing.assert_array_equal(found.slots[name][slot], array)
+
+    run("merge", "parts", "--to", 2, "-o", "halves")
+    run("merge", "halves", "-o", "twice.onnx")
+    levels = load_state("twice.optimizer.safetensors")
+    for name, slots in found.slots.items():
+        for slot, array in slots.items():
+            np.testing.assert_allclose(levels.slots[name][slot], array, rtol=1e-5, atol=1e-7)
+
+    shutil.copy("once.onnx", "alone.onnx")
+    note = f"note: {optimizer} goes on from once.optimizer.safetensors"
+    assert note in run("train", "once.onnx", *options).stderr.splitlines()
+    assert "goes on" not in run("train", "alone.onnx", *options).stderr
+    assert not equal("once.onnx", "alone.onnx")
+    assert load_state("once.optimizer.safetensors").step == 20
+
+
+@pytest.mark.usefixtures("here")
+def test_momenta_of_another_optimiser_are_left_alone() -> None:
+    run("split", "chain.onnx", "-k", 2, "-o", "parts")
+    run("train", "parts/part0.onnx", "--epochs", 1, *DATA)
+    run("merge", "parts")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
+    note = "note: adam starts anew: parts/part0.optimizer.safetensors is of sgd"
+    assert note in run("train", "parts/part0.onnx", "--epochs", 1, *DATA, "--optimizer", "adam").stderr.splitlines()
+    run("train", "parts/part1.onnx", "--epochs", 1, *DATA)
+    run("merge", "parts", "--force")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
+    run("train", "parts/part1.onnx", "--epochs", 1, *DATA, "--optimizer", "adam")
+    run("merge", "parts", "--force")
+    assert Path("parts/merged.optimizer.safetensors").exists()
+    run("widen", "parts/part0.onnx", "-o", "parts/merged.onnx", "--force")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
+    run("merge", "parts", "--force")
+    Path("parts/part0.optimizer.safetensors").unlink()
+    run("merge", "parts", "--force")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
 
 
 @pytest.mark.usefixtures("here")

@@ -14,7 +14,7 @@ import onnxpart
 from onnxpart import folder as folders
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.model import Model
-from onnxpart.moments import merge_states
+from onnxpart.moments import leave_state, merge_states
 from onnxpart.plan import Plan
 from onnxpart.report import Sizes, measure
 from onnxpart.split import PLAN, WHOLE, Split, part_file, split
@@ -121,6 +121,7 @@ def _stages(divided: Split, task: Task, recipe: Recipe, out: Path, watch: Watch,
     told = watch(THE_WHOLE, whole, after)
     (result,) = learn(whole, recipe, after, checkpoints / THE_WHOLE, told, plan=digest, states=[state])
     write_weights(whole.modules[0], source, out / TRAINED)
+    leave_state(result.state, out / TRAINED)
     curves = [found.curve for found in results]
     return Fit(
         out / TRAINED,

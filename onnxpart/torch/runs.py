@@ -9,12 +9,12 @@ from pathlib import Path
 
 import onnx
 
-from onnxpart.moments import OptimizerState
+from onnxpart.moments import OptimizerState, found_states, leave_state, state_file
 from onnxpart.torch.checkpoint import Checkpoints
 from onnxpart.torch.cluster import Cluster
 from onnxpart.torch.data import Batch
 from onnxpart.torch.importer import import_onnx
-from onnxpart.torch.job import EngineKind, Epoch, OnEvent, Result, Settings
+from onnxpart.torch.job import EngineKind, Epoch, Note, OnEvent, Result, Settings
 from onnxpart.torch.losses import Loss
 from onnxpart.torch.module import ImportedModule
 from onnxpart.torch.objective import Objective, find_objective
@@ -115,16 +115,33 @@ def train_files(
 ) -> list[Trained]:
     """Train the models in files, which are replaced by the trained ones; ONNX Runtime then runs them.
 
+    The optimisers' states are left beside the files, and gone on from where there are some (see `moments`).
+
     :param files: of the parts of one split, or a single one. :param checkpoints: a folder, which is removed when all
         is done. :param watch: what is told the news of a task. :param plan: digest of the split's plan.
     :raises OnnxpartError: when something doesn't fit, or fails; the files are as they were, then.
     """
     task = prepare([read_whole(path) for path in files], recipe)
-    results = learn(task, recipe, range(recipe.settings.epochs), checkpoints, watch(task), plan=plan)
-    for path, module in zip(files, task.modules, strict=True):
+    told = watch(task)
+    states = _states(files, recipe, told)
+    results = learn(task, recipe, range(recipe.settings.epochs), checkpoints, told, plan=plan, states=states)
+    for path, module, result in zip(files, task.modules, results, strict=True):
         write_weights(module, path, path)
+        leave_state(result.state, path)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return [
         Trained(path, result.curve, task.loss.metric, deviation(module, task.objective, path, task.batch()))
         for path, module, result in zip(files, task.modules, results, strict=True)
     ]
+
+
+def _states(files: Sequence[Path], recipe: Recipe, told: OnEvent) -> list[OptimizerState] | None:
+    """Return what earlier training left beside the files, where it is of the same optimiser."""
+    found, wanted = found_states(files), recipe.settings.optimizer
+    if not found:
+        return None
+    if any(state.kind != wanted for state in found):
+        told(Note(f"{wanted} starts anew: {state_file(files[0])} is of {found[0].kind}"))
+        return None
+    told(Note(f"{wanted} goes on from {', '.join(str(state_file(path)) for path in files)}"))
+    return found
