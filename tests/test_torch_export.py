@@ -62,7 +62,8 @@ class Two(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(3, 4), nn.Linear(2, 4)
 
-    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, left: Tensor, right: Tensor, last: int = 0, *, far: bool = False) -> tuple[Tensor, Tensor]:
+        left = left * (1 + last) if not far else right
         return self.a(left) * self.b(right), self.b(right)
 
 
@@ -135,6 +136,7 @@ def test_module_and_terminal_are_left_as_they_were(
 def test_inputs_by_name(exporter: str, tmp_path: Path) -> None:
     module, left, right = Two(), torch.randn(2, 3), torch.randn(2, 2)
     export(module, {"right": right, "left": left}, tmp_path / "m.onnx", exporter=exporter)
+    assert "forward" not in vars(module)
     graph = onnx.load(tmp_path / "m.onnx").graph
     assert [value.name for value in graph.input] == ["left", "right"]
     assert [value.name for value in graph.output] == ["output_0", "output_1"]

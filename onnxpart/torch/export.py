@@ -86,11 +86,12 @@ class _Call:
         from onnxscript import ir
 
         path = folder / "traced.onnx"
-        torch.onnx.export(
-            self.module, self.args, str(path), kwargs=self.kwargs, input_names=self.names, opset_version=OPSET,
-            dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
-            dynamic_axes={name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched},
-        )  # fmt: skip
+        axes = {name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched}
+        with _by_position(self.module, list(self.kwargs)):
+            torch.onnx.export(
+                self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
+                dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
+            )  # fmt: skip
         return ir.load(path)
 
     def dynamo(self, _: Path) -> ir.Model:
@@ -103,6 +104,21 @@ class _Call:
         )  # fmt: skip
         assert program is not None
         return program.model
+
+
+@contextlib.contextmanager
+def _by_position(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default."""
+    given = module.__dict__.get("forward")
+    forward = module.forward
+    if names:
+        module.__dict__["forward"] = lambda *values: forward(**dict(zip(names, values, strict=True)))
+    try:
+        yield
+    finally:
+        module.__dict__.pop("forward", None)
+        if given is not None:
+            module.__dict__["forward"] = given
 
 
 def _named(module: nn.Module, inputs: Inputs) -> Named:
