@@ -34,8 +34,12 @@ def ahead(layout: Layout, points: Iterable[int]) -> dict[int, Ahead]:
     """For each of the meeting points that has one, the way to divide what comes in by K and nothing else."""
     found = {}
     for i in points:
-        divided = {n for n in layout.analysis.inputs(i) if n not in layout.analysis.state.pure and layout.divided(n)}
+        divided = {n for n in layout.analysis.inputs(i) if layout.divided(n)}
+        weights = divided & layout.analysis.state.pure
+        divided -= weights
         way = Ahead()
+        if any(layout.factors(n) is None for n in weights):
+            continue  # something in it is every part's own
         if len(divided) == 1 and _follow(layout, divided.pop(), way):
             found[i] = way
     while leaking := [i for i, way in found.items() if not _closed(layout, way, found)]:

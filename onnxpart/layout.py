@@ -153,6 +153,7 @@ class Layout:
         users = {name: self.readers(name) for found in weights.values() for name in found}
         self.scaled = {name for name, read in users.items() if all(name in weights.get(u, ()) for u in read)}
         rest = [i for i, op in enumerate(self.analysis.ops) if op.node.op_type in CONTRACTIONS and self.is_reduction(i)]
+        rest = [i for i in rest if not any(self.divided(n) and self.replicated(n) for n in self._parameters[i])]
         self.ahead = ahead(self, [i for i in rest if i not in weights or not weights[i] <= self.scaled])
         weights.update({i: frozenset(way.initializers) for i, way in self.ahead.items()})
         users.update({n: {i for i, w in self.ahead.items() if n in w.initializers} for n in self.divided_ahead()})

@@ -129,6 +129,8 @@ def _summed(graph: onnx.GraphProto, plan: Plan) -> set[str]:
     trained = {name for i in plan.initializers if not i.constant for name in _names(i.name, pure)}
     summed = {i.name for i in plan.initializers if i.tail and not i.constant}
     for node in _nodes(graph):
+        if node.op_type in ("Shape", "Size"):
+            continue
         read, given = {n for n in (*node.input, *captured(node)) if n}, {n for n in node.output if n}
         if not read.isdisjoint(summed if read <= pure else trained):
             summed |= given

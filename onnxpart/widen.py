@@ -63,17 +63,18 @@ def widen_streams(
     """The same a few rows at a time (see `widen`)."""
     if not noise >= 0:
         raise UsageError(f"the noise {noise} is no share of a parameter; give 0 or more.")
-    missing = next((i.name for i in plan.initializers if i.name not in part and _needed(i)), None)
+    parameters = [initializer for initializer in plan.initializers if not initializer.constant]
+    missing = next((i.name for i in parameters if i.name not in part), None)
     if missing is not None:
         raise MergeError(f"the part has no initializer {missing!r}; give all of its arrays.")
     _check_alike(analysis, plan)
     layout, statistics = layout_of(analysis, plan), _statistics(analysis)
-    result = merge_streams(plan, [part] * plan.k, into=into)
-    for number, initializer in enumerate(plan.initializers):
+    result = merge_streams(plan, [{i.name: part[i.name] for i in parameters}] * plan.k, into=into)
+    for number, initializer in enumerate(parameters):
         name = initializer.name
         if _is_grid(initializer) and _shared_out(layout, name):
             result[name] = _tiled(initializer, part[name], into)
-        if noise and not initializer.constant and _copied(initializer) and name not in statistics:
+        if noise and _copied(initializer) and name not in statistics:
             for p, held in enumerate((name, *(copy_name(name, p) for p in range(plan.k)))):
                 if held in result:
                     result[held] = _noisy(result[held], noise, (seed, number, p))
@@ -87,18 +88,13 @@ def _copied(initializer: InitializerPlan) -> bool:
     )
 
 
-def _needed(initializer: InitializerPlan) -> bool:
-    """Whether the whole can't keep its own: constants that every part has all of aren't of any part."""
-    return not initializer.constant or _copied(initializer)
-
-
 def _is_grid(initializer: InitializerPlan) -> bool:
     """Whether what each part holds is given along each axis on its own."""
     return bool(initializer.shape) and all(len(blocks) == 1 for blocks in initializer.blocks)
 
 
 def _check_alike(analysis: Analysis, plan: Plan) -> None:
-    """Check that the parts differ in nothing but the values of floats.
+    """Check that the parts differ in nothing but the values of parameters.
 
     :raises MergeError: when they do.
     """
@@ -117,12 +113,11 @@ def _check_alike(analysis: Analysis, plan: Plan) -> None:
 
 
 def _outline(part: Draft) -> dict[str, bytes]:
-    """What a part computes, float initializers and constants left out: what makes each value."""
+    """What a part computes, float initializers left out: what makes each value."""
     graph = part.proto.graph
     found = {f"initializer {t.name!r}": t.SerializeToString() for t in graph.initializer if t.data_type not in FLOATS}
     for node in graph.node:
-        if node.op_type != "Constant" or not any(a.t.data_type in FLOATS for a in node.attribute):
-            found[f"{node.op_type} {node.name or node.output[0]!r}"] = node.SerializeToString(deterministic=True)
+        found[f"{node.op_type} {node.name or node.output[0]!r}"] = node.SerializeToString(deterministic=True)
     return found
 
 

@@ -29,6 +29,14 @@ def tied(between: Between, second: bool = False) -> ModelProto:
     return n.model(y, n.op("Gemm", h, n.random("other", 3, WIDTH), transB=1)) if second else n.model(y)
 
 
+def gained() -> ModelProto:
+    """An output whose weight has a gain that every part trains on its own."""
+    n = Net(("x", ("N", VOCABULARY)))
+    h = n.op("Gemm", "x", n.random("weight", VOCABULARY, WIDTH), n.random("shift", WIDTH))
+    weight = n.op("Mul", n.positive("gain", 3), n.random("inner", WIDTH, 3))
+    return n.model(n.op("Add", n.op("MatMul", h, weight, name="meet"), n.random("bias", 3), name="y"), shape=("N", 3))
+
+
 def batch_norm(n: Net, x: str) -> str:
     parameters = [n.positive(SCALE, WIDTH), *(n.random(name, WIDTH) for name in ("shift", "mean"))]
     return n.op("BatchNormalization", x, *parameters, n.positive("variance", WIDTH))
@@ -104,7 +112,9 @@ def test_what_leads_to_the_output_is_divided_in_its_place(between: Between, k: i
 
 
 @pytest.mark.parametrize(
-    "model", [tied(relu), tied(shared), tied(batch_norm, second=True)], ids=["relu", "scale", "two"]
+    "model",
+    [tied(relu), tied(shared), tied(batch_norm, second=True), gained()],
+    ids=["relu", "scale", "two", "gain"],
 )
 def test_where_something_else_would_be_divided_too_the_output_stands_once_per_part(model: ModelProto) -> None:
     done = onnxpart.split(model, 2)
@@ -122,3 +132,12 @@ def test_oracle_catches_what_is_left_out(name: str) -> None:
         initializers=tuple(replace(i, reduces=i.reduces and i.name != name) for i in done.plan.initializers),
     )
     assert not onnxpart.verify(done.analysis, wrong).holds
+
+
+def test_a_weight_with_a_factor_of_every_parts_own_is_not_merged() -> None:
+    """The parts' factors have a mean; its product with the weights isn't the parts' products."""
+    n = Net(("x", ("N", 5)))
+    weight = n.op("Mul", n.random("table", WIDTH, 3), n.random("factor", 3))
+    done = onnxpart.split(n.model(n.op("MatMul", linear(n, n.op("Relu", n.linear("x", 5, WIDTH))), weight)), 2)
+    assert not done.plan.same_graph
+    assert onnxpart.verify(done.analysis, done.plan).holds

@@ -207,7 +207,7 @@ def test_trained_parts_keep_their_plan(here: Path) -> None:
 
 
 def test_help_of_every_command() -> None:
-    for command in ("inspect", "split", "merge", "widen", "verify"):
+    for command in ("inspect", "split", "merge", "widen", "verify", "train", "fit"):
         assert "--json" in run(command, "--help").stdout
     assert run("--version").stdout == f"onnxpart {__version__}\n"
 

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -227,6 +228,45 @@ def test_train_goes_on_with_one_network_at_its_logits() -> None:
     model = onnx.load_model("softmax.onnx")
     assert [value.name for value in model.graph.output] == ["beliefs"]
     assert [node.op_type for node in model.graph.node][-1] == "Softmax"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_softmax_in_a_local_function_is_seen() -> None:
+    model = onnx.load_model("softmax.onnx")
+    node = model.graph.node[-1]
+    body = onnx.helper.make_node("Softmax", ["a"], ["b"], axis=1)
+    model.functions.append(onnx.helper.make_function("own", "Beliefs", ["a"], ["b"], [body], model.opset_import))
+    node.op_type, node.domain = "Beliefs", "own"
+    del node.attribute[:]
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    onnx.checker.check_model(model)
+    onnx.save_model(model, "function.onnx")
+    assert "in front of the Softmax" in run("train", "function.onnx", "--epochs", 2, *DATA).stderr
+    run("train", "softmax.onnx", "--epochs", 2, *DATA)
+    assert equal("function.onnx", "softmax.onnx")
+
+
+class Normed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.fc(self.norm(self.conv(x)).relu().flatten(1))
+        return result
+
+
+@pytest.mark.usefixtures("here")
+def test_norms_that_an_export_folded_are_missed_once() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Normed().eval(), (torch.zeros(2, 2, 4, 4),), "folded.onnx", input_names=["x"], dynamo=False,
+                          dynamic_axes={"x": {0: "N"}})  # fmt: skip
+    command = ("fit", "folded.onnx", "--epochs", 2, *DATA)
+    done = process(sys.executable, "-m", "onnxpart", *map(str, command))
+    assert done.returncode == 0
+    warning = "warning: batch norms were folded into convolutions when the model was exported, and dropouts left out, "
+    assert [line.startswith(warning) for line in done.stderr.splitlines()].count(True) == 1
 
 
 def test_external_data_stay_external(here: Path) -> None:

@@ -242,6 +242,29 @@ def test_training_in_between_is_kept() -> None:
     assert np.count_nonzero(merged == 0) == merged.size // 2
 
 
+def test_momenta_of_what_cannot_be_divided_merge_by_level() -> None:
+    """A larger part holds it once for each smaller one, and so does its optimiser's state."""
+    done = split(replicated(), 4)
+    names = [i.name for i in done.plan.initializers]
+    states = [
+        OptimizerState(
+            "sgd", 7, {n: {"momentum_buffer": np.full(done.plan.by_name[n].part_shape(p), p)} for n in names}
+        )
+        for p in range(4)
+    ]
+    halves = merge_to(done, [arrays(part) for part in done.parts], 2)
+    level = [merge_states(within(done.plan, halves.plan, p), states[2 * p : 2 * p + 2]) for p in range(2)]
+    for half, state in zip(halves.parts, level, strict=True):
+        shapes = {t.name: tuple(t.dims) for t in half.graph.initializer if t.name in state.slots}
+        assert {"narrow.bias__part0", "narrow.bias__part1", "fc.weight"} <= shapes.keys()
+        assert all(state.slots[name]["momentum_buffer"].shape == shape for name, shape in shapes.items())
+    kept = {t.name for t in halves.parts[0].graph.initializer}
+    level = [replace(state, slots={n: s for n, s in state.slots.items() if n in kept}) for state in level]
+    merged, at_once = merge_states(halves.plan, level), merge_states(done.plan, states)
+    for name in {t.name for t in done.whole.graph.initializer} & at_once.slots.keys():
+        np.testing.assert_allclose(merged.slots[name]["momentum_buffer"], at_once.slots[name]["momentum_buffer"])
+
+
 def test_where_the_layers_divide_evenly_a_level_is_the_split_into_as_many() -> None:
     done = split(BUILDERS["cifar10"](), 4)
     halves = merge_to(done, [arrays(part) for part in done.parts], 2)

@@ -18,6 +18,8 @@ from tests import plain
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LONGEST = 14
+COMMANDS = ("An ONNX file and some data", "Several machines")
+OWN_LOOP = "A PyTorch model and a training loop of your own"
 
 
 def ways() -> dict[str, tuple[str, list[str]]]:
@@ -39,12 +41,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_way_is_short() -> None:
-    assert ways()
+def test_every_way_is_short_and_run_below() -> None:
+    assert set(ways()) == {*COMMANDS, OWN_LOOP}
     assert all(0 < len(lines) <= LONGEST for _, lines in ways().values())
 
 
-@pytest.mark.parametrize("way", ["An ONNX file and some data", "Several machines"])
+@pytest.mark.parametrize("way", COMMANDS)
 def test_ways_from_the_command_line(here: Path, way: str) -> None:
     language, lines = ways()[way]
     assert language == "console"
@@ -56,7 +58,7 @@ def test_ways_from_the_command_line(here: Path, way: str) -> None:
 
 
 def test_a_pytorch_model_and_a_training_loop_of_your_own() -> None:
-    language, lines = ways()["A PyTorch model and a training loop of your own"]
+    language, lines = ways()[OWN_LOOP]
     assert language == "python"
     torch.manual_seed(0)
     build, draw = plain.NETWORKS["lenet"]

@@ -146,6 +146,7 @@ OPERATORS = {
     "pad and crop": one("Pad", ints(0, 1, -2, 1, 0, 0, 0, 3), np.array(0.5, np.float32)),
     "pad axes": one("Pad", ints(1, 2), None, ints(-1), opset=18),
     "slice": one("Slice", ints(1, -7), ints(2**40, -1), ints(1, -1), ints(2, 3)),
+    "slice from the start": one("Slice", ints(-(2**63)), ints(2), ints(1)),
     "slice backwards": one("Slice", ints(-1), ints(-(2**40)), ints(2), ints(-2)),
     "slice before 10": one("Slice", starts=[1], ends=[-1], axes=[2], opset=9),
     "gather matrix": one("Gather", np.array([[0, -1], [2, 1]], np.int64), axis=1),

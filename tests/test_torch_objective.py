@@ -171,6 +171,13 @@ def test_graphs_that_do_not_fit() -> None:
     )
 
 
+def test_probabilities_are_no_logits() -> None:
+    net = Net(("x", ["N", 4]))
+    exponentials = net.op("Exp", net.linear("x", 4, 3, name="logits"))
+    model = net.model(net.op("Div", exponentials, net.op("ReduceSum", exponentials, net.ints(1), keepdims=1), name="p"))
+    assert refused("cross_entropy", model, data(LABELS), UsageError).startswith("the output 'p' holds probabilities, ")
+
+
 def test_an_old_softmax_over_several_axes() -> None:
     net = Net(("x", ["N", 4, 2, 2]), opset=12)
     model = net.model(net.op("Softmax", net.op("Conv", "x", net.random("w", 3, 4, 1, 1)), axis=1))

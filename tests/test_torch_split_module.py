@@ -69,15 +69,44 @@ def test_duplicating_norms_changes_no_parameter() -> None:
     assert deviation(copy.deepcopy(other).double(), [module.double()], draw()) < 1e-6
 
 
+class OwnNorm(nn.Module):
+    """A root-mean-square norm as language models have it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """A layer norm of images, over their channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class RMSNormed(nn.Module):
     """A norm that exporters write in pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: type[nn.Module] = nn.RMSNorm) -> None:
         super().__init__()
-        self.a, self.norm, self.head = nn.Linear(4, 8), nn.RMSNorm(8), nn.Linear(8, CLASSES)
+        self.a, self.norm, self.head = nn.Linear(4, 8), norm(8), nn.Linear(8, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.norm(F.relu(self.a(x))))
+
+
+class Images(nn.Module):
+    """A norm over the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.head = nn.Conv2d(2, 8, 3), ChannelNorm(8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(F.relu(self.a(x))).mean((2, 3)))
 
 
 class Unnormed(RMSNormed):
@@ -98,12 +127,17 @@ class Narrow(RMSNormed):
         return self.head(F.relu(self.two(torch.tanh(self.one(F.relu(self.a(x)))))))
 
 
-def test_norm_in_pieces_is_duplicated() -> None:
-    module, x = RMSNormed(), torch.randn(4, 4)
-    parts, handle = split_module(module, x)
-    assert not handle.exact
-    handle.duplicate(module)
+@pytest.mark.parametrize("build", [RMSNormed, lambda: RMSNormed(OwnNorm), Images], ids=["torch's", "own", "images"])
+def test_norms_of_all_kinds_are_duplicated(build: Callable[[], nn.Module]) -> None:
+    module = build()
+    x = torch.randn(4, 2, 6, 6) if isinstance(module, Images) else torch.randn(4, 4)
+    parts, handle = split_module(module, x, order="random")
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: x)
     module.load_state_dict(handle.merge())
+    assert not handle.exact
+    assert deviation(module, parts, x) > 1e-3
+    handle.duplicate(module)
     assert deviation(module, parts, x) < 1e-5
 
 

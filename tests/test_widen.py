@@ -168,7 +168,7 @@ def test_noise_is_uniform_up_to_a_share_of_the_largest(noise: float) -> None:
     for name, value in plain.items():
         added, bound = noisy[name] - value, noise * np.abs(value).max()
         np.testing.assert_array_equal(noisy[name], again[name])
-        if name == "logits.bias" or done.plan.by_name[name].constant:
+        if name == "logits.bias":
             np.testing.assert_array_equal(noisy[name], value)
             continue
         assert np.abs(added).max() <= bound * 1.0001
@@ -204,6 +204,25 @@ def test_parts_that_are_not_alike_are_refused() -> None:
     done = split(BUILDERS["shuffle"](), 4)
     with pytest.raises(MergeError, match=r"initializer 'to_channels__index' is not the same in part 0 and part 1; "):
         widen(done.analysis, done.plan, arrays(done.parts[0]))
+
+
+def with_numbers(values: Array) -> Split:
+    """A network whose hidden layer has numbers of the formula added to it, in two parts."""
+    net = Net(("x", ("N", 5)))
+    h = net.linear("x", 5, 6)
+    net.nodes.append(onnx.helper.make_node("Constant", [], ["numbers"], value=onnx.numpy_helper.from_array(values)))
+    return split(net.model(net.linear(net.op("Tanh", net.op("Add", h, "numbers")), 6, 3, name="y")), 2)
+
+
+def test_numbers_of_the_formula_must_be_alike_too() -> None:
+    done = with_numbers(np.tile(np.arange(3, dtype=np.float32), 2))
+    part = trained(done)
+    widened = widen(done.analysis, done.plan, arrays(part), noise=0)
+    assert "numbers" not in widened
+    assert deviation(done, part, widened) < TOLERANCE
+    done = with_numbers(np.arange(6, dtype=np.float32))
+    with pytest.raises(MergeError, match="Constant 'numbers' is not the same in part 0 and part 1; all parts must be"):
+        widen(done.analysis, done.plan, arrays(trained(done)))
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
@@ -278,7 +297,7 @@ def test_copies_merge_to_the_same_function() -> None:
     merged = merge(done.plan, [arrays(part)] * 2)
     assert deviation(done, part, merged) < TOLERANCE
     widened = widen(done.analysis, done.plan, arrays(part), noise=0)
-    assert {name for name, value in merged.items() if (value != widened[name]).any()} == {"conv2.weight", "fc1.weight"}
+    assert {name for name, value in widened.items() if (value != merged[name]).any()} == {"conv2.weight", "fc1.weight"}
 
 
 @pytest.mark.parametrize("into", ["duplicated", "original"])

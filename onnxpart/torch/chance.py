@@ -43,9 +43,10 @@ class _Uniform(torch.autograd.Function):
         return None, None
 
     @staticmethod
-    def vmap(_: Any, in_dims: tuple[int | None, int | None], x: Tensor, lane: Tensor) -> tuple[Tensor, int]:  # noqa: ARG004
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], x: Tensor, lane: Tensor) -> tuple[Tensor, int]:  # noqa: ARG004
         shape = x.shape if in_dims[0] is None else x.movedim(in_dims[0], 0).shape[1:]
-        return torch.stack([torch.rand(shape, device=x.device, generator=g) for g in _generators]), 0
+        generators: Sequence[torch.Generator | None] = _generators or [None] * info.batch_size
+        return torch.stack([torch.rand(shape, device=x.device, generator=g) for g in generators]), 0
 
 
 def uniform(x: Tensor, lane: Tensor) -> Tensor:

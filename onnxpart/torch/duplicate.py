@@ -2,49 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-from onnxpart.plan import InitializerPlan, from_ranges
-
-Norm = nn.LayerNorm | nn.RMSNorm
+from torch.func import functional_call
 
 
 class PartwiseNorm(nn.Module):
-    """Takes the place of a norm over the last axis, whose parameters it has, under the same names."""
+    """Takes the place of a norm, and has its parameters under the same names.
+
+    :param norm: maps a tensor to one of its shape, and mixes units along `axis` alone. :param units: indices that each
+        part has, int64 [units of the part].
+    """
 
     order: Tensor
     back: Tensor
 
-    def __init__(self, norm: Norm, units: Sequence[Tensor]) -> None:
+    def __init__(self, norm: nn.Module, units: Sequence[Tensor], axis: int) -> None:
         super().__init__()
-        self.weight, self.bias = norm.weight, getattr(norm, "bias", None)
-        self.sizes = [len(here) for here in units]
-        self.normalise: Callable[..., Tensor] = F.layer_norm if isinstance(norm, nn.LayerNorm) else F.rms_norm
-        self.eps = norm.eps
-        order = torch.cat(list(units)).to(norm.weight.device)
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("back", order.argsort(), persistent=False)
+        self.axis, self.sizes = axis, [len(here) for here in units]
+        self.narrow = [_narrowed(norm, size) for size in self.sizes]  # in a list: no children, so names stay
+        for name, parameter in norm.named_parameters():
+            self.register_parameter(name, parameter)
+        device = next(norm.parameters()).device
+        self.register_buffer("order", torch.cat(list(units)).to(device), persistent=False)
+        self.register_buffer("back", self.order.argsort(), persistent=False)
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each part's units, [..., units]."""
-        pieces = torch.split(x.index_select(-1, self.order), self.sizes, dim=-1)
-        normed = torch.cat([self.normalise(piece, piece.shape[-1:], eps=self.eps) for piece in pieces], dim=-1)
-        scaled = normed.index_select(-1, self.back) * self.weight
-        return scaled if self.bias is None else scaled + self.bias
+        """Normalise each part's units."""
+        pieces = torch.split(x.index_select(self.axis, self.order), self.sizes, dim=self.axis)
+        own = {name: torch.split(p.index_select(0, self.order), self.sizes) for name, p in self.named_parameters()}
+        normed = [
+            functional_call(norm, {name: split[p] for name, split in own.items()}, (piece,))
+            for p, (norm, piece) in enumerate(zip(self.narrow, pieces, strict=True))
+        ]
+        return torch.cat(normed, dim=self.axis).index_select(self.axis, self.back)
 
 
-def partwise(norm: nn.Module, planned: InitializerPlan) -> PartwiseNorm | None:
-    """The norm that takes the place of another whose weight is divided as planned; None for another kind of module."""
-    if isinstance(norm, PartwiseNorm):
-        return norm
-    if not isinstance(norm, nn.LayerNorm | nn.RMSNorm) or len(norm.normalized_shape) > 1:
+def _narrowed(norm: nn.Module, size: int) -> nn.Module:
+    """A copy for fewer units; its parameters are handed over at each call."""
+    result = copy.copy(norm)
+    result.__dict__["_parameters"] = dict(norm.__dict__["_parameters"])
+    if hasattr(norm, "normalized_shape"):
+        result.__dict__["normalized_shape"] = (size,)
+    return result
+
+
+@torch.no_grad()
+def mixed_axis(module: nn.Module) -> int | None:
+    """The axis along which a module with parameters [units] alone mixes units; None for another kind of module."""
+    parameters = list(module.parameters())
+    if any(module.children()) or any(True for _ in module.buffers()) or not parameters:
         return None
-    kept = [blocks[0][0] for blocks in planned.blocks]
-    if any(ranges is None for ranges in kept):
+    size = len(parameters[0]) if parameters[0].ndim else 0
+    if size < 2 or any(parameter.shape != (size,) for parameter in parameters):
         return None
-    return PartwiseNorm(norm, [torch.from_numpy(from_ranges(ranges)) for ranges in kept if ranges is not None])
+    rest = [n for n in (2, 3, 5, 7) if n != size]
+    for axis, shape in ((-1, (*rest[:2], size)), (1, (rest[0], size, *rest[1:3]))):
+        x = torch.rand(shape).to(parameters[0])
+        other = x.index_fill(axis, torch.zeros(1, dtype=torch.long, device=x.device), 9)
+        try:
+            here, there = (module(value).select(axis, 1) for value in (x, other))
+        except Exception:  # whatever a module raises for an input that isn't its own
+            continue
+        return None if torch.equal(here, there) else axis
+    return None

@@ -23,6 +23,8 @@ _FUNCTIONS: Mapping[str, frozenset[str]] = {
     "mse": frozenset(),
 }
 """For each loss the output functions that it computes itself."""
+_PROBABILITIES = 1e-3
+"""Numbers that add up to 1 within this are probabilities, not logits."""
 _NEW_SOFTMAX = 13
 """Before this opset a Softmax went over all axes from its own on."""
 
@@ -54,6 +56,7 @@ class Objective:
         graph = proto.graph
         nodes, used = live(graph.node, [self.value])
         result = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+        result.producer_name, result.producer_version = proto.producer_name, proto.producer_version
         result.graph.name = graph.name
         result.graph.node.extend(nodes)
         result.graph.input.extend(graph.input)
@@ -89,6 +92,7 @@ class Objective:
         shape = tuple(output.shape)
         if self.loss == "cross_entropy":
             loss = CrossEntropy(self._axis(shape, target), shape)
+            self._check_logits(output, loss.axis)
         else:
             loss = BinaryCrossEntropy(shape) if self.loss == "bce" else MeanSquaredError(shape)
         data = data.prepared(loss.prepare)
@@ -110,6 +114,15 @@ class Objective:
                 "convert the model with onnx.version_converter first."
             )
         return axis
+
+    def _check_logits(self, output: Tensor, axis: int) -> None:
+        """Refuse what a Softmax of an unknown form gives; taken for logits it would be learned badly."""
+        sums = output.double().sum(axis)
+        if output.shape[axis] > 1 and output.min() >= 0 and bool(((sums - 1).abs() < _PROBABILITIES).all()):
+            raise UsageError(
+                f"the output {self.value!r} holds probabilities, and cross_entropy takes logits; name those as the "
+                "output (--outputs of split and fit, onnxpart.cut in Python)."
+            )
 
 
 _CALLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {

@@ -20,8 +20,9 @@ from onnxpart.exact import obstacles
 from onnxpart.merge import merge
 from onnxpart.model import Model, load
 from onnxpart.moments import OptimizerState, merge_states
+from onnxpart.plan import from_ranges
 from onnxpart.split import Split, split
-from onnxpart.torch.duplicate import partwise
+from onnxpart.torch.duplicate import PartwiseNorm, mixed_axis
 from onnxpart.torch.export import Inputs, export
 from onnxpart.torch.importer import import_onnx
 from onnxpart.torch.module import ImportedModule, load_weights, parameters, weights
@@ -105,25 +106,38 @@ class Handle:
     def duplicate(self, module: nn.Module) -> None:
         """Let the norms of a module normalise each part's units apart, so that it computes the mean of the parts.
 
-        A LayerNorm or RMSNorm over divided units computes something else than its copies in the parts do; the paper's
-        remedy, duplicating it, leaves parameters and `state_dict` as they are.
+        A norm over divided units computes something else than its copies in the parts do; the paper's remedy,
+        duplicating it, leaves parameters and `state_dict` as they are. A norm is here any module with parameters of one
+        axis alone, such as LayerNorm, RMSNorm, and those of one's own.
 
         :param module: the module, or a copy of it; changed in place.
         :raises OnnxpartError: where that isn't enough; the module is then as it was.
         """
-        norms = {}
-        covered = set()
-        for key, name in self.names.items():
-            path, _, last = key.rpartition(".")
-            norm = partwise(module.get_submodule(path), self.split.plan.by_name[name]) if last == "weight" else None
-            if norm is not None:
-                norms[path] = norm
-                covered.update(_norm(self.split.analysis, name))
+        norms, covered = {}, set[int]()
+        for path, child in module.named_modules(remove_duplicate=False):
+            operators, units = self._norm(path, child)
+            axis = mixed_axis(child) if operators else None
+            if axis is not None:
+                covered |= operators
+                norms[path] = PartwiseNorm(child, units, axis)
+            elif isinstance(child, PartwiseNorm):
+                covered |= operators
         rest = [reason for i, reason in self._obstacles.items() if i not in covered]
         if rest:
             raise OnnxpartError(f"{rest[0]}, so the module can't compute the mean of the parts; whole() can.")
         for path, norm in norms.items():
             module.set_submodule(path, norm)
+
+    def _norm(self, path: str, child: nn.Module) -> tuple[set[int], list[Tensor]]:
+        """The operators of a norm over divided units, and the units of each part; none for another kind of module."""
+        found = [self.names.get(f"{path}.{name}") for name, _ in child.named_parameters(recurse=False)]
+        plans = [self.split.plan.by_name[name] for name in found if name is not None]
+        kept = [[blocks[0][0] for blocks in planned.blocks] for planned in plans if len(planned.shape) == 1]
+        if not kept or len(kept) < len(found) or kept != kept[:1] * len(kept) or None in kept[0]:
+            return set(), []
+        operators = set[int]().union(*(_norm_of(self.split.analysis, planned.name) for planned in plans))
+        units = [torch.from_numpy(from_ranges(ranges)) for ranges in kept[0] if ranges is not None]
+        return operators & self._obstacles.keys(), units
 
     def whole(self) -> ImportedModule:
         """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
@@ -174,7 +188,7 @@ class Handle:
                     target.state[parameter]["step"] = torch.tensor(steps[name], dtype=torch.float32, device=device)
 
 
-def _norm(analysis: Analysis, weight: str) -> set[int]:
+def _norm_of(analysis: Analysis, weight: str) -> set[int]:
     """The operators that a norm of this weight consists of; none where it isn't clear which."""
     readers = analysis.consumers[weight]
     if all(analysis.ops[i].node.op_type in NORMALISATIONS for i in readers):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnx.inliner import inline_local_functions
 
 from onnxpart.errors import ModelError, OnnxpartError
 from onnxpart.files import check_external, read, save
@@ -24,7 +25,7 @@ _TINY = 1e-30
 
 
 def read_whole(path: Path) -> onnx.ModelProto:
-    """Read a model with its external data.
+    """Read a model with its external data; its local functions are inlined.
 
     :raises ModelError: when it can't be read.
     """
@@ -33,7 +34,7 @@ def read_whole(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
     check_external(proto, path)
     onnx.load_external_data_for_model(proto, str(path.parent))
-    return proto
+    return inline_local_functions(proto) if proto.functions else proto
 
 
 def write_weights(module: ImportedModule, source: Path, target: Path) -> None:

@@ -10,6 +10,9 @@ from onnxpart.torch.integers import Integers, are_known
 from onnxpart.torch.operators import runtime
 from onnxpart.torch.operators.registry import Node, Value, operator
 
+_FIRST = -(2**63)
+"""Where exporters let a range begin that begins at the start; torch warns of it."""
+
 
 @operator("Identity")
 def identity(node: Node) -> Value:
@@ -111,7 +114,7 @@ def slice_(node: Node) -> Tensor:
         if step < 0:
             x = node.call(runtime.reverse_slice, x, axis, start, end, step)
         else:
-            index[axis] = slice(start, end, step)
+            index[axis] = slice(None if are_known([start]) and start == _FIRST else start, end, step)
     return x[tuple(index)] if index else x
 
 
