@@ -182,3 +182,70 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
         export(nn.Linear(3, 2), (torch.ones(2, 3), 1), tmp_path / "m.onnx")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="can't be written"):
         export(nn.Linear(3, 2), torch.ones(2, 3), tmp_path / "absent" / "m.onnx")
+
+
+class Branches(nn.Module):
+    """What it computes depends on the values that come in, which tracing can't see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) if x.sum() > 0 else self.b(x)
+
+
+class Counted(nn.Module):
+    """A size as a number of Python's, which tracing takes for a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x.reshape(int(x.shape[0]), 4))
+
+
+class Drawn(nn.Module):
+    """A dropout that is always active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.a(x), 0.5, training=True)
+
+
+def test_what_tracing_misses_is_found(tmp_path: Path) -> None:
+    x, path = torch.ones(2, 3), tmp_path / "m.onnx"
+    with pytest.raises(OnnxpartError, match=r"something else than the module on the example inputs with the opp") as e:
+        export(Branches(), x, path)
+    assert "dynamo: Could not guard on data-dependent expression" in str(e.value)
+    with pytest.raises(OnnxpartError, match="the exported model doesn't run on a larger batch"):
+        export(Counted(), torch.randn(2, 2, 2), path)
+    assert not path.exists()
+
+
+class Skipped(nn.Module):
+    """A branch that training leaves out for some samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return x + (y * torch.empty(len(x), 1).bernoulli_(0.5) if self.training else y)
+
+
+def test_random_numbers_of_training_that_evaluation_would_keep(tmp_path: Path) -> None:
+    with pytest.raises(
+        OnnxpartError, match=r"torchscript: .*: RandomUniform.* is random in evaluation too, do without"
+    ):
+        export(Skipped(), torch.randn(2, 4), tmp_path / "m.onnx", exporter="torchscript")
+
+
+def test_random_results_are_taken_on_trust(tmp_path: Path) -> None:
+    export(Drawn(), torch.randn(2, 4), tmp_path / "m.onnx")
+    assert [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node][-1] == "Dropout"

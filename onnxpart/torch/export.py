@@ -24,6 +24,7 @@ from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.files import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.model import constant_node
 from onnxpart.stream import Draft, stream
+from onnxpart.torch.faithful import difference
 from onnxpart.torch.store import to_array
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[st
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
     Here all of them stay: every parameter that the module's outputs depend on is an initializer of its own name and
     layout, other constants and buffers are Constant nodes. The file itself computes what the module does in evaluation
-    mode, and its first axis is symbolic. The module is left as it was, its mode and buffers included.
+    mode, which is tried on several inputs, and its first axis is symbolic. The module is left as it was, its mode and
+    buffers included.
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
@@ -66,9 +68,7 @@ def exported(module: nn.Module, example_inputs: Inputs, exporter: str) -> Iterat
         names[name] = unused(name, taken)
     call = _Call(module, inputs, not isinstance(example_inputs, Mapping), list(names.values()))
     with tempfile.TemporaryDirectory() as folder:
-        with _training(module), _silent():
-            draft = _folded(_written(call, Path(folder), exporter), module, Path(folder) / "folded.onnx")
-        yield _for_training(draft, module)
+        yield _drafted(call, Path(folder), exporter)
 
 
 class _Call:
@@ -80,6 +80,10 @@ class _Call:
         self.kwargs = {} if positional else inputs
         size = next((len(x) for x in inputs.values() if x.ndim), None)
         self.batched = [x.ndim > 0 and len(x) == size for x in inputs.values()]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> object:
+        """Call the module."""
+        return self.module(*inputs.values()) if self.args else self.module(**inputs)
 
     def torchscript(self, folder: Path) -> ir.Model:
         """Trace the module as it is."""
@@ -149,8 +153,8 @@ def _batches(inputs: Named) -> Named:
 
 
 @contextlib.contextmanager
-def _training(module: nn.Module) -> Iterator[None]:
-    """Training mode for a run whose traces vanish: modes, buffers and random numbers are as before."""
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Afterwards the module's modes, its buffers, and torch's random numbers are as before."""
     modes = [(child, child.training) for child in module.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
@@ -187,22 +191,28 @@ def _silent() -> Iterator[None]:
             os.close(old)
 
 
-def _written(call: _Call, folder: Path, exporter: str) -> ir.Model:
+def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
     """The model as the first of the exporters that are allowed and can do it writes it."""
     attempts: dict[str, Callable[[Path], ir.Model]] = {"torchscript": call.torchscript, "dynamo": call.dynamo}
-    problems = []
-    for name, attempt in attempts.items():
-        if exporter not in ("auto", name):
-            continue
-        call.module.train()
+    module, problems = call.module, []
+    for name in attempts if exporter == "auto" else [exporter]:
         try:
-            return attempt(folder)
+            with _unchanged(module), _silent():
+                module.train()
+                draft = _folded(attempts[name](folder), module, folder / f"{name}.onnx")
+            draft = _for_training(draft, module)
+            with _unchanged(module), _silent():
+                module.eval()
+                problem = difference(draft, call.run, call.inputs)
         except ImportError as error:
-            problems.append(f"{name} needs {error.name} (pip install {error.name})")
+            problem = f"it needs {error.name} (pip install {error.name})"
         except Exception as error:  # whatever the module or the exporter raises: they share no base class
-            problems.append(f"{name}: {_first_line(error)}")
+            problem = _first_line(error)
+        if problem is None:
+            return draft
+        problems.append(f"{name}: {problem}")
     raise OnnxpartError(
-        f"{type(call.module).__name__} can't be exported: {'; '.join(problems)}. Check that it runs on the example "
+        f"{type(module).__name__} can't be exported: {'; '.join(problems)}. Check that it runs on the example "
         "inputs, and write what is named there in operations that ONNX has."
     )
 
