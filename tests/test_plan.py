@@ -303,3 +303,13 @@ def test_dividing_again_divides_further() -> None:
     quarter = split(half.parts[0], 2)
     assert hidden_sizes(quarter.plan) == [(5, 5), (13, 12), (125, 125)]
     assert quarter.plan.parameters() == LENET[2]
+
+
+def test_padding_is_dealt_out_where_the_units_beside_it_are_not() -> None:
+    """Two units that all three parts have, three places of padding for them to share, and a gate that ties both."""
+    n = Net(("x", ("N", 6)))
+    h = n.op("Pad", n.op("Tanh", n.linear("x", 6, 2)), n.ints(0, 1, 0, 2))
+    h = n.op("Mul", n.linear(h, 5, 5, name="gate"), n.op("Sigmoid", h))
+    done = split(n.model(n.linear(h, 5, 2, name="y")), 3)
+    assert [done.plan.by_name["gate.weight"].part_shape(p) for p in range(3)] == [(3, 3)] * 3
+    assert verify(done.analysis, done.plan).holds

@@ -364,8 +364,8 @@ def pad(r: Rewrite) -> None:
     for axis, (before, after) in enumerate(amounts):
         kept = r.kept_out()[axis]
         size = op.shape(0)[axis]
-        front.append(before if kept is None or r.kept_in(0)[axis] is None else int((kept < before).sum()))
-        behind.append(after if kept is None or r.kept_in(0)[axis] is None else int((kept >= before + size).sum()))
+        front.append(before if kept is None else int((kept < before).sum()))
+        behind.append(after if kept is None else int((kept >= before + size).sum()))
     if len(r.node.input) > 3:
         r.node.input[3] = ""
     r.set_ints(1, "pads", [*front, *behind], since=11)
