@@ -94,8 +94,14 @@ def before_softmax(model: ModelProto) -> ModelProto:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_models_equal_onnx_runtime(name: str) -> None:
-    assert_equal_to_onnx(BUILDERS[name]())
+def test_small_models_equal_onnx_runtime_and_can_be_trained(name: str) -> None:
+    model = BUILDERS[name]()
+    assert_equal_to_onnx(model)
+    module = import_onnx(model).eval()
+    sum((y**2).sum() for y in run_torch(module, feeds(model))).backward()  # type: ignore[union-attr]
+    assert not [
+        key for key, parameter in parameters(module).items() if parameter.grad is None or not parameter.grad.any()
+    ]
 
 
 def one(
@@ -533,3 +539,21 @@ def test_an_operator_that_is_newer_than_the_table_is_refused(monkeypatch: pytest
     with pytest.raises(OnnxpartError, match=r"node 'node' \(Relu\): .*opset 17"):
         import_onnx(one("Relu"))
     import_onnx(one("LeakyRelu", opset=12))
+
+
+def test_gradients_pass_where_activations_are_quantized_and_turned_back() -> None:
+    settings = ["scale", "zero"]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("QuantizeLinear", ["h", *settings], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", *settings], ["y"]),
+    ]
+    arrays = {"w": normal(4, 5), "scale": np.array(0.05, np.float32), "zero": np.array(3, np.int8)}
+    model = build(nodes, {"x": ["N", 4]}, arrays)
+    assert_equal_to_onnx(model)
+    module = import_onnx(model)
+    x = torch.randn(3, 4) * 0.1
+    (y,) = run_torch(module, {"x": x.numpy()})
+    y.sum().backward()
+    torch.testing.assert_close(module.get_parameter("body.tensors.w").grad, x.sum(0)[:, None].expand(4, 5))
+    assert set(parameters(module)) == {"w"}

@@ -18,9 +18,9 @@ from onnxpart.torch.fuse import fuse
 from onnxpart.torch.integers import Integers, are_known, fold
 from onnxpart.torch.module import renamed_statistic
 from onnxpart.torch.operators import runtime
-from onnxpart.torch.operators.eager import Interpreted
+from onnxpart.torch.operators.eager import Interpreted, computed
 from onnxpart.torch.operators.registry import Constant, Handler, Info, Node, Unknown, Value, find, normal_domain
-from onnxpart.torch.store import DTYPES, escape, to_tensor
+from onnxpart.torch.store import DTYPES, HALVES, escape, to_array, to_tensor
 
 _UNSIGNED = {TensorProto.UINT16: np.uint16, TensorProto.UINT32: np.uint32, TensorProto.UINT64: np.uint64}
 """Types that torch stores but hardly computes with: operators get them as int64."""
@@ -31,6 +31,16 @@ _TYPELESS = frozenset(
     )
 )  # fmt: skip
 """Operators that take values of any type as they are."""
+
+
+_SMALL = 1024
+"""Constants of up to so many elements are computed with while importing."""
+_NOT_COMPUTED = frozenset(
+    (
+        "Bernoulli", "Dropout", "Identity", "If", "Loop", "Optional", "OptionalGetElement", "OptionalHasElement",
+        "RandomNormalLike", "RandomUniformLike", "Scan", "SequenceConstruct", "SequenceEmpty", "SplitToSequence",
+    )
+)  # fmt: skip
 
 
 @dataclass
@@ -157,11 +167,32 @@ class Builder:
                 f"the importer has no entry for it (domain {domain or 'ai.onnx'}, opset {opset}); "
                 "express it by others, or add a function with @operator in onnxpart/torch/operators"
             )
-        result: Value | tuple[Value, ...] | None = fold(node)
+        result: Value | tuple[Value, ...] | None = fold(node) or self._computed(node)
         result = self._handled(node, handler) if result is None else result
         self._set_origin(last, node.title)
         pairs = zip(proto.output, result if isinstance(result, tuple) else (result,), strict=False)
         self.values |= {name: self._narrow(name, value, proto.op_type) for name, value in pairs}
+
+    def _computed(self, node: Node) -> tuple[Value, ...] | None:
+        """Compute a node of small constants that no training changes; None for other nodes."""
+        arrays = [node.constant(index) for index in range(len(node.inputs))]
+        known = all(self._is_fixed(value) for value in node.inputs if value is not None)
+        if node.domain or not arrays or node.op_type in _NOT_COMPUTED or not known:
+            return None
+        try:
+            inputs = [None if array is None else to_tensor(array) for array in arrays]
+            found = computed(node.proto, node.opset, inputs, node.results)
+        except (IndexError, NotImplementedError, RuntimeError, ValueError, OnnxpartError):
+            return None  # what is wrong is said at run time, or not at all where nobody needs it
+        if any(x.numel() > _SMALL or x.dtype in HALVES for x in found):
+            return None
+        return tuple(Constant(name, to_array(x)) for name, x in zip(node.outputs, found, strict=False))
+
+    def _is_fixed(self, value: Value) -> bool:
+        if isinstance(value, Constant):
+            trained = value.name in self.scope.initializers and value.array.dtype.kind not in "iub"
+            return value.array.size <= _SMALL and not trained
+        return isinstance(value, Integers) and value.known
 
     def _handled(self, node: Node, handler: Handler) -> Value | tuple[Value, ...]:
         try:

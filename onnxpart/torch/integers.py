@@ -48,7 +48,9 @@ def fold(node: Node) -> Integers | None:
 
 
 def _shape(node: Node) -> Integers | None:
-    rank = node.rank(0)
+    data, rank = node.integers(0), node.rank(0)
+    if data is not None and node.holds_integers():
+        return Integers(() if data.scalar else (len(data.items),))
     if rank is None:
         return None
     start, end, _ = slice(node.attribute("start", 0), node.attribute("end", rank)).indices(rank)
@@ -92,6 +94,43 @@ def _product(node: Node) -> Integers | None:
     return Integers((math.prod(data.items),), not node.attribute("keepdims", 1)) if data else None
 
 
+def _reshaped(node: Node) -> Integers | None:
+    data, target = node.integers(0), node.integers(1)
+    if data is None or target is None or not target.known or target.scalar or len(target.items) > 1:
+        return None
+    return Integers(data.items, scalar=not target.items)
+
+
+def _picked(node: Node) -> Integers | None:
+    condition, left, right = node.constant(0), node.integers(1), node.integers(2)
+    if condition is None or condition.ndim > 1 or left is None or right is None:
+        return None
+    flags = tuple(bool(flag) for flag in condition.reshape(-1))
+    length = max(len(flags), len(left.items), len(right.items))
+    rows = zip(_repeat(flags, length), _repeat(left.items, length), _repeat(right.items, length), strict=True)
+    return Integers(
+        tuple(a if flag else b for flag, a, b in rows), condition.ndim == 0 and left.scalar and right.scalar
+    )
+
+
+def compare_sizes(node: Node) -> list[bool] | None:
+    """Compare two lists of sizes while importing, as far as that can be told: a size is never negative."""
+    left, right = node.integers(0), node.integers(1)
+    if left is None or right is None or not node.holds_integers():
+        return None
+    length = max(len(left.items), len(right.items))
+    pairs = list(zip(_repeat(left.items, length), _repeat(right.items, length), strict=True))
+    result = [_is_equal(a, b) for a, b in pairs]
+    return None if None in result else [bool(flag) for flag in result]
+
+
+def _is_equal(a: int, b: int) -> bool | None:
+    if are_known((a, b)):
+        return a == b
+    known = [item for item in (a, b) if are_known((item,))]
+    return False if known and known[0] < 0 else None
+
+
 def _same(node: Node) -> Integers | None:
     return node.integers(0) if node.attribute("to", TensorProto.INT64) == TensorProto.INT64 else None
 
@@ -132,6 +171,8 @@ _RULES: dict[str, Callable[[Node], Integers | None]] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "ReduceProd": _product,
+    "Reshape": _reshaped,
+    "Where": _picked,
     "Cast": _same,
     "Identity": _same,
     **dict.fromkeys(_ARITHMETIC, _arithmetic),

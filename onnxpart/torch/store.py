@@ -37,6 +37,8 @@ DTYPES: dict[int, torch.dtype] = {
 ELEMENT_TYPES = {dtype: element for element, dtype in DTYPES.items()}
 _BITS = {"bfloat16": torch.bfloat16, **{str(d)[6:]: d for d in DTYPES.values() if "float8" in str(d)}}
 """Types that numpy lacks by the names that they have there all the same."""
+HALVES = frozenset(_BITS.values())
+"""Types that numpy lacks."""
 
 
 def escape(name: str) -> str:
@@ -76,7 +78,7 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
 def to_array(tensor: torch.Tensor) -> np.ndarray:
     """Copy a tensor of any dtype, shape and device into an array; floats that numpy lacks become float32."""
     tensor = tensor.detach().cpu()
-    return np.array((tensor.float() if tensor.dtype in _BITS.values() else tensor).numpy())
+    return np.array((tensor.float() if tensor.dtype in HALVES else tensor).numpy())
 
 
 def _percent(match: re.Match[str]) -> str:

@@ -24,12 +24,23 @@ class Interpreted(nn.Module):
 
     def forward(self, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """Compute the outputs from the inputs, None for those that aren't given."""
-        handler = find(normal_domain(self.proto.domain), self.proto.op_type, self.opset)
-        assert handler is not None  # the import looked it up
-        builder = _Eager(self.training, next((x for x in inputs if x is not None), None))
-        infos = [Info() if x is None else _info(x) for x in inputs]
-        result = handler(_EagerNode(self.proto, self.opset, inputs, infos, self.results, builder))
-        return tuple(builder.tensor(value) for value in (result if isinstance(result, tuple) else (result,)))
+        return computed(self.proto, self.opset, inputs, self.results, self.training)
+
+
+def computed(
+    proto: onnx.NodeProto,
+    opset: int,
+    inputs: Sequence[torch.Tensor | None],
+    results: Sequence[Info],
+    training: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    """Compute the outputs of a node, whose operator has an entry, from its inputs."""
+    handler = find(normal_domain(proto.domain), proto.op_type, opset)
+    assert handler is not None  # the import looked it up
+    builder = _Eager(training, next((x for x in inputs if x is not None), None))
+    infos = [Info() if x is None else _info(x) for x in inputs]
+    result = handler(_EagerNode(proto, opset, inputs, infos, results, builder))
+    return tuple(builder.tensor(value) for value in (result if isinstance(result, tuple) else (result,)))
 
 
 def _info(x: torch.Tensor) -> Info:

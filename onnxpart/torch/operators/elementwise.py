@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onnxpart.torch.integers import compare_sizes
 from onnxpart.torch.operators import runtime
-from onnxpart.torch.operators.registry import Node, operator
+from onnxpart.torch.operators.registry import Constant, Node, Value, operator
 
 
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
@@ -71,7 +73,6 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "BitwiseOr": torch.bitwise_or,
     "BitwiseXor": torch.bitwise_xor,
     "Div": torch.div,
-    "Equal": torch.eq,
     "Greater": torch.gt,
     "GreaterOrEqual": torch.ge,
     "Less": torch.lt,
@@ -89,6 +90,16 @@ _BINARY: dict[str, Callable[..., Any]] = {
 def unary(node: Node) -> Tensor:
     """Call torch's function of the same meaning."""
     return node.call(_UNARY[node.op_type], node.tensor(0))
+
+
+@operator("Equal", since=7)
+def equal(node: Node) -> Value:
+    """Compare element by element, sizes while importing."""
+    sizes = compare_sizes(node)
+    if sizes is not None:
+        both = all(node.rank(index) == 0 for index in (0, 1))
+        return Constant(node.outputs[0], np.array(sizes[0] if both else sizes))
+    return node.call(torch.eq, node.tensor(0), node.tensor(1))
 
 
 @operator(*_BINARY, since=7)

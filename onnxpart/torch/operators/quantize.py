@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from onnx import TensorProto
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from onnxpart.torch.operators.registry import Node, operator
@@ -35,8 +36,16 @@ def _rounded(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype, 
         most = torch.finfo(dtype).max
         return y.float().clamp(-most, most)
     info = torch.iinfo(dtype)
-    y = torch.round(y) if zero is None else torch.round(y) + _along(zero, x, axis, block).to(y.dtype)
+    y = y + (torch.round(y) - y).detach()  # the gradient passes as if nothing were rounded
+    y = y if zero is None else y + _along(zero, x, axis, block).to(y.dtype)
     return y.clamp(info.min, info.max)
+
+
+def requantize(
+    x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype, axis: int, block: int, result: torch.dtype | None
+) -> Tensor:
+    """Quantize and dequantize in one, through which gradients pass."""
+    return dequantize(_rounded(x, scale, zero, dtype, axis, block), scale, zero, axis, block, result)
 
 
 def dequantize(
@@ -67,13 +76,26 @@ def quantize_linear(node: Node) -> Tensor:
     return node.call(quantize, node.tensor(0), node.tensor(1), node.optional(2), _target(node), axis, block)
 
 
+def _quantized(x: object, settings: tuple[object, ...]) -> tuple[Tensor, torch.dtype] | None:
+    """Return what was quantized into x with the same settings, and to which type; None for anything else."""
+    if not isinstance(x, fx.Proxy) or x.node.target is not quantize:
+        return None
+    inner, scale, zero, dtype, axis, block = x.node.args
+    known = tuple(value.node if isinstance(value, fx.Proxy) else value for value in settings)
+    if (scale, zero, axis, block) != known or not isinstance(inner, fx.Node) or not isinstance(dtype, torch.dtype):
+        return None
+    return cast(Tensor, fx.Proxy(inner, x.tracer)), dtype
+
+
 @operator("DequantizeLinear", since=10)
 def dequantize_linear(node: Node) -> Tensor:
     """Turn quantized numbers back into floats."""
     axis, block, code = node.attribute("axis", 1), node.attribute("block_size", 0), node.attribute("output_dtype", 0)
-    return node.call(
-        dequantize, node.tensor(0), node.tensor(1), node.optional(2), axis, block, DTYPES[code] if code else None
-    )
+    x, scale, zero, result = node.tensor(0), node.tensor(1), node.optional(2), DTYPES[code] if code else None
+    quantized = _quantized(x, (scale, zero, axis, block))
+    if quantized is not None:
+        return node.call(requantize, quantized[0], scale, zero, quantized[1], axis, block, result)
+    return node.call(dequantize, x, scale, zero, axis, block, result)
 
 
 def _shifted(x: Tensor, zero: Tensor | None, last: bool = False) -> Tensor:
