@@ -170,9 +170,11 @@ def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Class
 
 
 def admit(state: State, wish: Wish, base: Classes) -> None:
-    """Enter a wish, unless it is a mix of nothing that is divided, or can't come true."""
-    choice, alive = wish.choice, wish.alive(base)
-    if choice.mix and not alive:
+    """Enter a wish, unless it is a mix of nothing that is divided into nothing that is, or can't come true."""
+    choice = wish.choice
+    if choice.mix and not wish.alive(base):
+        if base[wish.drop].any():  # what is mixed from what every part has is in every part too
+            state.pending.append(wish)
         return
     if choice.mix and choice.drop is not None and choice.drop.size < state.k and not wish.held(base):
         state.give_up(wish, base)

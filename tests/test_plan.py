@@ -313,3 +313,18 @@ def test_padding_is_dealt_out_where_the_units_beside_it_are_not() -> None:
     done = split(n.model(n.linear(h, 5, 2, name="y")), 3)
     assert [done.plan.by_name["gate.weight"].part_shape(p) for p in range(3)] == [(3, 3)] * 3
     assert verify(done.analysis, done.plan).holds
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_what_is_mixed_from_what_every_part_has_is_in_every_part(k: int) -> None:
+    """Units that are an output, their means over one axis, and other units that are added to these."""
+    n = Net(("x", ("N", 5)), ("z", ("N", 5)))
+    e = n.op("Reshape", n.linear("z", 5, 54, name="e"), n.ints(-1, 9, 6))
+    h = n.op("Add", n.linear("x", 5, 9, name="a"), n.op("ReduceMean", e, axes=[2], keepdims=0))
+    y = n.linear(n.op("Relu", n.linear(n.op("Tanh", h), 9, 6, name="b")), 6, 2, name="y")
+    done = split(n.model(e, y, shape={e: ("N", 9, 6), y: ("N", 2)}), k)
+    for model in (*done.parts, done.whole):
+        onnx.checker.check_model(model, full_check=True)
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+    assert done.plan.by_name["a.weight"].part_shape(0) == (9, 5)
+    assert done.plan.by_name["b.bias"].part_shape(0) == (6 // k,)
