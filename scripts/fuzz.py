@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from growing import Recipe
-from steps import STEPS
+from nested_steps import STEPS
 
 import onnxpart
 from onnxpart.control import live
