@@ -9,6 +9,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from onnxpart.control import ENTER, Region
+from onnxpart.errors import ModelError
 
 if TYPE_CHECKING:
     from onnxpart.shapes import Shape, Shapes
@@ -46,10 +47,10 @@ def _record(
 ) -> None:
     out = node.output[0]
     if node.domain == ENTER:
-        rank = len(shape)
-        if all(-rank <= axis < rank for axis in axes):
-            gone = {axis % rank for axis in axes}
-            shapes.shape[out] = tuple(n for axis, n in enumerate(shape) if axis not in gone)
+        if role == "each":
+            _sizes(shapes, region, unknown, len(axes))
+        gone = {axis % len(shape) for axis in _within(shapes, node, axes, len(shape))}
+        shapes.shape[out] = tuple(n for axis, n in enumerate(shape) if axis not in gone)
         return
     if role == "branches":
         if shapes.shape.get(node.input[1]) == shape:
@@ -63,10 +64,21 @@ def _record(
         return
     sizes = _sizes(shapes, region, unknown, len(axes))
     rank = len(shape) + len(axes)
-    if sizes is not None and out not in shapes.shape and all(-rank <= axis < rank for axis in axes):
+    if sizes is not None and out not in shapes.shape:
         rest = iter(shape)
-        added = dict(zip((axis % rank for axis in axes), sizes, strict=True))
+        added = dict(zip((axis % rank for axis in _within(shapes, node, axes, rank)), sizes, strict=True))
         shapes.shape[out] = tuple(added[axis] if axis in added else next(rest) for axis in range(rank))
+
+
+def _within(shapes: Shapes, node: NodeProto, axes: list[int], rank: int) -> list[int]:
+    """The axes, if a tensor of that rank has them."""
+    for axis in axes:
+        if not -rank <= axis < rank:
+            raise ModelError(
+                f"{shapes.model.name}: {node.op_type} {node.name!r} runs along axis {axis} of a tensor that has "
+                f"{rank} axes; fix the export."
+            )
+    return axes
 
 
 def grown(shapes: Shapes) -> dict[str, Shape | None]:
@@ -76,6 +88,11 @@ def grown(shapes: Shapes) -> dict[str, Shape | None]:
         for marker in region.leaves:
             before, after = shapes.shape.get(state_of(marker)), shapes.shape.get(marker.input[0])
             if before is not None and after is not None and before != after:
+                if region.node.op_type == "Scan":
+                    raise ModelError(
+                        f"{shapes.model.name}: the body of Scan {region.node.name!r} makes a state of shape {after} of "
+                        f"one of {before}; fix the export."
+                    )
                 result[state_of(marker)] = after if len(before) == len(after) else None
     return result
 
@@ -89,12 +106,19 @@ def _sizes(shapes: Shapes, region: Region, unknown: int, count: int) -> list[int
     """Sizes of the axes along which the iterations' results lie: `count` of them, the iterations' last."""
     if region.node.op_type == "Loop":
         return [_trips(shapes, region, unknown)]
+    found = set()
     for marker in region.enters:
         settings = {a.name: helper.get_attribute_value(a) for a in marker.attribute}
         if settings["role"] == b"each" and marker.input[0] in shapes.shape:
             shape = shapes.shape[marker.input[0]]
-            return [shape[axis] for axis in settings["axes"]][-count:]
-    return None
+            axes = _within(shapes, marker, settings["axes"], len(shape))
+            found.add(tuple(shape[axis] for axis in axes)[-count:])
+    if len(found) > 1:
+        raise ModelError(
+            f"{shapes.model.name}: {region.node.op_type} {region.node.name!r} runs along sequences of lengths "
+            f"{', '.join(str(sizes[-1]) for sizes in sorted(found))}; fix the export."
+        )
+    return list(*found) or None
 
 
 def _trips(shapes: Shapes, region: Region, unknown: int) -> int:

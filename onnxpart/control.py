@@ -8,12 +8,12 @@ emission treat markers as operators; `nest` turns the list into nodes with graph
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 ENTER = "onnxpart.enter"
 """The domain of markers of what goes into a graph."""
@@ -28,6 +28,10 @@ Path = tuple[tuple[int, int], ...]
 Place = tuple[Path, int]
 """A path, and the part whose copy of the regions it is in (-1: there is one for all)."""
 TOP: Place = ((), -1)
+
+
+class Misfit(Exception):
+    """A node and the graphs inside it don't fit; the message says which and how."""
 
 
 @dataclass(frozen=True)
@@ -225,13 +229,13 @@ def constant_value(node: NodeProto) -> TensorProto | None:
 def normal(graph: GraphProto, opset: int) -> set[str]:
     """Bring the graphs inside a graph's nodes into the form in which `Nest` writes them (see `share_names`).
 
-    :returns: the initializers that were Constant nodes in them.
+    :returns: the initializers that were Constant nodes in them. :raises Misfit: when they don't fit their nodes.
     """
     if not any(True for node in graph.node for _ in graphs_of(node)):
         return set()
     constants = share_names(graph)
     flat = flatten(graph, opset)
-    nest = Nest(flat.regions, as_declared=True)
+    nest = Nest(flat.regions, lambda value, tensor, lane: None)
     for node, path in zip(flat.nodes, flat.paths, strict=True):
         nest.append(node, (path, -1))
     replace(graph.node, nest.nodes)
@@ -295,7 +299,7 @@ def _stripped(node: NodeProto) -> NodeProto:
 def _empty(graph: GraphProto) -> GraphProto:
     result = GraphProto()
     result.CopyFrom(graph)
-    del result.node[:]
+    del result.node[:], result.value_info[:]
     return result
 
 
@@ -307,8 +311,16 @@ def _marker(node: NodeProto, domain: str, role: str, inputs: list[str], outputs:
     return helper.make_node(node.op_type, inputs, outputs, name=name, domain=domain, role=role, **more)
 
 
+def _expect(node: NodeProto, what: str, have: int, want: int) -> None:
+    if have != want:
+        name = node.name or f"-> {next(iter(node.output), '')}"
+        raise Misfit(f"{node.op_type} {name!r} has {have} {what}, not {want}")
+
+
 def _if(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
     condition = node.input[0]
+    for graph in graphs:
+        _expect(node, "results of a branch", len(graph.output), len(node.output))
     pairs = zip(graphs[0].output, graphs[1].output, node.output, strict=True)
     return [_marker(node, ENTER, "condition", [condition], [])], [
         _marker(node, LEAVE, "branches", [then.name, otherwise.name, condition], [out])
@@ -319,6 +331,9 @@ def _if(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
 def _loop(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
     (body,) = graphs
     given = [*node.input, "", ""][: max(2, len(node.input))]
+    _expect(node, "inputs of the body", len(body.input), len(given))
+    _expect(node, "outputs of the body", len(body.output), 1 + len(node.output))
+    _expect(node, "states among its outputs", min(len(node.output), len(given) - 2), len(given) - 2)
     roles = ["count", "going", *["state"] * (len(given) - 2)]
     enters = [
         _marker(node, ENTER, role, [name], [value.name])
@@ -347,6 +362,11 @@ def _scan(node: NodeProto, graphs: Sequence[GraphProto], opset: int) -> Markers:
     out_axes = [1] * collected if batch else settings.get("scan_output_axes", [0] * collected)
     given = list(node.input)
     enters = [_marker(node, ENTER, "lengths", [given.pop(0)], [])] if batch else []
+    _expect(node, "inputs of the body", len(body.input), len(given))
+    _expect(node, "outputs of the body", len(body.output), len(node.output))
+    _expect(node, "sequences among its inputs", min(max(each, 1), len(given)), each)
+    _expect(node, "axes of its sequences", len(in_axes), each)
+    _expect(node, "axes of its results", len(out_axes), collected)
     for i, (name, value) in enumerate(zip(given, body.input, strict=True)):
         role, axes = ("state", batch) if i < states else ("each", [*batch, in_axes[i - states]])
         enters.append(_marker(node, ENTER, role, [name], [value.name], axes=axes or None))
@@ -368,11 +388,22 @@ _MARKERS = {"If": _if, "Loop": _loop, "Scan": _scan}
 # -- flat to nested ---------------------------------------------------------------------------------------------
 
 
-class Nest:
-    """Nodes in the making, each put in its place; `home` says where a value is seen."""
+def held(leaves: NodeProto, i: int) -> str:
+    """The tensor of which the `i`-th graph gives what a marker takes out of it: after it was cut, where it is."""
+    settings = {a.name: a.s.decode() for a in leaves.attribute if a.type == AttributeProto.STRING}
+    whole: str = leaves.output[0] if settings["role"] == "branches" else settings.get("state", "")
+    return whole or str(leaves.input[i])
 
-    def __init__(self, regions: Mapping[int, Region], as_declared: bool) -> None:
-        self.regions, self.as_declared = regions, as_declared
+
+class Nest:
+    """Nodes in the making, each put in its place; `home` says where a value is seen.
+
+    `declare` adapts what is declared of a value at a border, which holds what a tensor of the network does, to the part
+    whose copy of the region it is in.
+    """
+
+    def __init__(self, regions: Mapping[int, Region], declare: Callable[[ValueInfoProto, str, int], None]) -> None:
+        self.regions, self.declare = regions, declare
         self.home: dict[str, Place] = {}
         self._inside: dict[Place, list[NodeProto]] = {TOP: []}
 
@@ -416,20 +447,15 @@ class Nest:
         for i, (attribute, template) in enumerate(zip(GRAPHS[node.op_type], region.graphs, strict=True)):
             graph = GraphProto()
             graph.CopyFrom(template)
-            self._declare(graph, [m.output[0] for m in enters if m.output], [m.input[i] for m in leaves])
+            inner = [m.output[0] for m in enters if m.output], [m.input[i] for m in leaves]
+            alike = [v.name for v in template.input], [held(m, i) for m in region.leaves]
+            for values, *names in zip((graph.input, graph.output), inner, alike, strict=True):
+                for value, name, tensor in zip(values, *names, strict=True):
+                    self.declare(value, tensor, lane)
+                    value.name = name
             graph.node.extend(self._inside.pop(((*outer, (number, i)), lane), []))
             node.attribute.append(helper.make_attribute(attribute, graph))
         self.append(node, (outer, lane))
-
-    def _declare(self, graph: GraphProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Rename what goes in and out; in a part the declared shapes may not hold."""
-        for values, names in ((graph.input, inputs), (graph.output, outputs)):
-            for value, name in zip(values, names, strict=True):
-                value.name = name
-                if not self.as_declared and value.type.tensor_type.shape.dim:
-                    value.type.tensor_type.ClearField("shape")
-        if not self.as_declared:
-            del graph.value_info[:]
 
 
 def _replace_names(field_: Any, names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from onnxpart.layout import Layout, NotAGrid
 from onnxpart.model import Model, constant_node
 from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan, slice_array, slice_stream
 from onnxpart.rules.context import Op
-from onnxpart.rules.rewrite import Kept, Rewrite
+from onnxpart.rules.rewrite import Kept, Rewrite, sizes
 from onnxpart.stream import Draft, Stream, empty, stream
 
 
@@ -29,9 +29,9 @@ def copy_name(name: str, part: int) -> str:
 class _Writer:
     """Nodes and initializers of a graph in the making; hands out names that are not in use."""
 
-    def __init__(self, model: Model, as_declared: bool) -> None:
+    def __init__(self, model: Model, declare: Callable[[onnx.ValueInfoProto, str, int], None]) -> None:
         self.model = model
-        self.nest = Nest(model.flat.regions, as_declared)
+        self.nest = Nest(model.flat.regions, declare)
         self.initializers: dict[str, Array | TensorProto | Stream] = {}
         self._names = {n for node in model.flat.nodes for n in (*node.input, *node.output, node.name)}
         self._names |= set(model.initializers)
@@ -148,7 +148,7 @@ def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, 
     """
     model = analysis.model
     layout = layout_of(analysis, plan)
-    writer = _Writer(model, as_declared=plan.k == 1)
+    writer = _Writer(model, lambda value, tensor, _: _declare(layout, value, tensor, part))
     for name in model.initializers:
         given = None if weights is None else weights.get(name)
         if given is not None:
@@ -162,6 +162,19 @@ def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, 
         node.CopyFrom(op.node)
         _emit(writer, analysis, layout, index, node, part, lambda name: name, lane=-1)
     return writer.finish(plan, part)
+
+
+def _declare(layout: Layout, value: onnx.ValueInfoProto, tensor: str, part: int) -> None:
+    """Declare the sizes that a part's piece of a tensor has (part -1: those of the whole, as they are)."""
+    kind, shapes = value.type.tensor_type, layout.analysis.shapes
+    if part < 0:
+        return
+    kind.ClearField("shape")
+    if tensor in shapes.shape:
+        kind.shape.SetInParent()
+        own = sizes(layout.kept(tensor, part), shapes.shape[tensor])
+        for size, dynamic in zip(own, shapes.dynamic_dims(tensor), strict=True):
+            kind.shape.dim.add(dim_value=None if dynamic else size)
 
 
 def _emit(
@@ -263,7 +276,7 @@ class _Whole:
     def __init__(self, analysis: Analysis, plan: Plan) -> None:
         self.analysis, self.plan = analysis, plan
         self.layout = layout_of(analysis, plan)
-        self.writer = _Writer(analysis.model, plan.same_graph)
+        self.writer = _Writer(analysis.model, lambda value, tensor, lane: _declare(self.layout, value, tensor, lane))
         self.done: dict[tuple[str, int], str] = {}
         self._initializers()
         for index in range(len(analysis.ops)):

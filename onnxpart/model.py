@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
-from onnxpart.control import Flat, captured, constant_value, flatten, live, normal
+from onnxpart.control import Flat, Misfit, captured, constant_value, flatten, live, normal
 from onnxpart.errors import ModelError
 from onnxpart.files import Array, check_external, fetch, inner_tensors, packed, read, read_safetensors, stored
 from onnxpart.resolve import resolve
@@ -278,6 +278,10 @@ def _check(light: onnx.ModelProto, name: str) -> None:
         if value.type.WhichOneof("value") in (None, "tensor_type"):  # the checker wants a type and a shape, nobody else
             value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
             value.type.tensor_type.shape.SetInParent()
+    for value in light.graph.input:
+        kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
+        if kind != "tensor":
+            raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
     try:
         onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:
@@ -302,7 +306,10 @@ def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: fr
         del graph.node[:]
         graph.node.extend(kept)
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-    constants += normal(graph, opset)
+    try:
+        constants += normal(graph, opset)
+    except Misfit as misfit:
+        raise ModelError(f"{name}: {misfit}; fix the export.") from None
     names = {tensor.name for tensor in graph.initializer}
     if any(value.name in names for value in graph.input):
         inputs = [value for value in graph.input if value.name not in names]

@@ -197,6 +197,8 @@ def _finding(oracle: str, label: str, batch: int, deviations: Mapping[str, float
 
 def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if not a.size and not b.size:  # of what a loop that isn't run collects ONNX Runtime may not know the rank
+        return 0.0
     if a.shape != b.shape:
         return float("inf")
     masked = (np.abs(b) > MASKED) & (np.abs(a) > MASKED) & (np.sign(a) == np.sign(b))
@@ -216,6 +218,8 @@ def _spread(value: Array) -> float:
 
 def _at(value: Array, layout: Layout, name: str, part: int) -> Array:
     kept = layout.kept(name, part)
+    if not value.size:
+        return value
     return value[np.ix_(*[_batchwise(k, n) for k, n in zip(kept, value.shape, strict=True)])]
 
 

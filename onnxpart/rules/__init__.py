@@ -321,7 +321,7 @@ MARKERS: dict[tuple[str, str], Marker] = {
     (ENTER, "state"): (control.enter_state, control.cut_in, "no"),
     (ENTER, "each"): (control.enter_each, None, "data"),
     (LEAVE, "going"): (control.setting, None, "no"),
-    (LEAVE, "state"): (control.leave_state, control.cut_back, "data"),
+    (LEAVE, "state"): (control.leave_state, control.cut_back, "no"),
     (LEAVE, "each"): (control.leave_each, None, "data"),
     (LEAVE, "branches"): (control.branches, control.cut_branches, "sum"),
 }
@@ -350,6 +350,8 @@ def find(op: Op) -> Rule | str:
     if version not in rule.versions:
         return f"version {version} of {node.op_type} has no rule"
     if marker:
+        if control.differ(op):
+            return "its branches give tensors of different shapes"
         labels, adapt, linear = MARKERS[node.domain, op.attributes["role"].decode()]
         return Rule("control flow", rule.versions, labels, adapt, linear)
     if node.op_type in GRAPHS:

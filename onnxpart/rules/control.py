@@ -66,10 +66,15 @@ def leave_each(op: Op) -> list[Fields]:
     return [_with(op, op.fields(0))]
 
 
+def differ(op: Op) -> bool:
+    """Whether a marker is of what two branches give in different shapes."""
+    known = op.state.shapes.shape
+    shapes = {known[n] for n in op.inputs[:2] if n in known}
+    return op.attributes["role"] == b"branches" and len(shapes) > 1
+
+
 def branches(op: Op) -> list[Fields]:
     """What both branches give meets place by place, and every part takes the same branch."""
-    if op.shape(0) != op.shape(1):
-        raise Barrier("its branches give tensors of different shapes")
     op.share(op.fields(2), "it says which branch is taken")
     return [join(op, [0, 1], len(op.out_shape()))]
 
