@@ -112,6 +112,15 @@ def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_checkpoints_are_written_by_the_clock_too(tmp_path: Path) -> None:
+    often = {"every_steps": None, "every_minutes": 1e-9}
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(modules(), tmp_path / "often", loader=Failing(stripes(), (1, 3), stop), checkpoints=often)
+    assert checkpoint.steps(Checkpoints(tmp_path / "often"), 0) == [8, 9]
+    run(modules(), tmp_path / "seldom", checkpoints={"every_steps": None, "every_minutes": 10.0})
+    assert checkpoint.steps(Checkpoints(tmp_path / "seldom"), 0) == [18]
+
+
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
         run(modules(), tmp_path, loader=Failing(stripes(), (1, 3), stop))

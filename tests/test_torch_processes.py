@@ -1,5 +1,10 @@
 """Parts in processes of their own: the same result as in one, and what happens when a process ends early."""
 
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from training import Failing, accuracy, check_equal, kill, parts, small, stripes
 
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import Interrupted, OnnxpartError, UsageError
 from onnxpart.torch import checkpoint
 from onnxpart.torch.checkpoint import Checkpoints
-from onnxpart.torch.data import Loader
+from onnxpart.torch.data import Batch, Loader, TensorLoader
 from onnxpart.torch.train import EpochEnd, Event, Note, Result, Settings, train
 
 torch.set_num_threads(1)
@@ -62,3 +67,34 @@ def test_an_error_in_a_process_is_the_runs() -> None:
         next(modules[1].parameters()).mul_(torch.nan)
     with pytest.raises(OnnxpartError, match="part 1: the loss is nan at step 0"):
         train(modules, stripes(), F.cross_entropy, SETTINGS, engine="processes")
+
+
+@dataclass(frozen=True)
+class Interrupting:
+    """A loader that presses Ctrl-C in the parent process before the fourth batch of the second epoch."""
+
+    inner: TensorLoader
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        for i, batch in enumerate(self.inner.epoch(number, start), start):
+            if (number, i) == (1, 3):
+                os.kill(os.getppid(), signal.SIGINT)
+                time.sleep(2)  # until word is passed on
+            yield batch
+
+
+def test_interrupting_reaches_all_processes(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, every_steps=100, every_minutes=None)
+    with pytest.raises(Interrupted, match=r"stopped at step 10; resume from .* to go on"):
+        train(
+            parts(small())[:1],
+            Interrupting(stripes()),
+            F.cross_entropy,
+            SETTINGS,
+            engine="processes",
+            checkpoints=kept,
+        )
+    assert checkpoint.steps(kept, 0) == [10]

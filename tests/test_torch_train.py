@@ -165,6 +165,10 @@ def test_what_makes_no_sense_is_refused() -> None:
         train(modules, data, F.cross_entropy, replace(SETTINGS, device="cuda:99"))
     with pytest.raises(UsageError, match="device 'tpu9' isn't known"):
         train(modules, data, F.cross_entropy, replace(SETTINGS, device="tpu9"))
+    with pytest.raises(UsageError, match="the engine 'both' isn't known; choose one of auto, series, fused"):
+        train(modules, data, F.cross_entropy, SETTINGS, engine="both")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="fused parts with dropout can't be compiled; use the engine series"):
+        train(parts(small(0.2)), data, F.cross_entropy, replace(SETTINGS, compile=True), engine="fused")
     with pytest.raises(UsageError, match="aren't among the 3 of the settings"):
         train(modules, data, F.cross_entropy, SETTINGS, epochs=range(2, 5))
     (state, _) = (result.state for result in train(modules, data, F.cross_entropy, SETTINGS))

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from onnxpart.errors import OnnxpartError, UsageError
@@ -21,12 +21,13 @@ from onnxpart.torch.data import Batch
 from onnxpart.torch.job import Job
 from onnxpart.torch.lanes import side_by_side
 from onnxpart.torch.module import ImportedModule
+from onnxpart.torch.operators.modules import Dropout
 
 _TRIALS = 3
 
 
 class Engine(Protocol):
-    """Parts side by side. `busy` are the numbers of those that it is working on."""
+    """Parts side by side on a device. `busy` are the numbers of those that it is working on."""
 
     kind: Literal["series", "fused"]
     busy: tuple[int, ...]
@@ -155,13 +156,15 @@ class Series:
 class Fused:
     """Parts of the same shapes as one module whose tensors have a part axis in front.
 
-    :raises UsageError: when the parts differ.
+    :raises UsageError: when the parts differ, or have dropout and are to be compiled.
     """
 
     kind: Literal["series", "fused"] = "fused"
 
     def __init__(self, job: Job, device: torch.device) -> None:
         check_alike(job.modules)
+        if job.settings.compile and any(isinstance(layer, Dropout) for layer in job.modules[0].modules()):
+            raise UsageError("fused parts with dropout can't be compiled; use the engine series, or don't compile.")
         self.job, self.device, self.busy = job, device, job.numbers
         self.parameters, self.buffers = stack_module_state([module.to(device).train() for module in job.modules])
         self.images = has_images(job.modules) and device.type == "cpu"
@@ -247,6 +250,9 @@ class Fused:
             module.eval()
 
 
+ENGINES: dict[str, type[Series] | type[Fused]] = {"series": Series, "fused": Fused}
+
+
 def check_alike(modules: Sequence[nn.Module]) -> None:
     """Check that modules do the same with tensors of the same shapes.
 
@@ -262,13 +268,14 @@ def check_alike(modules: Sequence[nn.Module]) -> None:
 
 def _form(module: nn.Module) -> object:
     tensors = [(key, tensor.shape, tensor.dtype) for key, tensor in module.state_dict().items()]
-    plain = (bool, int, float, str)
-    layers = [
-        (type(layer), [(key, v) for key, v in vars(layer).items() if isinstance(v, plain) and key != "training"])
-        for layer in module.modules()
-        if not isinstance(layer, torch.fx.GraphModule)
-    ]
-    return tensors, layers, module.body.code if isinstance(module, ImportedModule) else None
+    layers = [layer.code if isinstance(layer, fx.GraphModule) else _settings(layer) for layer in module.modules()]
+    return tensors, layers
+
+
+def _settings(layer: nn.Module) -> object:
+    """Return a layer's kind and its numbers and words."""
+    plain = [(key, value) for key, value in vars(layer).items() if isinstance(value, (bool, int, float, str))]
+    return type(layer), [entry for entry in plain if entry[0] != "training"]
 
 
 def has_images(modules: Sequence[nn.Module]) -> bool:

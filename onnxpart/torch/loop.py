@@ -69,7 +69,7 @@ def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | Non
 
     :param stop: asks to write a checkpoint and stop; Ctrl-C does when omitted.
     """
-    with torch.random.fork_rng(), interruptible(job.checkpoints) as interrupted:
+    with interruptible(job.checkpoints) as interrupted:
         return _Run(job, engine, on_event, stop or interrupted).train()
 
 

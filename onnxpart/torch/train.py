@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from onnxpart.torch import cluster as clusters
 from onnxpart.torch.checkpoint import Checkpoints
 from onnxpart.torch.cluster import Cluster
 from onnxpart.torch.data import Loader
-from onnxpart.torch.engines import Fused, Series, choose, device_of
+from onnxpart.torch.engines import ENGINES, Fused, Series, choose, device_of
 from onnxpart.torch.job import (
     Criterion,
     EngineKind,
@@ -82,21 +83,27 @@ def train(
     device = device_of(settings.device)
     if engine == "processes":
         return processes.run(job, on_event)
-    kind: type[Series] | type[Fused] = Fused if engine == "fused" else Series
-    if engine == "auto":
-        kind, why = _chosen(job, device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        kind, why = _chosen(job, engine, device)
         if why:
             on_event(Note(why))
-    return loop.run(job, kind(job, device), on_event)
+        return loop.run(job, kind(job, device), on_event)
 
 
-def _chosen(job: Job, device: torch.device) -> tuple[type[Series] | type[Fused], str]:
-    """Return the engine to take, and why: the one that wrote the checkpoints to go on from, or the faster one."""
+def _chosen(job: Job, engine: EngineKind, device: torch.device) -> tuple[type[Series] | type[Fused], str]:
+    """Return the engine to take, and why: what was asked for, what wrote the checkpoints to go on from, or the faster.
+
+    :raises UsageError: when it isn't known.
+    """
+    if engine in ENGINES:
+        return ENGINES[engine], ""
+    if engine != "auto":
+        raise UsageError(f"the engine {engine!r} isn't known; choose one of {', '.join(get_args(EngineKind))}.")
     step = loop.resumable(job.checkpoints, job.numbers) if job.checkpoints else None
     if job.checkpoints is None or step is None:
         return choose(job, device)
     wrote = checkpoint.about(checkpoint.path_of(job.checkpoints, 0, step)).get("engine")
-    return (Fused if wrote == "fused" else Series), f"engine {wrote}, as in the checkpoint"
+    return ENGINES[str(wrote)], f"engine {wrote}, as in the checkpoint"
 
 
 def evaluate(
