@@ -228,22 +228,42 @@ def test_what_tracing_misses_is_found(tmp_path: Path) -> None:
 
 
 class Skipped(nn.Module):
-    """A branch that training leaves out for some samples."""
+    """A branch that training leaves out for some samples, by a mask with or without the mean of one."""
 
-    def __init__(self) -> None:
+    def __init__(self, scaled: bool) -> None:
         super().__init__()
-        self.a = nn.Linear(4, 4)
+        self.a, self.scaled = nn.Linear(4, 4), scaled
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
-        return x + (y * torch.empty(len(x), 1).bernoulli_(0.5) if self.training else y)
+        if not self.training:
+            return x + y
+        mask = torch.empty(x.shape[0], 1).bernoulli_(0.75)
+        return x + y * (mask.div_(0.75) if self.scaled else mask)
+
+
+def test_stochastic_depth_is_a_dropout(tmp_path: Path) -> None:
+    module, x = Skipped(scaled=True), torch.randn(200, 4)
+    export(module, x, tmp_path / "m.onnx")
+    assert "Dropout" in {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    imported = import_onnx(tmp_path / "m.onnx")
+    torch.testing.assert_close(imported.eval()(x), module.eval()(x))
+    share = ((imported.train()(x) - x) / module.a(x)).detach()
+    skipped = (share.abs() < 1e-3).all(1)
+    torch.testing.assert_close(share[~skipped], torch.full((int((~skipped).sum()), 4), 1 / 0.75), rtol=1e-3, atol=1e-3)
+    assert 20 < skipped.sum() < 80
 
 
 def test_random_numbers_of_training_that_evaluation_would_keep(tmp_path: Path) -> None:
-    with pytest.raises(
-        OnnxpartError, match=r"torchscript: .*: RandomUniform.* is random in evaluation too, do without"
-    ):
-        export(Skipped(), torch.randn(2, 4), tmp_path / "m.onnx", exporter="torchscript")
+    with pytest.raises(OnnxpartError, match="torchscript: the exported model gives something else than the module"):
+        export(Skipped(scaled=False), torch.randn(2, 4), tmp_path / "m.onnx", exporter="torchscript")
+
+    class Noisy(Skipped):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + (torch.rand_like(x) if self.training else 0)
+
+    with pytest.raises(OnnxpartError, match=r"RandomUniform.* is random in evaluation too, do without it"):
+        export(Noisy(scaled=True), torch.randn(2, 4), tmp_path / "m.onnx")
 
 
 def test_random_results_are_taken_on_trust(tmp_path: Path) -> None:

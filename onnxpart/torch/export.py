@@ -25,6 +25,7 @@ from onnxpart.files import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.model import constant_node
 from onnxpart.stream import Draft, stream
 from onnxpart.torch.faithful import difference
+from onnxpart.torch.masks import as_dropouts
 from onnxpart.torch.store import to_array
 
 if TYPE_CHECKING:
@@ -277,6 +278,7 @@ def _for_training(draft: Draft, module: nn.Module) -> Draft:
     del graph.initializer[:], graph.node[:], graph.value_info[:]
     graph.initializer.extend(weights)
     graph.node.extend(nodes)
+    as_dropouts(graph)
     _name_outputs(graph)
     return Draft(draft.proto, streams)
 
