@@ -310,6 +310,11 @@ def test_optimisers_that_do_not_fit() -> None:
     rms = torch.optim.RMSprop(module.parameters())
     with pytest.raises(UsageError, match="RMSprop; use the same for all parts and the target, of SGD and Adam"):
         handle.merge_optimizer([rms, rms], rms)
+    adams = [torch.optim.Adam(part.parameters()) for part in parts]
+    for part, optimizer in zip(parts, adams, strict=True):
+        learn(part, optimizer, NETWORKS["lenet"][1], steps=1)
+    with pytest.raises(UsageError, match="the target has amsgrad, the parts' optimisers haven't"):
+        handle.merge_optimizer(adams, torch.optim.Adam(module.parameters(), amsgrad=True))
     with pytest.raises(UsageError, match="1 optimisers for 2 parts"):
         handle.merge_optimizer([sgd], sgd)
 

@@ -165,7 +165,8 @@ class Handle:
         those of the part with the fewest. Rates and other settings stay those of the target's own parameter groups.
 
         :param optimizers: SGD, Adam or AdamW, one per part in order. :param target: one of the same class.
-        :raises UsageError: for others, or another number of them. :raises MergeError: when they hold different states.
+        :raises UsageError: for others, other settings, or another number of them.
+        :raises MergeError: when they hold different states.
         """
         kinds = list(dict.fromkeys(type(optimizer) for optimizer in (*optimizers, target)))
         if len(kinds) > 1 or kinds[0] not in OPTIMIZERS:
@@ -182,7 +183,7 @@ class Handle:
             for parameter in group["params"]:
                 name = named.get(id(parameter), "")
                 if name in merged.slots:
-                    _fill(target.state[parameter], parameter, merged.slots[name])
+                    _fill(target.state[parameter], parameter, merged.slots[name], group)
                 if name in steps:
                     device = parameter.device if group.get("capturable") or group.get("fused") else "cpu"
                     target.state[parameter]["step"] = torch.tensor(steps[name], dtype=torch.float32, device=device)
@@ -272,7 +273,11 @@ def _steps(optimizers: Sequence[torch.optim.Optimizer], parts: Sequence[Imported
     return result
 
 
-def _fill(state: dict[str, Tensor], parameter: Tensor, arrays: Mapping[str, np.ndarray]) -> None:
-    """Let an optimiser's state of a parameter hold arrays, in the parameter's layout."""
+def _fill(
+    state: dict[str, Tensor], parameter: Tensor, arrays: Mapping[str, np.ndarray], group: Mapping[str, object]
+) -> None:
+    """Let an optimiser's state of a parameter of a group hold arrays, in the parameter's layout."""
+    if group.get("amsgrad") and "max_exp_avg_sq" not in arrays:
+        raise UsageError("the target has amsgrad, the parts' optimisers haven't; give all of them the same setting.")
     for slot, array in arrays.items():
         state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(to_tensor(array))
