@@ -289,10 +289,27 @@ def _check(light: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name} is not a valid ONNX model: {what}; fix the export.") from None
 
 
+def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its local functions written out; the same one if it has none."""
+    if not proto.functions:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    functions = {(function.domain, function.name): function for function in result.functions}
+    bodies: list[onnx.GraphProto | onnx.FunctionProto] = [result.graph, *result.functions]
+    while bodies:
+        for node in bodies.pop().node:
+            bodies += [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+            if (node.domain, node.op_type) in functions:
+                given = {attribute.name for attribute in node.attribute}
+                defaults = functions[node.domain, node.op_type].attribute_proto
+                node.attribute.extend(d for d in defaults if d.name not in given)  # the inliner leaves them out
+    return inline_local_functions(result)
+
+
 def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: frozenset[str] = frozenset()) -> Model:
     """The model in canonical form, without a digest; `known` are initializers that were Constant nodes."""
-    if proto.functions:
-        proto = inline_local_functions(proto)
+    proto = without_functions(proto)
     graph = proto.graph
     kept, constants = [], list(known)
     for node in live(graph.node, [value.name for value in graph.output])[0]:

@@ -206,3 +206,22 @@ def test_an_error_at_run_time_names_the_node() -> None:
     for same in (module, pickle.loads(pickle.dumps(module))):
         with pytest.raises(OnnxpartError, match=r"node 'shaped' \(Reshape\): shape '\[3, 3\]'"):
             same(torch.ones(2, 4), torch.tensor([3, 3]))
+
+
+def test_local_functions_are_written_out() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[2,2] x) => (float[2,2] y) <float[2,2] w = {0.5, -0.25, 1.0, 0.75}> {
+            h = own.twice <factor = 3.0> (x, w)
+            y = own.twice (h, w)
+        }
+        <domain: "own", opset_import: ["" : 17, "own" : 1]>
+        twice <factor: float = 2.0> (a, w) => (c) {
+            b = own.once(a, w)
+            f = Constant<value_float: float = @factor>()
+            c = Mul(b, f)
+        }
+        <domain: "own", opset_import: ["" : 17]>
+        once (a, w) => (c) { b = MatMul(a, w) c = Tanh(b) }"""
+    )
+    assert set(parameters(check(proto, X))) == {"w"}

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from models import light, light_names
 from onnxpart.torch import import_onnx, importer
 from onnxpart.torch.module import parameters
-from tests import attentions, exported, exported_sequences
+from tests import attentions, exported, exported_control, exported_sequences
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 Array = NDArray[Any]
@@ -57,7 +57,7 @@ def check(model: ModelProto, inputs: dict[str, Array]) -> None:
     sum((y**2).sum() for y in outputs if y.requires_grad).backward()  # type: ignore[union-attr]
     without = [name for name, p in parameters(module).items() if p.grad is None or not p.grad.any()]
     assert not without
-    if not any(node.op_type == "If" for node in model.graph.node):  # a condition needs a value
+    if not {node.op_type for node in model.graph.node} & {"If", "Loop"}:  # a condition needs a value
         elsewhere = module.to("meta")(*(torch.from_numpy(array).to("meta") for array in inputs.values()))
         for y in elsewhere if isinstance(elsewhere, tuple) else (elsewhere,):
             assert y.device.type == "meta"  # nothing is left on the CPU, or torch would refuse to mix
@@ -107,6 +107,12 @@ def test_other_networks_are_not_judged() -> None:
 def test_exported_sequences(name: str) -> None:
     model = exported_sequences.export(name, "torchscript", 17)
     check(model, feeds(model))
+
+
+@pytest.mark.parametrize("name", [*exported_control.SCRIPTED, *exported_control.TRACED])
+def test_exported_control_flow(name: str) -> None:
+    model = exported_control.export(name)
+    check(model, {key: np.abs(array) for key, array in feeds(model).items()})  # so the branch with weights is taken
 
 
 @pytest.mark.parametrize("name", light_names())

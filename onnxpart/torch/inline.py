@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
-from onnx import inliner
 
+from onnxpart.model import without_functions
 from onnxpart.torch.operators.registry import Info, find, normal_domain
 from onnxpart.torch.trainable import graphs
 
@@ -19,8 +19,7 @@ _DOMAIN = "onnxpart.inlined"
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Replace local functions, and composite operators without an entry, by what they consist of."""
     while True:
-        if proto.functions:
-            proto = inliner.inline_local_functions(proto)
+        proto = without_functions(proto)
         opsets = opsets_of(proto)
         nodes = [node for graph in graphs(proto.graph) for node in graph.node]
         composite = [node for node in nodes if not _has_entry(node, opsets) and _function_schema(node, opsets)]

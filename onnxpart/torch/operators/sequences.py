@@ -65,14 +65,16 @@ def erase(node: Node) -> Tensor:
 
 
 def _split(x: Tensor, sizes: Tensor | None, axis: int, keep: bool) -> list[Tensor]:
+    if not keep and (sizes is None or (sizes.dim() == 0 and sizes == 1)):
+        return list(x.unbind(axis))
     if sizes is None:
-        return list(x.split(1, axis) if keep else x.unbind(axis))  # type: ignore[no-untyped-call]
+        return list(torch.split(x, 1, axis))
     return list(torch.split(x, sizes.tolist(), axis))
 
 
 @operator("SplitToSequence", since=11)
 def split(node: Node) -> Tensor:
-    """Cut along an axis into a sequence of pieces."""
+    """Cut along an axis into a sequence of pieces; single ones lose the axis without `keepdims`, as in ONNX Runtime."""
     axis, keep = node.attribute("axis", 0), bool(node.attribute("keepdims", 1))
     return node.call(_split, node.tensor(0), node.optional(1), axis, keep)
 
