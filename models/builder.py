@@ -1,20 +1,21 @@
 """Builds small ONNX models: named nodes, seeded float32 weights, a dynamic batch dimension ``N``."""
 
 import zlib
+from collections.abc import Callable
 from math import prod
 from typing import TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 OPSET = 17
 IR_VERSION = 8
 
 Array: TypeAlias = NDArray[np.generic]
 Dimension: TypeAlias = int | str
-Attribute: TypeAlias = int | float | str | list[int] | TensorProto
+Attribute: TypeAlias = int | float | str | list[int] | TensorProto | GraphProto
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
@@ -95,6 +96,16 @@ class GraphBuilder:
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self._nodes.append(node)
         return outputs
+
+    def inner(self, name: str, inputs: list[str], build: Callable[[], list[str]]) -> GraphProto:
+        """Build a graph for a node's attribute: what `build` adds, and the float32 values that it returns."""
+        start = len(self._nodes)
+        outputs = build()
+        nodes = self._nodes[start:]
+        del self._nodes[start:]
+        kind = TensorProto.FLOAT
+        values = [[helper.make_tensor_value_info(n, kind, None) for n in names] for names in (inputs, outputs)]
+        return helper.make_graph(nodes, name, values[0], values[1])
 
     def constant(self, name: str, array: Array) -> str:
         """Add a Constant node that holds `array`, as exporters write small operands."""

@@ -226,6 +226,39 @@ def recurrent() -> ModelProto:
     return g.build({logits: ("N", CLASSES)})
 
 
+def scan() -> ModelProto:
+    """Return a recurrent cell written out in a Scan: x ``[3, N, 5]`` to logits of every step."""
+    g = GraphBuilder("scan")
+    x = g.input("x", 3, "N", 5)
+    batch = g.node("Gather", "batch", g.node("Shape", "sizes", x), g.integers("one", [1]))
+    first = g.node("ConstantOfShape", "zeros", g.node("Concat", "zeros_shape", batch, g.integers("four", [4]), axis=0))
+
+    def step() -> list[str]:
+        seen = _projection(g, "seen", "x_t", (5, 4))
+        kept = g.node("MatMul", "kept", "h", g.weight("kept.weight", 4, 4, fan_in=4))
+        h = g.node("Tanh", "h_next", g.node("Add", "sum", seen, kept))
+        return [h, g.node("Identity", "h_out", h)]
+
+    body = g.inner("step", ["h", "x_t"], step)
+    _, states = g.node_with_outputs("Scan", "cell", first, x, outputs=["last", "states"], num_scan_inputs=1, body=body)
+    logits = _projection(g, "logits", states, (4, CLASSES))
+    return g.build({logits: (3, "N", CLASSES)})
+
+
+def branches() -> ModelProto:
+    """Return an If that the input decides: a layer of its own in one branch, the units as they are in the other."""
+    g = GraphBuilder("branches")
+    x = g.input("x", "N", 5)
+    h = g.relu("relu", g.linear("fc", x, (5, 4)))
+    zero = g.initializer("zero", np.array(0, np.float32))
+    condition = g.node("Greater", "positive", g.node("ReduceSum", "total", x, keepdims=0), zero)
+    then = g.inner("deeper", [], lambda: [g.node("Tanh", "tanh", g.linear("deep", h, (4, 4)))])
+    otherwise = g.inner("shallow", [], lambda: [g.node("Neg", "neg", h)])
+    h = g.node("If", "choice", condition, then_branch=then, else_branch=otherwise)
+    logits = g.linear("logits", h, (4, CLASSES))
+    return g.build({logits: ("N", CLASSES)})
+
+
 def refused() -> ModelProto:
     """Return a residual stream of 4 units that is an output itself: nothing can be divided."""
     g = GraphBuilder("refused")
@@ -295,6 +328,8 @@ GOLDEN: dict[str, Callable[[], ModelProto]] = {
         pixel_shuffle,
         slice_split,
         recurrent,
+        scan,
+        branches,
         refused,
         unknown_op,
     )

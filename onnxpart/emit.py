@@ -167,7 +167,7 @@ def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, 
 def _declare(layout: Layout, value: onnx.ValueInfoProto, tensor: str, part: int) -> None:
     """Declare the sizes that a part's piece of a tensor has (part -1: those of the whole, as they are)."""
     kind, shapes = value.type.tensor_type, layout.analysis.shapes
-    if part < 0:
+    if part < 0 or layout.k == 1:
         return
     kind.ClearField("shape")
     if tensor in shapes.shape:

@@ -9,6 +9,7 @@ from onnx import ModelProto, numpy_helper
 
 from models import BUILDERS, GOLDEN, cifar10_net, figure1, lenet, light, light_names, regression_mlp
 from models.builder import GraphBuilder, parameter_count
+from onnxpart.control import captured
 
 LIGHT_TESTED = ("shufflenet", "squeezenet")
 TESTED = [name for name in BUILDERS if not name.startswith("light_")] + [f"light_{name}" for name in LIGHT_TESTED]
@@ -55,7 +56,7 @@ def test_valid_and_named(name: str) -> None:
     names = [node.name for node in model.graph.node]
     assert all(names)
     assert len(set(names)) == len(names)
-    read = {value for node in model.graph.node for value in node.input}
+    read = {value for node in model.graph.node for value in (*node.input, *captured(node))}
     assert {tensor.name for tensor in model.graph.initializer} <= read
 
 

@@ -11,6 +11,7 @@ from onnx import ModelProto, helper
 
 from models import BUILDERS, GOLDEN
 from onnxpart import OnnxpartError, PartitionError, Plan, Split, arrays, load, merge, plan, split, verify
+from onnxpart.control import captured
 from onnxpart.model import restored
 from onnxpart.plan import METADATA, METADATA_PART, ORDERS
 from onnxpart.report.dump import dump_model
@@ -33,7 +34,7 @@ def check_model(model: ModelProto) -> None:
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     names = [name for node in model.graph.node for name in node.output if name]
     assert len(set(names)) == len(names)
-    read = {name for node in model.graph.node for name in node.input}
+    read = {name for node in model.graph.node for name in (*node.input, *captured(node))}
     assert {t.name for t in model.graph.initializer} <= read
 
 
