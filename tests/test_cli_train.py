@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sys
 import warnings
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -17,19 +15,17 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
-from rich.console import Console
 from test_cli import process, run, run_json
 
 from models import BUILDERS
-from onnxpart import arrays, merge
+from onnxpart import arrays, cli_train, merge
 from onnxpart.errors import OnnxpartError
 from onnxpart.folder import read_plan
 from onnxpart.model import load
 from onnxpart.moments import load_state, merge_states
 from onnxpart.torch import import_onnx
-from onnxpart.torch.job import Epoch, EpochEnd, Note, Steps
+from onnxpart.torch.job import EngineKind
 from onnxpart.torch.objective import find_objective
-from onnxpart.torch.watch import Watch
 from onnxpart.torch.written import deviation, write_weights
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -454,64 +450,5 @@ def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
         deviation(module, objective, here / "foreign.onnx", batch)
 
 
-# -- what is shown and recorded ---------------------------------------------------------------------------------------
-
-EVENTS = [
-    Note("engine fused"),
-    Steps((0, 1), 3, 2, 4, 20, [[1.0, 3.0], [2.0, 4.0]], 0.5),
-    EpochEnd(0, 3, Epoch(0.5, 1.5, 1.25, 0.125)),
-    Steps((0, 1), 4, 2, 4, 20, [[1.0, 3.0]], 1.0),
-]
-
-
-def test_a_terminal_shows_bars(tmp_path: Path) -> None:
-    screen = io.StringIO()
-    with Watch(tmp_path, Console(file=screen, force_terminal=True, width=200)) as watch:
-        told = watch.stage("parts", range(3, 6), "error rate")
-        for event in EVENTS:
-            told(event)
-        (bar,) = watch.progress.tasks
-        assert (bar.completed, bar.total) == (6, 12)
-        assert bar.description == "epoch 5/6, parts: loss 1, 3; error rate 0.125; 40 samples/s"
-        assert bar.time_remaining is None or bar.time_remaining >= 0
-    assert "note: engine fused" in screen.getvalue()
-
-
-def test_news_are_lines_elsewhere_and_in_a_file(tmp_path: Path) -> None:
-    for resume in (False, False, True):
-        text = io.StringIO()
-        with Watch(tmp_path, Console(file=text, width=200), resume=resume) as watch:
-            told = watch.stage("parts", range(3, 6), "error rate")
-            for event in EVENTS:
-                told(event)
-        expected = "epoch 4/6, part 0: loss in training 1.5, loss in test 1.25, error rate 0.125"
-        assert text.getvalue().splitlines() == ["note: engine fused", expected]
-        recorded = lines(str(tmp_path / "metrics.jsonl"))
-        assert len(recorded) == (6 if resume else 3)
-    assert recorded[0] == {"stage": "parts", "epoch": 3, "batch": 2, "parts": [0, 1], "loss": [1.5, 3.5],
-                           "samples_per_second": 40.0, "seconds": 0.5}  # fmt: skip
-
-
-def test_tensorboard_draws_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[str, float, int]] = []
-
-    class SummaryWriter:
-        def __init__(self, folder: str) -> None:
-            assert folder == str(tmp_path / "tensorboard")
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            drawn.append((name, value, step))
-
-        def close(self) -> None:
-            drawn.append(("closed", 0, 0))
-
-    module = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    with Watch(tmp_path, Console(file=io.StringIO())) as watch:
-        told = watch.stage("parts", range(3, 6), "error rate")
-        for event in EVENTS:
-            told(event)
-    assert ("parts/1/batch loss", 3.5, 14) in drawn
-    assert ("parts/0/metric", 0.125, 4) in drawn
-    assert drawn[-1] == ("closed", 0, 0)
+def test_the_engines_are_those_of_training() -> None:
+    assert get_args(EngineKind) == cli_train.ENGINES

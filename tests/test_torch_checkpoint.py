@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatch:
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run(modules(), tmp_path, checkpoints={"plan": "one"})
-    with pytest.raises(CheckpointError, match="holds checkpoints of an earlier run; resume it, or choose another"):
+    with pytest.raises(CheckpointError, match="holds checkpoints of an earlier run; resume it, or remove them"):
         run(modules(), tmp_path)
     with pytest.raises(CheckpointError, match="is of another run: plan was 'one' there and is 'two' here"):
         run(modules(), tmp_path, checkpoints={"plan": "two", "resume": True})

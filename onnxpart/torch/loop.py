@@ -54,7 +54,7 @@ def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
         return None
     if not checkpoints.resume:
         raise CheckpointError(
-            f"{checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder."
+            f"{checkpoints.folder} holds checkpoints of an earlier run; resume it, or remove them to start anew."
         )
     common = set.intersection(*found)
     if not common:
