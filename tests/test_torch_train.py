@@ -1,6 +1,7 @@
 """Training: it learns, it can be repeated, and every engine gives the same."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from models import lenet
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch import import_onnx, load_weights, weights
 from onnxpart.torch.module import parameters
-from onnxpart.torch.train import EpochEnd, Event, Note, Result, Settings, Steps, evaluate, train
+from onnxpart.torch.train import EngineKind, EpochEnd, Event, Note, Result, Settings, Steps, evaluate, train
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 SETTINGS = Settings(epochs=3, lr=0.1, device="cpu", seed=3)
@@ -141,6 +142,17 @@ def test_half_precision_learns(engine: str) -> None:
     settings = replace(SETTINGS, epochs=6, amp=True)
     for result in train(parts(small()), stripes(), F.cross_entropy, settings, engine=engine):  # type: ignore[arg-type]
         assert result.curve[-1].train_loss < 0.5 * result.curve[0].train_loss
+
+
+@pytest.mark.parametrize("engine", ["series", "fused"])
+def test_compiled_parts_are_trained_as_others(engine: EngineKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the backend that only traces: to generate code takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    one, other = parts(small(norm=True)), parts(small(norm=True))
+    data, test = stripes(), stripes(20, 60)
+    plain = train(one, data, F.cross_entropy, SETTINGS, engine="series", test=test)
+    compiled = train(other, data, F.cross_entropy, replace(SETTINGS, compile=True), engine=engine, test=test)
+    check_same(plain, compiled, one, other)
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
