@@ -142,11 +142,15 @@ def speeds(rounds: int) -> Table:
     return table
 
 
-def operators(network: Network, k: int) -> Table:
-    """Return what each of torch's operators takes in the whole and in all parts, one after the other."""
+def operators(network: Network, k: int, rounds: int) -> Table:
+    """Return what each of torch's operators takes in the whole and in all parts, by turns; medians."""
     model, loader = network.build(), samples(network, 1)
-    whole = _profiled(Series(job_of([model], loader), CPU), loader)
-    parts = _profiled(Series(job_of(onnxpart.split(model, k).parts, loader), CPU), loader)
+    batch = next(loader.epoch(0))
+    both = Series(job_of([model], loader), CPU), Series(job_of(onnxpart.split(model, k).parts, loader), CPU)
+    turns = [[_profiled(engine, batch) for engine in both] for _ in range(rounds + 1)][1:]
+    whole, parts = (
+        {name: median(turn[i].get(name, 0.0) for turn in turns) for name in turns[0][i]} for i in range(len(both))
+    )
     table = Table(title=f"{network.name}: a step of the whole, and of {k} parts in series, by operator")
     for column in ("operator", "whole, ms", "parts, ms", "speedup", f"below {SLOW}"):
         table.add_column(column)
@@ -157,11 +161,8 @@ def operators(network: Network, k: int) -> Table:
     return table
 
 
-def _profiled(engine: Engine, loader: TensorLoader) -> dict[str, float]:
-    """Return the milliseconds of each operator itself in a step, the median of some."""
-    steps: list[dict[str, float]] = []
-    for batch in list(loader.epoch(0)) * 6:
-        with profile(activities=[ProfilerActivity.CPU]) as found:
-            engine.step([batch], SETTINGS.lr, 0)
-        steps.append({event.key: event.self_cpu_time_total / 1000 for event in found.key_averages()})
-    return {name: median(step.get(name, 0.0) for step in steps[1:]) for name in steps[-1]}
+def _profiled(engine: Engine, batch: Batch) -> dict[str, float]:
+    """Return the milliseconds of each operator itself in a step."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        engine.step([batch], SETTINGS.lr, 0)
+    return {event.key: event.self_cpu_time_total / 1000 for event in found.key_averages()}

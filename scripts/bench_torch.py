@@ -155,10 +155,10 @@ def main(
 ) -> None:
     """Print all tables, and what they were taken on."""
     torch.set_num_threads(1)
-    console = Console()
+    console = Console(width=max(Console().width, 100))
     console.print(importing(steps))
     console.print(speeds(rounds))
-    console.print(operators(CIFAR10, 4))
+    console.print(operators(CIFAR10, 4, rounds))
     console.print(", ".join(f"{key} {value}" for key, value in machine("onnxpart", "onnx", "torch").items()))
 
 

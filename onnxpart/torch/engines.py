@@ -88,7 +88,7 @@ class Series:
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device, self.busy = job, device, job.numbers
-        self.images = has_images(job.modules)
+        self.images = has_images(job.modules) and device.type == "cpu"
         for module in job.modules:
             module.to(device)
             if self.images:
