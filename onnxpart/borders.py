@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from onnxpart.control import ENTER, Region
+from onnxpart.control import ENTER, Path, Region
 from onnxpart.errors import ModelError
 
 if TYPE_CHECKING:
@@ -119,6 +120,12 @@ def _sizes(shapes: Shapes, region: Region, unknown: int, count: int) -> list[int
             f"{', '.join(str(sizes[-1]) for sizes in sorted(found))}; fix the export."
         )
     return list(*found) or None
+
+
+def repeats(shapes: Shapes, path: Path) -> int:
+    """How often what stands at a path is run, under the trial values; each branch of an If counts as taken."""
+    regions = [shapes.model.flat.regions[number] for number, _ in path]
+    return prod(prod(_sizes(shapes, region, _TRIPS[0], 2) or [1]) for region in regions)
 
 
 def _trips(shapes: Shapes, region: Region, unknown: int) -> int:

@@ -65,3 +65,11 @@ def test_human_bytes() -> None:
         "3.0 MiB",
         "5.0 TiB",
     ]
+
+
+def test_a_body_counts_as_often_as_it_is_run() -> None:
+    """The cell of 4 units runs 3 times over a batch of 16, the trial value."""
+    done = split(BUILDERS["scan"](), 2)
+    sizes = measure(done.analysis, done.plan)
+    assert sizes.whole.macs == 3 * 16 * (5 * 4 + 4 * 4 + 4 * 3)
+    assert [size.macs for size in sizes.parts] == [3 * 16 * (5 * 2 + 2 * 2 + 2 * 3)] * 2

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import helper
 
 from onnxpart.analyse import Analysis
+from onnxpart.borders import repeats
 from onnxpart.emit import layout_of
 from onnxpart.layout import Layout
 from onnxpart.plan import Plan
@@ -61,7 +62,8 @@ def measure(analysis: Analysis, plan: Plan) -> Sizes:
     for op in analysis.ops:
         if not _counts(analysis, op):
             continue
-        whole, *parts = [_macs(op, _Shapes(layout, plan, part)) // batch for part in (None, *range(plan.k))]
+        times = repeats(analysis.shapes, analysis.model.flat.paths[op.index])
+        whole, *parts = [_macs(op, _Shapes(layout, plan, part)) * times // batch for part in (None, *range(plan.k))]
         operators.append(OperatorMacs(op.title, whole, tuple(parts)))
     return Sizes(
         Size(plan.parameters(), sum(o.whole for o in operators), _bytes(analysis, plan, None)),
