@@ -145,6 +145,10 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
     """
     proto, name, folder = read_checked(source)
+    for value in proto.graph.input:
+        kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
+        if kind != "tensor":
+            raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
     model = _canonical(proto, name, folder)
@@ -278,10 +282,6 @@ def _check(light: onnx.ModelProto, name: str) -> None:
         if value.type.WhichOneof("value") in (None, "tensor_type"):  # the checker wants a type and a shape, nobody else
             value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
             value.type.tensor_type.shape.SetInParent()
-    for value in light.graph.input:
-        kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
-        if kind != "tensor":
-            raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
     try:
         onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:
