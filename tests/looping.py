@@ -12,7 +12,7 @@ FEATURES, SIZE = 5, 6
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 Inner = Callable[[Net], Sequence[str]]
 Step = Callable[[Net, str, list[str]], tuple[list[str], list[str]]]
-Dims = Sequence[int]
+Dims = Sequence[int | str]
 
 
 def graph(n: Net, name: str, inputs: Mapping[str, str], build: Inner, dims: Dims | None = None) -> GraphProto:

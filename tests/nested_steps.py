@@ -14,12 +14,16 @@ from steps import COMMON
 
 
 def within(
-    g: Growing, build: Callable[[Growing], Sequence[str]], inputs: Mapping[str, str], **found: Value
+    g: Growing,
+    build: Callable[[Growing], Sequence[str]],
+    inputs: Mapping[str, str],
+    dims: Sequence[Dim] | None = None,
+    **found: Value,
 ) -> GraphProto:
     """A graph inside a node; `found` are values that only it sees."""
     before = g.values
     g.values = [*before, *found.values()]
-    result = graph(g.net, g.net.name("graph"), inputs, lambda _: build(g))
+    result = graph(g.net, g.net.name("graph"), inputs, lambda _: build(g), dims)
     g.values = before
     return result
 
@@ -99,7 +103,7 @@ def run_along(g: Growing) -> None:
         after = inner.net.op("Tanh", both)
         return [after, inner.net.op("Neg", after)]
 
-    made = within(g, body, {s: "state", part: "each"}, part=Value(part, dims), state=Value(s, dims))
+    made = within(g, body, {s: "state", part: "each"}, dims, part=Value(part, dims), state=Value(s, dims))
     put, ways = g.draw(v.rank), [[g.draw(2)], [g.draw(2)]]
     last, each = net.ops(
         "Scan", first, v.name, count=2, body=made, num_scan_inputs=1, scan_input_axes=[axis], scan_output_axes=[put],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from looping import FEATURES, INT64, SIZE, graph, integer, length, loop, taken
+from looping import FEATURES, INT64, SIZE, given, graph, integer, length, loop, taken
 from networks import Net
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
@@ -248,3 +248,30 @@ def test_a_loop_that_appends_growing_tensors_is_left_alone() -> None:
 def test_the_same_graph_comes_back(build: Build) -> None:
     model = load(network(build))
     assert load(split(model, 2).whole).digest == model.digest
+
+
+def mapped(n: Net, h: str) -> str:
+    """The body of the map captures units."""
+    body = graph(n, "body", {"s": "state"}, lambda m: [m.op("Tanh", m.op("Add", "s", h))])
+    found = n.op("SequenceMap", n.op("SequenceConstruct", h, h), name="map", body=body)
+    return n.op("Reshape", n.op("SequenceAt", found, integer(n, 0)), n.ints(-1, SIZE))
+
+
+def chosen(n: Net, h: str) -> str:
+    """Either branch gives a sequence, and captures units."""
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    branches = [graph(n, "branch", {}, lambda m, c=count: [m.op("SequenceConstruct", *[h] * c)]) for count in (1, 2)]
+    for branch in branches:
+        branch.output[0].type.CopyFrom(kind)
+    found = n.op("If", given(n), name="choice", then_branch=branches[0], else_branch=branches[1])
+    return n.op("Reshape", n.op("SequenceAt", found, integer(n, 0)), n.ints(-1, SIZE))
+
+
+@pytest.mark.parametrize(("build", "title"), [(mapped, "SequenceMap 'map'"), (chosen, "If 'choice'")])
+def test_a_barrier_reads_what_its_graphs_capture(build: Build, title: str) -> None:
+    """The units in front are replicated: in the whole each copy of the barrier reads its own part's."""
+    done = split(network(lambda n, h: hidden(n, build(n, hidden(n, h, "a")), "b")), 2)
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+    assert any(entry.startswith(title) for entry in done.plan.blocked)
+    assert "a.bias" in done.plan.replicated
+    assert done.plan.by_name["b.bias"].part_shape(0) == (SIZE // 2,)
