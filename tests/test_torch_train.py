@@ -137,6 +137,14 @@ def test_uneven_parts_are_trained_in_series() -> None:
     assert "engine series" in notes[0].text
 
 
+def test_parts_that_torch_cant_stack_are_trained_in_series() -> None:
+    """Torch has no batching rule for this loss: it would compute one part after the other, and say so."""
+    notes: list[Event] = []
+    train(parts(small()), stripes(), F.multi_margin_loss, SETTINGS, on_event=notes.append)
+    (note,) = (event for event in notes if isinstance(event, Note))
+    assert note.text.startswith("engine series; fused isn't possible: There is a performance drop")
+
+
 @pytest.mark.parametrize("engine", ["series", "fused"])
 def test_half_precision_learns(engine: str) -> None:
     settings = replace(SETTINGS, epochs=6, amp=True)

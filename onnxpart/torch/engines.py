@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -319,9 +320,12 @@ def choose(job: Job, device: torch.device) -> tuple[type[Series] | type[Fused], 
         return Series, ""
     batches = list(islice(job.loader.epoch(job.epochs.start), job.settings.accumulate))
     try:
-        fused = Fused(replace(job, modules=copy.deepcopy(job.modules)), device)
-        fused.step(batches, 0.0, 0)
-    except (OnnxpartError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*batching rule")  # torch would compute part by part after all
+            fused = Fused(replace(job, modules=copy.deepcopy(job.modules)), device)
+            fused.step(batches, 0.0, 0)
+            fused.evaluate(batches[0])
+    except (OnnxpartError, RuntimeError, UserWarning) as error:
         reason = str(error).splitlines()[0]
         return Series, f"engine series; fused isn't possible: {reason}"
     series = Series(replace(job, modules=copy.deepcopy(job.modules)), device)
