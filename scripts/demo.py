@@ -28,7 +28,7 @@ from models import lenet
 from onnxpart import OptimizerState
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
 from onnxpart.torch.data import TensorLoader
-from onnxpart.torch.sources import digits
+from onnxpart.torch.images import digits
 from onnxpart.torch.train import Epoch, EpochEnd, Result, Settings, evaluate, train
 from scripts.machine import machine
 

@@ -16,8 +16,9 @@ from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.torch.data import DatasetLoader, ForeignLoader, Source, TensorLoader
+from onnxpart.torch.images import digits
 from onnxpart.torch.signature import Signature, signature
-from onnxpart.torch.sources import FORMS, Data, digits, open_data
+from onnxpart.torch.sources import FORMS, Data, open_data
 
 FLOAT, INT, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 
@@ -105,6 +106,36 @@ def test_cifar10(cifar: Path) -> None:
     assert sorted(samples(data.train)[1].tolist()) == [0, 1, 2, 3, 4, 9, 9, 9, 9, 9]
     last = samples(opened(f"cifar10:{cifar}", image(32, 32, 3, kind=BYTE)).test)[0]
     assert (last.shape, last.dtype) == ((2, 32, 32, 3), torch.uint8)
+
+
+@pytest.mark.parametrize("dims", [(3, 24, 20), (24, 20, 3)])
+def test_cifar10_in_pieces(cifar: Path, dims: tuple[int, ...]) -> None:
+    wanted = image(*dims)
+    data, whole = opened(f"cifar10:{cifar}", wanted), opened(f"cifar10:{cifar}", image(3, 32, 32))
+    (large, y), (found, labels) = samples(whole.test), samples(data.test)
+    middle = large[:, :, 4:28, 6:26]
+    assert torch.equal(found, middle if dims[0] == 3 else middle.permute(0, 2, 3, 1))
+    assert torch.equal(labels, y)
+
+    seen = [x for number in range(20) for (x,), _ in data.train.epoch(number)]
+    assert all(x.shape[1:] == dims for x in seen)
+    assert not torch.equal(seen[0], next(data.train.epoch(1))[0][0])
+    assert torch.equal(seen[0], next(data.train.epoch(0))[0][0])
+    (pictures, _), places = samples(whole.train), set()
+    for piece in torch.cat(seen):
+        piece = piece if dims[0] == 3 else piece.permute(2, 0, 1)
+        places |= {
+            (top, left, mirrored)
+            for mirrored, x in ((False, piece), (True, piece.flip(2)))
+            for _, top, left in (pictures[:, 0].unfold(1, 24, 1).unfold(2, 20, 1) == x[0])
+            .all(4)
+            .all(3)
+            .nonzero()
+            .tolist()
+        }
+    assert {top for top, _, _ in places} == set(range(9))
+    assert {left for _, left, _ in places} == set(range(13))
+    assert {mirrored for _, _, mirrored in places} == {False, True}
 
 
 def test_cifar10_that_is_not_there_or_damaged(cifar: Path) -> None:

