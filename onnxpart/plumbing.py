@@ -77,7 +77,8 @@ class Plumbing:
     def _loop(self, node: NodeProto) -> Iterator[NodeProto]:
         """Take sequences out of what a loop carries; returns nodes that make them of what is left."""
         (body,) = graphs_of(node)
-        for i in reversed(range(len(body.input) - 2)):
+        fits = len(body.input) == len(node.input) and len(body.output) == len(node.output) + 1
+        for i in reversed(range(len(body.input) - 2 if fits else 0)):
             first, state = node.input[i + 2], body.input[i + 2]
             if not state.type.HasField("sequence_type") or first not in self.held:
                 continue
@@ -254,9 +255,10 @@ def _length(p: Plumbing, node: NodeProto) -> bool:
 
 def _concat(p: Plumbing, node: NodeProto) -> bool:
     pieces = p.held.get(node.input[0])
-    rank = p.rank(pieces[0]) if pieces else None
-    if not pieces or rank is None:
+    ranks = [p.rank(piece) for piece in pieces or ()]
+    if not pieces or None in ranks:
         return False
+    rank = ranks[0] or 0
     stacked = bool(_attribute(node, "new_axis", 0))
     axis = _attribute(node, "axis", 0) % (rank + stacked)
     if not all(not piece.kept if stacked else _joins(p, piece, axis) for piece in pieces):

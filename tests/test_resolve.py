@@ -275,3 +275,20 @@ def test_a_barrier_reads_what_its_graphs_capture(build: Build, title: str) -> No
     assert any(entry.startswith(title) for entry in done.plan.blocked)
     assert "a.bias" in done.plan.replicated
     assert done.plan.by_name["b.bias"].part_shape(0) == (SIZE // 2,)
+
+
+def test_tensors_of_unknown_rank_are_left_in_their_sequence() -> None:
+    def build(n: Net, h: str) -> str:
+        pieces = n.op("SequenceConstruct", h, n.op("Mystery", h, domain="example.unknown"))
+        return n.op("Reshape", n.op("ConcatFromSequence", pieces, axis=0), n.ints(-1, SIZE))
+
+    model = load(network(build))
+    assert "ConcatFromSequence" in operators(model.proto.graph)
+
+
+def test_a_loop_over_a_sequence_that_does_not_fit_its_body_is_left_alone() -> None:
+    model = collecting(0, READ["stacked"])
+    loop_ = next(node for node in model.graph.node if node.op_type == "Loop")
+    (body,) = graphs_of(loop_)
+    body.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, []))
+    assert "SequenceInsert" in operators(load(model).proto.graph)
