@@ -10,11 +10,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxpart.analyse import CHAIN, Analysis, permutation
-from onnxpart.control import Nest, Place, captured, live, replace_reads, unused
+from onnxpart.control import Place, captured, live, replace_reads, unused
 from onnxpart.errors import MergeError, PartitionError
 from onnxpart.files import Array
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.model import Model, constant_node
+from onnxpart.nest import Nest
 from onnxpart.plan import METADATA, METADATA_PART, InitializerPlan, Plan, slice_array, slice_stream
 from onnxpart.rules.context import Op
 from onnxpart.rules.rewrite import Kept, Rewrite, sizes

@@ -21,9 +21,10 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
-from onnxpart.control import Flat, Misfit, captured, constant_value, flatten, live, normal
+from onnxpart.control import Flat, Misfit, captured, constant_value, flatten, live
 from onnxpart.errors import ModelError
 from onnxpart.files import Array, check_external, fetch, inner_tensors, packed, read, read_safetensors, stored
+from onnxpart.nest import normal
 from onnxpart.resolve import resolve
 from onnxpart.shapes import SMALL
 from onnxpart.stream import CHUNK, Draft, Rows, empty, fill, stream, to_array, without_initializers

@@ -10,7 +10,8 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxpart import plumbing
 from onnxpart.borders import grown
-from onnxpart.control import ENTER, graphs_of, live, normal, replace
+from onnxpart.control import ENTER, graphs_of, live, replace
+from onnxpart.nest import normal
 from onnxpart.shapes import Shapes, infer
 
 if TYPE_CHECKING:
