@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 from training import Failing, accuracy, check_equal, kill, parts, small, stripes
 
 from onnxpart.errors import Interrupted, OnnxpartError, UsageError
 from onnxpart.torch import checkpoint
 from onnxpart.torch.checkpoint import Checkpoints
-from onnxpart.torch.data import Batch, Loader, TensorLoader
+from onnxpart.torch.data import Batch, DatasetLoader, Loader, TensorLoader
 from onnxpart.torch.train import EpochEnd, Event, Note, Result, Settings, train
 
 torch.set_num_threads(1)
@@ -51,6 +52,15 @@ def test_parts_in_processes_are_trained_as_in_one(tmp_path: Path) -> None:
     assert any(isinstance(event, Note) and ": resumed at step" in event.text for event in events)
     assert {event.part for event in events if isinstance(event, EpochEnd)} == {0, 1}
     assert not any(module.training for module in other)
+
+
+def test_processes_have_workers_that_read_their_data() -> None:
+    one, other = (parts(small()) for _ in range(2))
+    samples, settings = stripes(), Settings(epochs=1, lr=0.01, device="cpu")
+    dataset = TensorDataset(*samples.inputs, samples.target)
+    series = train(one, DatasetLoader(dataset, ("x",), 10), F.cross_entropy, settings, engine="series")
+    apart = DatasetLoader(dataset, ("x",), 10, workers=1)
+    check_equal(series, train(other, apart, F.cross_entropy, settings, engine="processes"), one, other)
 
 
 def test_what_cant_be_sent_is_said() -> None:

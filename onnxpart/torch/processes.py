@@ -54,7 +54,7 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
             one = _placed(alone(job, i), i)
             content = pickle.dumps(one.modules), replace(one, modules=[])
             threads = max(1, torch.get_num_threads() // len(job.numbers))
-            process = context.Process(target=_work, args=(theirs, *content, threads, stop), daemon=True)
+            process = context.Process(target=_work, args=(theirs, *content, threads, stop))
             start(process.start)
             theirs.close()
             workers[mine] = number, process
