@@ -79,13 +79,26 @@ def test_weights_within_bodies_are_written_back() -> None:
 
 def test_a_condition_known_while_importing_leaves_one_branch() -> None:
     proto = model(
-        """g (float[2,2] x) => (float[2,2] y) <bool cond = {0}, float[2] b = {0.5, 2.0}> {
-            y = If(cond) <then_branch = t () => (float[2,2] a) { a = Relu(x) },
-                          else_branch = e () => (float[2,2] z) { z = Add(x, b) }>
+        """g (float[N,2] x) => (float[N,4] y) <int64 one = {1}, int64 two = {2}> {
+            s = Shape(x)
+            n = Gather(s, one)
+            cond = Equal(n, two)
+            h = If(cond) <then_branch = t () => (float[M,2] a) <float[2] b = {0.5, 2.0}> { a = Add(x, b) },
+                          else_branch = e () => (float[K] z) <float[2] c = {1.0, 1.0}> { z = Mul(x, c) }>
+            twice = Concat <axis = 1> (h, h)
+            shape = Shape(twice)
+            y = Reshape(twice, shape)
         }"""
     )
     module = check(proto, X)
-    assert [node.target for node in module.body.graph.nodes if node.op.startswith("call")] == [torch.add]
+    calls = [node.target for node in module.body.graph.nodes if node.op.startswith("call")]
+    assert calls == [torch.add, torch.cat, "size", "reshape"]  # the rank behind the If is known
+
+
+def test_initializers_of_one_name_in_two_bodies_are_refused() -> None:
+    twins = BRANCHES.replace("{ z = Relu(h) }", "<float[2] c = {1.0, 2.0}> { z = Mul(h, c) }")
+    with pytest.raises(OnnxpartError, match="initializers of two bodies are called 'c' and differ; rename one"):
+        import_onnx(model(twins))
 
 
 LOOP = """g (float[2,2] x, int64 n, bool go) => (float[2,2] y, float[K,2,2] all) <WEIGHTS> {

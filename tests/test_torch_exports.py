@@ -109,6 +109,32 @@ def test_exported_sequences(name: str) -> None:
     check(model, feeds(model))
 
 
+@LOST
+@pytest.mark.parametrize(
+    "name", ["resnet", "shufflenet_v2", "unet", "attention", "fused_inner", "sdpa", "text_lstm", "gru"]
+)
+def test_equal_modules_are_trained_as_one_batch(name: str) -> None:
+    """Gradients by torch.func of two stacked modules are those of each alone."""
+    export = exported_sequences.export if name in exported_sequences.SEQUENCES else exported.export
+    model = export(name, "torchscript", 17)
+    modules = [import_onnx(model).eval() for _ in range(2)]
+    with torch.no_grad():
+        for parameter in modules[1].parameters():
+            parameter.mul_(1.1)
+    x = tuple(torch.from_numpy(array) for array in feeds(model).values())
+
+    def loss(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(modules[0], (parameters, buffers), x).square().sum()  # type: ignore[no-any-return]
+
+    gradients = torch.func.vmap(torch.func.grad(loss))(*torch.func.stack_module_state(modules))
+    for i, module in enumerate(modules):
+        module(*x).square().sum().backward()  # type: ignore[union-attr]
+        for key, parameter in module.named_parameters():
+            assert parameter.grad is not None
+            scale = max(1.0, parameter.grad.abs().max().item())
+            torch.testing.assert_close(gradients[key][i], parameter.grad, rtol=1e-3, atol=1e-4 * scale)
+
+
 @pytest.mark.parametrize("name", [*exported_control.SCRIPTED, *exported_control.TRACED])
 def test_exported_control_flow(name: str) -> None:
     model = exported_control.export(name)

@@ -15,6 +15,7 @@ from torch import fx, nn
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch.body import Body
 from onnxpart.torch.fuse import fuse
+from onnxpart.torch.inline import branch_of
 from onnxpart.torch.integers import Integers, are_known, fold
 from onnxpart.torch.module import renamed_statistic
 from onnxpart.torch.operators import runtime
@@ -47,7 +48,8 @@ _NOT_COMPUTED = frozenset(
 class Scope:
     """What the graphs of a model have in common.
 
-    `store` holds all tensors, `renamed` the statistics that were taken out of a shared initializer.
+    `store` holds all tensors, `renamed` the statistics that were taken out of a shared initializer, `taken` which
+    branch an If takes whose condition is known, by its first output.
     """
 
     opsets: Mapping[str, int]
@@ -57,6 +59,7 @@ class Scope:
     initializers: Mapping[str, Constant]
     store: nn.Module = field(default_factory=nn.Module)
     renamed: dict[tuple[str, int], str] = field(default_factory=dict)
+    taken: dict[str, bool] = field(default_factory=dict)
 
 
 class Builder:
@@ -146,8 +149,10 @@ class Builder:
         inner.add_graph(graph)
         return inner.finish(graph), tuple(inner.captures)
 
-    def inline(self, graph: onnx.GraphProto) -> tuple[Value, ...]:
-        """Add a subgraph without inputs to this graph; return its outputs."""
+    def take(self, node: Node, then: bool) -> tuple[Value, ...]:
+        """Add the branch of an If that is taken to this graph; return its outputs."""
+        self.scope.taken[node.outputs[0]] = then
+        graph = branch_of(node.proto, then)
         self.add_graph(graph)
         return tuple(self._value(value.name, None) for value in graph.output)
 

@@ -14,7 +14,7 @@ from onnxpart.model import read_checked, rows_of
 from onnxpart.stream import stream
 from onnxpart.torch import trainable
 from onnxpart.torch.builder import Builder, Scope
-from onnxpart.torch.inline import inferred, info_of, inlined, opsets_of
+from onnxpart.torch.inline import inferred, info_of, inlined, opsets_of, with_branches
 from onnxpart.torch.lost import has_folded_norms
 from onnxpart.torch.module import ImportedModule
 from onnxpart.torch.operators.registry import Constant
@@ -39,21 +39,28 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     if has_folded_norms(proto):
         _warn_of_folded_norms()
     proto = inlined(proto)
-    tensors = [tensor for graph in trainable.graphs(proto.graph) for tensor in graph.initializer]
-    constants = {tensor.name: _constant(tensor, folder) for tensor in tensors}
+    names = frozenset(_constants(proto, folder))
+    inputs = [value.name for value in proto.graph.input if value.name not in names]
+    builder = _built(proto, folder)
+    while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
+        proto = with_branches(proto, builder.scope.taken)
+        builder = _built(proto, folder)
+    body = builder.finish(proto.graph)
+    origins = [node.meta.get("origin", "") for node in body.graph.nodes if node.op.startswith("call")]
+    return ImportedModule(body, inputs, names, builder.scope.renamed, origins)
+
+
+def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
     scope = Scope(
         opsets=opsets_of(proto),
         infos={name: info_of(kind) for name, kind in inferred(proto).items()},
         trainable=trainable.trainable(proto.graph),
         statistics=trainable.statistics(proto.graph),
-        initializers=constants,
+        initializers=_constants(proto, folder),
     )
     builder = Builder(scope)
     builder.add_graph(proto.graph)
-    body = builder.finish(proto.graph)
-    origins = [node.meta.get("origin", "") for node in body.graph.nodes if node.op.startswith("call")]
-    inputs = [value.name for value in proto.graph.input if value.name not in constants]
-    return ImportedModule(body, inputs, frozenset(constants), scope.renamed, origins)
+    return builder
 
 
 @cache
@@ -66,8 +73,14 @@ def _warn_of_folded_norms() -> None:
     )
 
 
-def _constant(tensor: onnx.TensorProto, folder: Path | None) -> Constant:
-    return Constant(tensor.name, stream(rows_of(tensor, folder)).array())
+def _constants(proto: onnx.ModelProto, folder: Path | None) -> dict[str, Constant]:
+    """Return all initializers, those of bodies too; external data are mapped."""
+    tensors: dict[str, onnx.TensorProto] = {}
+    for graph in trainable.graphs(proto.graph):
+        for tensor in graph.initializer:
+            if tensors.setdefault(tensor.name, tensor) != tensor:
+                raise OnnxpartError(f"initializers of two bodies are called {tensor.name!r} and differ; rename one.")
+    return {name: Constant(name, stream(rows_of(tensor, folder)).array()) for name, tensor in tensors.items()}
 
 
 def _check_types(graph: onnx.GraphProto) -> None:

@@ -31,6 +31,33 @@ def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto = written
 
 
+def branch_of(node: onnx.NodeProto, then: bool) -> onnx.GraphProto:
+    """Return a branch of an If."""
+    name = "then_branch" if then else "else_branch"
+    graph: onnx.GraphProto = next(attribute.g for attribute in node.attribute if attribute.name == name)
+    return graph
+
+
+def with_branches(proto: onnx.ModelProto, taken: Mapping[str, bool]) -> onnx.ModelProto:
+    """Put the branch that is taken, by the first output of its If, in place of the If."""
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    for graph in reversed(list(graphs(result.graph))):  # the inner ones first
+        nodes: list[onnx.NodeProto] = []
+        for node in graph.node:
+            if node.op_type != "If" or node.output[0] not in taken:
+                nodes.append(node)
+                continue
+            branch = branch_of(node, taken[node.output[0]])
+            pairs = zip(branch.output, node.output, strict=True)
+            nodes += [*branch.node, *(onnx.helper.make_node("Identity", [v.name], [name]) for v, name in pairs if name)]
+            graph.initializer.extend(branch.initializer)
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+    return result
+
+
 def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
     """Return the opset by domain; ONNX's own is the empty string."""
     return {normal_domain(entry.domain): entry.version for entry in proto.opset_import}

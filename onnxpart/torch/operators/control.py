@@ -37,10 +37,10 @@ def _graph(node: Node, name: str) -> onnx.GraphProto:
 @operator("If")
 def if_(node: Node) -> tuple[Value, ...]:
     """Compute one of two bodies; only the one that counts where that is known while importing."""
-    then, otherwise = _graph(node, "then_branch"), _graph(node, "else_branch")
     known = node.constant(0)
     if known is not None:
-        return node.builder.inline(then if known.item() else otherwise)
+        return node.builder.take(node, bool(known.item()))
+    then, otherwise = _graph(node, "then_branch"), _graph(node, "else_branch")
     bodies = [node.builder.body(graph) for graph in (then, otherwise)]
     result = node.module(If(bodies[0][0], bodies[1][0]), node.tensor(0), bodies[0][1], bodies[1][1])
     return tuple(result[i] for i in range(len(node.outputs)))

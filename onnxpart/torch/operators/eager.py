@@ -83,8 +83,8 @@ class _Eager:
     def anchor(self) -> torch.Tensor:
         return torch.empty(0) if self._anchor is None else self._anchor
 
-    def inline(self, graph: onnx.GraphProto) -> tuple[Value, ...]:
-        raise NotImplementedError(graph.name)  # control flow takes everything at run time as it is
+    def take(self, node: Node, then: bool) -> tuple[Value, ...]:
+        raise NotImplementedError(node.name, then)  # control flow takes everything at run time as it is
 
     def body(self, graph: onnx.GraphProto) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         raise NotImplementedError(graph.name)  # control flow takes everything at run time as it is

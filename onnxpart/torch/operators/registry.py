@@ -83,8 +83,8 @@ class Builder(Protocol):
     def anchor(self) -> torch.Tensor:
         """Return an input of the graph, which tells the device."""
 
-    def inline(self, graph: onnx.GraphProto) -> tuple[Value, ...]:
-        """Add a subgraph without inputs to the graph; return its outputs."""
+    def take(self, node: Node, then: bool) -> tuple[Value, ...]:
+        """Add the branch of an If that is taken to the graph; return its outputs."""
 
     def body(self, graph: onnx.GraphProto) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         """Import a subgraph; return it, and the outer values that it reads, to be passed after its own inputs."""
