@@ -1,4 +1,4 @@
-"""What is known before a network is analysed: which branch an If takes, and what goes through sequences."""
+"""What is known before a network is analysed: branches, sequences, and states that no iteration changes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxpart import plumbing
 from onnxpart.borders import grown
-from onnxpart.control import ENTER, graphs_of, live, replace
+from onnxpart.control import ENTER, graphs_of, live, replace, replace_reads
 from onnxpart.nest import normal
 from onnxpart.shapes import Shapes, infer
 
 if TYPE_CHECKING:
     from onnxpart.model import Model
 
+LOOPS = frozenset(("Loop", "Scan"))
+"""Operators that hand states on from one iteration to the next."""
 _MOVES = frozenset(
     ("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze")
 )
@@ -24,15 +26,18 @@ _MOVES = frozenset(
 
 
 def resolve(model: Model) -> ModelProto | None:
-    """The model with an If less, or with tensors in place of sequences; None where there is nothing to do."""
+    """The model with an If or a state less, or with tensors in place of sequences; None where nothing is to be done."""
     kinds = {node.op_type for node in _all(model.proto.graph)}
-    if "If" not in kinds and kinds.isdisjoint(plumbing.OPERATORS):
+    if kinds.isdisjoint({"If", *LOOPS, *plumbing.OPERATORS}):
         return None
-    shapes = infer(model)
     result = ModelProto()
     result.CopyFrom(model.proto)
-    if not (_take_branches(result.graph, fixed(shapes)) or _replace_sequences(result, model, shapes)):
-        return None
+    if not _free_states(result.graph, model.opsets.get("", 1)):
+        if kinds.isdisjoint({"If", *plumbing.OPERATORS}):
+            return None
+        shapes = infer(model)
+        if not (_take_branches(result.graph, fixed(shapes)) or _replace_sequences(result, model, shapes)):
+            return None
     _drop_unread(result.graph, model.proto.graph)
     return result
 
@@ -77,6 +82,49 @@ def _take_branches(graph: GraphProto, known: Mapping[str, bool]) -> bool:
     if changed:
         replace(graph.node, nodes)
     return changed
+
+
+def _free_states(graph: GraphProto, opset: int) -> bool:
+    """Let bodies read from outside what their loop hands on unchanged from one iteration to the next."""
+    nodes, changed = [], False
+    for node in graph.node:
+        nodes.append(node)
+        for inner in graphs_of(node):
+            changed |= _free_states(inner, opset)
+        if node.op_type in LOOPS and node.domain in ("", "ai.onnx") and not (node.op_type == "Scan" and opset < 9):
+            freed = _free(node, 2 if node.op_type == "Loop" else 0)
+            nodes += [helper.make_node("Identity", [given], [out], name=out) for given, out in freed.items() if out]
+            changed |= bool(freed)
+    if changed:
+        replace(graph.node, nodes)
+    return changed
+
+
+def _free(node: NodeProto, first: int) -> dict[str, str]:
+    """Take the states out of a loop that it doesn't change; returns what they were at first -> in the end.
+
+    :param first: how many inputs stand in front of the states; the body's first output is in front of them if any do.
+    """
+    body = next(graphs_of(node))
+    settings = {a.name: a.i for a in node.attribute}
+    before = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
+    freed: dict[str, str] = {}
+    for i in reversed(range(first, len(node.input) - settings.get("num_scan_inputs", 0))):
+        j = i - first
+        made = body.output[j + bool(first)].name
+        while made in before:
+            made = before[made]
+        if made != body.input[i].name or node.input[i] in freed:
+            continue
+        freed[node.input[i]] = node.output[j] if j < len(node.output) else ""
+        for child in body.node:
+            replace_reads(child, {made: node.input[i]})
+        for values in (node.input, body.input):
+            del values[i]
+        del body.output[j + bool(first)]
+        if j < len(node.output):
+            del node.output[j]
+    return freed
 
 
 def _drop_unread(graph: GraphProto, before: GraphProto) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from looping import FEATURES, INT64, SIZE, given, graph, integer, length, loop, taken
+from looping import FEATURES, INT64, SIZE, given, graph, integer, length, loop, scan, taken, zeros
 from networks import Net
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
@@ -208,6 +208,27 @@ def test_what_a_loop_appends_is_collected(read: str, first: int) -> None:
     done = split(model, 2)
     assert verify(done.analysis, done.plan).holds
     assert done.plan.by_name["a.weight"].part_shape(0) == (SIZE // 2, FEATURES)
+
+
+@pytest.mark.parametrize("form", ["Loop", "Scan"])
+def test_weights_that_a_loop_hands_on_are_read_from_outside(form: str) -> None:
+    n = Net(("x", ("T", "N", FEATURES)))
+    weights = [n.random("w", FEATURES, SIZE), n.random("u", SIZE, SIZE)]
+
+    def step(m: Net, x: str, states: list[str]) -> tuple[list[str], list[str]]:
+        h, w, u = states
+        made = m.op("Tanh", m.op("Add", m.op("MatMul", x, w), m.op("MatMul", h, u)))
+        return [made, m.op("Identity", w), m.op("Identity", u)], []
+
+    def numbered(m: Net, t: str, states: list[str]) -> tuple[list[str], list[str]]:
+        return step(m, m.op("Gather", "x", t), states)
+
+    made = scan(n, [zeros(n), *weights], step) if form == "Scan" else loop(n, length(n), [zeros(n), *weights], numbered)
+    y = n.linear(n.op("Add", made[0], n.op("MatMul", made[0], made[2])), SIZE, 3, name="y")
+    done = split(n.model(y, shape=("N", 3)), 2)
+    assert verify(done.analysis, done.plan).holds
+    assert done.plan.by_name["w"].part_shape(0) == (FEATURES, SIZE // 2)
+    assert done.plan.by_name["u"].part_shape(0) == (SIZE // 2, SIZE // 2)
 
 
 def test_a_place_that_only_the_run_knows_is_a_barrier() -> None:

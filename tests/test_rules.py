@@ -742,6 +742,18 @@ RECIPES: dict[str, Recipe] = {
     "Slice": Recipe(lambda n, h: sliced(n, h, 1, 3, 2)),
     "Slice: channels": Recipe(lambda n, h: sliced(n, n.conv(h, 6, 18, name="wide"), 0, 18, 1, 3)),
     "Slice: backwards": Recipe(lambda n, h: sliced(n, h, -1, -7, 1, -1)),
+    "Slice: channels of the whole batch": Recipe(
+        lambda n, h: n.op("Slice", n.conv(h, 6, 12, name="wide"), n.ints(0, 6), n.ints(2**63 - 1, 12), n.ints(0, 1))
+    ),
+    "Slice: channels, and places to an end that is computed": Recipe(
+        lambda n, h: n.op(
+            "Slice",
+            n.conv(h, 6, 12, name="wide"),
+            n.ints(6, 1),
+            n.op("Slice", n.op("Shape", "wide"), n.ints(1), n.ints(3)),
+            n.ints(1, 2),
+        )
+    ),
     "Slice: attributes": Recipe(lambda n, h: n.op("Slice", h, starts=[0], ends=[9], axes=[1]), opset=9),
     "Gather": Recipe(lambda n, h: n.op("Gather", h, n.ints(5, 3, 1, 0, 2, 4), axis=1)),
     "Gather: of places": Recipe(lambda n, h: n.op("Gather", h, n.ints(0, 3), axis=-1)),

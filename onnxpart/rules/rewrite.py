@@ -299,35 +299,42 @@ def split(r: Rewrite) -> None:
 
 
 def slice_(r: Rewrite) -> None:
-    """Slice: the positions, among those kept, of what it selects."""
+    """Slice: the positions, among those kept, of what it selects; bounds along other axes stay what they are."""
     op = r.op
     ranges = movement.slice_ranges(op)
     if ranges is None or not any(r.kept_in(0)[axis] is not None for axis in ranges):
         return
-    axes, starts, ends, steps = [], [], [], []
     for axis, positions in ranges.items():
         kept = r.kept_in(0)[axis]
-        if kept is None:
-            axes.append(axis)
-            starts.append(positions.start)
-            ends.append(positions.stop if positions.step > 0 or positions.stop >= 0 else -op.shape(0)[axis] - 1)
-            steps.append(positions.step)
-            continue
-        wanted = np.asarray(positions, np.int64)
-        out = r.kept_out()[axis]
-        place = np.searchsorted(kept, wanted if out is None else wanted[out])
-        r.node.input[0] = r.gather(r.node.input[0], axis, place)
-    if not axes:
+        if kept is not None:
+            wanted = np.asarray(positions, np.int64)
+            out = r.kept_out()[axis]
+            place = np.searchsorted(kept, wanted if out is None else wanted[out])
+            r.node.input[0] = r.gather(r.node.input[0], axis, place)
+    rest = [i for i, axis in enumerate(ranges) if r.kept_in(0)[axis] is None]
+    if not rest:
         _identity(r)
         return
+    axes = [list(ranges)[i] for i in rest]
     if op.opset < 10:
-        for name, values in (("starts", starts), ("ends", ends), ("axes", axes)):
-            r.set(name, values)
+        for name in ("starts", "ends"):
+            r.set(name, [op.attributes[name][i] for i in rest])
+        r.set("axes", axes)
         return
+    bounds = [_some(r, i, rest, hint) for i, hint in ((1, "starts"), (2, "ends"), (4, "steps")) if op.has(i)]
+    known = op.value(1)
+    assert known is not None
+    bounds.insert(2, r.constant(axes, "axes", known.dtype))
     del r.node.input[1:]
-    r.node.input.extend(
-        r.constant(v, h) for v, h in ((starts, "starts"), (ends, "ends"), (axes, "axes"), (steps, "steps"))
-    )
+    r.node.input.extend(bounds)
+
+
+def _some(r: Rewrite, i: int, places: Sequence[int], hint: str) -> str:
+    """Some of the integers of input `i`, whose value is known, if only for trial sizes."""
+    known = r.op.value(i)
+    if known is None or r.op.inputs[i] not in r.op.state.model.initializers:
+        return r.add("Gather", [r.node.input[i], r.constant(places, "places")], hint, axis=0)
+    return r.constant(np.ravel(known)[list(places)], hint, known.dtype)
 
 
 def _identity(r: Rewrite) -> None:
