@@ -42,7 +42,8 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
     :raises OnnxpartError: when a part fails, or is lost too often.
     """
     if job.checkpoints:  # a task that is started again resumes; so must none that is new
-        loop.resumable(job.checkpoints, job.numbers)
+        for number in job.numbers:
+            loop.resumable(job.checkpoints, [number])
         folder = job.checkpoints.folder.resolve()
         job = replace(job, checkpoints=replace(job.checkpoints, folder=folder, resume=True))
     with connected(cluster) as ray:
