@@ -350,7 +350,8 @@ class _Fold:
         self.shapes.dtype[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
 
     def _evaluate(self, node: onnx.NodeProto) -> None:
-        if all(name in self.shapes.model.initializers for name in node.input) and node.op_type != "ConstantOfShape":
+        model = self.shapes.model
+        if all(n in model.initializers for n in node.input) and not model.constants.issuperset(node.input):
             dtype = self.shapes.dtype[node.input[0]]
             if dtype not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
                 return  # arithmetic on weights alone is not shape arithmetic

@@ -218,6 +218,7 @@ def test_external_tensors_are_aligned_and_say_their_length() -> None:
 def test_verify_gives_protobuf_no_more_than_it_can_hold(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run("split", outside(NETWORKS[name]()), "-k", 2, "-o", "parts")
     monkeypatch.setattr("onnxpart.files.MAX_PROTOBUF", 20_000)
+    monkeypatch.setattr(ORACLES, "SMALL_MODEL", 20_000)
     given = []
     session = ORACLES.Session
 

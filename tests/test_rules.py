@@ -17,7 +17,13 @@ from recurrent import GATES, Form, recur
 from onnxpart import Plan, rules, split, verify
 
 WIDTH = 6
-FLOAT, INT32, BOOL, UINT8 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8
+FLOAT, INT32, INT64, BOOL, UINT8 = (
+    TensorProto.FLOAT,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.BOOL,
+    TensorProto.UINT8,
+)
 Build = Callable[[Net, str], str]
 
 
@@ -758,6 +764,15 @@ RECIPES: dict[str, Recipe] = {
     "Gather": Recipe(lambda n, h: n.op("Gather", h, n.ints(5, 3, 1, 0, 2, 4), axis=1)),
     "Gather: of places": Recipe(lambda n, h: n.op("Gather", h, n.ints(0, 3), axis=-1)),
     "Gather: an embedding": Recipe(table_lookup),
+    "Pad: amounts that constants are rounded to": Recipe(
+        lambda n, h: n.op(
+            "Pad",
+            h,
+            n.op(
+                "Cast", n.op("Ceil", n.op("Constant", value_floats=[0.0, 0.0, 0.6, 0.6, 0.0, 0.0, 0.6, 0.6])), to=INT64
+            ),
+        )
+    ),
     "Expand": Recipe(lambda n, h: n.op("Expand", n.op("GlobalMaxPool", h), n.op("Shape", h))),
     "Expand: a constant": Recipe(lambda n, h: n.op("Expand", n.op("GlobalMaxPool", h), n.ints(1, 6, 3, 3))),
     "Tile": Recipe(lambda n, h: n.op("Tile", h, n.ints(1, 1, 2, 1))),
