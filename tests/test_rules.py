@@ -896,6 +896,19 @@ def test_rule(key: str, k: int) -> None:
     assert verdict.holds, max(verdict.findings, key=lambda f: f.deviation)
 
 
+def test_units_of_two_kinds_along_an_axis_are_concatenated() -> None:
+    """The products of two layers' units, one layer's summed before, beside an input."""
+    n = Net(("x", (3, 1, 6)), ("y", (3, 2, 2, 1)), ("z", (3, 1, 12)))
+    heads = n.op("Reshape", n.op("MatMul", "x", n.random("weight", 6, 4)), n.ints(3, 1, 2, 2))
+    summed = n.op("MatMul", n.op("Transpose", heads, perm=[0, 2, 1, 3]), "y")
+    other = n.op("Reshape", n.op("MatMul", "x", n.random("other", 6, 2)), n.ints(3, 1, 1, 2))
+    products = n.op("Reshape", n.op("MatMul", summed, other), n.ints(3, 1, 4))
+    joined = n.op("Concat", "z", products, axis=2)
+    done = split(n.model(n.op("MatMul", joined, n.random("logits", 16, 3)), shape=(3, 1, 3)), 2, order="interleaved")
+    assert done.plan.by_name["other"].part_shape(0) == (6, 1)
+    assert verify(done.analysis, done.plan).holds
+
+
 def test_every_rule_is_tested() -> None:
     assert {operator(key) for key in RECIPES} | UNCOVERED.keys() == rules.TABLE.keys()
     assert not {operator(key) for key in RECIPES} & UNCOVERED.keys()

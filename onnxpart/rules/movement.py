@@ -80,7 +80,7 @@ def concat(op: Op) -> list[Fields]:
     axis = op.axis(1, rank)
     count = len(op.node.input)
     kept = [i for i in range(count) if op.shape(i)[axis] > 0]
-    rest: dict[frozenset[int], dict[int, Field]] = {}
+    rest: dict[frozenset[int], list[dict[int, Field]]] = {}
     activations = any(not op.pure(i) for i in kept)
     for i in sorted(kept, key=op.pure):
         for f in op.fields(i):
@@ -88,12 +88,13 @@ def concat(op: Op) -> list[Fields]:
             if activations and op.pure(i) and others not in rest:
                 op.share([f])
                 continue
-            column = rest.setdefault(others, {})
-            if i in column:
-                op.labels.tie(column[i], f)
-            else:
-                column[i] = f
-    return [tuple(_side_by_side(op, column, kept, axis) for column in rest.values())]
+            columns = rest.setdefault(others, [])
+            column = next((c for c in columns if i not in c), None)
+            if column is None:
+                column = {}
+                columns.append(column)
+            column[i] = f
+    return [tuple(_side_by_side(op, column, kept, axis) for columns in rest.values() for column in columns)]
 
 
 def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) -> Field:
