@@ -405,6 +405,14 @@ def pooled_positions(n: Net, h: str) -> str:
     return n.op("Add", values, n.op("Mul", floats(n, where), n.number(0.01)))
 
 
+def pooled_over_channels(op_type: str) -> Recipe:
+    def build(n: Net, h: str) -> str:
+        last = n.op("Transpose", h, perm=[0, 2, 3, 1])
+        return n.op("Transpose", n.op("Sub", last, n.op(op_type, last)), perm=[0, 3, 1, 2])
+
+    return Recipe(build, "duplicated")
+
+
 RECIPES: dict[str, Recipe] = {
     "If": Recipe(branched),
     "Loop": Recipe(looped),
@@ -659,6 +667,7 @@ RECIPES: dict[str, Recipe] = {
     "MaxPool": pool("MaxPool"),
     "LpPool": pool("LpPool", p=2),
     **each(unary, "GlobalAveragePool GlobalMaxPool GlobalLpPool"),
+    **{f"{name}: over channels": pooled_over_channels(name) for name in ("GlobalAveragePool", "GlobalMaxPool")},
     "Resize": Recipe(lambda n, h: resized(n, h, mode="linear")),
     "Resize: sizes": Recipe(
         lambda n, h: n.op(

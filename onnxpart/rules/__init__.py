@@ -290,8 +290,10 @@ TABLE: dict[str, Rule] = {
     **_all("Mul", "elementwise", elementwise.broadcast, "scale"),
     **_all("Div", "elementwise", elementwise.broadcast, "data"),
     **_all("Mean", "elementwise", elementwise.broadcast),
-    **_all("AveragePool GlobalAveragePool", "elementwise", elementwise.pool, "data"),
-    **_all("MaxPool LpPool GlobalMaxPool GlobalLpPool", "elementwise", elementwise.pool),
+    **_all("AveragePool", "elementwise", elementwise.pool, "data"),
+    **_all("MaxPool LpPool", "elementwise", elementwise.pool),
+    **_all("GlobalAveragePool", "mix", mix.places, "data"),
+    **_all("GlobalMaxPool GlobalLpPool", "mix", mix.places),
     **_all("Softmax LogSoftmax Hardmax", "mix", mix.softmax),
     **_all("LpNormalization CumSum CumProd", "mix", mix.along_axis),
     **_all(

@@ -53,6 +53,11 @@ def instance_norm(op: Op) -> list[Fields]:
     return [fields]
 
 
+def places(op: Op) -> list[Fields]:
+    """Global pooling: mixes the places of a channel, which are several units after a transpose."""
+    return [mix(op, op.fields(0), range(2, len(op.shape(0))), "reduces over units")]
+
+
 def mean_variance(op: Op) -> list[Fields]:
     """MeanVarianceNormalization: mixes along `axes`, by default all but the channels."""
     axes = op.ints(1, "axes") or [0, 2, 3]
