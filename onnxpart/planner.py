@@ -212,6 +212,9 @@ def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str], memo:
     shape = tuple(analysis.model.initializers[name].dims)
     fields = analysis.fields(name)
     blocks = _blocks(fields, layout.parts, layout.k, shape, memo)
+    if not all(blocks):
+        where = f"{analysis.model.name}: part {blocks.index(())}"
+        raise PartitionError(f"{where} would have nothing of {name!r}; try another order or K.")
     divided = layout.divided(name)
     reduces = divided and name in layout.scaled
     if "lanes" in uses and (layout.replicated(name) or len(blocks[0]) > 1):

@@ -328,3 +328,10 @@ def test_what_is_mixed_from_what_every_part_has_is_in_every_part(k: int) -> None
     assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
     assert done.plan.by_name["a.weight"].part_shape(0) == (9, 5)
     assert done.plan.by_name["b.bias"].part_shape(0) == (6 // k,)
+
+
+def test_a_part_that_would_have_nothing_of_a_weight_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ((None, None),)
+    monkeypatch.setattr("onnxpart.planner._blocks", lambda *_: (whole, ()))
+    with pytest.raises(PartitionError, match=r"part 1 would have nothing of 'conv1.weight'; try another order or K"):
+        plan(analyse(load(lenet())), 2)
