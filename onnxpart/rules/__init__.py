@@ -291,9 +291,9 @@ TABLE: dict[str, Rule] = {
     **_all("Div", "elementwise", elementwise.broadcast, "data"),
     **_all("Mean", "elementwise", elementwise.broadcast),
     **_all("AveragePool", "elementwise", elementwise.pool, "data"),
-    **_all("MaxPool LpPool", "elementwise", elementwise.pool),
+    **_all("MaxPool LpPool GlobalLpPool", "elementwise", elementwise.pool),
     **_all("GlobalAveragePool", "mix", mix.places, "data"),
-    **_all("GlobalMaxPool GlobalLpPool", "mix", mix.places),
+    **_all("GlobalMaxPool", "mix", mix.places),
     **_all("Softmax LogSoftmax Hardmax", "mix", mix.softmax),
     **_all("LpNormalization CumSum CumProd", "mix", mix.along_axis),
     **_all(
