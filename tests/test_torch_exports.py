@@ -6,11 +6,11 @@ import warnings
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
+from running import run_onnx
 
 from models import light, light_names
 from onnxpart.torch import import_onnx, importer
@@ -35,14 +35,6 @@ def feeds(model: ModelProto) -> dict[str, Array]:
     if "lengths" in result:
         result["lengths"][:] = sorted(result["lengths"], reverse=True)
     return result
-
-
-def run_onnx(model: ModelProto, inputs: dict[str, Array]) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(output) for output in session.run(None, inputs)]
 
 
 def check(model: ModelProto, inputs: dict[str, Array]) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from networks import Net
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from running import run_onnx
 
 from models import BUILDERS, lenet, light
 from onnxpart.errors import OnnxpartError
@@ -59,14 +59,6 @@ def feeds(model: ModelProto, batch: int = 3) -> dict[str, Array]:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         result[value.name] = normal(*shape) if dtype == np.float32 else RNG.integers(0, 2, shape).astype(dtype)
     return result
-
-
-def run_onnx(model: ModelProto, inputs: dict[str, Array]) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(output) for output in session.run(None, inputs)]
 
 
 def run_torch(module: ImportedModule, inputs: dict[str, Array]) -> tuple[torch.Tensor, ...]:
