@@ -47,10 +47,12 @@ def ones_like_image(x: torch.Tensor) -> torch.Tensor:
 
 
 def local_response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, bias: float) -> torch.Tensor:
-    """ONNX LRN for any size; torch places a window of even size one channel off."""
-    flat = x.square().reshape(x.shape[0], 1, x.shape[1], -1)
-    squares = F.avg_pool2d(F.pad(flat, (0, 0, (size - 1) // 2, size // 2)), (size, 1), stride=1)
-    return x / (squares.reshape(x.shape) * alpha + bias).pow(beta)
+    """ONNX LRN for any size, as a product with a banded matrix, which costs a fraction of a pooling over channels."""
+    channel = torch.arange(x.shape[1], device=x.device)
+    ahead = channel - channel[:, None]
+    band = ((ahead >= -((size - 1) // 2)) & (ahead <= size // 2)).to(x.dtype)
+    squares = (band @ x.square().reshape(*x.shape[:2], -1)).reshape(x.shape)
+    return x * (squares * (alpha / size) + bias).pow(-beta)
 
 
 def reshape(x: torch.Tensor, target: torch.Tensor, allow_zero: bool) -> torch.Tensor:
