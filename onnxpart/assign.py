@@ -75,34 +75,32 @@ class _Cells:
     """Interchangeable classes: of the same layer, in the same pieces, and held by the same groups."""
 
     def __init__(self, analysis: Analysis, classes: Classes, home: Classes, held: NDArray[np.int32]) -> None:
-        from scipy.sparse import coo_array, csr_array
-
         self.bins: list[tuple[Groups, int]] = []
         """The operator of each group, and which side of it the group is on."""
         rows: list[NDArray[np.int64]] = []
         columns: list[NDArray[np.int64]] = []
         self._collect(analysis, classes, rows, columns)
-        count = len(self.bins)
-        column = np.concatenate(columns) if columns else np.zeros(0, np.int64)
-        row = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-        shape = (int(classes.max()) + 1, max(count, 1))
-        held_by = csr_array(coo_array((np.ones(len(row), np.int64), (row, column)), shape=shape))
-        signature = np.zeros((len(held), 3), np.uint64)
-        signature[:, 0] = home[held]
         generator = np.random.default_rng(0)
-        random = generator.integers(1, 2**62, shape[1], dtype=np.uint64)
-        np.add.at(signature[:, 1], np.searchsorted(held, row), random[column] if count else np.zeros(0, np.uint64))
+        random = generator.integers(1, 2**62, max(len(self.bins), 1), dtype=np.uint64)
+        groups, pieces = np.zeros((2, len(held)), np.uint64)
+        if self.bins:
+            row, column = np.concatenate(rows), np.concatenate(columns)
+            np.add.at(groups, np.searchsorted(held, row), random[column])
         for f in selections(analysis):
             found = np.unique(classes[f])
             found = found[found > 0]
-            signature[np.searchsorted(held, found), 2] += generator.integers(1, 2**62, dtype=np.uint64)
-        _, first, inverse = np.unique(signature, axis=0, return_index=True, return_inverse=True)
-        inverse = inverse.reshape(-1)
-        order = np.argsort(inverse, kind="stable")
-        ends = np.cumsum(np.bincount(inverse, minlength=len(first)))[:-1]
-        self.members: list[NDArray[np.int32]] = [np.sort(m) for m in np.split(held[order], ends)] if len(held) else []
-        self.home = home[held[first]] if len(held) else np.zeros(0, np.int32)
-        self.matrix = held_by[held[first]] if len(held) else held_by[:0]
+            pieces[np.searchsorted(held, found)] += generator.integers(1, 2**62, dtype=np.uint64)
+        order = np.lexsort((pieces, groups, home[held]))
+        sorted_keys = [key[order] for key in (home[held], groups, pieces)]
+        changes = np.flatnonzero(np.any([key[1:] != key[:-1] for key in sorted_keys], axis=0)) + 1
+        self.members: list[NDArray[np.int32]] = np.split(held[order], changes) if len(held) else []
+        first = np.asarray([members[0] for members in self.members], np.int32)
+        self.home = home[first]
+        if self.bins:
+            from scipy.sparse import coo_array, csr_array
+
+            held_by = coo_array((np.ones(len(row), np.int64), (row, column)), shape=(len(home), len(self.bins)))
+            self.matrix = csr_array(held_by)[first]
 
     def _collect(
         self,

@@ -137,8 +137,8 @@ def _cuts(f: Field, axis: int, pieces: Sequence[Field], classes: Classes) -> int
 def _homes(labels: Labels, classes: Classes) -> Classes:
     """Layer of each class: the first place where one of its units comes into being."""
     home = np.full(classes.max() + 1, NOWHERE, np.int32)
-    for i, (f, _) in reversed(list(enumerate(labels.roots))):
-        home[classes[f.ravel()]] = i
+    rooted, root = labels.rooted()
+    np.minimum.at(home, classes[rooted], root)
     home[0] = NOWHERE
     return home
 
@@ -153,9 +153,10 @@ def _share_narrow(classes: Classes, home: Classes, k: int) -> dict[int, int]:
     held = held_classes(classes)
     layers, counts = np.unique(home[held], return_counts=True)
     narrow = {int(i): int(n) for i, n in zip(layers, counts, strict=True) if n < k}
-    gone = np.isin(home, list(narrow))
-    gone[0] = False
-    classes[gone[classes]] = 0
+    if narrow:
+        gone = np.isin(home, list(narrow))
+        gone[0] = False
+        classes[gone[classes]] = 0
     return narrow
 
 

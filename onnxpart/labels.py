@@ -172,6 +172,24 @@ class Labels:
         """`f` is where units come into being: the output axis of a contraction at `node`."""
         self.roots.append((f, node))
 
+    def rooted(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The labels of all roots one behind the other, and the number of the root that each is of."""
+        return listed([f for f, _ in self.roots])
+
+
+def listed(fields: Sequence[Field]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The labels of some fields one behind the other, and the number of the field that each is of."""
+    number = np.repeat(np.arange(len(fields), dtype=np.int32), [f.size for f in fields])
+    return np.concatenate(fields, axis=None) if fields else number, number
+
+
+def extent(parts: NDArray[np.int16], fields: Sequence[Field]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """The least and the greatest part of any label of each field; `parts` is each label's."""
+    if not fields:
+        return parts[:0], parts[:0]
+    here, starts = parts[np.concatenate(fields, axis=None)], np.cumsum([0, *(f.size for f in fields[:-1])])
+    return np.minimum.reduceat(here, starts), np.maximum.reduceat(here, starts)
+
 
 def flatten(pairs: Iterable[Pair]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The two ends of all ties as flat arrays."""
@@ -195,10 +213,6 @@ def solve(count: int, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDAr
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
-    found, component = connected_components(graph, directed=False)
-    first = np.empty(found, np.int64)
-    first[component[::-1]] = np.arange(count)[::-1]  # the last assignment holds: each class's smallest label
-    order = np.empty(found, np.int32)
-    order[np.argsort(first)] = np.arange(found, dtype=np.int32)
-    return order[component]
+    graph = coo_array((np.ones(len(left)), (left, right)), shape=(count, count))
+    component: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return component  # numbered in the order in which its search, from label 0 on, comes to them

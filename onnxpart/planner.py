@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,10 @@ from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Infeasible, Order, Parts, assign
 from onnxpart.decide import Decision, decide, whole_groups
 from onnxpart.errors import PartitionError, UsageError
-from onnxpart.labels import Field, Fields, varying
+from onnxpart.labels import Field, Fields, extent, listed, varying
 from onnxpart.layout import Layout
 from onnxpart.plan import ORDERS, Block, InitializerPlan, Layer, Plan, Ranges, to_ranges
+from onnxpart.wishes import Classes
 
 Memo = dict[tuple[bytes, ...], tuple[Ranges | None, ...]]
 """What each part keeps along an axis, by the parts of what lies along it."""
@@ -103,15 +104,12 @@ def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
 
 def _empty(analysis: Analysis, parts: Parts, k: int) -> Field | None:
     """A field in which some part has no element, or None."""
-    seen: set[int] = set()
-    for fields in analysis.state.fields.values():
-        for f in fields:
-            if id(f) in seen:
-                continue
-            seen.add(id(f))
-            found = np.bincount(parts.take(f).ravel() + 1, minlength=k + 1)
-            if not found[0] and not found[1:].all():
-                return f
+    fields = list({id(f): f for fields in analysis.state.fields.values() for f in fields}.values())
+    for f, least, most in zip(fields, *extent(parts, fields), strict=True):
+        if least == ANYWHERE:
+            continue
+        if (least, most) != (0, k - 1) or (k > 2 and not np.bincount(parts[f].ravel(), minlength=k).all()):
+            return f
     return None
 
 
@@ -281,38 +279,47 @@ def _grouped_blocks(
 
 def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int) -> list[Layer]:
     """All layers in graph order, with what became of them."""
+    labels, root = analysis.labels.rooted()
+    classes, count = decision.classes[labels], len(analysis.labels.roots)
+    mine, shared = np.flatnonzero(decision.home[classes] == root), np.flatnonzero(classes == 0)
+    held = np.zeros(len(decision.home), bool)
+    held[classes[mine]] = True
+    moving = np.bincount(decision.home[held], minlength=count)
+    dealt = None if parts is None else _by_number(parts[labels[mine]], root[mine], count)
+    free = _by_number(decision.free[labels[shared]], root[shared], count)
+    reasons, first = _reasons(analysis, decision)
     result = []
     seen: set[int] = set()
-    reasons, first = _reasons(analysis, decision)
-    for i, (f, node) in enumerate(analysis.labels.roots):
+    for i, (_, node) in enumerate(analysis.labels.roots):
         title = analysis.ops[node].title
-        labels = f.ravel()
-        classes = decision.classes[labels]
-        mine = labels[(classes > 0) & (decision.home[classes] == i)]
-        if len(mine) and parts is not None:
-            counts = tuple(np.bincount(parts[mine], minlength=k).tolist())
-            result.append(Layer(title, len(mine), len(np.unique(decision.classes[mine])), counts))
-        if (classes == 0).any():
-            kinds = frozenset(decision.free[labels[classes == 0]].tolist())
+        if dealt is not None and len(dealt[i]):
+            counts = tuple(np.bincount(dealt[i], minlength=k).tolist())
+            result.append(Layer(title, len(dealt[i]), int(moving[i]), counts))
+        if len(free[i]):
+            kinds = frozenset(free[i].tolist())
             if kinds <= seen:
                 continue
             seen |= kinds
             reason = reasons[first[list(kinds)].min()]
             if i in decision.narrow:
                 reason = f"its {len(kinds)} unit{'s' if len(kinds) > 1 else ''} can't be divided into {k} parts"
-            result.append(Layer(title, int((classes == 0).sum()), len(kinds), (), reason))
+            result.append(Layer(title, len(free[i]), len(kinds), (), reason))
     return result
 
 
-def _reasons(analysis: Analysis, decision: Decision) -> tuple[list[str], NDArray[np.int64]]:
+def _by_number(values: Parts | Classes, number: Classes, count: int) -> list[NDArray[Any]]:
+    """Values by the number of each, which ascends and is below `count`."""
+    return np.split(values, np.searchsorted(number, np.arange(1, count)))
+
+
+def _reasons(analysis: Analysis, decision: Decision) -> tuple[list[str], NDArray[np.int32]]:
     """Why units are undivided: the reasons, and for each free class the index of the first that holds for it."""
-    found = [(reason, [f]) for f, _, reason in analysis.labels.pins if reason]
+    found = [(reason, f) for f, _, reason in analysis.labels.pins if reason]
     for choice in decision.failed:
         if choice.drop is None:
-            fields = [f for pairs in choice.alternatives for f, _ in pairs]
-            found.append((f"{choice.reason} ({analysis.ops[choice.node].title})", fields))
-    first = np.full(decision.free.max() + 1, len(found), np.int64)
-    for i in reversed(range(len(found))):
-        for f in found[i][1]:
-            first[decision.free[f.ravel()]] = i
+            reason = f"{choice.reason} ({analysis.ops[choice.node].title})"
+            found += [(reason, f) for pairs in choice.alternatives for f, _ in pairs]
+    first = np.full(decision.free.max() + 1, len(found), np.int32)
+    labels, number = listed([f for _, f in found])
+    np.minimum.at(first, decision.free[labels], number)
     return [*(reason for reason, _ in found), "it is tied to what every part needs"], first

@@ -161,9 +161,8 @@ def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Class
     count = int(point.max()) + 1
     dropped, shared, rooted = np.zeros(count, bool), np.zeros(count, bool), np.zeros(labels.count, bool)
     for f, _, _ in labels.pins:
-        shared[point[f.ravel()]] = True
-    for f, _ in labels.roots:
-        rooted[f.ravel()] = True
+        shared[point[f]] = True
+    rooted[labels.rooted()[0]] = True
     roots = np.bincount(point[rooted], minlength=count)
     roots[0] = max(1, roots[0])
     return point, State(k, *distinct(left[~firm], right[~firm], point), roots, dropped, shared)

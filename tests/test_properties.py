@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from onnxpart import OnnxpartError, Plan, Split, arrays, load, merge, scatter, split, verify
 from onnxpart.emit import copy_name
+from onnxpart.labels import solve
 from onnxpart.plan import ORDERS, InitializerPlan
 
 Array = NDArray[np.generic]
@@ -310,3 +311,15 @@ def test_means_of_equal_values_are_those_values(dtype: type, k: int, reduces: bo
     whole = scatter(initializer, [array] * k)
     assert whole.dtype == dtype
     np.testing.assert_allclose(whole, array, rtol=4 * np.finfo(dtype).eps)
+
+
+@given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
+def test_classes_are_numbered_by_their_smallest_label(drawn: tuple[int, list[tuple[int, int]]]) -> None:
+    count, ties = drawn
+    smallest = list(range(count))
+    for a, b in ties:
+        both = {smallest[a], smallest[b]}
+        smallest = [min(both) if label in both else label for label in smallest]
+    left, right = np.asarray(ties, np.int32).reshape(-1, 2).T
+    numbers = {label: number for number, label in enumerate(sorted(set(smallest)))}
+    np.testing.assert_array_equal(solve(count, left, right), [numbers[label] for label in smallest])
