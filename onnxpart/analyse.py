@@ -63,6 +63,10 @@ class Analysis:
         """Label fields of a tensor."""
         return self.state.fields.get(name, ())
 
+    def all_fields(self) -> list[Field]:
+        """The label fields of all tensors, each once."""
+        return list({id(f): f for fields in self.state.fields.values() for f in fields}.values())
+
     def inputs(self, index: int) -> list[str]:
         """Tensors that an operator reads, those of its subgraphs included."""
         return self.ops[index].reads

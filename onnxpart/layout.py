@@ -18,7 +18,7 @@ from onnxpart.ahead import CONTRACTIONS, Ahead, ahead
 from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Parts
 from onnxpart.control import Region
-from onnxpart.labels import Field, varying
+from onnxpart.labels import Field, extent, varying
 from onnxpart.rules.rewrite import Kept
 
 Mode = Literal["merged", "lanes", "tail"]
@@ -46,12 +46,21 @@ class Layout:
     unscaled: set[int] = field(default_factory=set)
     mean: set[str] = field(default_factory=set)
     _kept: dict[tuple[int, int], tuple[Field, dict[int, NDArray[np.int64]] | None]] = field(default_factory=dict)
-    _facts: dict[int, tuple[Field, bool, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         analysis = self.analysis
         self._pure, self._trained = analysis.state.pure, analysis.state.trained
-        self._divided = {n for n, fields in analysis.state.fields.items() if any(self._fact(f)[0] for f in fields)}
+        fields = analysis.all_fields()
+        least, most = extent(self.parts, fields)
+        self._some, self._all = (
+            {id(fields[i]) for i in np.flatnonzero(parts > ANYWHERE).tolist()} for parts in (most, least)
+        )
+        """Fields with some labels that belong to one part each, and those all of whose labels do."""
+        self._divided, self._dealt = (
+            {name for name, fields in analysis.state.fields.items() if any(id(f) in found for f in fields)}
+            for found in (self._some, self._all)
+        )
+        """Tensors with such fields."""
         ends = set(analysis.model.outputs)
         self._outputs = [[n for n in op.outputs if n in analysis.consumers or n in ends] for op in analysis.ops]
         """By node: the outputs that anything reads."""
@@ -107,13 +116,6 @@ class Layout:
 
     # -- what is divided ----------------------------------------------------------------------------------------
 
-    def _fact(self, f: Field) -> tuple[bool, bool]:
-        if id(f) not in self._facts:
-            here = self.parts.take(f)
-            self._facts[id(f)] = (f, bool(here.max() > ANYWHERE), bool(here.min() == ANYWHERE))
-        _, some, rest = self._facts[id(f)]
-        return some, rest
-
     def divided(self, name: str) -> bool:
         """Whether some elements of a tensor belong to one part only."""
         return name in self._divided
@@ -122,7 +124,7 @@ class Layout:
         """Whether a tensor has, or is made of parameters that have, elements with a value of its own in every part."""
         if name not in self._trained:
             return False
-        if all(self._fact(f)[1] for f in self.analysis.fields(name)):
+        if name not in self._dealt:
             return True
         producer = self.analysis.producer.get(name)
         if producer is None or name not in self._pure:
@@ -135,8 +137,8 @@ class Layout:
 
     def joinable(self, name: str) -> bool:
         """Whether the parts' pieces of a tensor, side by side, make up the tensor."""
-        split = [f for f in self.analysis.fields(name) if self._fact(f)[0]]
-        if len(split) != 1 or self._fact(split[0])[1]:
+        split = [f for f in self.analysis.fields(name) if id(f) in self._some]
+        if len(split) != 1 or id(split[0]) not in self._all:
             return False
         dynamic = self.analysis.shapes.dynamic_dims(name)
         return bool(varying(split[0])) and not any(dynamic[axis] for axis in varying(split[0]))
@@ -391,7 +393,7 @@ class Layout:
 
     def _has_blocks(self, name: str) -> bool:
         """Whether a tensor is divided along several axes, each on its own."""
-        return sum(self._fact(f)[0] for f in self.analysis.fields(name)) > 1
+        return sum(id(f) in self._some for f in self.analysis.fields(name)) > 1
 
 
 class NotAGrid(Exception):

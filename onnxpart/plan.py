@@ -34,9 +34,12 @@ def to_ranges(indices: NDArray[np.int64]) -> Ranges:
     """Ascending indices as few ranges."""
     if len(indices) == 0:
         return ()
+    first, last = int(indices[0]), int(indices[-1])
+    if last - first == len(indices) - 1:
+        return ((first, last + 1, 1),)
     steps = np.diff(indices)
     if len(indices) > 2 and (steps == steps[0]).all():
-        return ((int(indices[0]), int(indices[-1]) + 1, int(steps[0])),)
+        return ((first, last + 1, int(steps[0])),)
     breaks = np.flatnonzero(steps != 1) + 1
     starts = indices[np.concatenate([[0], breaks])]
     stops = indices[np.concatenate([breaks - 1, [len(indices) - 1]])] + 1

@@ -104,7 +104,7 @@ def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
 
 def _empty(analysis: Analysis, parts: Parts, k: int) -> Field | None:
     """A field in which some part has no element, or None."""
-    fields = list({id(f): f for fields in analysis.state.fields.values() for f in fields}.values())
+    fields = analysis.all_fields()
     for f, least, most in zip(fields, *extent(parts, fields), strict=True):
         if least == ANYWHERE:
             continue
@@ -157,7 +157,7 @@ def plan_of(analysis: Analysis, layout: Layout, layers: Iterable[Layer], order: 
 
 
 def _runs(parts: Parts) -> tuple[tuple[int, int], ...]:
-    ends = np.flatnonzero(np.diff(parts)) + 1
+    ends = np.flatnonzero(parts[1:] != parts[:-1]) + 1
     starts = np.concatenate([[0], ends])
     lengths = np.diff(np.concatenate([starts, [len(parts)]]))
     return tuple(zip(parts[starts].tolist(), lengths.tolist(), strict=True))
@@ -207,7 +207,7 @@ def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
 
 
 def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str], memo: Memo) -> InitializerPlan:
-    shape = tuple(analysis.model.initializers[name].dims)
+    shape = analysis.shapes.shape[name]
     fields = analysis.fields(name)
     blocks = _blocks(fields, layout.parts, layout.k, shape, memo)
     if not all(blocks):
@@ -242,19 +242,21 @@ def _blocks(fields: Fields, parts: Parts, k: int, shape: tuple[int, ...], memo: 
     return tuple((tuple(axis[p] for axis in kept),) for p in range(k))
 
 
-def _keeps(fields: Iterable[Field], parts: Parts, part: int) -> NDArray[np.bool_]:
-    """Which indices along the one axis that `fields` vary along a part keeps."""
-    here = [parts.take(f.ravel()) for f in fields]
-    result: NDArray[np.bool_] = np.all([(h == part) | (h == ANYWHERE) for h in here], axis=0)
+def _keeps(here: Sequence[Parts], part: int) -> NDArray[np.bool_]:
+    """Which indices along one axis a part keeps, `here` being the parts of each field that varies along it."""
+    result: NDArray[np.bool_] = (here[0] == part) | (here[0] == ANYWHERE)
+    for more in here[1:]:
+        result &= (more == part) | (more == ANYWHERE)
     return result
 
 
 def _ranges(fields: list[Field], parts: Parts, k: int, memo: Memo) -> tuple[Ranges | None, ...]:
     """For each part what it keeps along the one axis that `fields` vary along; many axes are divided alike."""
-    key = tuple(parts.take(f).tobytes() for f in fields)
+    here = [parts.take(f.ravel()) for f in fields]
+    key = tuple(h.tobytes() for h in here)
     if key not in memo:
-        kept = [_keeps(fields, parts, p) for p in range(k)]
-        memo[key] = tuple(None if m.all() else to_ranges(np.flatnonzero(m)) for m in kept)
+        kept = [np.flatnonzero(_keeps(here, p)) for p in range(k)]
+        memo[key] = tuple(None if len(i) == len(here[0]) else to_ranges(i) for i in kept)
     return memo[key]
 
 
@@ -264,7 +266,7 @@ def _grouped_blocks(
     """Blocks of a grouped operator's weight: the columns that belong to a part depend on the row."""
     here = parts[grouped]
     columns = ((here == part) | (here == ANYWHERE)).reshape(shape[:2])
-    rows = np.flatnonzero(_keeps(others, parts, part)) if others else np.arange(shape[0])
+    rows = np.flatnonzero(_keeps([parts.take(f.ravel()) for f in others], part)) if others else np.arange(shape[0])
     changes = np.flatnonzero((columns[rows][1:] != columns[rows][:-1]).any(axis=1)) + 1
     blocks = []
     rest: tuple[None, ...] = (None,) * (len(shape) - 2)
