@@ -92,7 +92,7 @@ def analyse(model: Model) -> Analysis:
         for name in op.outputs:
             analysis.producer[name] = index
     state.read = analysis.consumers.keys() | set(model.outputs)
-    valued = {name for op in analysis.ops if op.node.op_type not in ("Shape", "Size") for name in op.reads}
+    valued = {name for op in analysis.ops if op.op_type not in ("Shape", "Size") for name in op.reads}
     state.shaped = state.read - valued - set(model.outputs)
     analysis.rules = _walk(analysis.ops, model.flat.starting())
     for name in model.outputs:
@@ -170,9 +170,9 @@ def _labels(op: Op, rule: rules.Rule) -> list[Fields]:
     :raises Barrier: where it can't tell. :raises ModelError: where shapes contradict each other, or are absurd.
     """
     known, read = op.state.shapes.shape, op.state.read  # the shapes of values that nothing reads don't matter
-    missing = next((n for n in (*op.reads, *op.outputs) if n in read and n not in known), None)
-    if missing is not None:
-        raise Barrier(f"the shape of {missing!r} isn't known")
+    missing = [name for name in (*op.reads, *op.outputs) if name not in known and name in read]
+    if missing:
+        raise Barrier(f"the shape of {missing[0]!r} isn't known")
     try:
         outputs = rule.labels(op)
         return [tight(fields) for fields in outputs] if rule.kind == "movement" else outputs
@@ -190,15 +190,16 @@ def _propagate(op: Op) -> None:
     """Carry purity, training and the source initializers to the outputs."""
     state, names = op.state, op.reads
     outputs = [name for name in op.outputs if name]
-    state.trained.update(n for n in outputs if n in state.carried and state.carried[n].trained)
-    changes = op.node.domain == LEAVE or not state.carried.keys().isdisjoint(outputs)
+    carried = state.carried.keys() & outputs
+    state.trained.update(name for name in carried if state.carried[name].trained)
+    changes = op.domain == LEAVE or bool(carried)
     pure = bool(names) and state.pure.issuperset(names) and not changes
     if pure:
         state.pure.update(outputs)
     if not state.trained.isdisjoint(names) or (pure and op.index in state.barriers):  # nobody knows what comes out
         state.trained.update(outputs)
-    moved = op.node.op_type in MOVED or (op.node.domain == ENTER and not changes)
-    pieces = op.inputs if op.node.op_type == "Concat" else op.inputs[:1] if moved else ()
+    moved = op.op_type in MOVED or (op.domain == ENTER and not changes)
+    pieces = op.inputs if op.op_type == "Concat" else op.inputs[:1] if moved else ()
     found = [state.sources(name) for name in pieces]
     if found and all(found):
         state.source.update(dict.fromkeys(outputs, frozenset().union(*found)))
@@ -213,9 +214,9 @@ def _find_shuffles(analysis: Analysis) -> None:
     outputs = set(analysis.model.outputs)
     for index in reversed(range(len(analysis.ops))):
         op = analysis.ops[index]
-        if op.node.op_type not in CHAIN or analysis.rules[index] is None:
+        if op.op_type not in CHAIN or analysis.rules[index] is None:
             continue
-        name = op.node.output[0]
+        name = op.outputs[0]
         if not _several_axes(analysis.fields(name)) or name in outputs:
             continue
         root = _chain_start(analysis, index)
@@ -224,10 +225,10 @@ def _find_shuffles(analysis: Analysis) -> None:
         shape = analysis.shapes.shape[root]
         users = analysis.consumers.get(name, [])
         if all(
-            analysis.ops[u].node.op_type in CHAIN
+            analysis.ops[u].op_type in CHAIN
             and (
-                analysis.ops[u].node.output[0] in analysis.virtual
-                or _ends(analysis, root, shape, analysis.ops[u].node.output[0])
+                analysis.ops[u].outputs[0] in analysis.virtual
+                or _ends(analysis, root, shape, analysis.ops[u].outputs[0])
             )
             for u in users
         ):
@@ -236,12 +237,12 @@ def _find_shuffles(analysis: Analysis) -> None:
 
 def _chain_start(analysis: Analysis, index: int) -> str | None:
     """The nearest earlier tensor of the chain whose units lie along one axis."""
-    name: str = analysis.ops[index].node.input[0]
+    name: str = analysis.ops[index].inputs[0]
     while _several_axes(analysis.fields(name)):
         producer = analysis.producer.get(name)
-        if producer is None or analysis.ops[producer].node.op_type not in CHAIN:
+        if producer is None or analysis.ops[producer].op_type not in CHAIN:
             return None
-        name = analysis.ops[producer].node.input[0]
+        name = analysis.ops[producer].inputs[0]
     return name
 
 
@@ -272,7 +273,7 @@ def permutation(analysis: Analysis, root: str, name: str, axis: int) -> Field | 
     while current != root:
         index = analysis.producer[current]
         chain.append(index)
-        current = analysis.ops[index].node.input[0]
+        current = analysis.ops[index].inputs[0]
     shape = analysis.shapes.shape[root]
     trial = State(analysis.model, analysis.shapes)
     trial.fields[root] = (
@@ -282,7 +283,7 @@ def permutation(analysis: Analysis, root: str, name: str, axis: int) -> Field | 
         rule = analysis.rules[index]
         assert rule is not None
         op = Op(trial, index, analysis.ops[index].node)
-        trial.fields[op.node.output[0]] = rule.labels(op)[0]
+        trial.fields[op.outputs[0]] = rule.labels(op)[0]
     (moved,) = trial.fields[name]
     if varying(moved) != frozenset((axis,)):
         return None

@@ -163,6 +163,6 @@ def _share_narrow(classes: Classes, home: Classes, k: int) -> dict[int, int]:
 def selections(analysis: Analysis) -> Iterator[Field]:
     """Fields of what is cut out of a tensor: every part takes its share of each piece."""
     for op, rule in zip(analysis.ops, analysis.rules, strict=True):
-        if rule is not None and op.node.op_type in ("Split", "Slice", "Gather"):
-            for name in op.node.output:
+        if rule is not None and op.op_type in ("Split", "Slice", "Gather"):
+            for name in op.outputs:
                 yield from (f for f in analysis.fields(name) if f.size > 1)

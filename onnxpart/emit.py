@@ -190,12 +190,12 @@ def _emit(
 ) -> None:
     """Append operator `index` as part `part` has it; `node` carries the names to use already."""
     op, rule, place = analysis.ops[index], analysis.rules[index], (analysis.model.flat.paths[index], lane)
-    if op.node.op_type in CHAIN and _several(layout, op.node.output[0], part):
+    if op.op_type in CHAIN and _several(layout, op.outputs[0], part):
         return  # within a shuffle: the selection at its end stands for it
-    if op.node.op_type in CHAIN and _several(layout, op.node.input[0], part):
+    if op.op_type in CHAIN and _several(layout, op.inputs[0], part):
         writer.nest.append(_select(writer, analysis, layout, index, node, part, resolve), place)
         return
-    if rule is None or (all(not layout.divided(n) for n in (*op.node.input, *op.node.output) if n)):
+    if rule is None or (all(not layout.divided(n) for n in (*op.inputs, *op.outputs) if n)):
         writer.nest.append(node, place)
         return
     writer.rewritten(op, node, lambda name: _kept(layout, name, part, op), rule.rewrite, place)
@@ -231,8 +231,8 @@ def _select(
 ) -> onnx.NodeProto:
     """The end of a shuffle whose middle is no grid: one selection from where it starts."""
     op = analysis.ops[index]
-    name = op.node.output[0]
-    root = analysis.virtual[op.node.input[0]]
+    name = op.outputs[0]
+    root = analysis.virtual[op.inputs[0]]
     kept_root, kept = layout.kept(root, part), layout.kept(name, part)
     (axis,) = (a for a, indices in enumerate(kept) if indices is not None)
     moved = permutation(analysis, root, name, axis)
@@ -305,8 +305,8 @@ class _Whole:
         op = self.analysis.ops[index]
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
-        if op.node.op_type in ("Shape", "Size") and self._in_lanes(op.node.input[0]):
-            node.input[0] = copy_name(op.node.input[0], 0)
+        if op.op_type in ("Shape", "Size") and self._in_lanes(op.inputs[0]):
+            node.input[0] = copy_name(op.inputs[0], 0)
             _emit(self.writer, self.analysis, self.layout, index, node, 0, lambda name: self._piece(name, 0), lane=-1)
             return
         replace_reads(node, {name: self._merged(name) for name in op.reads})
@@ -358,7 +358,7 @@ class _Whole:
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
         replace_reads(node, {name: self._piece(name, part) for name in op.reads})
-        for j, name in enumerate(op.node.output):
+        for j, name in enumerate(op.outputs):
             node.output[j] = copy_name(name, part) if name else ""
         node.name = copy_name(op.node.name, part) if op.node.name else ""
         _emit(self.writer, self.analysis, self.layout, index, node, part, lambda name: self._piece(name, part), part)

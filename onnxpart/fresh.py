@@ -63,12 +63,12 @@ def scaled(analysis: Analysis) -> dict[str, str]:
     tensors = {weight.tensor for weight in analysis.state.weights.values()}
     result = {}
     for op, rule in zip(analysis.ops, analysis.rules, strict=True):
-        if rule is None or not op.node.output:
+        if rule is None or not op.outputs:
             continue
-        if op.node.op_type == "BatchNormalization" and op.node.input[1] in analysis.model.initializers:
-            result[op.node.output[0]] = op.node.input[1]
+        if op.op_type == "BatchNormalization" and op.inputs[1] in analysis.model.initializers:
+            result[op.outputs[0]] = op.inputs[1]
         elif rule.kind == "equation":
-            result |= dict.fromkeys(op.node.output[:1], next((n for n in op.node.input[:2] if n in tensors), ""))
+            result |= dict.fromkeys(op.outputs[:1], next((n for n in op.inputs[:2] if n in tensors), ""))
     return {output: name for output, name in result.items() if name}
 
 

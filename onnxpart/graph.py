@@ -92,7 +92,7 @@ def part_subgraph(graph: nx.DiGraph, part: int) -> nx.DiGraph:
 
 def _numbers(op: Op, name: str) -> bool:
     """Whether an operator that makes units takes a tensor for rows of a table or lengths of sequences."""
-    return op.node.op_type == "Gather" or (op.node.op_type in GATES and op.inputs[LENGTHS : LENGTHS + 1] == (name,))
+    return op.op_type == "Gather" or (op.op_type in GATES and op.inputs[LENGTHS : LENGTHS + 1] == (name,))
 
 
 class _Units:
@@ -153,8 +153,8 @@ class _Units:
         for index in self.analysis.consumers.get(name, []):
             op = self.analysis.ops[index]
             if shape and self.weighted[index] and not _numbers(op, name):
-                first = op.node.op_type in ("Conv", "ConvTranspose") or bool(op.attributes.get("transA"))
-                return shape[(0 if op.node.op_type == "Gemm" else 1) if first else -1]
+                first = op.op_type in ("Conv", "ConvTranspose") or bool(op.attributes.get("transA"))
+                return shape[(0 if op.op_type == "Gemm" else 1) if first else -1]
         return 1
 
     def _output_size(self, name: str) -> int:
@@ -196,7 +196,7 @@ class _Units:
         count = len(self.analysis.ops)
         final = [True] * count
         for index in reversed(range(count)):
-            outputs = self.analysis.ops[index].node.output
+            outputs = self.analysis.ops[index].outputs
             users = {u for n in outputs if n for u in self.analysis.consumers.get(n, [])}
             final[index] = all(final[u] and not self.weighted[u] for u in users)
         return final
@@ -206,7 +206,7 @@ class _Units:
         if rule is not None and rule.kind == "source":
             return
         names = [n for n in analysis.inputs(index) if n not in analysis.state.pure]
-        for out in op.node.output:
+        for out in op.outputs:
             if not out or out in analysis.state.pure:
                 continue
             units = self._units(analysis.fields(out))
@@ -231,12 +231,12 @@ class _Units:
 
     def _flows(self, op: Op, names: list[str], out: str) -> Iterator[tuple[frozenset[Node], frozenset[Node]]]:
         """Sources and targets between which a contraction has weights, group by group."""
-        group = int(op.attributes.get("group", 1)) if op.node.op_type in ("Conv", "ConvTranspose") else 1
+        group = int(op.attributes.get("group", 1)) if op.op_type in ("Conv", "ConvTranspose") else 1
         made = self.carried.get(out, frozenset()) if not self.final[op.index] else frozenset()
         if group == 1:
             yield frozenset().union(*(self._all(n) for n in names)), self._units(self.analysis.fields(out)) | made
             return
-        pairs = zip(self._by_group(op.node.input[0], group), self._by_group(out, group), strict=True)
+        pairs = zip(self._by_group(op.inputs[0], group), self._by_group(out, group), strict=True)
         for sources, targets in pairs:
             yield sources, targets if not self.final[op.index] else frozenset()
 

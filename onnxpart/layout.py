@@ -154,7 +154,7 @@ class Layout:
         weights = {i: found for i in range(len(self.analysis.ops)) if (found := self._scalable(i))}
         users = {name: self.readers(name) for found in weights.values() for name in found}
         self.scaled = {name for name, read in users.items() if all(name in weights.get(u, ()) for u in read)}
-        rest = [i for i, op in enumerate(self.analysis.ops) if op.node.op_type in CONTRACTIONS and self.is_reduction(i)]
+        rest = [i for i, op in enumerate(self.analysis.ops) if op.op_type in CONTRACTIONS and self.is_reduction(i)]
         rest = [i for i in rest if not any(self.divided(n) and self.replicated(n) for n in self._parameters[i])]
         self.ahead = ahead(self, [i for i in rest if i not in weights or not weights[i] <= self.scaled])
         weights.update({i: frozenset(way.initializers) for i, way in self.ahead.items()})
@@ -220,7 +220,7 @@ class Layout:
             return frozenset((name,))
         producer = analysis.producer[name]
         rule = analysis.rules[producer]
-        names = [n for n in analysis.ops[producer].node.input if n]
+        names = [n for n in analysis.ops[producer].inputs if n]
         found = [self.factors(n) for n in names]
         if rule is None or rule.linear == "no":
             return None
@@ -243,7 +243,7 @@ class Layout:
             return True
         producer = self.analysis.producer[name]
         rule = self.analysis.rules[producer]
-        names = [n for n in self.analysis.ops[producer].node.input if n]
+        names = [n for n in self.analysis.ops[producer].inputs if n]
         own = [n for n in names if n in self._trained]
         if rule is None or rule.linear == "no" or not all(map(self._averages, own)):
             return False
@@ -263,7 +263,7 @@ class Layout:
             if self._activations[i] or not self.analysis.rules[i]:
                 result.add(i)
             else:
-                result.update(*(self.readers(n) for n in self.analysis.ops[i].node.output))
+                result.update(*(self.readers(n) for n in self.analysis.ops[i].outputs))
         return result
 
     def _at_hand(self, name: str) -> bool:

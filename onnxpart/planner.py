@@ -173,12 +173,12 @@ def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
     if analysis.model.flat.inside(producer):
         return False
     if layout.modes[producer] == "lanes":
-        read = [u for u in users if analysis.ops[u].node.op_type not in ("Shape", "Size")]
+        read = [u for u in users if analysis.ops[u].op_type not in ("Shape", "Size")]
         return name in analysis.model.outputs or any(layout.modes[u] == "tail" for u in read)
     if name in analysis.model.outputs or not users:
         return True
     paths = analysis.model.flat.paths
-    return any(paths[u] or not all(n in layout.mean for n in analysis.ops[u].node.output if n) for u in users)
+    return any(paths[u] or not all(n in layout.mean for n in analysis.ops[u].outputs if n) for u in users)
 
 
 def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:

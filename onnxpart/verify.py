@@ -184,7 +184,7 @@ class _Runs:
 
 def _float_types(analysis: Analysis) -> frozenset[int]:
     """Element types of the floating-point numbers that are computed and trained."""
-    names = {n for op in analysis.ops for n in op.node.output} | {
+    names = {n for op in analysis.ops for n in op.outputs} | {
         n for n in analysis.model.initializers if analysis.model.trainable(n)
     }
     return FLOATS & {analysis.shapes.dtype.get(name, TensorProto.UNDEFINED) for name in names}
@@ -236,7 +236,7 @@ def _hidden(layout: Layout, models: Iterable[onnx.ModelProto]) -> list[str]:
     result = []
     reduced = set().union(*(way.values for i, way in layout.ahead.items() if i in layout.reductions))
     for index, op in enumerate(layout.analysis.ops):
-        for name in op.node.output:
+        for name in op.outputs:
             if name not in present - reduced or layout.modes[index] != "merged" or name in layout.analysis.state.pure:
                 continue
             if not layout.divided(name) or layout.analysis.shapes.dtype.get(name) not in FLOATS:
@@ -310,9 +310,9 @@ def _role(analysis: Analysis, name: str) -> str:
     """What an input decides about an If or Loop: its `condition`, its `count`, `going` on; or nothing."""
     for i in analysis.consumers.get(name, []):
         op = analysis.ops[i]
-        if op.node.domain == ENTER and op.attributes["role"].decode() in ("condition", "count", "going"):
+        if op.domain == ENTER and op.attributes["role"].decode() in ("condition", "count", "going"):
             return str(op.attributes["role"].decode())
-        if op.node.op_type in ("Cast", "Identity", "Reshape", "Squeeze") and (role := _role(analysis, op.outputs[0])):
+        if op.op_type in ("Cast", "Identity", "Reshape", "Squeeze") and (role := _role(analysis, op.outputs[0])):
             return role
     return ""
 
@@ -322,11 +322,11 @@ def _limit(analysis: Analysis, name: str) -> int:
     limits = []
     for i in analysis.consumers.get(name, []):
         op = analysis.ops[i]
-        if op.node.op_type == "Gather" and op.node.input[1] == name:
+        if op.op_type == "Gather" and op.inputs[1] == name:
             limits.append(op.shape(0)[op.axis(0)])
-        elif op.node.op_type == "Cast" or (op.node.domain == ENTER and op.outputs):
-            limits.append(_limit(analysis, op.node.output[0]))
-        elif op.node.op_type in GATES and op.has(LENGTHS) and op.node.input[LENGTHS] == name:
+        elif op.op_type == "Cast" or (op.domain == ENTER and op.outputs):
+            limits.append(_limit(analysis, op.outputs[0]))
+        elif op.op_type in GATES and op.has(LENGTHS) and op.inputs[LENGTHS] == name:
             limits.append(op.shape(0)[int(op.attributes.get("layout", 0))] + 1)
     return min(limits, default=2)
 

@@ -88,7 +88,7 @@ def _tensor(analysis: Analysis, name: str) -> str:
     values = {*analysis.model.inputs, *analysis.model.initializers, *analysis.producer} - {""}
     if name in values:
         return name
-    nodes: dict[str, str] = {op.node.name: op.node.output[0] for op in reversed(analysis.ops) if op.node.name}
+    nodes: dict[str, str] = {op.node.name: op.outputs[0] for op in reversed(analysis.ops) if op.node.name}
     if name in nodes:
         return nodes[name]
     close = get_close_matches(name, sorted(values | nodes.keys()))
@@ -193,10 +193,10 @@ def _blocking(ties: Ties, cause: Cause) -> set[str]:
     analysis = ties.analysis
     if cause.kind == "output":
         return {cause.node}
-    found = {n for op in analysis.ops if op.title == cause.node for n in op.node.output}
+    found = {n for op in analysis.ops if op.title == cause.node for n in op.outputs}
     for op in analysis.ops:
         if found.intersection(op.reads):
-            found.update(op.node.output)
+            found.update(op.outputs)
     return found & set(analysis.model.outputs)
 
 

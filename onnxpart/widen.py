@@ -123,7 +123,7 @@ def _outline(part: Draft) -> dict[str, bytes]:
 
 def _statistics(analysis: Analysis) -> frozenset[str]:
     """Running means and variances: nothing is trained there, and noise might make a variance negative."""
-    read = [n for op in analysis.ops if op.node.op_type == "BatchNormalization" for n in op.inputs[3:5]]
+    read = [n for op in analysis.ops if op.op_type == "BatchNormalization" for n in op.inputs[3:5]]
     return frozenset().union(*map(analysis.state.sources, read))
 
 

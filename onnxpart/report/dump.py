@@ -125,7 +125,7 @@ class _Units:
 
 def _tensors(analysis: Analysis) -> list[str]:
     """Tensors with a shape in the order in which operators read and write them."""
-    names = [n for i, op in enumerate(analysis.ops) for n in (*analysis.inputs(i), *op.node.output) if n]
+    names = [n for i, op in enumerate(analysis.ops) for n in (*analysis.inputs(i), *op.outputs) if n]
     return [n for n in dict.fromkeys((*analysis.model.inputs, *names)) if n in analysis.shapes.shape]
 
 

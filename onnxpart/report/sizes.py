@@ -77,11 +77,11 @@ def measure(analysis: Analysis, plan: Plan) -> Sizes:
 
 def _counts(analysis: Analysis, op: Op) -> bool:
     """Whether the operator is a contraction of activations whose shapes are known."""
-    if op.node.op_type not in CONTRACTIONS or op.node.output[0] in analysis.state.pure:
+    if op.op_type not in CONTRACTIONS or op.outputs[0] in analysis.state.pure:
         return False
-    if op.node.op_type == "Einsum" and op.index in analysis.state.barriers:
+    if op.op_type == "Einsum" and op.index in analysis.state.barriers:
         return False
-    return all(n in analysis.shapes.shape for n in (*op.node.input, *op.node.output) if n)
+    return all(n in analysis.shapes.shape for n in (*op.inputs, *op.outputs) if n)
 
 
 def _batch(analysis: Analysis) -> int:
@@ -124,15 +124,15 @@ class _Shapes:
 
 def _macs(op: Op, shapes: _Shapes) -> int:
     """Multiply-accumulates of one contraction over the trial batch."""
-    kind, names = op.node.op_type, op.node.input
+    kind, names = op.op_type, op.inputs
     if kind == "Conv":
-        return prod(shapes[op.node.output[0]]) * prod(shapes[names[1]][1:])
+        return prod(shapes[op.outputs[0]]) * prod(shapes[names[1]][1:])
     if kind == "ConvTranspose":
         return prod(shapes[names[0]]) * prod(shapes[names[1]][1:])
     if kind == "Gemm":
-        return prod(shapes[op.node.output[0]]) * shapes[names[0]][0 if op.attributes.get("transA") else 1]
+        return prod(shapes[op.outputs[0]]) * shapes[names[0]][0 if op.attributes.get("transA") else 1]
     if kind == "MatMul":
-        return prod(shapes[op.node.output[0]]) * shapes[names[0]][-1]
+        return prod(shapes[op.outputs[0]]) * shapes[names[0]][-1]
     if kind in GATES:
         return prod(shapes[names[0]][:2]) * (prod(shapes[names[1]]) + prod(shapes[names[2]]))
     operands = [shapes[name] for name in names]

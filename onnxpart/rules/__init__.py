@@ -340,22 +340,21 @@ def _version(op_type: str, opset: int) -> int | None:
 
 def find(op: Op) -> Rule | str:
     """The rule of an operator, or why there is none."""
-    node = op.node
-    marker = node.domain in (ENTER, LEAVE)
-    if node.domain not in ("", "ai.onnx") and not marker:
-        return f"operators of the domain {node.domain!r} have no rule"
-    rule = TABLE.get(node.op_type)
+    marker = op.domain in (ENTER, LEAVE)
+    if op.domain not in ("", "ai.onnx") and not marker:
+        return f"operators of the domain {op.domain!r} have no rule"
+    rule = TABLE.get(op.op_type)
     if rule is None:
-        reason = opaque(node.op_type)
-        return f"the operator {node.op_type} has no rule" + (f": {reason}" if reason else "")
-    version = _version(node.op_type, op.opset)
+        reason = opaque(op.op_type)
+        return f"the operator {op.op_type} has no rule" + (f": {reason}" if reason else "")
+    version = _version(op.op_type, op.opset)
     if version not in rule.versions:
-        return f"version {version} of {node.op_type} has no rule"
+        return f"version {version} of {op.op_type} has no rule"
     if marker:
         if control.differ(op):
             return "its branches give tensors of different shapes"
-        labels, adapt, linear = MARKERS[node.domain, op.attributes["role"].decode()]
+        labels, adapt, linear = MARKERS[op.domain, op.attributes["role"].decode()]
         return Rule("control flow", rule.versions, labels, adapt, linear)
-    if node.op_type in GRAPHS:
-        return opaque_reason(node)
+    if op.op_type in GRAPHS:
+        return opaque_reason(op.node)
     return rule

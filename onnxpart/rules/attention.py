@@ -15,7 +15,7 @@ def heads(op: Op, i: int) -> int:
     shape = op.shape(i)
     if len(shape) == 4:
         return shape[1]
-    name = "num_heads" if op.node.op_type == "RotaryEmbedding" else "q_num_heads" if i == 0 else "kv_num_heads"
+    name = "num_heads" if op.op_type == "RotaryEmbedding" else "q_num_heads" if i == 0 else "kv_num_heads"
     return int(op.attributes[name])
 
 
@@ -58,7 +58,7 @@ def attention(op: Op) -> list[Fields]:
     if len(op.shape(0)) == 3:
         width = op.out_shape()[-1] // heads(op, 0)
         result = tuple(_joined(op, f, width) for f in result)
-    return [result, *present, scores][: len(op.node.output)]
+    return [result, *present, scores][: len(op.outputs)]
 
 
 def _with_past(op: Op, i: int, fields: Fields) -> Fields:
@@ -67,7 +67,7 @@ def _with_past(op: Op, i: int, fields: Fields) -> Fields:
     if not op.has(past):
         return fields
     if not op.fields(past):
-        op.share(fields, f"the past that it is appended to, {op.node.input[past]!r}, is in every part")
+        op.share(fields, f"the past that it is appended to, {op.inputs[past]!r}, is in every part")
         return ()
     follow(op, fields, op.fields(past))
     return fields
@@ -106,11 +106,11 @@ def rotary(op: Op) -> list[Fields]:
 def adapt(r: Rewrite) -> None:
     """The number of heads that the part keeps, and the scale of the whole's heads."""
     op = r.op
-    if op.node.op_type == "Attention" and "scale" not in op.attributes:
+    if op.op_type == "Attention" and "scale" not in op.attributes:
         r.set("scale", (op.shape(0)[-1] / (1 if len(op.shape(0)) == 4 else heads(op, 0))) ** -0.5)
     if len(op.shape(0)) == 4:
         return
-    names = {0: "num_heads"} if op.node.op_type == "RotaryEmbedding" else {0: "q_num_heads", 1: "kv_num_heads"}
+    names = {0: "num_heads"} if op.op_type == "RotaryEmbedding" else {0: "q_num_heads", 1: "kv_num_heads"}
     for i, name in names.items():
         kept: Indices | None = r.kept_in(i)[-1]
         if kept is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -99,13 +100,15 @@ class State:
     def _initializer(self, name: str) -> Fields:
         if name not in self.model.initializers or not self.model.has_labels(name):
             return ()
-        shape = tuple(self.model.initializers[name].dims)
+        shape = self.shapes.shape[name]
         rank = len(shape)
         try:
             return tuple(
-                self.labels.fresh([size if a == axis else 1 for a in range(rank)])
-                for axis, size in enumerate(shape)
-                if size > 1
+                [
+                    self.labels.fresh((1,) * axis + (size,) + (1,) * (rank - axis - 1))
+                    for axis, size in enumerate(shape)
+                    if size > 1
+                ]
             )
         except TooMany as many:
             raise ModelError(
@@ -114,10 +117,18 @@ class State:
             ) from None
 
 
+_VALUES: dict[int, Callable[[onnx.AttributeProto], Any]] = {
+    onnx.AttributeProto.INT: attrgetter("i"),
+    onnx.AttributeProto.INTS: lambda a: a.ints[:],
+}
+"""Quicker ways to what most attributes hold."""
+
+
 class Op:
     """One operator of the graph, with what is known of its inputs and outputs.
 
-    `inputs` and `outputs` are their names, empty where an optional one is left out.
+    `inputs` and `outputs` are their names, empty where an optional one is left out. What a node says is read once: that
+    takes long.
     """
 
     def __init__(self, state: State, index: int, node: onnx.NodeProto) -> None:
@@ -125,14 +136,16 @@ class Op:
         self.index = index
         self.node = node
         self.labels = state.labels
-        self.inputs = tuple(node.input)
-        self.outputs = tuple(node.output)
+        self.op_type = node.op_type
+        self.domain = node.domain
+        self.inputs = tuple(node.input[:])
+        self.outputs = tuple(node.output[:])
 
     @property
     def title(self) -> str:
         """How messages name the operator."""
         name = self.node.name or "-> " + next(n for n in self.outputs if n)
-        return f"{self.node.op_type} {name!r}"
+        return f"{self.op_type} {name!r}"
 
     @cached_property
     def reads(self) -> list[str]:
@@ -143,12 +156,12 @@ class Op:
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attribute name -> Python value."""
-        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        return {a.name: _VALUES.get(a.type, helper.get_attribute_value)(a) for a in self.node.attribute}
 
     @property
     def opset(self) -> int:
         """Version of the operator's domain."""
-        domain = "" if self.node.domain in ("ai.onnx", ENTER, LEAVE) else self.node.domain
+        domain = "" if self.domain in ("ai.onnx", ENTER, LEAVE) else self.domain
         return self.state.model.opsets.get(domain, 1)
 
     def has(self, i: int) -> bool:

@@ -9,12 +9,12 @@ from onnxpart.rules.mix import slides
 
 def unary(op: Op) -> list[Fields]:
     """The result carries the labels of its first input; any further inputs are settings."""
-    return [op.fields(0)] * len(op.node.output)
+    return [op.fields(0)] * len(op.outputs)
 
 
 def broadcast(op: Op) -> list[Fields]:
     """All inputs meet place by place with numpy broadcasting."""
-    inputs = [i for i in range(len(op.node.input)) if op.has(i)]
+    inputs = [i for i in range(len(op.inputs)) if op.has(i)]
     return [join(op, inputs, len(op.out_shape()))]
 
 
@@ -29,24 +29,24 @@ def per_channel(op: Op) -> list[Fields]:
     """BatchNormalization: parameters of shape [C] apply along axis 1."""
     fields = op.fields(0)
     rank = len(op.shape(0))
-    for i in range(1, len(op.node.input)):
+    for i in range(1, len(op.inputs)):
         if op.has(i):
             follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
-    return [fields, *[op.fields(3)] * (len(op.node.output) - 1)]
+    return [fields, *[op.fields(3)] * (len(op.outputs) - 1)]
 
 
 def pool(op: Op) -> list[Fields]:
     """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
     keep = (0, 1, *slides(op))
     fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
-    if any(name in op.state.read for name in op.node.output[1:]):
+    if any(name in op.state.read for name in op.outputs[1:]):
         op.share(fields, "it returns positions that count over all channels")
-    return [fields, *[()] * (len(op.node.output) - 1)]
+    return [fields, *[()] * (len(op.outputs) - 1)]
 
 
 def sample(op: Op) -> list[Fields]:
     """RoiAlign, MaxRoiPool, GridSample: places of one channel meet, at places that every part takes alike."""
-    for i in range(1, len(op.node.input)):
+    for i in range(1, len(op.inputs)):
         op.share(op.fields(i), "it says where to sample")
     result = []
     for f in op.fields(0):
@@ -62,7 +62,7 @@ def quantize(op: Op) -> list[Fields]:
     rank, axis = len(op.shape(0)), op.axis(1)
     if len(op.shape(1)) > 1 or op.attributes.get("block_size"):
         raise Barrier("its scales are per block")
-    name = op.node.input[0]
+    name = op.inputs[0]
     if name in op.state.model.initializers and not op.state.model.is_float(name) and rank > 0:
         raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
     fields = op.fields(0)
@@ -73,4 +73,4 @@ def quantize(op: Op) -> list[Fields]:
 
 def source(op: Op) -> list[Fields]:
     """Shape arithmetic, constants and random numbers: nothing is divided."""
-    return [()] * len(op.node.output)
+    return [()] * len(op.outputs)

@@ -31,10 +31,12 @@ class Operand:
 
 def place(f: Field, letters: str, out: str) -> Field:
     """A field seen from the result: its axes in the order of `out`, 1 where it has none."""
-    axes = [letters.index(letter) for letter in out if letter in letters and f.shape[letters.index(letter)] > 1]
-    kept = f.transpose([*axes, *(a for a in range(f.ndim) if a not in axes)])
-    sizes = dict(zip([letters[a] for a in axes], kept.shape, strict=False))
-    return kept.reshape(tuple(sizes.get(letter, 1) for letter in out))
+    axes = [letters.find(letter) for letter in out]
+    shape = [1 if axis < 0 else f.shape[axis] for axis in axes]
+    order = [axis for axis, size in zip(axes, shape, strict=True) if size > 1]
+    if order != sorted(order):
+        f = f.transpose([*order, *(axis for axis in range(f.ndim) if axis not in order)])
+    return f.reshape(shape)
 
 
 def weighted(op: Op, x: Operand, w: Operand, contracted: str, out: str) -> Fields:
@@ -132,11 +134,11 @@ def _meets(op: Op, sums: list[Field], f: Field, contracted: int) -> bool:
 
 def letters(op: Op) -> tuple[list[str], str]:
     """Letters of the axes of both operands and of the result of a MatMul, Gemm or Einsum."""
-    if op.node.op_type == "Gemm":
+    if op.op_type == "Gemm":
         turned = bool(op.attributes.get("transA")), bool(op.attributes.get("transB"))
         return ["ji" if turned[0] else "ij", "kj" if turned[1] else "jk"], "ik"
-    ranks = [len(op.shape(i)) for i in range(len(op.node.input))]
-    if op.node.op_type == "Einsum":
+    ranks = [len(op.shape(i)) for i in range(len(op.inputs))]
+    if op.op_type == "Einsum":
         return einsum_letters(op.attributes["equation"].decode(), ranks)
     batch = "abcdefgh"[: max(0, max(ranks) - 2)]
     a = (batch + "ij")[-ranks[0] :] if ranks[0] > 1 else "j"
@@ -166,7 +168,7 @@ def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
 
 def _computed_in_batches(op: Op, i: int, letters: str, batch: set[str]) -> bool:
     """Whether an operand is made of weights alone and divided over the batch, as keys of relative positions by head."""
-    if op.state.sources(op.node.input[i]):
+    if op.state.sources(op.inputs[i]):
         return False
     return any({letters[axis] for axis in varying(f)} & batch for f in op.fields(i))
 
@@ -178,14 +180,14 @@ def _note(op: Op, i: int, letters: str, contracted: str) -> None:
 
 def note_weight(op: Op, i: int, outputs: tuple[int, ...], gain: float = 2.0) -> None:
     """Remember that the initializers behind input `i` are a contraction's weight."""
-    name = op.node.input[i]
+    name = op.inputs[i]
     for source in op.state.sources(name):
         op.state.weights.setdefault(source, Weight(name, outputs, gain))
 
 
 def note_bias(op: Op, i: int) -> None:
     """Remember that the initializers behind input `i` are a contraction's bias."""
-    op.state.biases.update(op.state.sources(op.node.input[i]))
+    op.state.biases.update(op.state.sources(op.inputs[i]))
 
 
 def gemm(op: Op) -> list[Fields]:
@@ -274,7 +276,7 @@ def _grouped(op: Op, group: int, transposed: bool) -> Fields:
     shape = op.shape(1)
     rank = len(shape)
     channels = _channels(op)
-    name = op.node.input[1]
+    name = op.inputs[1]
     if name not in op.state.model.initializers:
         return _whole_groups(op, group, transposed, channels)
     if name not in op.state.grouped:
@@ -347,12 +349,12 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
 
 def einsum(op: Op) -> list[Fields]:
     """Einsum: its equation, of one operand (axes are exchanged and summed) or of two."""
-    if len(op.node.input) == 1:
+    if len(op.inputs) == 1:
         (a,), out = letters(op)
         summed = [axis for axis, letter in enumerate(a) if letter not in out]
         return [tuple(place(f, a, out) for f in mix(op, op.fields(0), summed, "sums units"))]
-    if len(op.node.input) != 2:
-        raise Barrier(f"an Einsum of {len(op.node.input)} operands has no rule")
+    if len(op.inputs) != 2:
+        raise Barrier(f"an Einsum of {len(op.inputs)} operands has no rule")
     (a, b), out = letters(op)
     if any(c not in out and not (c in a and c in b) for c in a + b):
         raise Barrier("its equation sums one operand alone")

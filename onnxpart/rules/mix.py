@@ -37,10 +37,10 @@ def layer_norm(op: Op) -> list[Fields]:
     axis = op.axis(-1)
     fields = op.fields(0)
     statistics = mix(op, fields, range(axis, len(op.shape(0))), "normalises over units")
-    for i in range(1, len(op.node.input)):
+    for i in range(1, len(op.inputs)):
         if op.has(i):
             follow(op, fields, op.fields(i))
-    return [fields, *[statistics] * (len(op.node.output) - 1)]
+    return [fields, *[statistics] * (len(op.outputs) - 1)]
 
 
 def instance_norm(op: Op) -> list[Fields]:
@@ -128,10 +128,13 @@ def _undivided_along(op: Op, axis: int) -> Fields:
 
 
 def slides(op: Op) -> frozenset[int]:
-    """Spatial axes along which a window gives as many places as it takes, one by one; what it mixes is duplicated."""
+    """Spatial axes with units along which a window gives as many places as it takes; what it mixes is duplicated."""
+    axes = frozenset[int]().union(*map(varying, op.fields(0))) - {0, 1}
+    if not axes:
+        return axes
     a, b = op.shape(0), op.out_shape()
     strides = op.attributes.get("strides") or [1] * (len(a) - 2)
-    axes = frozenset(i for i in range(2, len(a)) if a[i] == b[i] and strides[i - 2] == 1)
+    axes = frozenset(i for i in axes if a[i] == b[i] and strides[i - 2] == 1)
     for f in op.fields(0):
         if varying(f) & axes:
             mix(op, (f,), axes, "its window covers several units")

@@ -78,7 +78,7 @@ def concat(op: Op) -> list[Fields]:
     """Concat: the labels of the inputs stand side by side along `axis`."""
     rank = len(op.out_shape())
     axis = op.axis(1, rank)
-    count = len(op.node.input)
+    count = len(op.inputs)
     kept = [i for i in range(count) if op.shape(i)[axis] > 0]
     rest: dict[frozenset[int], list[dict[int, Field]]] = {}
     activations = any(not op.pure(i) for i in kept)
@@ -120,7 +120,7 @@ def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) 
 def split(op: Op) -> list[Fields]:
     """Split: each output has its piece of the labels along `axis`."""
     axis = op.axis(0)
-    ends = np.cumsum([0, *(op.out_shape(j)[axis] for j in range(len(op.node.output)))])
+    ends = np.cumsum([0, *(op.out_shape(j)[axis] for j in range(len(op.outputs)))])
     return [
         tuple(f[(slice(None),) * axis + (slice(i, j),)] if f.shape[axis] > 1 else f for f in op.fields(0))
         for i, j in pairwise(ends)
@@ -173,7 +173,7 @@ def gather(op: Op) -> list[Fields]:
     result = []
     for f in op.fields(0):
         if f.shape[axis] > 1 and index is not None:
-            if not rank and op.node.output[0] in op.state.shaped:
+            if not rank and op.outputs[0] in op.state.shaped:
                 continue  # whichever is selected has the same shape
             result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
             continue

@@ -26,8 +26,8 @@ def across(op: Op, inputs: Iterable[int], axes: Iterable[int]) -> Fields:
 def elements(op: Op) -> list[Fields]:
     """GatherElements, ScatterElements, TensorScatter: positions along `axis`, place by place along the others."""
     rank = len(op.shape(0))
-    axis = op.axis(-2 if op.node.op_type == "TensorScatter" else 0)
-    inputs = [i for i in range(len(op.node.input)) if op.has(i) and len(op.shape(i)) == rank]
+    axis = op.axis(-2 if op.op_type == "TensorScatter" else 0)
+    inputs = [i for i in range(len(op.inputs)) if op.has(i) and len(op.shape(i)) == rank]
     fields = across(op, inputs, [axis])
     along = {a for f in fields for a in varying(f)}
     if any(op.shape(i)[a] != op.shape(0)[a] for i in inputs for a in along):
@@ -89,7 +89,7 @@ def one_hot(op: Op) -> list[Fields]:
 def narrow_elements(r: Rewrite) -> None:
     """Inputs of the result's rank are cut to the part's share."""
     out = r.kept_out()
-    for i in range(len(r.op.node.input)):
+    for i in range(len(r.op.inputs)):
         if r.op.has(i) and len(r.op.shape(i)) == len(out):
             r.narrow(i, tuple(k if n > 1 else None for k, n in zip(out, r.op.shape(i), strict=True)))
 

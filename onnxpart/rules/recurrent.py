@@ -30,7 +30,7 @@ _PLACEWISE = frozenset(
 def recurrent(op: Op) -> list[Fields]:
     """LSTM, GRU and RNN, in any direction and with any optional input; `layout` moves other axes than the units'."""
     _check(op)
-    gates, (directions, _, size) = GATES[op.node.op_type], op.shape(_R)
+    gates, (directions, _, size) = GATES[op.op_type], op.shape(_R)
     made = op.labels.fresh((directions, size)) if size > 1 else np.zeros((1, 1), np.int32)
     units = op.labels.tie_along(made, [1]).reshape(-1)
     rows = np.tile(units, gates)
@@ -46,10 +46,10 @@ def recurrent(op: Op) -> list[Fields]:
     if op.has(_B):
         note_bias(op, _B)
     if size == 1:
-        return [()] * len(op.node.output)
+        return [()] * len(op.outputs)
     op.labels.root(made, op.index)
     sequence = units.reshape(1, 1, 1, size)
-    return [(sequence,), *[(sequence[0],)] * (len(op.node.output) - 1)]
+    return [(sequence,), *[(sequence[0],)] * (len(op.outputs) - 1)]
 
 
 def _check(op: Op) -> None:
@@ -90,14 +90,14 @@ def rewrite(r: Rewrite) -> None:
     """As many hidden units as the part keeps; what is shared along a divided axis is cut to the part's share of it."""
     op = r.op
     size = op.shape(_R)[2]
-    units = next(r.kept_out(j)[-1] for j, name in enumerate(op.node.output) if name)
+    units = next(r.kept_out(j)[-1] for j, name in enumerate(op.outputs) if name)
     features = _fewer(r.kept_in(_X)[2], r.kept_in(_W)[2])
-    rows = _gates(units, size, GATES[op.node.op_type])
+    rows = _gates(units, size, GATES[op.op_type])
     want = {
         _X: (None, None, features),
         _W: (None, rows, features),
         _R: (None, rows, units),
-        _B: (None, _gates(units, size, 2 * GATES[op.node.op_type])),
+        _B: (None, _gates(units, size, 2 * GATES[op.op_type])),
         _H: (None, None, units),
         _C: (None, None, units),
         _P: (None, _gates(units, size, PEEPHOLES)),

@@ -42,11 +42,11 @@ class Rewrite:
 
     def kept_in(self, i: int) -> Kept:
         """Kept indices of input `i`."""
-        return self.kept(self.op.node.input[i])
+        return self.kept(self.op.inputs[i])
 
     def kept_out(self, j: int = 0) -> Kept:
         """Kept indices of output `j`."""
-        return self.kept(self.op.node.output[j])
+        return self.kept(self.op.outputs[j])
 
     def name(self, hint: str) -> str:
         """A name not in use."""
@@ -136,7 +136,7 @@ def sizes(kept: Kept, shape: Sequence[int]) -> list[int]:
 def operands(r: Rewrite) -> None:
     """Broadcasting: operands that are shared along a divided axis are cut to the part's share of it."""
     out = r.kept_out()
-    for i, name in enumerate(r.op.node.input):
+    for i, name in enumerate(r.op.inputs):
         if not name:
             continue
         shape = r.op.shape(i)
@@ -159,7 +159,7 @@ def contraction(r: Rewrite) -> None:
     for i in (0, 1):
         shape = op.shape(i)
         r.narrow(i, tuple(want.get(c) if n > 1 else None for c, n in zip(letters[i], shape, strict=True)))
-    if op.node.op_type == "Gemm" and op.has(2):
+    if op.op_type == "Gemm" and op.has(2):
         aligned = r.kept_out()[2 - len(op.shape(2)) :]
         r.narrow(2, tuple(k if n > 1 else None for k, n in zip(aligned, op.shape(2), strict=True)))
 
@@ -191,10 +191,10 @@ def dims(r: Rewrite, i: int) -> None:
     kept, shape = r.kept_out(), op.out_shape()
     if all(k is None for k in kept) and all(k is None for k in r.kept_in(0)):
         return
-    out = op.node.output[0]
+    out = op.outputs[0]
     dynamic = op.state.shapes.dynamic_dims(out)
     part = sizes(kept, shape)
-    name = op.node.input[i]
+    name = op.inputs[i]
     known = op.value(i)
     if name in op.state.model.initializers and known is not None:
         raw = [int(v) for v in known]
@@ -234,7 +234,7 @@ def put(r: Rewrite, static: Sequence[bool], values: Sequence[int], value: str, o
 def quantize(r: Rewrite) -> None:
     """QuantizeLinear, DequantizeLinear: scales and zero points that are one to a channel."""
     kept = r.kept_out()
-    for i in range(1, len(r.op.node.input)):
+    for i in range(1, len(r.op.inputs)):
         if r.op.has(i) and len(r.op.shape(i)) == 1 and r.op.shape(i) != (1,):
             r.narrow(i, (kept[r.op.axis(1)],))
 
@@ -253,7 +253,7 @@ def reshape(r: Rewrite) -> None:
 def expand(r: Rewrite) -> None:
     """Expand: the divided positions of its target."""
     rank = len(r.op.out_shape())
-    if r.op.state.shapes.shape[r.op.node.input[1]] == (rank,):
+    if r.op.state.shapes.shape[r.op.inputs[1]] == (rank,):
         dims(r, 1)
 
 
@@ -278,7 +278,7 @@ def concat(r: Rewrite) -> None:
     """Concat: operands that are shared along another, divided axis are cut."""
     out = list(r.kept_out())
     axis = r.op.axis(1, len(out))
-    for i in range(len(r.op.node.input)):
+    for i in range(len(r.op.inputs)):
         want = list(out)
         want[axis] = None
         shape = r.op.shape(i)
@@ -291,7 +291,7 @@ def split(r: Rewrite) -> None:
     axis = op.axis(0)
     if r.kept_in(0)[axis] is None:
         return
-    lengths = [sizes(r.kept_out(j), op.out_shape(j))[axis] for j in range(len(op.node.output))]
+    lengths = [sizes(r.kept_out(j), op.out_shape(j))[axis] for j in range(len(op.outputs))]
     for a in list(r.node.attribute):
         if a.name == "num_outputs":
             r.node.attribute.remove(a)
@@ -356,7 +356,7 @@ def gather(r: Rewrite) -> None:
     chosen = r.kept_out()[axis : axis + rank]
     block = index[np.ix_(*[np.arange(n) if c is None else c for c, n in zip(chosen, index.shape, strict=True)])]
     place = np.searchsorted(kept, block)
-    if op.node.output[0] in op.state.shaped:
+    if op.outputs[0] in op.state.shaped:
         place = place.clip(max=len(kept) - 1)
     r.node.input[1] = r.constant(place, "index")
 
@@ -381,7 +381,7 @@ def pad(r: Rewrite) -> None:
 def layer_norm(r: Rewrite) -> None:
     """LayerNormalization: parameters that are shared along a divided axis are cut."""
     out = r.kept_out()
-    for i in range(1, len(r.op.node.input)):
+    for i in range(1, len(r.op.inputs)):
         if r.op.has(i):
             shape = r.op.shape(i)
             aligned = out[len(out) - len(shape) :]
@@ -410,9 +410,9 @@ def shape(r: Rewrite) -> None:
     if all(k is None for k in kept):
         return
     whole = np.asarray(op.shape(0), np.int64)
-    dynamic = np.asarray(op.state.shapes.dynamic_dims(op.node.input[0]))
+    dynamic = np.asarray(op.state.shapes.dynamic_dims(op.inputs[0]))
     part = np.asarray(sizes(kept, op.shape(0)), np.int64)
-    if op.node.op_type == "Size":
+    if op.op_type == "Size":
         _scaled_size(r, whole, part, bool(dynamic.any()))
         return
     window = slice(op.attributes.get("start", 0), op.attributes.get("end", len(whole)))
