@@ -67,6 +67,8 @@ class Layout:
         self._activations = [[n for n in op.reads if n not in self._pure] for op in analysis.ops]
         self._parameters = [[n for n in op.reads if n in self._pure and n in self._trained] for op in analysis.ops]
         self._linear: set[str] = set()
+        self._lanes: set[str] = set()
+        """What nodes in lanes give."""
         self._apart: set[int] = set()
         """Nodes of the regions that exist once per part as a whole."""
         self._choose_modes()
@@ -274,7 +276,7 @@ class Layout:
     def _settle(self, reductions: list[bool]) -> None:
         """Modes, given which nodes may be where the parts' contributions meet."""
         analysis = self.analysis
-        self.modes, self.reductions, self.mean, self._linear = [], set(), set(), set()
+        self.modes, self.reductions, self.mean, self._linear, self._lanes = [], set(), set(), set(), set()
         for i in range(len(analysis.ops)):
             if reductions[i] or self._is_linear(i):
                 self._linear.update(analysis.ops[i].outputs)
@@ -289,6 +291,7 @@ class Layout:
             else:
                 self.modes.append(self._mode(i))
             if self.modes[i] == "lanes":
+                self._lanes.update(analysis.ops[i].outputs)
                 self.mean.update(n for n in analysis.ops[i].outputs if n and not self.divided(n))
 
     def is_reduction(self, i: int) -> bool:
@@ -357,7 +360,7 @@ class Layout:
             return "lanes"
         if self._pure.issuperset(outputs):
             return "merged" if all(self._is_block(n, i) for n in outputs) else "lanes"
-        if any(n in self._pure and self._in_lanes(n) for n in analysis.ops[i].reads):
+        if not self._pure.isdisjoint(self._lanes.intersection(analysis.ops[i].reads)):
             return "lanes"
         parameters = self._parameters[i]
         if any(self.replicated(n) for n in parameters):
@@ -366,22 +369,14 @@ class Layout:
         weighted = rule is not None and rule.kind in WEIGHTED and bool(parameters)
         if weighted and any(self.replicated(n) for n in outputs) and any(map(self.divided, self._activations[i])):
             return "lanes"
-        for name in self._activations[i]:
-            producer = analysis.producer.get(name)
-            if producer is None or self.modes[producer] != "lanes":
-                continue
-            if not (weighted and self.joinable(name)):
-                return "lanes"
+        if any(not (weighted and self.joinable(name)) for name in self._lanes.intersection(self._activations[i])):
+            return "lanes"
         return "merged" if all(self.divided(n) for n in outputs if n in self._trained) else "lanes"
-
-    def _in_lanes(self, name: str) -> bool:
-        producer = self.analysis.producer.get(name)
-        return producer is not None and self.modes[producer] == "lanes"
 
     def _is_block(self, name: str, i: int) -> bool:
         """Whether a tensor made of parameters by node `i` has zeros between parts where those it is made of have."""
         inputs = [n for n in self.analysis.ops[i].inputs if n]
-        if any(self._in_lanes(n) for n in inputs):
+        if not self._lanes.isdisjoint(inputs):
             return False
         if not self._has_blocks(name):
             return True

@@ -239,7 +239,7 @@ def _blocks(fields: Fields, parts: Parts, k: int, shape: tuple[int, ...], memo: 
     if grouped is not None:
         return tuple(_grouped_blocks(grouped, along.get(0, []), parts, p, shape) for p in range(k))
     kept = [_ranges(along[axis], parts, k, memo) if axis in along else (None,) * k for axis in range(len(shape))]
-    return tuple((tuple(axis[p] for axis in kept),) for p in range(k))
+    return tuple((block,) for block in zip(*kept, strict=True)) if kept else (((),),) * k
 
 
 def _keeps(here: Sequence[Parts], part: int) -> NDArray[np.bool_]:

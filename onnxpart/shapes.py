@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -138,24 +139,13 @@ def _infer(model: Model, trial: int, states: Mapping[str, Shape | None] | None =
         _record(shapes, value.name, value.type)
     for name, tensor in model.initializers.items():
         shapes.shape[name], shapes.dtype[name] = tuple(tensor.dims), tensor.data_type
-    fold = _Fold(shapes, _declared(model, symbols))
+    fold = _Fold(shapes, symbols)
     for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
         if node.domain in (ENTER, LEAVE):
             cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
         else:
             fold.visit(node)
     return shapes
-
-
-def _declared(model: Model, symbols: Mapping[str, int]) -> dict[str, tuple[int, Shape]]:
-    """Element type and shape of the tensors whose shapes the model's author wrote down."""
-    result = {}
-    for value in _values(model.proto.graph):
-        tensor = value.type.tensor_type
-        sizes = [d.dim_value if d.HasField("dim_value") else symbols.get(d.dim_param) for d in tensor.shape.dim]
-        if tensor.HasField("shape") and None not in sizes:
-            result[value.name] = tensor.elem_type, tuple(size for size in sizes if size is not None)
-    return result
 
 
 def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
@@ -172,13 +162,14 @@ def _record(shapes: Shapes, name: str, type_: onnx.TypeProto) -> None:
     tensor = type_.tensor_type
     shapes.dtype[name] = tensor.elem_type
     if tensor.HasField("shape"):
-        dims = list(tensor.shape.dim)
-        if all(dim.HasField("dim_value") for dim in dims):
-            shapes.shape[name] = tuple([dim.dim_value for dim in dims])
+        dims = tensor.shape.dim
+        shape = tuple([dim.dim_value for dim in dims])
+        if 0 not in shape or all(dim.HasField("dim_value") for dim in dims):
+            shapes.shape[name] = shape
 
 
 def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
-    """The model with concrete inputs, and with large initializers as inputs of the same type."""
+    """The model with concrete inputs, and without the values of large initializers; integers become inputs for that."""
     graph = model.proto.graph
     light = onnx.ModelProto(ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
     light.graph.name = graph.name
@@ -187,15 +178,14 @@ def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
         type_ = value.type.tensor_type
         light.graph.input.append(helper.make_tensor_value_info(value.name, type_.elem_type, inputs[value.name]))
     for tensor in graph.initializer:
-        integer = tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
-        if (
-            tensor.data_location != TensorProto.EXTERNAL
-            and (integer or len(tensor.dims) <= 1)
-            and prod(tensor.dims) <= SMALL
-        ):
+        kind, dims = tensor.data_type, tensor.dims
+        integer = kind in (TensorProto.INT64, TensorProto.INT32)
+        if (integer or len(dims) <= 1) and prod(dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
             light.graph.initializer.append(tensor)
+        elif integer:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, kind, dims))
         else:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            light.graph.initializer.add(name=tensor.name, data_type=kind, dims=dims)
     for value in graph.output:
         out = onnx.ValueInfoProto(name=value.name)
         if value.type.HasField("tensor_type"):
@@ -300,9 +290,9 @@ _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))
 class _Fold:
     """Folds values node by node, and fills in shapes that the inference left out."""
 
-    def __init__(self, shapes: Shapes, declared: Mapping[str, tuple[int, Shape]]) -> None:
+    def __init__(self, shapes: Shapes, symbols: Mapping[str, int]) -> None:
         self.shapes = shapes
-        self.declared = declared
+        self.symbols = symbols
         self.opsets = shapes.model.opsets
 
     def visit(self, node: onnx.NodeProto) -> None:
@@ -331,11 +321,23 @@ class _Fold:
             shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
         self._believe(node)
 
+    @cached_property
+    def _declared(self) -> dict[str, tuple[int, Shape]]:
+        """Element type and shape of the tensors whose shapes the model's author wrote down."""
+        result = {}
+        for value in _values(self.shapes.model.proto.graph):
+            tensor = value.type.tensor_type
+            dims = tensor.shape.dim
+            sizes = [d.dim_value if d.HasField("dim_value") else self.symbols.get(d.dim_param) for d in dims]
+            if tensor.HasField("shape") and None not in sizes:
+                result[value.name] = tensor.elem_type, tuple(size for size in sizes if size is not None)
+        return result
+
     def _believe(self, node: onnx.NodeProto) -> None:
         """Take the declared shape of an output for which there is no other."""
         for name in node.output:
-            if name in self.declared and name not in self.shapes.shape:
-                self.shapes.dtype[name], self.shapes.shape[name] = self.declared[name]
+            if name not in self.shapes.shape and name in self._declared:
+                self.shapes.dtype[name], self.shapes.shape[name] = self._declared[name]
 
     def _known(self, name: str) -> bool:
         return name in self.shapes.folded or name in self.shapes.guessed

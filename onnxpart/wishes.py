@@ -152,12 +152,14 @@ class State:
 
 def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Classes, State]:
     """Each label's point, and the state before any wish; labels that may be dropped are points of their own."""
-    loose = np.zeros(labels.count, bool)
-    for choice in labels.choices:
-        if choice.drop is not None:
-            loose[choice.drop.ravel()] = True
-    firm = ~(loose[left] | loose[right])
-    point = solve(labels.count, left[firm], right[firm])
+    firm, loose = (left, right), (left[:0], right[:0])
+    drops = [choice.drop for choice in labels.choices if choice.drop is not None]
+    if drops:
+        dropped = np.zeros(labels.count, bool)
+        dropped[np.concatenate(drops, axis=None)] = True
+        apart = dropped[left] | dropped[right]
+        firm, loose = (left[~apart], right[~apart]), (left[apart], right[apart])
+    point = solve(labels.count, *firm)
     count = int(point.max()) + 1
     dropped, shared, rooted = np.zeros(count, bool), np.zeros(count, bool), np.zeros(labels.count, bool)
     for f, _, _ in labels.pins:
@@ -165,7 +167,7 @@ def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Class
     rooted[labels.rooted()[0]] = True
     roots = np.bincount(point[rooted], minlength=count)
     roots[0] = max(1, roots[0])
-    return point, State(k, *distinct(left[~firm], right[~firm], point), roots, dropped, shared)
+    return point, State(k, *distinct(*loose, point), roots, dropped, shared)
 
 
 def admit(state: State, wish: Wish, base: Classes) -> None:
