@@ -1,4 +1,4 @@
-"""Plan + arrays -> whole: Eq. (1) of the paper as a scatter. Needs no graph."""
+"""Plan + arrays -> whole: Eq. (1) of the paper as a scatter, and back. Needs no graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from onnxpart.emit import copy_name
 from onnxpart.errors import MergeError
 from onnxpart.files import Array
-from onnxpart.plan import Index, InitializerPlan, Plan
+from onnxpart.plan import Index, InitializerPlan, Plan, slice_array
 from onnxpart.stream import Rows, Stream, rows_shape, stream, windows
 
 Into = Literal["duplicated", "original"]
@@ -93,6 +93,42 @@ def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
             f"part {part}: {initializer.name!r} has shape {tuple(array.shape)}, the plan says {want}; "
             "it comes from another split."
         )
+
+
+def unmerge(plan: Plan, whole: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Return the parts' arrays whose merge is the whole's: a reduction's weights times K, everything else as it is.
+
+    :param whole: initializer name -> array in the original graph's shape, weights or momenta; any subset of the plan's
+        initializers. Other names are ignored.
+    :returns: for each part, in order, initializer name -> array in the part's shape and the whole's dtype. Merged into
+        the original graph they give `whole` but for rounding where an element is in a part, and zero elsewhere.
+    :raises MergeError: when an array doesn't fit the plan.
+    """
+    parts: list[dict[str, Array]] = [{} for _ in range(plan.k)]
+    for initializer in plan.initializers:
+        name = initializer.name
+        if name not in whole:
+            continue
+        if whole[name].shape != initializer.shape:
+            raise MergeError(
+                f"{name!r} has shape {whole[name].shape}, the plan says {initializer.shape}; it is of another network."
+            )
+        array = _unscaled(initializer, whole[name])
+        for p, part in enumerate(parts):
+            part[name] = slice_array(initializer, p, array)
+    return parts
+
+
+def _unscaled(initializer: InitializerPlan, array: Array) -> Array:
+    """What the parts hold of the whole's array: each element by what its sum over them is divided by."""
+    divisor = scale(initializer, "original", "weights", len(initializer.blocks))
+    if divisor is None:
+        return array
+    count = np.zeros(initializer.shape, np.int16)
+    for p in range(len(initializer.blocks)):
+        for index, _ in initializer.pieces(p):
+            count[index] += 1
+    return np.multiply(array, divisor / np.maximum(count, 1), dtype=wide(array.dtype)).astype(array.dtype)
 
 
 def scatter(

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import Array, read_metadata, read_safetensors, save_arrays
-from onnxpart.merge import Into, Normalize, merge
+from onnxpart.merge import Into, Normalize, merge, unmerge
 from onnxpart.plan import Plan
 
 SQUARED = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
@@ -65,6 +65,27 @@ def merge_states(
         for name, array in merged.items():
             slots.setdefault(name, {})[slot] = array
     return OptimizerState(kinds[0] if kinds else "", min((state.step for state in states), default=0), slots)
+
+
+def unmerge_states(plan: Plan, state: OptimizerState) -> list[OptimizerState]:
+    """Return the parts' states whose merge is the whole's, as the original graph has it (see `merge.unmerge`).
+
+    They are sliced, not reset: a part goes on where the whole is, each moment scaled as the weight that it moves.
+
+    :raises MergeError: when an array doesn't fit the plan.
+    """
+    slots: list[dict[str, dict[str, Array]]] = [{} for _ in range(plan.k)]
+    for slot in sorted({slot for arrays in state.slots.values() for slot in arrays}):
+        whole = state.slot(slot)
+        parts = unmerge(plan, whole)
+        if slot in SQUARED:
+            factors = unmerge(plan, {name: np.ones_like(array) for name, array in whole.items()})
+            for part, factor in zip(parts, factors, strict=True):
+                part.update({name: array * factor[name] for name, array in part.items()})
+        for mine, part in zip(slots, parts, strict=True):
+            for name, array in part.items():
+                mine.setdefault(name, {})[slot] = array
+    return [OptimizerState(state.kind, state.step, mine) for mine in slots]
 
 
 def save_state(state: OptimizerState, path: str | os.PathLike[str]) -> None:

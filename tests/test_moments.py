@@ -9,7 +9,7 @@ import onnxpart
 from models import lenet
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import Array, save_arrays
-from onnxpart.moments import OptimizerState, load_state, merge_states, save_state
+from onnxpart.moments import OptimizerState, load_state, merge_states, save_state, unmerge_states
 from onnxpart.split import Split
 
 K = 2
@@ -63,6 +63,27 @@ def test_where_a_step_is_scaled_so_is_adams(split: Split) -> None:
         if initializer.disjoint:
             slots = merged.slots[initializer.name]
             np.testing.assert_allclose(slots["exp_avg"] ** 2, slots["exp_avg_sq"], rtol=1e-5)
+
+
+def test_a_divided_state_merges_to_what_it_was(split: Split) -> None:
+    merged = merge_states(split.plan, [state(split, p) for p in range(K)], into="original")
+    parts = unmerge_states(split.plan, merged)
+    assert [(part.kind, part.step) for part in parts] == [("adam", 7)] * K
+    for p, part in enumerate(parts):
+        for name, slots in state(split, p).slots.items():
+            if split.plan.by_name[name].disjoint:
+                for slot, array in slots.items():
+                    np.testing.assert_allclose(part.slots[name][slot], array, rtol=1e-6)
+    again = merge_states(split.plan, parts, into="original")
+    for name, slots in merged.slots.items():
+        for slot, array in slots.items():
+            np.testing.assert_allclose(again.slots[name][slot], array, rtol=1e-6)
+
+
+def test_a_state_of_another_network_is_not_divided(split: Split) -> None:
+    name = split.plan.initializers[0].name
+    with pytest.raises(MergeError, match=r"has shape .* it is of another network"):
+        unmerge_states(split.plan, OptimizerState("sgd", 1, {name: {"momentum_buffer": np.zeros(3, np.float32)}}))
 
 
 def test_the_fewest_steps_count_and_kinds_must_agree(split: Split) -> None:

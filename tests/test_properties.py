@@ -16,6 +16,7 @@ from onnx import ModelProto
 from onnxpart import OnnxpartError, Plan, Split, arrays, load, merge, scatter, split, verify
 from onnxpart.emit import copy_name
 from onnxpart.labels import solve
+from onnxpart.merge import unmerge
 from onnxpart.plan import ORDERS, InitializerPlan
 
 Array = NDArray[np.generic]
@@ -234,6 +235,19 @@ def check_linear(plan: Plan, seed: int) -> None:
         np.testing.assert_allclose(value, one[name] + 2 * two[name], rtol=1e-12, atol=1e-12)
 
 
+def check_unmerge(plan: Plan, seed: int) -> None:
+    """Divided and merged again a whole is as it was wherever an element is in a part."""
+    rng = np.random.default_rng(seed)
+    whole = {i.name: rng.normal(size=i.shape) for i in plan.initializers}
+    parts = unmerge(plan, whole)
+    assert [{n: a.shape for n, a in part.items()} for part in parts] == [
+        {i.name: i.part_shape(p) for i in plan.initializers} for p in range(plan.k)
+    ]
+    for name, merged in merge(plan, parts, into="original").items():
+        held = holders(plan.by_name[name], plan.k) > 0
+        np.testing.assert_allclose(merged, whole[name] * held, rtol=1e-15, err_msg=name)
+
+
 @settings(max_examples=120)
 @given(model=networks(), way=WAYS)
 def test_any_network_is_divided_rightly_or_refused(model: ModelProto, way: tuple[int, str, int]) -> None:
@@ -244,6 +258,7 @@ def test_any_network_is_divided_rightly_or_refused(model: ModelProto, way: tuple
     check_indices(done.plan)
     check_merge(done)
     check_linear(done.plan, seed)
+    check_unmerge(done.plan, seed)
     assert Plan.from_json(done.plan.to_json()) == done.plan
     verdict = verify(done.analysis, done.plan, parts=done.parts, whole=done.whole)
     assert verdict.holds, max(verdict.findings, key=lambda f: f.deviation)
