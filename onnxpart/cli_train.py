@@ -174,11 +174,21 @@ def fit(
     merge_at: Annotated[
         int | None, typer.Option(help="Epochs of the parts; the whole trains the rest. Half of all if omitted.")
     ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option(help="Of the parts' epochs; after each the parts are merged, and the whole divided at random."),
+    ] = 1,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="Folder to write; MODEL's name with _fit, here, if omitted."),
     ] = None,
-    order: Annotated[str, typer.Option(help="How units go to the parts (see split).")] = "contiguous",
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="How units go to the parts (see split); contiguous if omitted, random in several rounds.",
+            show_default=False,
+        ),
+    ] = None,
     init: Annotated[str, typer.Option(help=f"The parts' first weights: {', '.join(INITS)}.")] = INITS[0],
     outputs: Annotated[
         str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
@@ -200,7 +210,9 @@ def fit(
             watch.note(task.objective.note if stage == fitting.PARTS else "")
             return watch.stage(stage, epochs, task.loss.metric)
 
-        found = fitting.fit(loaded, recipe, target, told, k=k, merge_at=merge_at, order=order, init=init, force=force)
+        found = fitting.fit(
+            loaded, recipe, target, told, k=k, merge_at=merge_at, rounds=rounds, order=order, init=init, force=force
+        )
         data = fitted.report(found, recipe, str(model))
         fitted.save(data, found, target)
     if training.as_json:

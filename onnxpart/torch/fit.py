@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-import onnxpart
 from onnxpart import folder as folders
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.model import Model
-from onnxpart.moments import leave_state, merge_states
+from onnxpart.moments import leave_state
 from onnxpart.plan import Plan
 from onnxpart.report import Sizes, measure
-from onnxpart.split import PLAN, WHOLE, Split, part_file, split
+from onnxpart.split import INITS, PLAN, WHOLE, Split, part_file
 from onnxpart.torch.cluster import connected
 from onnxpart.torch.importer import import_onnx
 from onnxpart.torch.job import Epoch, OnEvent
-from onnxpart.torch.module import load_weights, weights
+from onnxpart.torch.module import load_weights
+from onnxpart.torch.rounds import Rounds, rounds_of, train_parts
 from onnxpart.torch.runs import Recipe, Task, learn, prepare
 from onnxpart.torch.train import evaluate
 from onnxpart.torch.written import deviation, read_whole, write_weights
@@ -55,13 +55,14 @@ class Times:
 class Fit:
     """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
 
-    `note` says where the loss was taken. `deviation` is ONNX Runtime's from the trained module (see `written`).
+    `rounds` are the epochs of the parts, which were merged after each of them. `note` says where the loss was taken.
+    `deviation` is ONNX Runtime's from the trained module (see `written`).
     """
 
     file: Path
     plan: Plan
     sizes: Sizes
-    merge_at: int
+    rounds: Sequence[range]
     metric: str
     note: str
     parts: list[list[Epoch]]
@@ -69,6 +70,11 @@ class Fit:
     whole: list[Epoch]
     times: Times
     deviation: float
+
+    @property
+    def merge_at(self) -> int:
+        """How many epochs the parts had, in all."""
+        return self.rounds[-1].stop
 
 
 def fit(
@@ -79,55 +85,57 @@ def fit(
     *,
     k: int = 2,
     merge_at: int | None = None,
-    order: str = "contiguous",
-    init: str = "slices",
+    rounds: int = 1,
+    order: str | None = None,
+    init: str = INITS[0],
     force: bool = False,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
     :param merge_at: epochs of the parts; the whole trains the rest. Half of all when omitted.
-    :param out: a folder: the split with its trained parts, the trained network, and checkpoints, which are of no use
-        when this returns.
+    :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
+        `split`); contiguous when omitted, always random in several rounds.
+    :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
+        are of no use when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
     """
     settings = recipe.settings
     merge_at = settings.epochs // 2 if merge_at is None else merge_at
     if not 0 < merge_at <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
-    divided = split(model, k, order=order, seed=settings.seed, init=init)
+    planned = rounds_of(model, k, merge_at, rounds, order, settings.seed, init)
     if recipe.resume:
-        _check_same(out, divided.plan)
-    task = prepare(list(divided.parts), recipe)
+        _check_same(out, planned.last.plan)
+    task = prepare(list(planned.last.parts), recipe)
     if not recipe.resume:
-        _start(out, divided, force)
+        _start(out, planned.last, force)
     with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
-        return _stages(divided, task, recipe, out, watch, merge_at)
+        return _stages(planned, task, recipe, out, watch)
 
 
-def _stages(divided: Split, task: Task, recipe: Recipe, out: Path, watch: Watch, merge_at: int) -> Fit:
+def _stages(rounds: Rounds, task: Task, recipe: Recipe, out: Path, watch: Watch) -> Fit:
     """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
     parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, recipe.settings
-    digest, before, after = divided.plan.digest, range(merge_at), range(merge_at, settings.epochs)
-    told = watch(PARTS, task, before)
-    results = learn(task, recipe, before, checkpoints / PARTS, told, plan=digest)
-    files = [parts_folder / part_file(p) for p in range(divided.plan.k)]
+    merge_at, plan = rounds.spans[-1].stop, rounds.last.plan
+    before, after = range(merge_at), range(merge_at, settings.epochs)
+    parts, curves = train_parts(rounds, task, recipe, checkpoints / PARTS, watch(PARTS, task, before))
+    files = [parts_folder / part_file(p) for p in range(plan.k)]
     for path, module in zip(files, task.modules, strict=True):
         write_weights(module, path, path)
     source = parts_folder / WHOLE
     whole = replace(task, modules=[import_onnx(task.objective.cut(read_whole(source)))])
-    load_weights(whole.modules[0], onnxpart.merge(divided.plan, [weights(module) for module in task.modules]))
+    load_weights(whole.modules[0], parts.weights("duplicated"))
     merged = _judged(whole, settings.device)
-    state = merge_states(divided.plan, [result.state for result in results])
+    states = [parts.state("duplicated")]
     told = watch(THE_WHOLE, whole, after)
-    (result,) = learn(whole, recipe, after, checkpoints / THE_WHOLE, told, plan=digest, states=[state])
+    (result,) = learn(whole, recipe, after, checkpoints / THE_WHOLE, told, plan=plan.digest, states=states)
     write_weights(whole.modules[0], source, out / TRAINED)
     leave_state(result.state, out / TRAINED)
-    curves = [found.curve for found in results]
     return Fit(
         out / TRAINED,
-        divided.plan,
-        measure(divided.analysis, divided.plan),
-        merge_at,
+        plan,
+        measure(rounds.last.analysis, plan),
+        rounds.spans,
         task.loss.metric,
         task.objective.note,
         curves,
@@ -159,7 +167,9 @@ def _check_same(out: Path, plan: Plan) -> None:
     if not (out / PARTS).is_dir():
         raise CheckpointError(f"{out} holds no run to resume; leave out --resume to start one.")
     if folders.read_plan(out / PARTS) != plan:
-        raise CheckpointError(f"{out} holds a run of another split; resume with the same model, -k, order and seed.")
+        raise CheckpointError(
+            f"{out} holds a run of another split; resume with the same model, -k, rounds, order and seed."
+        )
     if (out / TRAINED).exists() and not (out / CHECKPOINTS).is_dir():
         raise CheckpointError(f"{out} holds a run that has ended; its result is {out / TRAINED}.")
 

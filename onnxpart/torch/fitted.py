@@ -20,7 +20,7 @@ REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
 
 
 def report(found: Fit, recipe: Recipe, source: str) -> dict[str, Any]:
-    """Return all figures, for JSON.
+    """Return all figures, for JSON; `rounds` are the epochs after which the parts were merged.
 
     :param source: the network that was trained, as given.
     """
@@ -31,6 +31,7 @@ def report(found: Fit, recipe: Recipe, source: str) -> dict[str, Any]:
         "k": found.plan.k,
         "epochs": epochs,
         "merge_at": found.merge_at,
+        "rounds": [span.stop for span in found.rounds],
         "data": recipe.data,
         "loss": recipe.loss,
         "metric": found.metric or None,
@@ -71,10 +72,11 @@ def page(data: dict[str, Any]) -> list[str]:
     last = [(f"part {p}", curve[-1]) for p, curve in enumerate(data["parts"])]
     last += [("merged", {**data["merged"], "epoch": data["merge_at"]})] if data["merged"] else []
     last += [("whole, trained on", data["whole"][-1])] if data["whole"] else []
+    rounds = f" (the last of {len(data['rounds'])} rounds)" if len(data["rounds"]) > 1 else ""
     lines = [
         f"# {data['model']} in {k} parts",
         "",
-        f"{data['epochs']} epochs, merged after {data['merge_at']}, on {data['data']} with {data['loss']}.",
+        f"{data['epochs']} epochs, merged after {data['merge_at']}{rounds}, on {data['data']} with {data['loss']}.",
         "",
         "| network | parameters | of the whole |",
         "|---|---:|---:|",
@@ -113,6 +115,9 @@ def _plot(data: dict[str, Any], found: Fit, path: Path) -> None:
     for axes, (key, name) in zip(figure.subplots(1, len(names), squeeze=False)[0], names.items(), strict=True):
         for p, curve in enumerate(data["parts"]):
             axes.plot([e["seconds"] for e in curve], [e[key] for e in curve], ".-", label=f"part {p}")
+        for stop in data["rounds"][:-1]:
+            ends = max(curve[stop - 1]["seconds"] for curve in data["parts"])
+            axes.axvline(ends, color="lightgray", zorder=0, label="merged" if stop == data["rounds"][0] else None)
         whole = [{"seconds": 0.0, **data["merged"]}] if tested else []
         whole += data["whole"]
         starts = found.times.parts

@@ -64,7 +64,8 @@ class Settings:
 class Job:
     """Parts to train side by side on the same batches; `numbers` are their places in the split.
 
-    `epochs` are those to train, of the settings' schedule. `states`: one per part, to go on from.
+    `epochs` are those to train, of the settings' schedule. `states`: one per part, to go on from. `seconds` of training
+    lie behind them.
     """
 
     modules: Sequence[nn.Module]
@@ -77,6 +78,7 @@ class Job:
     metric: Criterion | None = None
     states: Sequence[OptimizerState] | None = None
     checkpoints: Checkpoints | None = None
+    seconds: float = 0.0
 
 
 def alone(job: Job, i: int) -> Job:

@@ -78,7 +78,7 @@ class _Run:
         self.job, self.engine, self.on_event, self.stop = job, engine, on_event, stop
         self.steps = math.ceil(len(job.loader) / job.settings.accumulate)
         count, start = len(job.numbers), job.epochs.start
-        self.at = Position(start, start * self.steps, [0.0] * count, [[] for _ in range(count)])
+        self.at = Position(start, start * self.steps, [0.0] * count, [[] for _ in range(count)], seconds=job.seconds)
         self.pending: list[tuple[int, Tensor]] = []
         self.clock = self.saved = time.perf_counter()
         self.newest: int | None = None

@@ -91,6 +91,7 @@ def learn(
     *,
     plan: str = "",
     states: Sequence[OptimizerState] | None = None,
+    seconds: float = 0.0,
 ) -> list[Result]:
     """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`)."""
     every = recipe.every_steps, recipe.every_minutes
@@ -105,6 +106,7 @@ def learn(
         metric=task.loss.measure if task.loss.metric else None,
         states=states,
         checkpoints=Checkpoints(folder, *every, keep=recipe.keep, resume=recipe.resume, plan=plan),
+        seconds=seconds,
         cluster=recipe.cluster,
         on_event=on_event,
     )

@@ -49,6 +49,7 @@ def train(
     metric: Criterion | None = None,
     states: Sequence[OptimizerState] | None = None,
     checkpoints: Checkpoints | None = None,
+    seconds: float = 0.0,
     cluster: Cluster = Cluster(),  # noqa: B008
     on_event: OnEvent = ignore,
 ) -> list[Result]:
@@ -64,6 +65,7 @@ def train(
     :param test: what loss and metric are taken over after each epoch. :param metric: output and target of a batch ->
         mean over its samples.
     :param states: of each module, to go on from: of an earlier result, or merged.
+    :param seconds: of training so far, which the curves count on from.
     :param on_event: called with news: `Steps`, `EpochEnd`, `Note`.
     :returns: for each module its curve and the state of its optimiser.
     :raises OnnxpartError: when the loss is no longer a number, memory runs out, or a state or checkpoint doesn't fit.
@@ -77,7 +79,7 @@ def train(
     if states is not None and len(states) != len(modules):
         raise UsageError(f"{len(states)} states were given for {len(modules)} modules; give one for each.")
     numbers = tuple(range(len(modules)))
-    job = Job(modules, numbers, loader, loss, settings, epochs, test, metric, states, checkpoints)
+    job = Job(modules, numbers, loader, loss, settings, epochs, test, metric, states, checkpoints, seconds)
     if engine == "ray":
         return clusters.run(job, cluster, on_event)
     device = device_of(settings.device)
