@@ -80,7 +80,8 @@ class Training:
         job, runs = _torch("job"), _torch("runs")
         if self.engine not in ENGINES:
             raise UsageError(f"the engine {self.engine!r} isn't known; choose one of {', '.join(ENGINES)}.")
-        settings = {field.name: getattr(self, field.name) for field in fields(job.Settings)}
+        known = {field.name for field in fields(job.Settings)}
+        settings = {name: value for name, value in vars(self).items() if name in known}
         every = _EVERY.fullmatch(self.checkpoint_every)
         if every is None or not float(every[1] or every[2]):
             text = self.checkpoint_every
@@ -190,6 +191,14 @@ def fit(
         ),
     ] = None,
     init: Annotated[str, typer.Option(help=f"The parts' first weights: {', '.join(INITS)}.")] = INITS[0],
+    restart: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Learning rate from which the whole has a schedule of its own, as the parts have up to the merge; "
+            "one schedule over all epochs if omitted.",
+        ),
+    ] = None,
     outputs: Annotated[
         str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
     ] = None,
@@ -210,10 +219,9 @@ def fit(
             watch.note(task.objective.note if stage == fitting.PARTS else "")
             return watch.stage(stage, epochs, task.loss.metric)
 
-        found = fitting.fit(
-            loaded, recipe, target, told, k=k, merge_at=merge_at, rounds=rounds, order=order, init=init, force=force
-        )
-        data = fitted.report(found, recipe, str(model))
+        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "restart": restart}
+        found = fitting.fit(loaded, recipe, target, told, k=k, **ways, force=force)
+        data = fitted.report(found, recipe, str(model), restart)
         fitted.save(data, found, target)
     if training.as_json:
         typer.echo(json.dumps(data))

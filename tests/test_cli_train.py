@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,8 @@ from onnxpart.folder import read_plan
 from onnxpart.model import load
 from onnxpart.moments import load_state, merge_states
 from onnxpart.torch import import_onnx
+from onnxpart.torch.data import Batch
+from onnxpart.torch.engines import Series
 from onnxpart.torch.job import EngineKind
 from onnxpart.torch.objective import find_objective
 from onnxpart.torch.written import deviation, write_weights
@@ -298,6 +301,62 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_from_it(here: Path, monk
             losses = [[e["train_loss"] for e in np.ravel(report[key])] for report in (one, other)]
             assert losses[0] == losses[1]
         assert not (here / "out" / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_rate_restarts_where_the_parts_merge(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[tuple[int, float]] = []
+    step = Series.step
+
+    def noted(self: Series, batches: Sequence[Batch], rate: float, number: int) -> torch.Tensor:
+        used.append((number, rate))
+        return step(self, batches, rate, number)
+
+    monkeypatch.setattr(Series, "step", noted)
+    options = (*DATA, "--epochs", 5, "--merge-at", 3, "--schedule", schedule)
+    for restart in ((), ("--restart", 0.04)):
+        used.clear()
+        run("fit", "chain.onnx", "-o", f"out{len(restart)}", *options, *restart)
+        numbers, rates = zip(*used, strict=True)
+        assert numbers == tuple(range(25))  # of 5 batches an epoch
+        stages = ((0.1, 15), (0.04, 10)) if restart else ((0.1, 25),)
+        expected = [
+            lr * ((1 + np.cos(np.pi * i / steps)) / 2 if schedule == "cosine" else 1)
+            for lr, steps in stages
+            for i in range(steps)
+        ]
+        np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    found = json.loads(Path("out2/report.json").read_text())
+    assert found["restart"] == 0.04
+    assert "merged after 3, the rate restarting at 0.04, on " in Path("out2/report.md").read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_restart_at_the_same_constant_rate_changes_nothing() -> None:
+    options = (*DATA, "--epochs", 3, "--merge-at", 2)
+    run("fit", "chain.onnx", "-o", "one", *options)
+    run("fit", "chain.onnx", "-o", "two", *options, "--restart", 0.1)
+    assert equal("one/trained.onnx", "two/trained.onnx")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_restarts_goes_on_where_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--data", "own_samples:samples", "--epochs", 4, "--merge-at", 2, *COMMON, "--schedule", "cosine")
+    run("fit", "chain.onnx", "-o", "straight", *options, "--restart", 0.05)
+    monkeypatch.delitem(sys.modules, "own_samples")
+    monkeypatch.setenv("STOP", "170")
+    stopped = run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.05, code=130)
+    assert "checkpoints/whole to go on" in stopped.stderr
+    monkeypatch.delenv("STOP")
+    refused = run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.06, "--resume", code=1)
+    assert "of another run: lr was 0.05 there and is 0.06 here" in refused.stderr
+    refused = run("fit", "chain.onnx", "-o", "out", *options, "--resume", code=1)
+    assert "of another run: epochs was 2 there and is 4 here" in refused.stderr
+    run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.05, "--resume")
+    assert equal("out/trained.onnx", "straight/trained.onnx")
+    result = run("fit", "chain.onnx", "-o", "none", *options, "--restart", 0, code=2)
+    assert result.stderr == "error: restart is 0.0; it must be positive.\n"
 
 
 @pytest.mark.usefixtures("here")

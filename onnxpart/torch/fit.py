@@ -88,6 +88,7 @@ def fit(
     rounds: int = 1,
     order: str | None = None,
     init: str = INITS[0],
+    restart: float | None = None,
     force: bool = False,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
@@ -95,6 +96,8 @@ def fit(
     :param merge_at: epochs of the parts; the whole trains the rest. Half of all when omitted.
     :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
         `split`); contiguous when omitted, always random in several rounds.
+    :param restart: the rate from which the whole has a schedule of its own, over its epochs, as the parts have one over
+        theirs; when omitted, one schedule goes over all epochs.
     :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
         are of no use when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
@@ -104,18 +107,31 @@ def fit(
     if not 0 < merge_at <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
     planned = rounds_of(model, k, merge_at, rounds, order, settings.seed, init)
+    recipes = _recipes(recipe, merge_at, restart)
     if recipe.resume:
         _check_same(out, planned.last.plan)
     task = prepare(list(planned.last.parts), recipe)
     if not recipe.resume:
         _start(out, planned.last, force)
     with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
-        return _stages(planned, task, recipe, out, watch)
+        return _stages(planned, task, recipes, out, watch)
 
 
-def _stages(rounds: Rounds, task: Task, recipe: Recipe, out: Path, watch: Watch) -> Fit:
+def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Recipe, Recipe]:
+    """Return how to train the parts, and the whole."""
+    if restart is None:
+        return recipe, recipe
+    if not restart > 0:
+        raise UsageError(f"restart is {restart}; it must be positive.")
+    parts = replace(recipe.settings, epochs=merge_at)
+    whole = replace(recipe.settings, first=merge_at, lr=restart)
+    return replace(recipe, settings=parts), replace(recipe, settings=whole)
+
+
+def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, watch: Watch) -> Fit:
     """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
-    parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, recipe.settings
+    recipe, later = recipes
+    parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, later.settings
     merge_at, plan = rounds.spans[-1].stop, rounds.last.plan
     before, after = range(merge_at), range(merge_at, settings.epochs)
     parts, curves = train_parts(rounds, task, recipe, checkpoints / PARTS, watch(PARTS, task, before))
@@ -128,7 +144,7 @@ def _stages(rounds: Rounds, task: Task, recipe: Recipe, out: Path, watch: Watch)
     merged = _judged(whole, settings.device)
     states = [parts.state("duplicated")]
     told = watch(THE_WHOLE, whole, after)
-    (result,) = learn(whole, recipe, after, checkpoints / THE_WHOLE, told, plan=plan.digest, states=states)
+    (result,) = learn(whole, later, after, checkpoints / THE_WHOLE, told, plan=plan.digest, states=states)
     write_weights(whole.modules[0], source, out / TRAINED)
     leave_state(result.state, out / TRAINED)
     return Fit(

@@ -19,10 +19,10 @@ from onnxpart.torch.runs import Recipe
 REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
 
 
-def report(found: Fit, recipe: Recipe, source: str) -> dict[str, Any]:
+def report(found: Fit, recipe: Recipe, source: str, restart: float | None) -> dict[str, Any]:
     """Return all figures, for JSON; `rounds` are the epochs after which the parts were merged.
 
-    :param source: the network that was trained, as given.
+    :param source: the network that was trained, as given. :param restart: see `fit.fit`.
     """
     times, epochs = found.times, recipe.settings.epochs
     return {
@@ -31,6 +31,7 @@ def report(found: Fit, recipe: Recipe, source: str) -> dict[str, Any]:
         "k": found.plan.k,
         "epochs": epochs,
         "merge_at": found.merge_at,
+        "restart": restart,
         "rounds": [span.stop for span in found.rounds],
         "data": recipe.data,
         "loss": recipe.loss,
@@ -73,10 +74,12 @@ def page(data: dict[str, Any]) -> list[str]:
     last += [("merged", {**data["merged"], "epoch": data["merge_at"]})] if data["merged"] else []
     last += [("whole, trained on", data["whole"][-1])] if data["whole"] else []
     rounds = f" (the last of {len(data['rounds'])} rounds)" if len(data["rounds"]) > 1 else ""
+    restart = f", the rate restarting at {data['restart']:g}" if data["restart"] else ""
     lines = [
         f"# {data['model']} in {k} parts",
         "",
-        f"{data['epochs']} epochs, merged after {data['merge_at']}{rounds}, on {data['data']} with {data['loss']}.",
+        f"{data['epochs']} epochs, merged after {data['merge_at']}{rounds}{restart}, on {data['data']} "
+        f"with {data['loss']}.",
         "",
         "| network | parameters | of the whole |",
         "|---|---:|---:|",

@@ -30,7 +30,7 @@ _NO_EFFECT = ("device", "compile")
 
 @dataclass
 class Position:
-    """Where a run is: the epoch, its next batch, steps since the schedule's start, and sums over the epoch.
+    """Where a run is: the epoch, its next batch, steps since epoch 0, and sums over the epoch.
 
     `losses` are, for each part, the sum over the epoch's samples so far; `curves` the epochs behind it.
     """
@@ -90,7 +90,8 @@ class _Run:
             checkpoint.prepare(job.checkpoints)
         if not self._resume():
             self._take_over()
-        rates = islice(optim.rates(job.settings, job.settings.epochs * self.steps), self.at.step, None)
+        first, last = job.settings.first, job.settings.epochs
+        rates = islice(optim.rates(job.settings, (last - first) * self.steps), self.at.step - first * self.steps, None)
         try:
             for epoch in range(self.at.epoch, job.epochs.stop):
                 self._epoch(epoch, rates)

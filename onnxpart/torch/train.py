@@ -71,11 +71,12 @@ def train(
     :raises OnnxpartError: when the loss is no longer a number, memory runs out, or a state or checkpoint doesn't fit.
     :raises UsageError: when the parts can't be trained as asked.
     """
-    epochs = range(settings.epochs) if epochs is None else epochs
+    scheduled = range(settings.first, settings.epochs)
+    epochs = scheduled if epochs is None else epochs
     if not modules or len(loader) == 0:
         raise UsageError(f"there are no {'batches' if modules else 'modules'} to train; give at least one.")
-    if epochs.step != 1 or epochs.start < 0 or epochs.stop > settings.epochs:
-        raise UsageError(f"epochs {epochs} aren't among the {settings.epochs} of the settings; ask for some of those.")
+    if epochs.step != 1 or epochs.start < scheduled.start or epochs.stop > scheduled.stop:
+        raise UsageError(f"epochs {epochs} aren't among the settings' {scheduled}; ask for some of those.")
     if states is not None and len(states) != len(modules):
         raise UsageError(f"{len(states)} states were given for {len(modules)} modules; give one for each.")
     numbers = tuple(range(len(modules)))
