@@ -110,6 +110,12 @@ def unused(name: str, taken: set[str]) -> str:
     return result
 
 
+def names_of(graph: GraphProto) -> set[str]:
+    """Names of the values that come into being in a graph and in those inside it, initializers apart."""
+    found = {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
+    return found.union(*(names_of(inner) for node in graph.node for inner in graphs_of(node)))
+
+
 def share_names(graph: GraphProto) -> set[str]:
     """Give every value in the graphs inside `graph` a name of its own, and make their parameters initializers of it.
 

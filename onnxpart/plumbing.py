@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from onnxpart.control import captured, graphs_of, replace, replace_reads, unused
+from onnxpart.control import captured, graphs_of, names_of, replace, replace_reads, unused
 from onnxpart.shapes import Shapes
 
 OPERATORS = frozenset(
@@ -49,7 +49,7 @@ class Plumbing:
         self.collected: set[str] = set()
         """What loops collect in place of a sequence."""
         self.new: list[NodeProto] = []
-        self.taken = {v.name for v in graph.input} | {t.name for t in graph.initializer} | _names(graph)
+        self.taken = names_of(graph) | set(shapes.model.initializers)
 
     def run(self) -> bool:
         """Replace what can be; returns whether anything was."""
@@ -149,11 +149,6 @@ class Plumbing:
         """The known value of an input that is a position."""
         value = self.shapes.value(node.input[i])
         return None if value is None or value.size != 1 else int(value.item())
-
-
-def _names(graph: GraphProto) -> set[str]:
-    found = {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
-    return found.union(*(_names(inner) for node in graph.node for inner in graphs_of(node)))
 
 
 def _attribute(node: NodeProto, name: str, default: int) -> int:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxpart import plumbing
 from onnxpart.borders import grown
 from onnxpart.control import ENTER, graphs_of, live, replace, replace_reads
+from onnxpart.files import Array
 from onnxpart.nest import normal
-from onnxpart.shapes import Shapes, infer
+from onnxpart.shapes import SMALL, Shapes, infer
+from onnxpart.stream import without_initializers
+from onnxpart.unroll import write_out
 
 if TYPE_CHECKING:
     from onnxpart.model import Model
@@ -26,20 +30,27 @@ _MOVES = frozenset(
 
 
 def resolve(model: Model) -> ModelProto | None:
-    """The model with an If or a state less, or with tensors in place of sequences; None where nothing is to be done."""
+    """The model with an If or a state less, or with tensors in place of sequences; None where nothing is to be done.
+
+    What comes back is the model's own proto, changed: a copy of large weights would be too much.
+    """
     kinds = {node.op_type for node in _all(model.proto.graph)}
     if kinds.isdisjoint({"If", *LOOPS, *plumbing.OPERATORS}):
         return None
-    result = ModelProto()
-    result.CopyFrom(model.proto)
-    if not _free_states(result.graph, model.opsets.get("", 1)):
+    light = without_initializers(model.proto)
+    if not _free_states(light.graph, model.opsets.get("", 1)):
         if kinds.isdisjoint({"If", *plumbing.OPERATORS}):
             return None
         shapes = infer(model)
-        if not (_take_branches(result.graph, fixed(shapes)) or _replace_sequences(result, model, shapes)):
+        known = fixed(shapes)
+        if not (
+            _take_branches(light.graph, known)
+            or write_out(light.graph, known, model.initializers)
+            or _replace_sequences(light, model, shapes)
+        ):
             return None
-    _drop_unread(result.graph, model.proto.graph)
-    return result
+    _put_back(light.graph, model.proto.graph)
+    return model.proto
 
 
 def _all(graph: GraphProto) -> Iterator[NodeProto]:
@@ -49,27 +60,36 @@ def _all(graph: GraphProto) -> Iterator[NodeProto]:
             yield from _all(inner)
 
 
-def _replace_sequences(result: ModelProto, model: Model, shapes: Shapes) -> bool:
+def _replace_sequences(light: ModelProto, model: Model, shapes: Shapes) -> bool:
     """Replace sequences by tensors, unless a loop would have to collect tensors of different sizes."""
     opset = model.opsets.get("", 1)
-    pipes = plumbing.Plumbing(result.graph, shapes, opset)
+    pipes = plumbing.Plumbing(light.graph, shapes, opset)
     if not pipes.run():
         return False
     if pipes.collected:
         trial = ModelProto()
-        trial.CopyFrom(result)
+        trial.CopyFrom(light)
+        trial.graph.initializer.extend(map(_light, model.initializers.values()))
         normal(trial.graph, opset)
         found = infer(dataclasses.replace(model, proto=trial))
         return found.shape.keys() >= pipes.collected and not grown(found)
     return True
 
 
-def _take_branches(graph: GraphProto, known: Mapping[str, bool]) -> bool:
+def _light(tensor: TensorProto) -> TensorProto:
+    """The tensor; a large one, whose numbers nobody looks at, without them."""
+    if prod(tensor.dims) <= SMALL:
+        return tensor
+    external = TensorProto.EXTERNAL
+    return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=external)
+
+
+def _take_branches(graph: GraphProto, known: Mapping[str, Array]) -> bool:
     """Put the nodes of the branch that is taken in place of every If whose condition is known."""
     nodes, changed = [], False
     for node in graph.node:
         if node.op_type == "If" and node.domain in ("", "ai.onnx") and node.input[0] in known:
-            wanted = "then_branch" if known[node.input[0]] else "else_branch"
+            wanted = "then_branch" if known[node.input[0]].all() else "else_branch"
             branch = next(a.g for a in node.attribute if a.name == wanted)
             nodes.extend(branch.node)
             pairs = zip(branch.output, node.output, strict=True)
@@ -127,16 +147,22 @@ def _free(node: NodeProto, first: int) -> dict[str, str]:
     return freed
 
 
-def _drop_unread(graph: GraphProto, before: GraphProto) -> None:
-    """Leave out nodes that lead nowhere, and initializers that only they, or nothing new, read."""
+def _put_back(graph: GraphProto, target: GraphProto) -> None:
+    """Give a graph the nodes and the further initializers of `graph`; nodes that lead nowhere are left out.
+
+    So are initializers that only such nodes, or nothing new, read.
+    """
+    unread = {t.name for t in target.initializer} - live(target.node, [v.name for v in target.output])[1]
     nodes, used = live(graph.node, [v.name for v in graph.output])
-    replace(graph.node, nodes)
-    unread = {t.name for t in before.initializer} - live(before.node, [v.name for v in before.output])[1]
-    replace(graph.initializer, [t for t in graph.initializer if t.name in used | unread])
+    replace(target.node, nodes)
+    target.initializer.extend(graph.initializer)
+    for i in reversed(range(len(target.initializer))):
+        if target.initializer[i].name not in used | unread:
+            del target.initializer[i]
 
 
-def fixed(shapes: Shapes) -> dict[str, bool]:
-    """Conditions whose value is the same for all sizes of symbolic dimensions."""
+def fixed(shapes: Shapes) -> dict[str, Array]:
+    """Single values (conditions, counts) that are the same for all sizes of symbolic dimensions."""
     sizes, values = set(shapes.model.initializers), set(shapes.model.initializers)
     for node in shapes.model.flat.nodes:
         given = [name for name in node.input if name]
@@ -149,6 +175,5 @@ def fixed(shapes: Shapes) -> dict[str, bool]:
             sure = moved or node.domain == ENTER or values.issuperset(given)
             if sure and not shapes.dynamic_value(name).any():
                 values.add(name)
-    conditions = {node.input[0] for node in _all(shapes.model.proto.graph) if node.op_type == "If"}
-    known = {name: shapes.value(name) for name in values & conditions}
-    return {name: bool(value.all()) for name, value in known.items() if value is not None and value.size == 1}
+    single = {name: shapes.value(name) for name in values if prod(shapes.shape[name]) == 1}
+    return {name: value for name, value in single.items() if value is not None}

@@ -244,7 +244,7 @@ def test_a_place_that_only_the_run_knows_is_a_barrier() -> None:
 
 
 def test_a_loop_that_appends_growing_tensors_is_left_alone() -> None:
-    """They can't be collected, for they have different sizes."""
+    """They can't be collected, for they have different sizes; how many there are isn't known."""
     n = Net(("x", ("N", FEATURES)))
     h = n.op("Tanh", n.linear("x", FEATURES, SIZE, name="before"))
     kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
@@ -256,7 +256,7 @@ def test_a_loop_that_appends_growing_tensors_is_left_alone() -> None:
     body = graph(n, "body", {"t": "count", "going": "going", "cache": "state", "list": "state"}, build)
     for value in (body.input[3], body.output[2]):
         value.type.CopyFrom(kind)
-    _, found = n.ops("Loop", integer(n, 2), "", h, n.op("SequenceEmpty"), count=2, name="loop", body=body)
+    _, found = n.ops("Loop", length(n), "", h, n.op("SequenceEmpty"), count=2, name="loop", body=body)
     joined = n.op("ReduceMean", n.op("ConcatFromSequence", found, axis=0), axes=[0], keepdims=1)
     joined = n.op("Reshape", joined, n.ints(1, SIZE))
     y = n.linear(hidden(n, n.op("Add", joined, h), "a"), SIZE, 3, name="y")
