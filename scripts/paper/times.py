@@ -1,0 +1,73 @@
+"""Times a step of each experiment's networks side by side: the whole, the duplicated whole, one part of K."""
+
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Annotated, Any
+
+import torch
+import typer
+from onnx import ModelProto
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import onnxpart
+from onnxpart.report import measure
+from onnxpart.torch import import_onnx
+from onnxpart.torch.engines import Series
+from onnxpart.torch.job import Job
+from scripts.paper.run import RESULTS, add
+from scripts.paper.tasks import PLANS, Plan
+
+
+def measured(plan: Plan, rounds: int) -> dict[str, Any]:
+    """Seconds of an epoch of each network, medians over rounds in which they take turns, and their sizes."""
+    task = plan.task(0, None)
+    model = task.model(0)
+    splits = {k: onnxpart.split(model, k) for k in plan.parts}
+    networks: dict[str, ModelProto] = {"whole": model}
+    if any(split.plan.duplicated_nodes for split in splits.values()):
+        networks["duplicated"] = splits[plan.parts[0]].whole
+    networks |= {str(k): split.parts[0] for k, split in splits.items()}
+    engines = {}
+    for name, network in networks.items():
+        job = Job([import_onnx(network)], (0,), task.learn, task.loss, task.settings, range(1))
+        engines[name] = Series(job, torch.device("cpu"))
+    batches = list(task.learn.epoch(0))[:4]
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    for turn in range(rounds + 2):
+        for name, engine in engines.items():
+            start = perf_counter()
+            for batch in batches:
+                engine.step([batch], task.settings.lr / 1000, 0)
+            if turn > 1:  # the first ones set torch up
+                seconds[name].append((perf_counter() - start) / len(batches))
+    sizes = {k: measure(split.analysis, split.plan) for k, split in splits.items()}
+    whole = next(iter(sizes.values())).whole
+    return {
+        "kind": "times", "experiment": task.experiment, "network": task.network,
+        "epoch": {name: round(len(task.learn) * median(found), 4) for name, found in seconds.items()},
+        "parameters": {"1": whole.parameters, **{str(k): size.parts[0].parameters for k, size in sizes.items()}},
+        "macs": {"1": whole.macs, **{str(k): size.parts[0].macs for k, size in sizes.items()}},
+    }  # fmt: skip
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(metavar=f"[{'|'.join(PLANS)}]..", help="All if omitted.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="In each of which the networks take turns.")] = 15,
+    results: Annotated[Path, typer.Option(help="Folder of the files of results.")] = RESULTS,
+) -> None:
+    """Time the networks of experiments, with one thread; add a line to each one's file of results."""
+    torch.set_num_threads(1)
+    for name in names or list(PLANS):
+        found = measured(PLANS[name], rounds)
+        add(results / f"{name}.jsonl", found)
+        whole = found["epoch"]["whole"]
+        told = ", ".join(f"{key} {whole / value:.2f}" for key, value in found["epoch"].items() if key != "whole")
+        Console().print(f"{name}: an epoch of the whole takes {whole:.2f} s; so many times as fast: {told}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
