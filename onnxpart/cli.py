@@ -13,7 +13,7 @@ from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
 
-from onnxpart import __version__, cli_train, folder, report
+from onnxpart import __version__, cli_report, cli_train, folder, report
 from onnxpart.analyse import analyse
 from onnxpart.cut import cut
 from onnxpart.errors import OnnxpartError, UsageError
@@ -304,6 +304,7 @@ def verify_(source: Folder, as_json: Json = False) -> None:
 
 app.command("train")(_reported(cli_train.train))
 app.command("fit")(_reported(cli_train.fit))
+app.command("report")(_reported(cli_report.report))
 
 
 def _loaded(path: Path, outputs: list[str] | None) -> Model:

@@ -1,6 +1,7 @@
 """Times a step of each experiment's networks side by side: the whole, the duplicated whole, one part of K."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -16,10 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import onnxpart
 from onnxpart.report import measure
 from onnxpart.torch import import_onnx
-from onnxpart.torch.engines import Series
+from onnxpart.torch.engines import Engine, Series, choose
 from onnxpart.torch.job import Job
+from scripts.paper.method import Task
 from scripts.paper.run import RESULTS, add
 from scripts.paper.tasks import PLANS, Plan
+
+CPU = torch.device("cpu")
+
+
+def job_of(models: Sequence[ModelProto], task: Task) -> Job:
+    """Networks to be trained side by side."""
+    modules = [import_onnx(model) for model in models]
+    return Job(modules, tuple(range(len(modules))), task.learn, task.loss, task.settings, range(1))
 
 
 def measured(plan: Plan, rounds: int) -> dict[str, Any]:
@@ -31,10 +41,10 @@ def measured(plan: Plan, rounds: int) -> dict[str, Any]:
     if any(split.plan.duplicated_nodes for split in splits.values()):
         networks["duplicated"] = splits[plan.parts[0]].whole
     networks |= {str(k): split.parts[0] for k, split in splits.items()}
-    engines = {}
-    for name, network in networks.items():
-        job = Job([import_onnx(network)], (0,), task.learn, task.loss, task.settings, range(1))
-        engines[name] = Series(job, torch.device("cpu"))
+    engines: dict[str, Engine] = {name: Series(job_of([each], task), CPU) for name, each in networks.items()}
+    for k, split in splits.items():
+        job = job_of(split.parts, task)
+        engines[f"all {k}"] = choose(job, CPU)[0](job, CPU)
     batches = list(task.learn.epoch(0))[:4]
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(rounds + 2):
@@ -44,11 +54,13 @@ def measured(plan: Plan, rounds: int) -> dict[str, Any]:
                 engine.step([batch], task.settings.lr / 1000, 0)
             if turn > 1:  # the first ones set torch up
                 seconds[name].append((perf_counter() - start) / len(batches))
+    epoch = {name: round(len(task.learn) * median(found), 4) for name, found in seconds.items()}
     sizes = {k: measure(split.analysis, split.plan) for k, split in splits.items()}
     whole = next(iter(sizes.values())).whole
     return {
         "kind": "times", "experiment": task.experiment, "network": task.network,
-        "epoch": {name: round(len(task.learn) * median(found), 4) for name, found in seconds.items()},
+        "epoch": {name: epoch[name] for name in networks},
+        "together": {str(k): epoch[f"all {k}"] for k in splits},
         "parameters": {"1": whole.parameters, **{str(k): size.parts[0].parameters for k, size in sizes.items()}},
         "macs": {"1": whole.macs, **{str(k): size.parts[0].macs for k, size in sizes.items()}},
     }  # fmt: skip
@@ -65,8 +77,12 @@ def main(
         found = measured(PLANS[name], rounds)
         add(results / f"{name}.jsonl", found)
         whole = found["epoch"]["whole"]
-        told = ", ".join(f"{key} {whole / value:.2f}" for key, value in found["epoch"].items() if key != "whole")
-        Console().print(f"{name}: an epoch of the whole takes {whole:.2f} s; so many times as fast: {told}")
+        part, together = (
+            ", ".join(f"{key} {whole / value:.2f}" for key, value in found[kind].items() if key != "whole")
+            for kind in ("epoch", "together")
+        )
+        Console().print(f"{name}: an epoch of the whole takes {whole:.2f} s; so many times as fast: {part}")
+        Console().print(f"  all parts together: {together}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,207 @@
+"""What runs left behind: lines of the paper's experiments, and the reports of `fit`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onnxpart.errors import ModelError
+
+FIT = "report.json"
+"""What `fit` leaves in its folder."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one way to train. `metric` is the name of the test metric, which is better when lower.
+
+    `stages`: (`k`, `epochs`) each; k = 1 is the whole. `curve`: points after `epoch` epochs in all, of a `part` of a
+    `stage` or, where part is None, of the whole. `final`: `loss` and `metric`. `edges`: how new edges start (0: zero).
+    """
+
+    experiment: str
+    network: str
+    data: str
+    metric: str
+    method: str
+    rate: str
+    seed: int
+    epochs: int
+    stages: Sequence[Mapping[str, int]]
+    curve: Sequence[Mapping[str, Any]]
+    final: Mapping[str, float]
+    machine: Mapping[str, str]
+    edges: float = 0.0
+
+    @property
+    def way(self) -> tuple[object, ...]:
+        """What runs that differ only by their seed have in common."""
+        return self.method, self.rate, self.edges, tuple((stage["k"], stage["epochs"]) for stage in self.stages)
+
+    @property
+    def merge_at(self) -> int:
+        """After how many epochs the whole begins."""
+        return sum(stage["epochs"] for stage in self.stages[:-1])
+
+    @property
+    def merged(self) -> Mapping[str, Any] | None:
+        """The point of the whole right after merging."""
+        whole = (point for point in self.curve if point["part"] is None and point["epoch"] == self.merge_at)
+        return next(whole, None) if len(self.stages) > 1 else None
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of an epoch: of the `whole`, the `duplicated` whole, and one part when cut into `"2"`, ...
+
+    `together`: of all parts on one machine. `parameters` and `macs` are of the whole (`"1"`) and of one part.
+    """
+
+    experiment: str
+    network: str
+    epoch: Mapping[str, float]
+    together: Mapping[str, float]
+    parameters: Mapping[str, int]
+    macs: Mapping[str, int]
+    machine: Mapping[str, str]
+
+    def of(self, run: Run) -> tuple[float, float]:
+        """Seconds of training of a run: parts on one machine, and each on its own.
+
+        :raises ModelError: when one of its networks wasn't timed.
+        """
+        if run.method in ("whole", "duplicated"):
+            return (run.epochs * self._whole(run),) * 2
+        untimed = next((s["k"] for s in run.stages if s["k"] > 1 and str(s["k"]) not in self.together), None)
+        if untimed is not None:
+            name = run.experiment
+            raise ModelError(f"{name}: parts of K={untimed} weren't timed; run scripts/paper/times {name}.")
+        series = parallel = 0.0
+        for stage in run.stages:
+            part = self._whole(run) if stage["k"] == 1 else self.epoch[str(stage["k"])]
+            parallel += stage["epochs"] * part
+            alone = stage["k"] == 1 or run.method == "widen"
+            series += stage["epochs"] * (part if alone else self.together[str(stage["k"])])
+        return series, parallel
+
+    def _whole(self, run: Run) -> float:
+        return self.epoch["whole" if run.method == "whole" else "duplicated" if "duplicated" in self.epoch else "whole"]
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Mean correlation of what pairs of `k` parts believe, and the beliefs of parts 0 and 1 [sample][part]."""
+
+    experiment: str
+    k: int
+    seed: int
+    epoch: int
+    correlation: float
+    pairs: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run of `fit`: its metric right after merging and at the end, or the loss where there is no metric."""
+
+    model: str
+    data: str
+    metric: str
+    k: int
+    rounds: int
+    merge_at: int
+    epochs: int
+    seed: int
+    merged: float | None
+    final: float | None
+    seconds: float
+    speedup: float | None
+
+
+@dataclass(frozen=True)
+class Records:
+    """All that was found, and the files."""
+
+    runs: Sequence[Run]
+    times: Sequence[Times]
+    diversity: Sequence[Diversity]
+    fits: Sequence[Fitted]
+    files: Sequence[Path]
+
+    def of(self, experiment: str) -> list[Run]:
+        """The runs of an experiment."""
+        return [run for run in self.runs if run.experiment == experiment]
+
+    def timed(self, experiment: str) -> Times | None:
+        """What was measured of an experiment's networks last."""
+        return next((times for times in reversed(self.times) if times.experiment == experiment), None)
+
+
+KINDS = {"run": Run, "times": Times, "diversity": Diversity}
+
+
+def read(paths: Sequence[Path]) -> Records:
+    """Read files of JSON lines, folders of such, and folders that `fit` wrote.
+
+    :raises ModelError: when one can't be read, or holds nothing of that.
+    """
+    found: dict[type, list[Any]] = {kind: [] for kind in (*KINDS.values(), Fitted)}
+    files = [file for path in paths for file in _files(path)]
+    for file in files:
+        for item in [_fitted(file)] if file.name == FIT else _lines(file):
+            found[type(item)].append(item)
+    return Records(found[Run], found[Times], found[Diversity], found[Fitted], files)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ModelError(f"{path} doesn't exist; name a folder that fit wrote, or a file of an experiment's results.")
+    if path.is_file():
+        return [path]
+    found = sorted(path.glob("*.jsonl")) if not (path / FIT).is_file() else [path / FIT]
+    found = [file for file in found if file.name != "metrics.jsonl"]
+    if not found:
+        raise ModelError(f"{path} holds no {FIT} and no *.jsonl; name a folder that fit wrote, or one of results.")
+    return found
+
+
+def _lines(file: Path) -> Iterator[Run | Times | Diversity]:
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ModelError(f"{file} can't be read; name a file of JSON lines.") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            kind = KINDS[record["kind"]]
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"{file}, line {number}, is no record of a run; name a file of results.") from None
+        yield _made(kind, record, f"{file}, line {number}")
+
+
+def _made(kind: type[T], record: Mapping[str, Any], place: str) -> T:
+    """A record of a kind from a mapping."""
+    known = fields(kind)  # type: ignore[arg-type]
+    missing = [field.name for field in known if field.name not in record and field.default is MISSING]
+    if missing:
+        raise ModelError(f"{place}, has no {missing[0]!r}; run the experiment anew.")
+    return kind(**{field.name: record[field.name] for field in known if field.name in record})
+
+
+def _fitted(file: Path) -> Fitted:
+    """The report of `fit` in brief."""
+    try:
+        data = json.loads(file.read_text())
+        which = "metric" if data["metric"] else "loss"
+        last = data["whole"][-1] if data["whole"] else data["merged"]
+        return Fitted(
+            data["model"], data["data"], data["metric"] or "loss", data["k"], data.get("rounds", 1), data["merge_at"],
+            data["epochs"], data["settings"]["seed"], (data["merged"] or {}).get(which), (last or {}).get(which),
+            data["seconds"]["parts"] + data["seconds"]["whole"], data["speedup"],
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        raise ModelError(f"{file} is no report of fit; run `onnxpart fit` anew.") from None

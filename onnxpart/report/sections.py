@@ -1,0 +1,334 @@
+"""The report's sections: from records to text, tables and figures; each is empty where there is nothing to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from statistics import mean, pstdev
+
+from matplotlib.figure import Figure
+
+from onnxpart.report import figures, paper
+from onnxpart.report.records import Diversity, Fitted, Records, Run, Times
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, by the name of its file, and what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+Block = str | Drawing
+
+
+@dataclass(frozen=True)
+class Way:
+    """Runs that differ by their seeds alone; their final metrics, and the seconds that such a run takes."""
+
+    runs: tuple[Run, ...]
+    series: float
+    parallel: float
+
+    @property
+    def finals(self) -> list[float]:
+        """The whole's metric at the end, by seed."""
+        return [run.final["metric"] for run in self.runs]
+
+    @property
+    def mean(self) -> float:
+        """Of the final metrics."""
+        return mean(self.finals)
+
+    @property
+    def spread(self) -> float:
+        """Their standard deviation over seeds."""
+        return pstdev(self.finals)
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        first = self.runs[0]
+        if first.method in ("whole", "duplicated"):
+            return f"{first.method}, {first.epochs} epochs"
+        stages = " + ".join(f"{stage['epochs']} of K={stage['k']}" for stage in first.stages)
+        return f"{first.method}: {stages}{f', new edges {first.edges:g}' if first.edges else ''}"
+
+
+def ways(runs: Iterable[Run], times: Times) -> list[Way]:
+    """Group runs by what they have in common."""
+    ordered = sorted(runs, key=lambda run: (repr(run.way), run.seed))
+    groups = (tuple(group) for _, group in groupby(ordered, key=lambda run: run.way))
+    return [Way(group, *times.of(group[0])) for group in groups]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table in Markdown, the first columns aligned left."""
+    rule = ["---"] * left + ["---:"] * (len(columns) - left)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows))
+
+
+def shown(values: Sequence[float], metric: str) -> str:
+    """Mean and standard deviation of a metric; an error in %."""
+    if metric == "error":
+        return f"{100 * mean(values):.2f} ± {100 * pstdev(values):.2f}"
+    return f"{mean(values):.4g} ± {pstdev(values):.2g}"
+
+
+def unit(metric: str) -> str:
+    """The metric's name as a column has it."""
+    return "error, %" if metric == "error" else metric
+
+
+def parts_table(records: Records) -> list[Block]:
+    """Table 1: sizes and speed of one part."""
+    times = records.timed("mnist")
+    if times is None:
+        return []
+    columns = ("K", "parameters of a part", "paper", "speedup of an iteration", "paper", "ratio of MACs")
+    rows = []
+    for k, theirs in paper.TABLE1.items():
+        if str(k) not in times.parameters:
+            continue
+        speedup = times.epoch["whole"] / times.epoch["whole" if k == 1 else str(k)]
+        macs = times.macs["1"] / times.macs[str(k)]
+        ours = f"{times.parameters[str(k)]:,}", f"{theirs.parameters:,}", f"{speedup:.2f}", f"{theirs.speedup:.2f}"
+        rows.append((str(k), *ours, f"{macs:.2f}"))
+    told = (
+        "Of LeNet (section 3.1). The speedup is that of one part's iteration over the whole's, medians of steps that "
+    )
+    return ["## Table 1: one part of K", told + "took turns.", table(columns, rows, 0)]
+
+
+def diversity(records: Records) -> list[Block]:
+    """Figure 2: how alike the parts believe."""
+    found = sorted(records.diversity, key=lambda record: (record.k, record.seed))
+    if not found:
+        return []
+    by_k = {k: [record.correlation for record in group] for k, group in groupby(found, key=lambda record: record.k)}
+    means = [mean(values) for values in by_k.values()]
+    falls = all(after < before for before, after in pairwise(means))
+    rows = [(str(k), str(len(v)), f"{mean(v):.3f} ± {pstdev(v):.3f}") for k, v in by_k.items()]
+    told = "The probability that each part gives to the correct class, over the test data right before merging: "
+    verdict = "it falls as K grows, as the paper says." if falls else "it does not fall with every step of K."
+    blocks: list[Block] = [
+        "## Figure 2: diversity",
+        f"{told}Pearson's correlation between two parts, mean over all pairs; {verdict}",
+        table(("K", "seeds", "correlation"), rows),
+    ]
+    pairs = _pairs(found)
+    return [*blocks, Drawing("figure2", "What parts 0 and 1 believe of the same digit", figures.beliefs(pairs))]
+
+
+def _pairs(found: Sequence[Diversity]) -> dict[int, Sequence[Sequence[float]]]:
+    return {record.k: record.pairs for record in found if record.pairs}
+
+
+def curves(records: Records) -> list[Block]:
+    """Figure 3: loss and error over epochs, and the errors in a table."""
+    runs, times = records.of("mnist"), records.timed("mnist")
+    if not runs or times is None:
+        return []
+    metric = runs[0].metric
+    known = [way for way in ways(runs, times) if way.runs[0].rate == "paper"]
+    alone = [way for way in known if way.runs[0].method == "whole"]
+    divided = [way for way in known if way.runs[0].method == "partition"]
+    trained = sorted((way for way in divided if way.runs[0].merge_at), key=_k)
+    untrained = {_k(way): way for way in divided if not way.runs[0].merge_at}
+    columns = ("K", "seeds", "of a part", "right after merging", "at the end", "merged before any training")
+    rows: list[tuple[str, ...]] = [("1", str(len(way.runs)), "", "", shown(way.finals, metric), "") for way in alone]
+    for way in trained:
+        merged = [float(run.merged["metric"]) for run in way.runs if run.merged]
+        parts = [mean(p["metric"] for p in run.curve if _last(p, run)) for run in way.runs]
+        before = untrained.get(_k(way))
+        cells = (shown(values, metric) for values in (parts, merged, way.finals))
+        rows.append((str(_k(way)), str(len(way.runs)), *cells, shown(before.finals, metric) if before else ""))
+    drawn = figures.curves({_k(way) if way in trained else 1: way.runs for way in (*alone, *trained)}, unit(metric))
+    return [
+        f"## Figure 3: {unit(metric)} in test",
+        f"{runs[0].network} on {runs[0].data}; all with the same learning rate, merged at the step in the curves.",
+        table(columns, rows, 0),
+        Drawing("figure3", "Loss and error over epochs, means over seeds; before merging those of the parts", drawn),
+    ]
+
+
+def _k(way: Way) -> int:
+    return way.runs[0].stages[0]["k"]
+
+
+def _last(point: Mapping[str, object], run: Run) -> bool:
+    return point["part"] is not None and point["epoch"] == run.merge_at
+
+
+def merges(records: Records) -> list[Block]:
+    """Table 2: merging at different epochs, beside Net2WiderNet."""
+    runs, times = [run for run in records.of("cifar10") if run.rate == "paper"], records.timed("cifar10")
+    found = [] if times is None else ways(runs, times)
+    by_method = {name: [way for way in found if way.runs[0].method == name] for name in _TABLE2}
+    if not all(by_method.values()):
+        return []
+    (original,), (base,) = by_method["whole"], by_method["duplicated"]
+    metric, epochs = base.runs[0].metric, base.runs[0].epochs
+    wide, divided = ({way.runs[0].merge_at: way for way in by_method[name]} for name in ("widen", "partition"))
+    rows = [_alone_row("original", original, base, paper.ORIGINAL, paper.ORIGINAL_SPEEDUP),
+            _alone_row("duplicated", base, base, paper.DUPLICATED, 1.0)]  # fmt: skip
+    for at in sorted(divided):
+        theirs = paper.TABLE2.get(round(at * paper.EPOCHS / epochs))
+        errors = (shown(way.finals, metric) if way else "" for way in (wide.get(at), divided[at]))
+        speedup = _speedup(base, divided[at])
+        rows.append((f"merged at {at}", *errors, _pair(divided[at].series, divided[at].parallel, 1), speedup,
+                     *(_theirs(theirs) if theirs else ("", "", ""))))  # fmt: skip
+    columns = ("network", f"Net2WiderNet, {unit(metric)}", f"partitioned, {unit(metric)}", "seconds", "speedup",
+               "paper: Net2WiderNet", "paper: partitioned", "paper: speedup")  # fmt: skip
+    seeds = len(base.runs)
+    return [
+        "## Table 2: when to merge",
+        f"{base.runs[0].network}, K = 2, on {base.runs[0].data}; {epochs} epochs, {seeds} seeds. Seconds and speedups "
+        "are with the parts in series / in parallel, and over the duplicated network, as in the paper; its epochs are "
+        f"at the same share of its {paper.EPOCHS}.",
+        table(columns, rows),
+        *(_latest(name, known, base, series) for name, known, series in
+          (("Partitioning", divided, True), ("Net2WiderNet", wide, False))),
+        f"In the paper partitioning keeps the error of the baseline up to epoch 400, {paper.TABLE2[400].series:.2f} "
+        f"times as fast in series and {paper.TABLE2[400].parallel:.2f} in parallel.",
+    ]  # fmt: skip
+
+
+_TABLE2 = "whole", "duplicated", "partition", "widen"
+
+
+def _alone_row(name: str, way: Way, base: Way, theirs: float, speedup: float) -> tuple[str, ...]:
+    ours = shown(way.finals, way.runs[0].metric), f"{way.series:.1f}", f"{base.series / way.series:.2f}"
+    return (name, "", *ours, "", f"{100 * theirs / paper.IMAGES:.2f}", f"{speedup:.2f}")
+
+
+def _theirs(row: paper.Merge) -> tuple[str, ...]:
+    to_percent = 100 / paper.IMAGES
+    return (
+        f"{to_percent * row.widened:.2f} ± {to_percent * row.widened_spread:.2f}",
+        f"{to_percent * row.partitioned:.2f} ± {to_percent * row.partitioned_spread:.2f}",
+        _pair(row.series, row.parallel, 2),
+    )
+
+
+def _pair(series: float, parallel: float, digits: int) -> str:
+    return f"{series:.{digits}f} / {parallel:.{digits}f}"
+
+
+def _speedup(base: Way, way: Way) -> str:
+    return _pair(base.series / way.series, base.series / way.parallel, 2)
+
+
+def _latest(name: str, known: Mapping[int, Way], base: Way, series: bool) -> str:
+    """The latest merge up to which every mean error is within a standard deviation of the baseline's."""
+    within = [at for at, way in sorted(known.items()) if way.mean <= base.mean + base.spread]
+    if not within:
+        return f"**{name}**: no merge has a mean error within one standard deviation of the duplicated network's."
+    way = known[within[-1]]
+    gained = [base.series / way.series, base.series / way.parallel] if series else [base.series / way.parallel]
+    where = ["in series", "in parallel"] if series else ["with its one part"]
+    told = " and ".join(f"{gain:.2f} times as fast {place}" for gain, place in zip(gained, where, strict=True))
+    return (
+        f"**{name}**: the latest merge whose mean error is within one standard deviation of the duplicated network's "
+        f"(or below) is at epoch {within[-1]}: {told}."
+    )
+
+
+def faster(experiment: str) -> Callable[[Records], list[Block]]:
+    """The section on the time to the baseline's final metric."""
+
+    def section(records: Records) -> list[Block]:
+        times, runs = records.timed(experiment), records.of(experiment)
+        if times is None or not any(run.method == "whole" for run in runs):
+            return []
+        return _faster(experiment, ways(runs, times))
+
+    return section
+
+
+def _faster(experiment: str, found: list[Way]) -> list[Block]:
+    wholes = [way for way in found if way.runs[0].method == "whole"]
+    longest = max(way.runs[0].epochs for way in wholes)
+    base = min((way for way in wholes if way.runs[0].epochs == longest), key=lambda way: way.mean)
+    run = base.runs[0]
+    columns = ("trained", "rate", "seeds", unit(run.metric), "seconds", "speedup", "as good as the baseline")
+    rows = [
+        (way.name, way.runs[0].rate, str(len(way.runs)), shown(way.finals, run.metric),
+         _pair(way.series, way.parallel, 1), _speedup(base, way),
+         "the baseline" if way is base else "yes" if way.mean <= base.mean else "no")
+        for way in sorted(found, key=lambda way: way.series)
+    ]  # fmt: skip
+    good = [way for way in found if way.mean <= base.mean and way.runs[0].method not in ("whole", "duplicated")]
+    short = [way for way in wholes if way.mean <= base.mean and way.series < base.series]
+    points = [(way.series, way.parallel, way.mean, way.spread, way.runs[0].method) for way in found]
+    drawn = figures.times(points, (base.series, base.mean, base.spread), unit(run.metric))
+    return [
+        f"## Time to the baseline's final {run.metric}: {run.network}",
+        f"On {run.data}. The baseline is the whole with its {longest} epochs and the rate that served it best. As good "
+        "is a way whose mean over seeds is at most the baseline's.",
+        table(columns, rows, 2),
+        _fastest(base, good),
+        "The whole alone is as good with fewer epochs, too: " + "; ".join(
+            f"{way.name}, {base.series / way.series:.2f} times as fast" for way in short) + "."
+        if short else "The whole alone, with fewer epochs, is not.",
+        Drawing(f"times_{experiment}", f"Final {run.metric} over seconds of training", drawn),
+    ]  # fmt: skip
+
+
+def _fastest(base: Way, good: list[Way]) -> str:
+    if not good:
+        return "**No other way is as good.**"
+    series, parallel = min(good, key=lambda way: way.series), min(good, key=lambda way: way.parallel)
+    return (
+        f"**Fastest in series: {series.name}, {base.series / series.series:.2f} times as fast. In parallel: "
+        f"{parallel.name}, {base.series / parallel.parallel:.2f} times as fast.**"
+    )
+
+
+def fits(records: Records) -> list[Block]:
+    """Runs of `fit`, grouped over seeds."""
+    ordered = sorted(records.fits, key=lambda fit: (_fit_way(fit), fit.seed))
+    rows = []
+    for (model, data, k, rounds, merge_at, epochs, metric), group in groupby(ordered, key=_fit_way):
+        runs = list(group)
+        cells = [
+            shown(known, metric) if (known := [v for v in values if v is not None]) else ""
+            for values in ([run.merged for run in runs], [run.final for run in runs])
+        ]
+        speedups = [run.speedup for run in runs if run.speedup is not None]
+        sizes = (str(number) for number in (k, rounds, merge_at, epochs, len(runs)))
+        rows.append((model, data, *sizes, unit(metric), *cells, f"{mean(run.seconds for run in runs):.1f}",
+                     f"{mean(speedups):.2f}" if speedups else ""))  # fmt: skip
+    columns = ("network", "data", "K", "rounds", "merged at", "epochs", "seeds", "metric", "right after merging",
+               "at the end", "seconds", "speedup")  # fmt: skip
+    return ["## Runs of fit", table(columns, rows, 2)] if rows else []
+
+
+def _fit_way(fit: Fitted) -> tuple[str, str, int, int, int, int, str]:
+    return fit.model, fit.data, fit.k, fit.rounds, fit.merge_at, fit.epochs, fit.metric
+
+
+def method(records: Records) -> list[Block]:
+    """How the figures came about."""
+    found = [run.machine for run in records.runs] + [times.machine for times in records.times]
+    machines = {", ".join(f"{key} {value}" for key, value in machine.items()) for machine in found}
+    lines = ["± is the standard deviation over seeds."]
+    if records.times:
+        lines.append(
+            "Seconds of training are epochs times the median epoch of each network, measured by turns in one run with "
+            "one thread, without tests in between. In series all parts share that thread, by the faster engine; in "
+            "parallel each has a machine of its own, and none waits for another."
+        )
+    lines += [f"Machine: {machine}." for machine in sorted(machines)]
+    lines.append("From " + ", ".join(f"`{file.name}`" for file in records.files) + ".")
+    return ["## How", "\n".join(f"* {line}" for line in lines)]
+
+
+def sections(records: Records) -> list[Block]:
+    """All that can be told of the records."""
+    experiments = dict.fromkeys(run.experiment for run in records.runs)
+    parts = [parts_table, diversity, curves, merges, *map(faster, experiments), fits, method]
+    return [block for section in parts for block in section(records)]
