@@ -48,7 +48,7 @@ def _mean(points: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray[Any
 
 
 def times(
-    points: Sequence[tuple[float, float, float, float, str]], base: tuple[float, float, float], name: str
+    points: Sequence[tuple[float | None, float, float, float, str]], base: tuple[float, float, float], name: str
 ) -> Figure:
     """Final metric over seconds of training; `points`: seconds in series and in parallel, mean, spread, method.
 
@@ -62,7 +62,7 @@ def times(
     axes.axvline(seconds, color="black", linewidth=0.5, linestyle=":")
     colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(point[4] for point in points))}
     for method, colour in colours.items():
-        mine = np.array([point[:4] for point in points if point[4] == method]).T
+        mine = np.array([point[:4] for point in points if point[4] == method], float).T
         alone = method in ("whole", "duplicated")
         style: dict[str, Any] = {"color": colour, "capsize": 2, "linestyle": "", "markersize": 5}
         if not alone and method != "widen":

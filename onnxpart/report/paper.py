@@ -43,3 +43,5 @@ TABLE2 = {
     500: Merge(1388.50, 12.36, 1257.70, 18.15, 1.75, 3.24),
 }
 """By the epoch of the merge."""
+LIMIT, LATEST, LATEST_WIDENED = 1190, 400, 100
+"""What the text calls the same error, and the latest merges of partitioning and of Net2WiderNet that keep it."""

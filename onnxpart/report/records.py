@@ -69,8 +69,8 @@ class Times:
     macs: Mapping[str, int]
     machine: Mapping[str, str]
 
-    def of(self, run: Run) -> tuple[float, float]:
-        """Seconds of training of a run: parts on one machine, and each on its own.
+    def of(self, run: Run) -> tuple[float | None, float]:
+        """Seconds of training of a run: all parts on one machine (None where only one is trained), and each on its own.
 
         :raises ModelError: when one of its networks wasn't timed.
         """
@@ -84,9 +84,8 @@ class Times:
         for stage in run.stages:
             part = self._whole(run) if stage["k"] == 1 else self.epoch[str(stage["k"])]
             parallel += stage["epochs"] * part
-            alone = stage["k"] == 1 or run.method == "widen"
-            series += stage["epochs"] * (part if alone else self.together[str(stage["k"])])
-        return series, parallel
+            series += stage["epochs"] * (part if stage["k"] == 1 else self.together[str(stage["k"])])
+        return None if run.method == "widen" else series, parallel
 
     def _whole(self, run: Run) -> float:
         return self.epoch["whole" if run.method == "whole" else "duplicated" if "duplicated" in self.epoch else "whole"]
@@ -147,14 +146,21 @@ KINDS = {"run": Run, "times": Times, "diversity": Diversity}
 def read(paths: Sequence[Path]) -> Records:
     """Read files of JSON lines, folders of such, and folders that `fit` wrote.
 
-    :raises ModelError: when one can't be read, or holds nothing of that.
+    A run that is found twice counts once.
+
+    :raises ModelError: when one can't be read, or holds nothing of that; when networks weren't timed.
     """
     found: dict[type, list[Any]] = {kind: [] for kind in (*KINDS.values(), Fitted)}
     files = [file for path in paths for file in _files(path)]
     for file in files:
         for item in [_fitted(file)] if file.name == FIT else _lines(file):
             found[type(item)].append(item)
-    return Records(found[Run], found[Times], found[Diversity], found[Fitted], files)
+    runs = {(run.experiment, run.way, run.seed): run for run in found[Run]}
+    records = Records(list(runs.values()), found[Times], found[Diversity], found[Fitted], files)
+    for experiment in dict.fromkeys(run.experiment for run in records.runs):
+        if records.timed(experiment) is None:
+            raise ModelError(f"{experiment}: its networks weren't timed; run scripts/paper/times {experiment}.")
+    return records
 
 
 def _files(path: Path) -> list[Path]:
@@ -199,7 +205,7 @@ def _fitted(file: Path) -> Fitted:
         which = "metric" if data["metric"] else "loss"
         last = data["whole"][-1] if data["whole"] else data["merged"]
         return Fitted(
-            data["model"], data["data"], data["metric"] or "loss", data["k"], data.get("rounds", 1), data["merge_at"],
+            data["model"], data["data"], data["metric"] or "loss", data["k"], len(data["rounds"]), data["merge_at"],
             data["epochs"], data["settings"]["seed"], (data["merged"] or {}).get(which), (last or {}).get(which),
             data["seconds"]["parts"] + data["seconds"]["whole"], data["speedup"],
         )  # fmt: skip

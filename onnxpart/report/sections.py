@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from statistics import mean, pstdev
+from statistics import mean, stdev
 
 from matplotlib.figure import Figure
 
@@ -27,10 +27,13 @@ Block = str | Drawing
 
 @dataclass(frozen=True)
 class Way:
-    """Runs that differ by their seeds alone; their final metrics, and the seconds that such a run takes."""
+    """Runs that differ by their seeds alone; their final metrics, and the seconds that such a run takes.
+
+    `series` is None for what trains one part alone.
+    """
 
     runs: tuple[Run, ...]
-    series: float
+    series: float | None
     parallel: float
 
     @property
@@ -45,8 +48,8 @@ class Way:
 
     @property
     def spread(self) -> float:
-        """Their standard deviation over seeds."""
-        return pstdev(self.finals)
+        """Their standard deviation over seeds; 0 for a single one."""
+        return stdev(self.finals) if len(self.runs) > 1 else 0.0
 
     @property
     def name(self) -> str:
@@ -72,10 +75,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
 
 
 def shown(values: Sequence[float], metric: str) -> str:
-    """Mean and standard deviation of a metric; an error in %."""
-    if metric == "error":
-        return f"{100 * mean(values):.2f} ± {100 * pstdev(values):.2f}"
-    return f"{mean(values):.4g} ± {pstdev(values):.2g}"
+    """Mean and standard deviation of a metric, for one value no deviation; an error in %."""
+    scale, text = (100.0, "{:.2f}") if metric == "error" else (1.0, "{:.4g}")
+    spread = f" ± {text.format(scale * stdev(values))}" if len(values) > 1 else ""
+    return text.format(scale * mean(values)) + spread
 
 
 def unit(metric: str) -> str:
@@ -111,7 +114,7 @@ def diversity(records: Records) -> list[Block]:
     by_k = {k: [record.correlation for record in group] for k, group in groupby(found, key=lambda record: record.k)}
     means = [mean(values) for values in by_k.values()]
     falls = all(after < before for before, after in pairwise(means))
-    rows = [(str(k), str(len(v)), f"{mean(v):.3f} ± {pstdev(v):.3f}") for k, v in by_k.items()]
+    rows = [(str(k), str(len(v)), _correlation(v)) for k, v in by_k.items()]
     told = "The probability that each part gives to the correct class, over the test data right before merging: "
     verdict = "it falls as K grows, as the paper says." if falls else "it does not fall with every step of K."
     blocks: list[Block] = [
@@ -121,6 +124,10 @@ def diversity(records: Records) -> list[Block]:
     ]
     pairs = _pairs(found)
     return [*blocks, Drawing("figure2", "What parts 0 and 1 believe of the same digit", figures.beliefs(pairs))]
+
+
+def _correlation(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _pairs(found: Sequence[Diversity]) -> dict[int, Sequence[Sequence[float]]]:
@@ -181,6 +188,9 @@ def merges(records: Records) -> list[Block]:
         speedup = _speedup(base, divided[at])
         rows.append((f"merged at {at}", *errors, _pair(divided[at].series, divided[at].parallel, 1), speedup,
                      *(_theirs(theirs) if theirs else ("", "", ""))))  # fmt: skip
+    limit = paper.DUPLICATED + paper.DUPLICATED_SPREAD
+    kept = max(at for at, row in paper.TABLE2.items() if row.partitioned <= limit)
+    kept_widened = max(at for at, row in paper.TABLE2.items() if row.widened <= limit)
     columns = ("network", f"Net2WiderNet, {unit(metric)}", f"partitioned, {unit(metric)}", "seconds", "speedup",
                "paper: Net2WiderNet", "paper: partitioned", "paper: speedup")  # fmt: skip
     seeds = len(base.runs)
@@ -190,10 +200,12 @@ def merges(records: Records) -> list[Block]:
         "are with the parts in series / in parallel, and over the duplicated network, as in the paper; its epochs are "
         f"at the same share of its {paper.EPOCHS}.",
         table(columns, rows),
-        *(_latest(name, known, base, series) for name, known, series in
-          (("Partitioning", divided, True), ("Net2WiderNet", wide, False))),
-        f"In the paper partitioning keeps the error of the baseline up to epoch 400, {paper.TABLE2[400].series:.2f} "
-        f"times as fast in series and {paper.TABLE2[400].parallel:.2f} in parallel.",
+        _latest("Partitioning", divided, base),
+        _latest("Net2WiderNet", wide, base),
+        f"By the same rule the paper's latest merges are at epochs {kept} "
+        f"({_pair(*paper.TABLE2[kept][4:], 2)}) and {kept_widened} ({paper.TABLE2[kept_widened].parallel:.2f}) of "
+        f"{paper.EPOCHS}; its text, with a limit of {paper.LIMIT} misclassified, names {paper.LATEST} "
+        f"({_pair(*paper.TABLE2[paper.LATEST][4:], 2)}) and {paper.LATEST_WIDENED}.",
     ]  # fmt: skip
 
 
@@ -201,7 +213,7 @@ _TABLE2 = "whole", "duplicated", "partition", "widen"
 
 
 def _alone_row(name: str, way: Way, base: Way, theirs: float, speedup: float) -> tuple[str, ...]:
-    ours = shown(way.finals, way.runs[0].metric), f"{way.series:.1f}", f"{base.series / way.series:.2f}"
+    ours = shown(way.finals, way.runs[0].metric), f"{way.parallel:.1f}", _gain(base, way.parallel)
     return (name, "", *ours, "", f"{100 * theirs / paper.IMAGES:.2f}", f"{speedup:.2f}")
 
 
@@ -214,27 +226,31 @@ def _theirs(row: paper.Merge) -> tuple[str, ...]:
     )
 
 
-def _pair(series: float, parallel: float, digits: int) -> str:
-    return f"{series:.{digits}f} / {parallel:.{digits}f}"
+def _pair(series: float | None, parallel: float, digits: int) -> str:
+    return f"{'-' if series is None else f'{series:.{digits}f}'} / {parallel:.{digits}f}"
 
 
 def _speedup(base: Way, way: Way) -> str:
-    return _pair(base.series / way.series, base.series / way.parallel, 2)
+    return _pair(None if way.series is None else base.parallel / way.series, base.parallel / way.parallel, 2)
 
 
-def _latest(name: str, known: Mapping[int, Way], base: Way, series: bool) -> str:
-    """The latest merge up to which every mean error is within a standard deviation of the baseline's."""
-    within = [at for at, way in sorted(known.items()) if way.mean <= base.mean + base.spread]
+def _latest(name: str, known: Mapping[int, Way], base: Way) -> str:
+    """The latest merge whose mean error is within a standard deviation of the baseline's."""
+    within = [at for at, way in known.items() if way.mean <= base.mean + base.spread]
     if not within:
         return f"**{name}**: no merge has a mean error within one standard deviation of the duplicated network's."
-    way = known[within[-1]]
-    gained = [base.series / way.series, base.series / way.parallel] if series else [base.series / way.parallel]
-    where = ["in series", "in parallel"] if series else ["with its one part"]
-    told = " and ".join(f"{gain:.2f} times as fast {place}" for gain, place in zip(gained, where, strict=True))
+    way = known[max(within)]
+    told = f"{_gain(base, way.parallel)} times as fast in parallel"
+    if way.series is not None:
+        told = f"{_gain(base, way.series)} times as fast in series and {told}"
     return (
         f"**{name}**: the latest merge whose mean error is within one standard deviation of the duplicated network's "
-        f"(or below) is at epoch {within[-1]}: {told}."
+        f"(or below) is at epoch {max(within)}: {told}."
     )
+
+
+def _gain(base: Way, seconds: float) -> str:
+    return f"{base.parallel / seconds:.2f}"
 
 
 def faster(experiment: str) -> Callable[[Records], list[Block]]:
@@ -259,12 +275,12 @@ def _faster(experiment: str, found: list[Way]) -> list[Block]:
         (way.name, way.runs[0].rate, str(len(way.runs)), shown(way.finals, run.metric),
          _pair(way.series, way.parallel, 1), _speedup(base, way),
          "the baseline" if way is base else "yes" if way.mean <= base.mean else "no")
-        for way in sorted(found, key=lambda way: way.series)
+        for way in sorted(found, key=lambda way: way.parallel)
     ]  # fmt: skip
     good = [way for way in found if way.mean <= base.mean and way.runs[0].method not in ("whole", "duplicated")]
-    short = [way for way in wholes if way.mean <= base.mean and way.series < base.series]
+    short = [way for way in wholes if way.mean <= base.mean and way.parallel < base.parallel]
     points = [(way.series, way.parallel, way.mean, way.spread, way.runs[0].method) for way in found]
-    drawn = figures.times(points, (base.series, base.mean, base.spread), unit(run.metric))
+    drawn = figures.times(points, (base.parallel, base.mean, base.spread), unit(run.metric))
     return [
         f"## Time to the baseline's final {run.metric}: {run.network}",
         f"On {run.data}. The baseline is the whole with its {longest} epochs and the rate that served it best. As good "
@@ -272,20 +288,20 @@ def _faster(experiment: str, found: list[Way]) -> list[Block]:
         table(columns, rows, 2),
         _fastest(base, good),
         "The whole alone is as good with fewer epochs, too: " + "; ".join(
-            f"{way.name}, {base.series / way.series:.2f} times as fast" for way in short) + "."
+            f"{way.name}, {_gain(base, way.parallel)} times as fast" for way in short) + "."
         if short else "The whole alone, with fewer epochs, is not.",
         Drawing(f"times_{experiment}", f"Final {run.metric} over seconds of training", drawn),
     ]  # fmt: skip
 
 
 def _fastest(base: Way, good: list[Way]) -> str:
-    if not good:
-        return "**No other way is as good.**"
-    series, parallel = min(good, key=lambda way: way.series), min(good, key=lambda way: way.parallel)
-    return (
-        f"**Fastest in series: {series.name}, {base.series / series.series:.2f} times as fast. In parallel: "
-        f"{parallel.name}, {base.series / parallel.parallel:.2f} times as fast.**"
-    )
+    """The fastest way that is as good, with all parts on one machine and with one machine for each."""
+    series = min(((way.series, way) for way in good if way.series is not None), key=lambda pair: pair[0], default=None)
+    told = [] if series is None else [f"in series: {series[1].name}, {_gain(base, series[0])} times as fast"]
+    if good:
+        parallel = min(good, key=lambda way: way.parallel)
+        told.append(f"in parallel: {parallel.name}, {_gain(base, parallel.parallel)} times as fast")
+    return f"**Fastest {'; '.join(told)}.**" if told else "**No other way is as good.**"
 
 
 def fits(records: Records) -> list[Block]:
@@ -315,7 +331,7 @@ def method(records: Records) -> list[Block]:
     """How the figures came about."""
     found = [run.machine for run in records.runs] + [times.machine for times in records.times]
     machines = {", ".join(f"{key} {value}" for key, value in machine.items()) for machine in found}
-    lines = ["± is the standard deviation over seeds."]
+    lines = ["± is the standard deviation over seeds (n - 1)."]
     if records.times:
         lines.append(
             "Seconds of training are epochs times the median epoch of each network, measured by turns in one run with "

@@ -43,10 +43,10 @@ def mnist(seed: int, _: Path | None) -> Task:
 
 def cifar10(seed: int, folder: Path | None) -> Task:
     """Section 3.2: the network with normalisations and locally connected layers."""
-    name, learn, test = data.colour_images(folder, 32, 480, seed)
-    settings = Settings(52, lr=0.01, momentum=0.9, device="cpu")
+    name, learn, test = data.colour_images(folder, 32, 384, seed)
+    settings = Settings(52, lr=0.005, momentum=0.9, device="cpu")
     return Task("cifar10", "the paper's for CIFAR-10", name, "error", cifar10_net, learn, test,
-                F.cross_entropy, error, settings, every=10, restart=0.5)  # fmt: skip
+                F.cross_entropy, error, settings, every=52, restart=0.5)  # fmt: skip
 
 
 def regression(seed: int, _: Path | None) -> Task:
@@ -62,7 +62,7 @@ def language(seed: int, _: Path | None) -> Task:
     """A transformer that reads Python's help texts, character by character."""
     learn, test, kinds = data.text()
     length = 64
-    settings = Settings(24, optimizer="adam", lr=0.001, device="cpu")
+    settings = Settings(16, optimizer="adam", lr=0.001, device="cpu")
     return Task("language", "a transformer of two blocks, width 256", "Python's help texts, by character",
                 "bits per character", lambda s: gpt(s, kinds, length), data.Windows(learn, length, 16, 480, seed),
                 data.Windows(test, length, 32, 256, random=False), entropy, bits, settings, every=2,
@@ -146,11 +146,11 @@ PLANS = {
     "language": Plan(
         language,
         (
-            *_faster(24, ((2, 8, 4), (4, 8, 2), (4, 8, 4), (4, 16, 4))),
-            merged(4, 8, 24, "cosine"),
-            merged(4, 8, 12, "restart", edges=0.1),
-            _levels((4, 8), (2, 2), (1, 2)),
-            _rounds(4, 4, 2, 4),
+            *_faster(16, ((2, 6, 2), (4, 6, 1), (4, 6, 2), (4, 12, 4))),
+            merged(4, 6, 16, "cosine"),
+            merged(4, 6, 8, "restart", edges=0.1),
+            _levels((4, 6), (2, 2), (1, 1)),
+            _rounds(4, 3, 2, 2),
         ),
         (2, 4),
     ),
