@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxpart.analyse import Analysis
 from onnxpart.balance import balance, quotas
 from onnxpart.decide import Decision, held_classes, selections
-from onnxpart.labels import Groups
+from onnxpart.labels import Groups, ascending
 from onnxpart.wishes import Classes
 
 Parts = NDArray[np.int16]
@@ -68,7 +68,7 @@ def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order:
             owed = [o + size * s - sum(shares) * c for o, s, c in zip(owed, shares, n, strict=True)]
             part[cells.members[cell]] = order.deal(n, int(cells.members[cell][0]))
             load = [v + c / size for v, c in zip(load, n, strict=True)]
-    return part[classes]
+    return part.take(classes)
 
 
 class _Cells:
@@ -87,7 +87,7 @@ class _Cells:
             row, column = np.concatenate(rows), np.concatenate(columns)
             np.add.at(groups, np.searchsorted(held, row), random[column])
         for f in selections(analysis):
-            found = np.unique(classes[f])
+            found = ascending(classes.take(f))
             found = found[found > 0]
             pieces[np.searchsorted(held, found)] += generator.integers(1, 2**62, dtype=np.uint64)
         order = np.lexsort((pieces, groups, home[held]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxpart.analyse import Analysis
-from onnxpart.labels import Choice, Field, Labels, Pair, flatten, solve, varying
+from onnxpart.labels import Choice, Field, Labels, Pair, ascending, flatten, solve, varying
 from onnxpart.wishes import Classes, State, Wish, admit, granted, points, settle
 
 NOWHERE = np.iinfo(np.int32).max
@@ -48,17 +48,17 @@ def decide(analysis: Analysis, k: int) -> Decision:
     point, state = points(labels, k, left, right)
     free = solve(len(state.roots), state.left, state.right)
     base = state.reduce(free)
-    for choice in [*labels.choices, *_narrow_groups(labels, base[point], k)]:
+    for choice in [*labels.choices, *_narrow_groups(labels, base.take(point), k)]:
         admit(state, Wish.of(choice, point), base)
     while True:
-        classes = settle(state, base)[point]
+        classes = settle(state, base).take(point)
         products = _products(analysis, state, classes)
         if not products:
             break
         state.pending += [Wish.of(choice, point) for choice in products]
     home = _homes(labels, classes)
     narrow = _share_narrow(classes, home, k)
-    return Decision(classes, home, state.failed, state.given_up, granted(state), narrow, free[point])
+    return Decision(classes, home, state.failed, state.given_up, granted(state), narrow, free.take(point))
 
 
 def _narrow_groups(labels: Labels, base: Classes, k: int) -> list[Choice]:
@@ -80,29 +80,39 @@ def whole_groups(node: int, inputs: Field, outputs: Field) -> Choice:
 
 def _products(analysis: Analysis, state: State, classes: Classes) -> list[Choice]:
     """Tensors whose units lie along several axes without forming a grid: wishes for a grid."""
-    result, seen = [], set()
-    home: Classes | None = None
     choices = [*(wish.choice for wish in state.pending), *state.failed]
     asked = {id(c.alternatives[0][0][0]) for c in choices if c.reason == _GRID}
-    grids, pieces = list(analysis.labels.grids), list(selections(analysis))
+    torn = []
+    for f, node in _wide(analysis):
+        here = classes.take(f)
+        axes = [a for a in varying(f) if not bool((here == here.take([0], axis=a)).all())]
+        if len(axes) > 1 and id(f) not in asked:
+            torn.append((f, node, axes))
+    if not torn:
+        return []
+    result = []
+    home, pieces = _homes(analysis.labels, classes), list(selections(analysis))
+    for f, node, axes in torn:
+        axes = [a for a in axes if _reach(home.take(classes.take(f)), a) >= state.k] or axes
+        axes = [a for a in axes if _cuts(f, a, pieces, classes) >= state.k] or axes
+        alternatives = tuple(
+            ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),) for a in sorted(axes)
+        )
+        result.append(Choice(node, _GRID, alternatives))
+    return result
+
+
+def _wide(analysis: Analysis) -> list[tuple[Field, int]]:
+    """The fields along several axes that must come out as grids, each once, and the nodes that they come from."""
+    grids = list(analysis.labels.grids)
     for name, fields in analysis.state.fields.items():
         if name not in analysis.virtual and name not in analysis.state.pure:
             grids += [(f, analysis.producer.get(name, -1)) for f in fields]
+    found: dict[int, tuple[Field, int]] = {}
     for f, node in grids:
-        if len(varying(f)) < 2 or id(f) in seen or id(f) in asked:
-            continue
-        seen.add(id(f))
-        here = classes[f]
-        axes = [a for a in varying(f) if not bool((here == here.take([0], axis=a)).all())]
-        if len(axes) > 1:
-            home = _homes(analysis.labels, classes) if home is None else home
-            axes = [a for a in axes if _reach(home[here], a) >= state.k] or axes
-            axes = [a for a in axes if _cuts(f, a, pieces, classes) >= state.k] or axes
-            alternatives = tuple(
-                ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),) for a in sorted(axes)
-            )
-            result.append(Choice(node, _GRID, alternatives))
-    return result
+        if len(varying(f)) > 1:
+            found.setdefault(id(f), (f, node))
+    return list(found.values())
 
 
 _GRID = "its units lie along several axes"
@@ -114,7 +124,7 @@ def _reach(home: Classes, axis: int) -> int:
     :param home: each unit's layer, in the tensor's shape.
     """
     lines = np.moveaxis(home, axis, 0).reshape(home.shape[axis], -1)
-    layers = np.unique(lines[lines != NOWHERE])
+    layers = ascending(lines[lines != NOWHERE])
     return min(int((lines == layer).any(axis=1).sum()) for layer in layers)
 
 
@@ -127,7 +137,7 @@ def _cuts(f: Field, axis: int, pieces: Sequence[Field], classes: Classes) -> int
     labels, first = np.unique(f, return_index=True)
     found = [f.shape[axis]]
     for g in pieces:
-        if labels[0] <= g.flat[0] <= labels[-1] and len(np.unique(classes[g])) > 1:
+        if labels[0] <= g.flat[0] <= labels[-1] and len(ascending(classes.take(g))) > 1:
             at = np.searchsorted(labels, g.ravel()).clip(max=len(labels) - 1)
             if np.array_equal(labels[at], g.ravel()):
                 found.append(len(np.unique(place.ravel()[first[at]])))
@@ -138,7 +148,7 @@ def _homes(labels: Labels, classes: Classes) -> Classes:
     """Layer of each class: the first place where one of its units comes into being."""
     home = np.full(classes.max() + 1, NOWHERE, np.int32)
     rooted, root = labels.rooted()
-    np.minimum.at(home, classes[rooted], root)
+    np.minimum.at(home, classes.take(rooted), root)
     home[0] = NOWHERE
     return home
 

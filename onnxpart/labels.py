@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Field = np.ndarray[Any, np.dtype[np.int32]]
 Fields = tuple[Field, ...]
 Pair = tuple[Field, Field]
+Number = TypeVar("Number", bound=np.number[Any])
 
 SHARED = 0
 """The label of what belongs to every part."""
@@ -183,11 +184,19 @@ def listed(fields: Sequence[Field]) -> tuple[NDArray[np.int32], NDArray[np.int32
     return np.concatenate(fields, axis=None) if fields else number, number
 
 
+def ascending(values: NDArray[Number]) -> NDArray[Number]:
+    """The distinct values of an array in ascending order; np.unique takes several times as long for integers."""
+    ordered = np.sort(values, axis=None)
+    first = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
+
+
 def extent(parts: NDArray[np.int16], fields: Sequence[Field]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """The least and the greatest part of any label of each field; `parts` is each label's."""
     if not fields:
         return parts[:0], parts[:0]
-    here, starts = parts[np.concatenate(fields, axis=None)], np.cumsum([0, *(f.size for f in fields[:-1])])
+    here, starts = parts.take(np.concatenate(fields, axis=None)), np.cumsum([0, *[f.size for f in fields[:-1]]])
     return np.minimum.reduceat(here, starts), np.maximum.reduceat(here, starts)
 
 

@@ -282,8 +282,8 @@ def _grouped_blocks(
 def _layers(analysis: Analysis, decision: Decision, parts: Parts | None, k: int) -> list[Layer]:
     """All layers in graph order, with what became of them."""
     labels, root = analysis.labels.rooted()
-    classes, count = decision.classes[labels], len(analysis.labels.roots)
-    mine, shared = np.flatnonzero(decision.home[classes] == root), np.flatnonzero(classes == 0)
+    classes, count = decision.classes.take(labels), len(analysis.labels.roots)
+    mine, shared = np.flatnonzero(decision.home.take(classes) == root), np.flatnonzero(classes == 0)
     held = np.zeros(len(decision.home), bool)
     held[classes[mine]] = True
     moving = np.bincount(decision.home[held], minlength=count)
@@ -323,5 +323,5 @@ def _reasons(analysis: Analysis, decision: Decision) -> tuple[list[str], NDArray
             found += [(reason, f) for pairs in choice.alternatives for f, _ in pairs]
     first = np.full(decision.free.max() + 1, len(found), np.int32)
     labels, number = listed([f for _, f in found])
-    np.minimum.at(first, decision.free[labels], number)
+    np.minimum.at(first, decision.free.take(labels), number)
     return [*(reason for reason, _ in found), "it is tied to what every part needs"], first

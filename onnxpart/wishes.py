@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxpart.labels import Choice, Field, Labels, Pair, flatten, solve
+from onnxpart.labels import Choice, Field, Labels, Pair, ascending, flatten, listed, solve
 
 Classes = NDArray[np.int32]
 Ends = tuple[Classes, Classes]
@@ -36,8 +36,8 @@ class Wish:
     def of(cls, choice: Choice, point: Classes) -> Wish:
         """The wish for a choice; `point` is each label's."""
         ties = tuple(distinct(*flatten(pairs), point) for pairs in choice.alternatives)
-        drop = point[:0] if choice.drop is None else np.unique(point[choice.drop])
-        sides = tuple(np.unique(point[f]) for f in choice.sides)
+        drop = point[:0] if choice.drop is None else ascending(point.take(choice.drop))
+        sides = tuple(ascending(point.take(f)) for f in choice.sides)
         return cls(choice, ties, distinct(*flatten(choice.otherwise), point), drop, sides)
 
     def at(self, place: Classes) -> Wish:
@@ -71,12 +71,12 @@ class Wish:
 
     def count(self, classes: Classes) -> int:
         """How many classes the wish's units form."""
-        return int(np.count_nonzero(np.unique(classes[self.ties[self.level][0]])))
+        return int(np.count_nonzero(ascending(classes[self.ties[self.level][0]])))
 
 
 def distinct(left: Classes, right: Classes, point: Classes) -> Ends:
     """Ties between labels as ties between points, each once."""
-    pairs = np.unique(point[left].astype(np.int64) << 32 | point[right])
+    pairs = ascending(point.take(left).astype(np.int64) << 32 | point.take(right))
     return (pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)
 
 
@@ -162,8 +162,7 @@ def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Class
     point = solve(labels.count, *firm)
     count = int(point.max()) + 1
     dropped, shared, rooted = np.zeros(count, bool), np.zeros(count, bool), np.zeros(labels.count, bool)
-    for f, _, _ in labels.pins:
-        shared[point[f]] = True
+    shared[point.take(listed([f for f, _, _ in labels.pins])[0])] = True
     rooted[labels.rooted()[0]] = True
     roots = np.bincount(point[rooted], minlength=count)
     roots[0] = max(1, roots[0])
@@ -189,7 +188,7 @@ def settle(state: State, base: Classes) -> Classes:
     :param base: classes without any wish [points].
     """
     if state.pending:
-        named = np.unique(np.concatenate([[0], state.left, state.right, *(w.touched for w in state.pending)]))
+        named = ascending(np.concatenate([[0], state.left, state.right, *(w.touched for w in state.pending)]))
         place = np.full(len(state.roots), -1, np.int32)
         place[named] = np.arange(len(named), dtype=np.int32)
         small = state.part(named, place)
@@ -248,8 +247,8 @@ def _worst(state: State, bad: list[tuple[int, Wish]], base: Classes, unmixed: Cl
         return [wish for count, wish in mixes if count == fewest]
     first = min((wish for _, wish in bad), key=lambda wish: wish.level)
     same = [wish for _, wish in bad if wish.level == first.level]
-    units = np.unique(base[first.points])
-    return [wish for wish in same if np.array_equal(np.unique(base[wish.points]), units)]
+    units = ascending(base[first.points])
+    return [wish for wish in same if np.array_equal(ascending(base[wish.points]), units)]
 
 
 def granted(state: State) -> list[tuple[Choice, tuple[Pair, ...]]]:

@@ -107,13 +107,12 @@ def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) 
             for f in fields[1:]:
                 op.labels.tie(fields[0], f)
             return fields[0]
-    shape = np.broadcast_shapes(*[(*f.shape[:axis], 1, *f.shape[axis + 1 :]) for f in fields])
+    shape = np.broadcast_shapes(*{(*f.shape[:axis], 1, *f.shape[axis + 1 :]) for f in fields})
     bounded((*shape[:axis], sum(op.shape(i)[axis] for i in kept), *shape[axis + 1 :]))
-    pieces = []
+    pieces, shared = [], np.zeros((1,) * len(shape), np.int32)
     for i in kept:
-        size = op.shape(i)[axis]
-        f = column.get(i, np.zeros((1,) * len(shape), np.int32))
-        pieces.append(np.broadcast_to(f, (*shape[:axis], size, *shape[axis + 1 :])))
+        f, wide = column.get(i, shared), (*shape[:axis], op.shape(i)[axis], *shape[axis + 1 :])
+        pieces.append(f if f.shape == wide else np.broadcast_to(f, wide))
     return np.concatenate(pieces, axis=axis)
 
 
