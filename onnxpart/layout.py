@@ -52,17 +52,19 @@ class Layout:
         self._pure, self._trained = analysis.state.pure, analysis.state.trained
         fields = analysis.all_fields()
         least, most = extent(self.parts, fields)
-        self._some, self._all = (
-            {id(fields[i]) for i in np.flatnonzero(parts > ANYWHERE).tolist()} for parts in (most, least)
-        )
+        self._some = {id(f) for f, part in zip(fields, most.tolist(), strict=True) if part > ANYWHERE}
+        self._all = {id(f) for f, part in zip(fields, least.tolist(), strict=True) if part > ANYWHERE}
         """Fields with some labels that belong to one part each, and those all of whose labels do."""
-        self._divided, self._dealt = (
-            {name for name, fields in analysis.state.fields.items() if any(id(f) in found for f in fields)}
-            for found in (self._some, self._all)
-        )
+        self._divided: set[str] = set()
+        self._dealt: set[str] = set()
         """Tensors with such fields."""
-        ends = set(analysis.model.outputs)
-        self._outputs = [[n for n in op.outputs if n in analysis.consumers or n in ends] for op in analysis.ops]
+        for name, own in analysis.state.fields.items():
+            for f in own:
+                if id(f) in self._some:
+                    self._divided.add(name)
+                if id(f) in self._all:
+                    self._dealt.add(name)
+        self._outputs = [[n for n in op.outputs if n in analysis.state.read] for op in analysis.ops]
         """By node: the outputs that anything reads."""
         self._activations = [[n for n in op.reads if n not in self._pure] for op in analysis.ops]
         self._parameters = [[n for n in op.reads if n in self._pure and n in self._trained] for op in analysis.ops]
