@@ -71,6 +71,18 @@ def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order:
     return part.take(classes)
 
 
+def _whole(groups: Classes) -> bool:
+    """Whether the units of every group are in one class [groups, units]."""
+    return bool((groups == groups[:, :1]).all())
+
+
+def apart(inputs: Classes, outputs: Classes) -> bool:
+    """Whether what else ties the units of each group on one side would let them go elsewhere than the other side's."""
+    if not inputs.any() or not (_whole(inputs) or (_whole(outputs) and outputs.any())):
+        return False
+    return not (_whole(inputs) and _whole(outputs) and np.array_equal(inputs[:, 0], outputs[:, 0]))
+
+
 class _Cells:
     """Interchangeable classes: of the same layer, in the same pieces, and held by the same groups."""
 
@@ -109,11 +121,15 @@ class _Cells:
         rows: list[NDArray[np.int64]],
         columns: list[NDArray[np.int64]],
     ) -> None:
-        sides = [(g, side) for g in analysis.labels.groups for side in (g.inputs, g.outputs) if side is not None]
+        groups = analysis.labels.groups
+        torn = [g for g in groups if g.inputs is not None and apart(classes[g.inputs], classes[g.outputs])]
+        if torn:
+            raise Infeasible(torn)
+        sides = [(g, side) for g in groups for side in (g.inputs, g.outputs) if side is not None]
         for number, (g, side) in enumerate(sides):
             here = classes[side]
-            if not here.any() or (here == here[:, :1]).all():
-                continue  # shared, or whole groups
+            if not here.any() or _whole(here):
+                continue
             if len(np.unique((here > 0).sum(axis=1))) > 1:
                 raise Infeasible([g])
             for one in here:

@@ -285,6 +285,43 @@ def test_groups_too_narrow_to_divide_go_as_a_whole() -> None:
     assert verify(done.analysis, done.plan).holds
 
 
+def normalized(n: Net, h: str, groups: int, width: int) -> str:
+    """A normalisation of groups by a mean, as it is written out."""
+    apart = n.op("Reshape", h, n.ints(0, groups, width, 4, 4))
+    mean = n.op("ReduceMean", apart, axes=[2, 3, 4], keepdims=1)
+    return n.op("Reshape", n.op("Sub", apart, mean), n.ints(0, groups * width, 4, 4))
+
+
+def groups_that_norms_tie(front: bool, behind: bool) -> ModelProto:
+    """A convolution of 9 groups of 4, and norms that want each of these 4 together in front of it or behind it."""
+    n = Net(("x", ("N", 3, 4, 4)))
+    h = n.conv("x", 3, 36, name="stem")
+    h = n.op("Relu", normalized(n, h, 9, 4) if front else h)
+    h = n.conv(h, 36, 36, group=9, name="groups")
+    h = n.op("Tanh", normalized(n, h, 9, 4) if behind else h)
+    h = n.op("Flatten", n.op("GlobalAveragePool", n.conv(h, 36, 12, name="last")), axis=1)
+    return n.model(n.linear(h, 12, 3, name="y"))
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize(("front", "behind"), [(True, True), (True, False), (False, True)])
+def test_groups_that_others_tie_go_as_a_whole(front: bool, behind: bool, k: int) -> None:
+    """A part has the same groups in front of the convolution and behind it, whether K divides their number or not."""
+    done = split(groups_that_norms_tie(front, behind), k)
+    kept = rows(done.plan, "groups.weight")
+    assert kept == rows(done.plan, "stem.weight")
+    assert sorted(chain(*kept)) == list(range(36))
+    assert {len(part) // 4 for part in kept} <= {9 // k, 9 // k + 1}
+    assert done.plan.same_graph
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+
+
+def test_groups_that_others_tie_do_not_fit_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxpart.assign.apart", lambda inputs, outputs: False)
+    with pytest.raises(PartitionError, match="groups"):
+        split(groups_that_norms_tie(front=True, behind=True), 4)
+
+
 def test_what_is_cut_out_of_a_tensor_is_divided_alike() -> None:
     """Slice and Gather of golden `slice_split`: every part gets a unit of each piece, so nothing is replicated."""
     for k, order in ((2, "contiguous"), (2, "random")):
