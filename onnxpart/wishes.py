@@ -238,7 +238,7 @@ def _regions(state: State) -> Classes:
 def _worst(state: State, bad: list[tuple[int, Wish]], base: Classes, unmixed: Classes) -> list[Wish]:
     """Which of a region's wishes (with class counts) to give up first; `unmixed` are the classes without any mix."""
     parameters = [wish for _, wish in bad if wish.choice.drop is not None and not wish.choice.mix]
-    parameters = [wish for wish in parameters if wish.count(unmixed) < state.k]
+    parameters = [wish for wish in parameters if wish.count(unmixed) < state.k] or _spared(state, parameters)
     mixes = [(count, wish) for count, wish in bad if wish.choice.mix]
     if parameters:
         return parameters
@@ -249,6 +249,16 @@ def _worst(state: State, bad: list[tuple[int, Wish]], base: Classes, unmixed: Cl
     same = [wish for _, wish in bad if wish.level == first.level]
     units = ascending(base[first.points])
     return [wish for wish in same if np.array_equal(ascending(base[wish.points]), units)]
+
+
+def _spared(state: State, parameters: list[Wish]) -> list[Wish]:
+    """Wishes for parameters without which there are K classes although everything that is mixed stays together."""
+    left, right = zip((state.left, state.right), *(wish.otherwise for wish in parameters), strict=True)
+    trial = replace(state, left=np.concatenate(left), right=np.concatenate(right), dropped=state.dropped.copy())
+    for wish in parameters:
+        trial.dropped[wish.drop] = True
+    classes = trial.solve(w for w in state.pending if not w.sides and w not in parameters)
+    return [w for w in parameters if np.count_nonzero(np.unique(classes[w.otherwise[1]])) >= state.k]
 
 
 def granted(state: State) -> list[tuple[Choice, tuple[Pair, ...]]]:

@@ -1,0 +1,73 @@
+"""Which wishes come true: whole heads rather than one copy of a table that all heads read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from networks import Net
+from onnx import ModelProto
+
+from onnxpart import Plan, load, split, verify
+from onnxpart.plan import from_ranges
+
+STEPS, DIM = 5, 4
+TABLES = frozenset(("cos", "sin"))
+
+
+def rotary(heads: int, pairs: int) -> ModelProto:
+    """Attention whose queries and keys are rotated by the same angles in all heads; `heads` // `pairs` share a key."""
+    n = Net(("x", ("N", STEPS, 3)))
+    width = heads * DIM
+    h = n.op("Tanh", n.op("MatMul", "x", n.random("embedding", 3, width)))
+    angles = (np.arange(STEPS)[:, None] * np.tile(np.arange(1, DIM // 2 + 1), 2)).astype(np.float32)
+    cos, sin = n.array("cos", np.cos(angles)), n.array("sin", np.sin(angles))
+
+    def projected(name: str, count: int) -> str:
+        flat = n.op("MatMul", h, n.random(name, width, count * DIM))
+        return n.op("Transpose", n.op("Reshape", flat, n.ints(0, STEPS, count, DIM)), perm=[0, 2, 1, 3])
+
+    def rotated(v: str) -> str:
+        a, b = n.ops("Split", v, n.ints(DIM // 2, DIM // 2), count=2, axis=3)
+        turned = n.op("Concat", n.op("Neg", b), a, axis=3)
+        return n.op("Add", n.op("Mul", v, cos), n.op("Mul", turned, sin))
+
+    def repeated(v: str) -> str:
+        wide = n.op("Expand", n.op("Unsqueeze", v, n.ints(2)), n.ints(1, 1, heads // pairs, 1, 1))
+        return n.op("Reshape", wide, n.ints(0, heads, STEPS, DIM))
+
+    q, k, v = rotated(projected("q", heads)), rotated(projected("k", pairs)), projected("v", pairs)
+    scores = n.op("MatMul", q, n.op("Transpose", repeated(k), perm=[0, 1, 3, 2]))
+    mixed = n.op("MatMul", n.op("Softmax", scores, axis=-1), repeated(v))
+    joined = n.op("Reshape", n.op("Transpose", mixed, perm=[0, 2, 1, 3]), n.ints(0, STEPS, width))
+    out = n.op("Add", h, n.op("MatMul", joined, n.random("joined", width, width)))
+    return n.model(n.op("MatMul", n.op("Tanh", out), n.random("y", width, 3)), shape=("N", STEPS, 3))
+
+
+def columns(planned: Plan, name: str) -> list[list[int]]:
+    """Columns of a weight that each part keeps."""
+    return [list(from_ranges(block[1] or ())) for (block,) in planned.by_name[name].blocks]
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constants", "parameters"])
+@pytest.mark.parametrize(("heads", "pairs", "k"), [(4, 4, 2), (4, 4, 3), (4, 4, 4), (4, 2, 2), (2, 2, 2)])
+def test_a_part_has_whole_heads(heads: int, pairs: int, k: int, constant: bool) -> None:
+    model = load(rotary(heads, pairs))
+    done = split(replace(model, constants=TABLES) if constant else model, k)
+    for name in "qkv":
+        for kept in columns(done.plan, name):
+            found = np.bincount(np.asarray(kept) // DIM)
+            assert set(found[found > 0]) == {DIM}
+    assert not done.plan.duplicated
+    assert set(done.plan.replicated) == (set() if constant else TABLES)
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+
+
+def test_one_head_is_divided_within() -> None:
+    """There is no other way: the pairs that are rotated, each with its own angle."""
+    done = split(rotary(1, 1), 2)
+    assert columns(done.plan, "q") == [[0, 2], [1, 3]]
+    assert not done.plan.replicated
+    assert len(done.plan.duplicated) == 1
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
