@@ -107,12 +107,12 @@ def _faster(epochs: int, ways: Sequence[tuple[int, int, int]]) -> tuple[Run, ...
 
 def _levels(*stages: tuple[int, int]) -> Run:
     """Stages of fewer and fewer parts: (k, epochs)."""
-    return Run("levels", tuple(Stage(*stage) for stage in stages), "restart")
+    return Run("levels", tuple(Stage(*stage) for stage in stages), "cosine")
 
 
 def _rounds(k: int, rounds: int, each: int, after: int) -> Run:
     """Parts divided anew in every round."""
-    return Run("rounds", (Stage(k, each),) * rounds + (Stage(1, after),), "restart")
+    return Run("rounds", (Stage(k, each),) * rounds + (Stage(1, after),), "cosine")
 
 
 PLANS = {
@@ -121,36 +121,44 @@ PLANS = {
         (
             alone(20, "paper"),
             *(merged(k, at, 20, "paper") for k in (2, 5, 10) for at in (0, 10)),
-            *_faster(20, ((2, 8, 2), (2, 10, 5), (5, 10, 2), (5, 15, 2))),
+            *_faster(20, ((2, 10, 5), (5, 10, 2))),
+            *(merged(k, 6, 10, "cosine") for k in (2, 5)),
         ),
         (2, 5, 10),
         ((2, 5, 10), 10),
     ),
     "cifar10": Plan(
         cifar10,
-        (*_table2(), *_faster(52, ((2, 26, 8), (4, 26, 8), (4, 39, 13)))),
+        (
+            *_table2(),
+            *_faster(52, ((2, 26, 8),)),
+            *(merged(k, 16, 24, "cosine") for k in (2, 4)),
+        ),
         (2, 4),
     ),
     "regression": Plan(
         regression,
         (
-            *_faster(24, ((2, 8, 2), (4, 6, 1), (4, 8, 2), (4, 12, 4), (8, 8, 1), (8, 12, 2))),
+            *_faster(24, ((4, 8, 2), (4, 12, 4))),
+            *(merged(k, 5, 8, "cosine") for k in (2, 4, 8)),
+            merged(4, 6, 10, "cosine"),
             merged(4, 8, 24, "cosine"),
-            merged(4, 8, 10, "restart", edges=0.1),
-            merged(4, 8, 10, "restart", edges=1.0),
-            _levels((4, 6), (2, 2), (1, 1)),
-            _rounds(4, 4, 2, 2),
+            *(merged(4, 5, 8, "cosine", edges) for edges in (0.1, 1.0)),
+            *(merged(4, parts, epochs, "cosine", 1.0) for parts, epochs in ((6, 10), (8, 11))),
+            _levels((4, 4), (2, 2), (1, 2)),
+            _rounds(4, 3, 2, 2),
         ),
         (2, 4, 8),
     ),
     "language": Plan(
         language,
         (
-            *_faster(16, ((2, 6, 2), (4, 6, 1), (4, 6, 2), (4, 12, 4))),
-            merged(4, 6, 16, "cosine"),
-            merged(4, 6, 8, "restart", edges=0.1),
-            _levels((4, 6), (2, 2), (1, 1)),
-            _rounds(4, 3, 2, 2),
+            *_faster(16, ((4, 6, 2),)),
+            *(merged(k, 4, 6, "cosine") for k in (2, 4)),
+            merged(4, 8, 16, "cosine"),
+            merged(4, 4, 6, "cosine", edges=1.0),
+            _levels((4, 3), (2, 1), (1, 2)),
+            _rounds(4, 2, 2, 2),
         ),
         (2, 4),
     ),
