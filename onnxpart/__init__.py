@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxpart.analyse import Analysis, analyse
     from onnxpart.cut import cut
+    from onnxpart.edges import draw_edges
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
     from onnxpart.levels import merge_to, within
     from onnxpart.merge import merge, scatter, unmerge
@@ -41,6 +42,7 @@ __all__ = [
     "analyse",
     "arrays",
     "cut",
+    "draw_edges",
     "load",
     "merge",
     "merge_states",
@@ -59,6 +61,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "analyse": ("Analysis", "analyse"),
     "cut": ("cut",),
+    "edges": ("draw_edges",),
     "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
     "levels": ("merge_to", "within"),
     "merge": ("merge", "scatter", "unmerge"),

@@ -15,6 +15,7 @@ import typer
 
 from onnxpart import __version__, cli_report, cli_train, folder, report
 from onnxpart.analyse import analyse
+from onnxpart.cli_train import Edges
 from onnxpart.cut import cut
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.merge import Into, Normalize
@@ -217,6 +218,8 @@ def merge_(
     normalize: Annotated[
         Normalize, typer.Option(help="Divide by K the weights of the output, or the output itself.")
     ] = "weights",
+    edges: Edges = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the new edges.")] = 0,
     initializers: Annotated[
         Path | None,
         typer.Option(
@@ -228,9 +231,9 @@ def merge_(
 ) -> None:
     """Merge trained parts into the whole network, or into fewer and larger parts."""
     if to is not None:
-        if (into, normalize, initializers) != ("duplicated", "weights", None):
+        if (into, normalize, edges, initializers) != ("duplicated", "weights", 0.0, None):
             raise UsageError(
-                "--to writes parts; leave out --into, --normalize and --initializers until the last merge."
+                "--to writes parts; leave out --into, --normalize, --edges and --initializers until the last merge."
             )
         _merge_level(source, out or source.with_name(f"{source.name}_{to}"), to, parts, force, as_json)
         return
@@ -239,8 +242,9 @@ def merge_(
         out = source / "merged.onnx"
     with tables.busy(f"merging {source}"):
         merged = folder.merge_folder(
-            source, out, parts=parts, into=into, normalize=normalize, initializers=initializers, force=force
-        )
+            source, out, parts=parts, into=into, normalize=normalize, edges=edges, seed=seed, initializers=initializers,
+            force=force,
+        )  # fmt: skip
     written = {"model": out, "initializers": initializers}
     if as_json:
         names = {name: None if path is None else str(path) for name, path in written.items()}

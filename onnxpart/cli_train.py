@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from onnxpart.torch.runs import Recipe, Task
 
 ENGINES = ("auto", "series", "fused", "processes", "ray")
+Edges = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SPREAD",
+        help="How the edges between parts start: zero, or random, with this share of the other weights' deviation.",
+    ),
+]
 _EVERY = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?min")
 
 
@@ -199,6 +207,7 @@ def fit(
             "one schedule over all epochs if omitted.",
         ),
     ] = None,
+    edges: Edges = 0.0,
     outputs: Annotated[
         str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
     ] = None,
@@ -219,9 +228,10 @@ def fit(
             watch.note(task.objective.note if stage == fitting.PARTS else "")
             return watch.stage(stage, epochs, task.loss.metric)
 
-        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "restart": restart}
+        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "restart": restart,
+                "edges": edges}  # fmt: skip
         found = fitting.fit(loaded, recipe, target, told, k=k, **ways, force=force)
-        data = fitted.report(found, recipe, str(model), restart)
+        data = fitted.report(found, recipe, str(model), restart, edges)
         fitted.save(data, found, target)
     if training.as_json:
         typer.echo(json.dumps(data))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnxpart.analyse import analyse
+from onnxpart.edges import draw_streams
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import DATA, save, save_arrays
 from onnxpart.levels import merge_to, within
@@ -119,6 +120,8 @@ def merge_folder(
     parts: Sequence[Path] | None = None,
     into: Into = "duplicated",
     normalize: Normalize = "weights",
+    edges: float = 0.0,
+    seed: int = 0,
     initializers: Path | None = None,
     force: bool = False,
 ) -> list[str]:
@@ -126,7 +129,8 @@ def merge_folder(
 
     The states that training left beside the parts are merged, too, and left beside the file (see `moments`).
 
-    :param out: the model to write. :param parts: files of the parts (see `part_arrays`). :param initializers: a
+    :param out: the model to write. :param parts: files of the parts (see `part_arrays`).
+    :param edges: how new edges start (see `edges.draw_edges`), :param seed: of those. :param initializers: a
         safetensors file to write the merged initializers to. :param force: replace files that exist.
     :returns: names of the merged initializers.
     :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `normalize`).
@@ -138,6 +142,7 @@ def merge_folder(
             check_output(path, force)
     base = original(folder, plan) if into == "original" else load(folder / WHOLE)
     merged = merge_streams(plan, part_arrays(folder, plan, parts), into=into, normalize=normalize)
+    merged = draw_streams(plan, merged, edges, seed=seed)
     whole = filled(base, merged)
     if normalize == "output":
         whole = Draft(scale_output(whole.proto, plan), whole.streams)

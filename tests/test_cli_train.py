@@ -360,6 +360,20 @@ def test_a_run_that_restarts_goes_on_where_it_was_stopped(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("here")
+def test_new_edges_start_as_asked_for() -> None:
+    options = (*DATA, "--epochs", 2, "--merge-at", 2)
+    run("fit", "chain.onnx", "-o", "zero", *options)
+    run("fit", "chain.onnx", "-o", "drawn", *options, "--edges", 1.0)
+    zero, drawn = (arrays(f"{name}/trained.onnx") for name in ("zero", "drawn"))
+    changed = {name for name, array in drawn.items() if not np.array_equal(array, zero[name])}
+    assert changed
+    assert all(not zero[name][drawn[name] != zero[name]].any() for name in changed)
+    assert json.loads(Path("drawn/report.json").read_text())["edges"] == 1.0
+    run("merge", "drawn/parts", "-o", "merged.onnx", "--edges", 1.0)
+    assert equal("merged.onnx", "drawn/trained.onnx")
+
+
+@pytest.mark.usefixtures("here")
 def test_a_run_that_is_another_or_over_is_not_resumed() -> None:
     options = ("--epochs", 2, *DATA, "--resume")
     assert "out holds no run to resume" in run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from onnxpart import folder as folders
+from onnxpart.edges import draw_edges
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.model import Model
 from onnxpart.moments import leave_state
@@ -89,6 +90,7 @@ def fit(
     order: str | None = None,
     init: str = INITS[0],
     restart: float | None = None,
+    edges: float = 0.0,
     force: bool = False,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
@@ -98,6 +100,7 @@ def fit(
         `split`); contiguous when omitted, always random in several rounds.
     :param restart: the rate from which the whole has a schedule of its own, over its epochs, as the parts have one over
         theirs; when omitted, one schedule goes over all epochs.
+    :param edges: how the edges between parts start in the whole (see `edges.draw_edges`).
     :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
         are of no use when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
@@ -114,7 +117,7 @@ def fit(
     if not recipe.resume:
         _start(out, planned.last, force)
     with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
-        return _stages(planned, task, recipes, out, watch)
+        return _stages(planned, task, recipes, out, watch, edges)
 
 
 def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Recipe, Recipe]:
@@ -128,7 +131,7 @@ def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Reci
     return replace(recipe, settings=parts), replace(recipe, settings=whole)
 
 
-def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, watch: Watch) -> Fit:
+def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, watch: Watch, edges: float) -> Fit:
     """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
     recipe, later = recipes
     parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, later.settings
@@ -140,7 +143,8 @@ def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Pat
         write_weights(module, path, path)
     source = parts_folder / WHOLE
     whole = replace(task, modules=[import_onnx(task.objective.cut(read_whole(source)))])
-    load_weights(whole.modules[0], parts.weights("duplicated"))
+    weights = draw_edges(plan, parts.weights("duplicated"), edges, seed=settings.seed)
+    load_weights(whole.modules[0], weights)
     merged = _judged(whole, settings.device)
     states = [parts.state("duplicated")]
     told = watch(THE_WHOLE, whole, after)

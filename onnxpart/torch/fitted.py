@@ -19,10 +19,10 @@ from onnxpart.torch.runs import Recipe
 REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
 
 
-def report(found: Fit, recipe: Recipe, source: str, restart: float | None) -> dict[str, Any]:
+def report(found: Fit, recipe: Recipe, source: str, restart: float | None, edges: float) -> dict[str, Any]:
     """Return all figures, for JSON; `rounds` are the epochs after which the parts were merged.
 
-    :param source: the network that was trained, as given. :param restart: see `fit.fit`.
+    :param source: the network that was trained, as given. :param restart: see `fit.fit`, :param edges: too.
     """
     times, epochs = found.times, recipe.settings.epochs
     return {
@@ -32,6 +32,7 @@ def report(found: Fit, recipe: Recipe, source: str, restart: float | None) -> di
         "epochs": epochs,
         "merge_at": found.merge_at,
         "restart": restart,
+        "edges": edges,
         "rounds": [span.stop for span in found.rounds],
         "data": recipe.data,
         "loss": recipe.loss,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -163,7 +163,10 @@ class Experiment:
         parts = self.parts(run)
         split = self.split(run.stages[0].k)
         states = None if parts.states is None else [onnxpart.merge_states(split.plan, parts.states)]
-        return self._go_on(parts, split, self._merged(split, parts.arrays(), run.edges), states, run)
+        merged = onnxpart.merge(split.plan, parts.arrays())
+        return self._go_on(
+            parts, split, onnxpart.draw_edges(split.plan, merged, run.edges, seed=self.seed), states, run
+        )
 
     def _widen(self, run: Run) -> Networks:
         split, parts = self.split(run.stages[0].k), self.parts(run)
@@ -205,24 +208,6 @@ class Experiment:
             arrays = onnxpart.merge(split.plan, parts.arrays(), into="original")
         states = None if parts.states is None else [onnxpart.merge_states(split.plan, parts.states)]
         return self._go_on(parts, split, onnxpart.merge(split.plan, parts.arrays()), states, run)
-
-    def _merged(self, split: Split, arrays: Sequence[Arrays], edges: float) -> Arrays:
-        """The whole's weights, new edges zero or random."""
-        merged = onnxpart.merge(split.plan, arrays)
-        if not edges:
-            return merged
-        ones = [{name: np.ones_like(array) for name, array in part.items()} for part in arrays]
-        trained = onnxpart.merge(split.plan, ones)
-        rng = np.random.default_rng(self.seed)
-        return {
-            name: np.where(trained[name] != 0, array, self._random(rng, array, trained[name], edges))
-            for name, array in merged.items()
-        }
-
-    @staticmethod
-    def _random(rng: np.random.Generator, array: NDArray[Any], trained: NDArray[Any], edges: float) -> NDArray[Any]:
-        spread = edges * float(array[trained != 0].std())
-        return (spread * rng.standard_normal(array.shape)).astype(array.dtype)
 
     def _go_on(
         self, parts: Networks, split: Split, merged: Arrays, states: list[OptimizerState] | None, run: Run
