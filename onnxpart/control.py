@@ -8,7 +8,7 @@ emission treat markers as operators; `Nest` turns the list into nodes with graph
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,6 +201,13 @@ def replace(field_: Any, values: Sequence[Any]) -> None:
     copies = [type(v).FromString(v.SerializeToString()) for v in values]
     del field_[:]
     field_.extend(copies)
+
+
+def keep(field_: Any, wanted: Callable[[Any], bool]) -> None:
+    """Leave out the entries of a repeated field that aren't wanted."""
+    for i in reversed(range(len(field_))):
+        if not wanted(field_[i]):
+            del field_[i]
 
 
 def live(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> tuple[list[NodeProto], set[str]]:

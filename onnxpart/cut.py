@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
 
 import onnx
 from onnx import shape_inference
 
-from onnxpart.control import live
+from onnxpart.control import keep, live
 from onnxpart.errors import UsageError
 from onnxpart.model import Model, digest, without_weights
 
@@ -33,10 +32,10 @@ def cut(model: Model, outputs: Sequence[str]) -> Model:
     graph = proto.graph
     values = [_value(model, name) for name in names]
     _, used = live(graph.node, names)
-    _keep(graph.node, lambda node: any(name in used for name in node.output))
-    _keep(graph.sparse_initializer, lambda tensor: tensor.values.name in used)
+    keep(graph.node, lambda node: any(name in used for name in node.output))
+    keep(graph.sparse_initializer, lambda tensor: tensor.values.name in used)
     for field in (graph.input, graph.initializer, graph.value_info):
-        _keep(field, lambda entry: entry.name in used)
+        keep(field, lambda entry: entry.name in used)
     del graph.output[:]
     graph.output.extend(values)
     constants = model.constants & used
@@ -70,10 +69,3 @@ def _value(model: Model, name: str) -> onnx.ValueInfoProto:
         if value.name == name and value.type.WhichOneof("value"):
             return value
     raise UsageError(f"{model.name}: the type of {name!r} isn't known, so it can't be an output; declare its shape.")
-
-
-def _keep(field: Any, wanted: Callable[[Any], bool]) -> None:
-    """Leave out the entries of a repeated field that aren't wanted."""
-    for i in reversed(range(len(field))):
-        if not wanted(field[i]):
-            del field[i]

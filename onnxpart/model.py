@@ -1,8 +1,8 @@
 """A checked model in canonical form.
 
-Local functions are inlined, tensor-valued Constant nodes turned into initializers, nodes in topological order, and
-initializers no longer listed among the inputs; graphs inside nodes have no initializers and share the outermost one's
-names. Everything after it relies on that.
+Local functions are inlined, tensor-valued Constant nodes turned into initializers, running statistics of batch norms
+initializers of their own, nodes in topological order, and initializers no longer listed among the inputs; graphs inside
+nodes have no initializers and share the outermost one's names. Everything after it relies on that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from onnxpart.control import Flat, Misfit, captured, constant_value, flatten, li
 from onnxpart.errors import ModelError
 from onnxpart.files import Array, check_external, fetch, inner_tensors, packed, read, read_safetensors, stored
 from onnxpart.nest import normal
+from onnxpart.norms import own_statistics
 from onnxpart.resolve import resolve
 from onnxpart.shapes import SMALL
 from onnxpart.stream import CHUNK, Draft, Rows, empty, fill, stream, to_array, without_initializers
@@ -311,6 +312,7 @@ def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: frozenset[str] = frozenset()) -> Model:
     """The model in canonical form, without a digest; `known` are initializers that were Constant nodes."""
     proto = without_functions(proto)
+    own_statistics(proto)
     graph = proto.graph
     kept, constants = [], list(known)
     for node in live(graph.node, [value.name for value in graph.output])[0]:

@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxpart import plumbing
 from onnxpart.borders import grown
-from onnxpart.control import ENTER, graphs_of, live, replace, replace_reads
+from onnxpart.control import ENTER, graphs_of, keep, live, replace, replace_reads
 from onnxpart.files import Array
 from onnxpart.nest import normal
 from onnxpart.shapes import SMALL, Shapes, infer
@@ -156,9 +156,8 @@ def _put_back(graph: GraphProto, target: GraphProto) -> None:
     nodes, used = live(graph.node, [v.name for v in graph.output])
     replace(target.node, nodes)
     target.initializer.extend(graph.initializer)
-    for i in reversed(range(len(target.initializer))):
-        if target.initializer[i].name not in used | unread:
-            del target.initializer[i]
+    used |= unread
+    keep(target.initializer, lambda tensor: tensor.name in used)
 
 
 def fixed(shapes: Shapes) -> dict[str, Array]:

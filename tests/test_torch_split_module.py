@@ -51,6 +51,33 @@ def test_module_is_the_mean_of_its_parts(name: str, k: int) -> None:
     assert deviation(handle.whole(), parts, draw()) < 1e-5
 
 
+class Twice(nn.Module):
+    """A batch norm that is applied twice: one layer, with one set of parameters and statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm, self.last = (
+            nn.Linear(6, 8), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.first(x)).relu()
+        return self.last(self.norm(self.second(h)).relu())
+
+
+def test_a_norm_that_is_applied_twice_has_one_set_of_statistics() -> None:
+    torch.manual_seed(0)
+    module = Twice()
+    parts, handle = split_module(module, torch.randn(10, 6), 2)
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: torch.randn(10, 6))
+    module.load_state_dict(handle.merge())
+    assert handle.exact
+    assert deviation(module, parts, torch.randn(10, 6)) < 1e-5
+    assert module.norm.running_mean is not None
+    assert module.norm.running_mean.abs().min() > 0
+
+
 def test_duplicating_norms_changes_no_parameter() -> None:
     torch.manual_seed(0)
     build, draw = NETWORKS["gpt2"]

@@ -17,7 +17,6 @@ from onnxpart.torch.body import Body
 from onnxpart.torch.fuse import fuse
 from onnxpart.torch.inline import branch_of
 from onnxpart.torch.integers import Integers, are_known, fold
-from onnxpart.torch.module import renamed_statistic
 from onnxpart.torch.operators import runtime
 from onnxpart.torch.operators.eager import Interpreted, computed
 from onnxpart.torch.operators.registry import Constant, Handler, Info, Node, Unknown, Value, find, normal_domain
@@ -48,17 +47,14 @@ _NOT_COMPUTED = frozenset(
 class Scope:
     """What the graphs of a model have in common.
 
-    `store` holds all tensors, `renamed` the statistics that were taken out of a shared initializer, `taken` which
-    branch an If takes whose condition is known, by its first output.
+    `store` holds all tensors, `taken` which branch an If takes whose condition is known, by its first output.
     """
 
     opsets: Mapping[str, int]
     infos: Mapping[str, Info]
     trainable: set[str]
-    statistics: set[str]
     initializers: Mapping[str, Constant]
     store: nn.Module = field(default_factory=nn.Module)
-    renamed: dict[tuple[str, int], str] = field(default_factory=dict)
     taken: dict[str, bool] = field(default_factory=dict)
 
 
@@ -122,18 +118,11 @@ class Builder:
         return value
 
     def statistic(self, node: Node, index: int) -> torch.Tensor:
-        """Return a batch-norm statistic as a buffer; cloned where the value is also used for something else.
-
-        Exporters that drop equal tensors make one initializer of, say, a scale and a variance of ones.
-        """
+        """Return a batch-norm statistic, which training changes in place."""
         value = node.inputs[index]
         if not isinstance(value, Constant):
             raise node.unknown(f"input {index} is computed at run time")
-        if value.name in self.scope.statistics:
-            return self.tensor(value)
-        name = renamed_statistic(value.name, node.outputs[0], index)
-        self.scope.renamed[node.outputs[0], index] = name
-        return self._constant(name, value)
+        return self.tensor(value)
 
     def anchor(self) -> torch.Tensor:
         """Return an input of the graph, which tells the device."""

@@ -11,6 +11,7 @@ import onnx
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.model import read_checked, rows_of
+from onnxpart.norms import own_statistics
 from onnxpart.stream import stream
 from onnxpart.torch import trainable
 from onnxpart.torch.builder import Builder, Scope
@@ -39,6 +40,7 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     if has_folded_norms(proto):
         _warn_of_folded_norms()
     proto = inlined(proto)
+    own_statistics(proto)
     names = frozenset(_constants(proto, folder))
     inputs = [value.name for value in proto.graph.input if value.name not in names]
     builder = _built(proto, folder)
@@ -47,7 +49,7 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
         builder = _built(proto, folder)
     body = builder.finish(proto.graph)
     origins = [node.meta.get("origin", "") for node in body.graph.nodes if node.op.startswith("call")]
-    return ImportedModule(body, inputs, names, builder.scope.renamed, origins)
+    return ImportedModule(body, inputs, names, origins)
 
 
 def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
@@ -55,7 +57,6 @@ def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
         opsets=opsets_of(proto),
         infos={name: info_of(kind) for name, kind in inferred(proto).items()},
         trainable=trainable.trainable(proto.graph),
-        statistics=trainable.statistics(proto.graph),
         initializers=_constants(proto, folder),
     )
     builder = Builder(scope)

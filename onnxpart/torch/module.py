@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from onnxpart.errors import OnnxpartError
+from onnxpart.norms import own_statistics
 from onnxpart.torch.store import to_array, to_tensor, unescape
 from onnxpart.torch.trainable import graphs
 
@@ -18,9 +19,8 @@ _PREFIX = "body.tensors."
 class ImportedModule(nn.Module):
     """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
 
-    `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers. `renamed` names the
-    statistics that the import took out of a shared initializer: (first output of the batch norm, input) -> new name.
-    `origins` says for each call in the graph which node of the model it stands for.
+    `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers. `origins` says for
+    each call in the graph which node of the model it stands for.
     """
 
     def __init__(
@@ -28,13 +28,11 @@ class ImportedModule(nn.Module):
         body: fx.GraphModule,
         inputs: Sequence[str],
         initializers: frozenset[str],
-        renamed: Mapping[tuple[str, int], str],
         origins: Sequence[str],
     ) -> None:
         super().__init__()
         self.body = body
-        self.inputs, self.initializers, self.renamed = list(inputs), initializers, dict(renamed)
-        self.origins = list(origins)
+        self.inputs, self.initializers, self.origins = list(inputs), initializers, list(origins)
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Compute the outputs from the inputs, both in graph order; the last inputs may go by their names.
@@ -102,30 +100,19 @@ def load_weights(module: ImportedModule, arrays: Mapping[str, np.ndarray]) -> No
 def export_weights(module: ImportedModule, model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of the model whose initializers hold the module's parameters and buffers.
 
-    Statistics that were taken out of a shared initializer become initializers of their own.
+    Batch-norm statistics that shared an initializer have their own there (see `norms.own_statistics`).
     :raises OnnxpartError: if the module wasn't imported from this model.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    own_statistics(result)
     initializers = {tensor.name: tensor for graph in graphs(result.graph) for tensor in graph.initializer}
     tensors = _tensors(module)
     for name in tensors.keys() & module.initializers:
         if name not in initializers or list(tensors[name].shape) != list(initializers[name].dims):
             raise OnnxpartError(f"the model has no initializer {name!r} of this shape; export into the imported model.")
         initializers[name].CopyFrom(_proto(name, tensors[name], initializers[name].data_type))
-    nodes = [node for graph in graphs(result.graph) for node in graph.node]
-    readers = {node.output[0]: node for node in nodes if node.op_type == "BatchNormalization"}
-    for (output, index), name in module.renamed.items():
-        if output not in readers:
-            raise OnnxpartError(f"the model has no batch norm that yields {output!r}; inline its functions first.")
-        readers[output].input[index] = name
-        result.graph.initializer.append(_proto(name, tensors[name], onnx.TensorProto.FLOAT))
     return result
-
-
-def renamed_statistic(name: str, output: str, index: int) -> str:
-    """Name a statistic that is taken out of an initializer used for something else too."""
-    return f"{name}/{output}/{'mean' if index == 3 else 'var'}"
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -54,14 +54,6 @@ def trainable(graph: onnx.GraphProto) -> set[str]:
     return {t.name for t in tensors if _is_float(t) and any(_is_weight(t, u) for u in uses.get(t.name, ()))}
 
 
-def statistics(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the initializers that serve as batch-norm statistics and as nothing else."""
-    kinds: dict[str, set[bool]] = {}
-    for name, uses in _uses(graph).items():
-        kinds[name] = {op_type == "BatchNormalization" and index > 2 for op_type, index, _ in uses}
-    return {name for name, kind in kinds.items() if kind == {True}}
-
-
 def _uses(graph: onnx.GraphProto) -> dict[str, list[tuple[str, int, bool]]]:
     """Return for each value where it goes: the operator, the input, and whether it is added to a product."""
     uses: dict[str, list[tuple[str, int, bool]]] = {}

@@ -12,6 +12,7 @@ from onnx.inliner import inline_local_functions
 from onnxpart.errors import ModelError, OnnxpartError
 from onnxpart.files import check_external, read, save
 from onnxpart.model import FLOATS
+from onnxpart.norms import own_statistics
 from onnxpart.stream import Draft, empty, stream, to_array
 from onnxpart.torch.data import Batch
 from onnxpart.torch.module import ImportedModule, export_weights
@@ -25,7 +26,7 @@ _TINY = 1e-30
 
 
 def read_whole(path: Path) -> onnx.ModelProto:
-    """Read a model with its external data; its local functions are inlined.
+    """Read a model with its external data; its local functions are inlined, its batch norms' statistics their own.
 
     :raises ModelError: when it can't be read.
     """
@@ -34,7 +35,9 @@ def read_whole(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
     check_external(proto, path)
     onnx.load_external_data_for_model(proto, str(path.parent))
-    return inline_local_functions(proto) if proto.functions else proto
+    proto = inline_local_functions(proto) if proto.functions else proto
+    own_statistics(proto)
+    return proto
 
 
 def write_weights(module: ImportedModule, source: Path, target: Path) -> None:

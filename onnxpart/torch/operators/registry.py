@@ -78,7 +78,7 @@ class Builder(Protocol):
         """Return the proxy of a value."""
 
     def statistic(self, node: Node, index: int) -> torch.Tensor:
-        """Return an input of the node as a buffer that no other kind of input shares."""
+        """Return an input of the node that training changes in place."""
 
     def anchor(self) -> torch.Tensor:
         """Return an input of the graph, which tells the device."""
