@@ -131,8 +131,8 @@ PLANS = {
         cifar10,
         (
             *_table2(),
-            *_faster(52, ((2, 26, 8),)),
-            *(merged(k, 16, 24, "cosine") for k in (2, 4)),
+            *(merged(4, at, 52, "paper") for at in (40, 50)),
+            *_faster(52, ()),
         ),
         (2, 4),
     ),
@@ -153,12 +153,10 @@ PLANS = {
     "language": Plan(
         language,
         (
-            *_faster(16, ((4, 6, 2),)),
-            *(merged(k, 4, 6, "cosine") for k in (2, 4)),
-            merged(4, 8, 16, "cosine"),
-            merged(4, 4, 6, "cosine", edges=1.0),
-            _levels((4, 3), (2, 1), (1, 2)),
-            _rounds(4, 2, 2, 2),
+            *_faster(16, ()),
+            *(merged(k, at, 16, "cosine") for k in (2, 4) for at in (4, 8)),
+            merged(4, 8, 16, "cosine", edges=1.0),
+            _levels((4, 4), (2, 4), (1, 8)),
         ),
         (2, 4),
     ),
