@@ -115,6 +115,11 @@ def test_table_2_by_hand(tmp_path: Path) -> None:
     assert "**Net2WiderNet**: no merge has a mean error within one standard deviation" in text
 
 
+def test_table_2_is_about_as_many_parts_as_the_duplicated_network(tmp_path: Path) -> None:
+    others = [run("cifar10", "partition", [(4, 40), (1, 12)], seed, 0.9) for seed in (0, 1)]
+    assert rows(page(tmp_path, [*table2(), *others]), "Table 2") == rows(page(tmp_path, table2()), "Table 2")
+
+
 def test_time_to_the_baselines_error(tmp_path: Path) -> None:
     found = [times("language")]
     found += [run("language", "whole", [(1, n)], 0, error, rate="cosine") for n, error in ((20, 0.2), (10, 0.3))]

@@ -76,8 +76,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) 
 
 def shown(values: Sequence[float], metric: str) -> str:
     """Mean and standard deviation of a metric, for one value no deviation; an error in %."""
-    scale, text = (100.0, "{:.2f}") if metric == "error" else (1.0, "{:.4g}")
-    spread = f" ± {text.format(scale * stdev(values))}" if len(values) > 1 else ""
+    scale, text, precise = (100.0, "{:.2f}", "{:.2f}") if metric == "error" else (1.0, "{:.4g}", "{:.2g}")
+    spread = f" ± {precise.format(scale * stdev(values))}" if len(values) > 1 else ""
     return text.format(scale * mean(values)) + spread
 
 
@@ -179,7 +179,9 @@ def merges(records: Records) -> list[Block]:
         return []
     (original,), (base,) = by_method["whole"], by_method["duplicated"]
     metric, epochs = base.runs[0].metric, base.runs[0].epochs
-    wide, divided = ({way.runs[0].merge_at: way for way in by_method[name]} for name in ("widen", "partition"))
+    wide, divided = (
+        {way.runs[0].merge_at: way for way in by_method[name] if _k(way) == _k(base)} for name in ("widen", "partition")
+    )
     rows = [_alone_row("original", original, base, paper.ORIGINAL, paper.ORIGINAL_SPEEDUP),
             _alone_row("duplicated", base, base, paper.DUPLICATED, 1.0)]  # fmt: skip
     for at in sorted(divided):
