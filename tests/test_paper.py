@@ -1,3 +1,5 @@
+import gzip
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,8 @@ from rich.console import Console
 from torch.nn import functional as F
 
 from models import regression_mlp
+from onnxpart.errors import DataError
+from onnxpart.torch import images
 from onnxpart.torch.data import TensorLoader
 from onnxpart.torch.images import digits
 from onnxpart.torch.job import Settings
@@ -142,11 +146,11 @@ def test_a_run_with_a_line_is_left_out(tmp_path: Path) -> None:
 
 def test_no_digit_of_the_stand_in_is_both_learnt_and_tested() -> None:
     first, second = (blended(40, 20) for _ in range(2))
-    for (images, labels), (again, _), count in zip(first, second, (40, 20), strict=True):
-        assert images.shape == (count, 3, 32, 32)
+    for (found, labels), (again, _), count in zip(first, second, (40, 20), strict=True):
+        assert found.shape == (count, 3, 32, 32)
         assert labels.shape == (count,)
-        assert np.array_equal(images, again)
-        assert images.std() > 10
+        assert np.array_equal(found, again)
+        assert found.std() > 10
     _, labels, _ = digits()
     assert set(first[0][1]) <= set(labels)
 
@@ -195,3 +199,40 @@ def test_each_task_has_a_batch_that_fits() -> None:
         (x,), y = next(found.learn.epoch(0))
         assert len(x) == len(y) == found.learn.batch_size  # type: ignore[attr-defined]
         assert plan.runs[0] == alone(found.settings.epochs, plan.runs[0].rate)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+def test_mnist_from_its_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    found = {
+        name: (rng.integers(256, size=(n, 28, 28)), np.arange(n) % 10) for name, n in (("train", 30), ("t10k", 20))
+    }
+    for name, (pixels, classes) in found.items():
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels)))
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx(classes))
+    name, learn, test = data.mnist(tmp_path, 10, 0)
+    assert name == "MNIST"
+    for loader, (pixels, classes) in zip((learn, test), found.values(), strict=True):
+        assert np.array_equal((loader.inputs[0][:, 0] * 255).round().numpy(), pixels)
+        assert loader.target.tolist() == classes.tolist()
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda path: path.unlink(), "doesn't exist; name the folder of MNIST's four files"),
+        (lambda path: path.write_bytes(b"nothing"), "is no file of MNIST's; get it anew"),
+        (lambda path: path.write_bytes(idx(np.zeros((4, 28, 28)))[:-1]), "is no file of MNIST's; get it anew"),
+        (lambda path: path.write_bytes(idx(np.zeros((5, 28, 28)))), "holds 5 images and 4 labels"),
+    ],
+)
+def test_damaged_mnist(tmp_path: Path, damage: Callable[[Path], object], expected: str) -> None:
+    for name in ("train", "t10k"):
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(idx(np.zeros((4, 28, 28))))
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx(np.zeros(4)))
+    damage(tmp_path / "t10k-images-idx3-ubyte")
+    with pytest.raises(DataError, match=expected):
+        images.mnist(tmp_path)

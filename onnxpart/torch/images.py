@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -47,6 +49,36 @@ def _read_once(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> Samples
     """They are stored as text, which takes seconds."""
     pixels, labels = read()
     return pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
+
+
+def mnist(folder: Path) -> tuple[Samples, Samples]:
+    """Return MNIST's images [N, 1, 28, 28], to learn and to test, from its four files, packed with gzip or not.
+
+    :raises DataError: when a file is missing or damaged.
+    """
+    first, second = (
+        (_idx(folder, f"{name}-images-idx3-ubyte", 3)[:, None], _idx(folder, f"{name}-labels-idx1-ubyte", 1))
+        for name in ("train", "t10k")
+    )
+    for images, labels in (first, second):
+        if len(images) != len(labels):
+            raise DataError(f"{folder} holds {len(images)} images and {len(labels)} labels; get MNIST's files anew.")
+    return (first[0], first[1].astype(np.int64)), (second[0], second[1].astype(np.int64))
+
+
+def _idx(folder: Path, name: str, rank: int) -> NDArray[np.uint8]:
+    """An array of bytes in a file of MNIST's format: two zeros, 8 for bytes, the rank, sizes of 4 bytes, the array."""
+    found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    if found is None:
+        raise DataError(f"{folder / name} doesn't exist; name the folder of MNIST's four files.")
+    try:
+        content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        shape = np.frombuffer(content, ">u4", rank, 4).tolist()
+        if content[:4] != bytes((0, 0, 8, rank)):
+            raise ValueError
+        return np.frombuffer(content, np.uint8, offset=4 * (1 + rank)).reshape(shape)
+    except (OSError, EOFError, ValueError, zlib.error):
+        raise DataError(f"{found} is no file of MNIST's; get it anew.") from None
 
 
 def cifar10(folder: Path) -> tuple[Samples, Samples]:

