@@ -28,7 +28,7 @@ from models import lenet
 from onnxpart import OptimizerState
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
 from onnxpart.torch.data import TensorLoader
-from onnxpart.torch.images import digits
+from onnxpart.torch.images import mnist5k
 from onnxpart.torch.train import Epoch, EpochEnd, Result, Settings, evaluate, train
 from scripts.machine import machine
 
@@ -57,10 +57,10 @@ class Run:
 
 def samples() -> Digits:
     """Return 4,000 digits to learn and 1,000 to test, as many of each class, scaled to [0, 1]."""
-    pixels, labels, test = digits()
-    train = np.setdiff1d(np.arange(len(labels)), test)
-    x, y = torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)
-    return TensorLoader((x[train],), y[train], BATCH_SIZE), TensorLoader((x[test],), y[test], 1000, shuffle=False)
+    (x, y), (test_x, test_y) = (
+        (torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)) for pixels, labels in mnist5k()
+    )
+    return TensorLoader((x,), y, BATCH_SIZE), TensorLoader((test_x,), test_y, 1000, shuffle=False)
 
 
 def error(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

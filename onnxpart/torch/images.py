@@ -44,6 +44,13 @@ def digits(seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray
     return pixels.copy(), labels.copy(), test
 
 
+def mnist5k() -> tuple[Samples, Samples]:
+    """Return those of the 5,000 digits [N, 1, 28, 28] to learn, and those to test (see `digits`)."""
+    pixels, labels, test = digits()
+    learn = np.setdiff1d(np.arange(len(labels)), test)
+    return (pixels[learn], labels[learn]), (pixels[test], labels[test])
+
+
 @cache
 def _read_once(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> Samples:
     """They are stored as text, which takes seconds."""

@@ -19,7 +19,7 @@ from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, UsageError
 from onnxpart.torch.data import TARGET, DatasetLoader, ForeignLoader, Prepare, Source, TensorLoader
-from onnxpart.torch.images import SUFFIXES, Crops, ImageFolder, Samples, centre, cifar10, crop_of, digits, laid_out
+from onnxpart.torch.images import SUFFIXES, Crops, ImageFolder, Samples, centre, cifar10, crop_of, laid_out, mnist5k
 from onnxpart.torch.signature import Port, Signature
 
 FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH or module:function"
@@ -107,10 +107,8 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 
 def _mnist5k(loading: _Loading) -> Data:
     port = _only_port("mnist5k", loading.inputs)
-    pixels, labels, test = digits()
-    train = np.setdiff1d(np.arange(len(labels)), test)
-    sets = (((pixels[chosen], labels[chosen]), chosen is train) for chosen in (train, test))
-    return Data(*(_images("mnist5k", samples, port, loading, train=learn) for samples, learn in sets))
+    train, test = mnist5k()
+    return Data(*(_images("mnist5k", samples, port, loading, train=samples is train) for samples in (train, test)))
 
 
 def _cifar10(folder: Path, loading: _Loading) -> Data:

