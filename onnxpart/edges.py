@@ -48,7 +48,7 @@ def _drawn(initializer: InitializerPlan, whole: Stream, spread: float, seed: tup
         deviation, rng = spread * _deviation(initializer, whole), np.random.default_rng(seed)
         for rows, array in _rows(whole, size):
             noise = rng.standard_normal(array.shape, np.float32) * np.float32(deviation)
-            yield np.where(_within(initializer, array, rows), array, noise.astype(array.dtype))
+            yield np.where(initializer.counts(*rows) > 0, array, noise.astype(array.dtype))
 
     return Stream(whole.shape, whole.dtype, chunks)
 
@@ -57,7 +57,7 @@ def _deviation(initializer: InitializerPlan, whole: Stream) -> float:
     """The standard deviation of the elements that are in parts."""
     count, total, squares = 0, 0.0, 0.0
     for rows, array in _rows(whole, CHUNK):
-        found = array[_within(initializer, array, rows)].astype(np.float64)
+        found = array[initializer.counts(*rows) > 0].astype(np.float64)
         count, total, squares = count + found.size, total + float(found.sum()), squares + float(np.square(found).sum())
     return sqrt(max(squares / count - (total / count) ** 2, 0.0)) if count else 0.0
 
@@ -65,12 +65,3 @@ def _deviation(initializer: InitializerPlan, whole: Stream) -> float:
 def _rows(whole: Stream, size: int) -> Iterator[tuple[tuple[int, int], Array]]:
     """Pieces of an array, and which of its rows they are."""
     yield from zip(windows(whole.shape, whole.dtype, size), whole.chunks(size), strict=True)
-
-
-def _within(initializer: InitializerPlan, array: Array, rows: tuple[int, int]) -> Array:
-    """Which elements of some rows are in a part."""
-    mask = np.zeros(array.shape, np.bool_)
-    for p in range(len(initializer.blocks)):
-        for index, _ in initializer.pieces(p, *rows):
-            mask[index] = True
-    return mask

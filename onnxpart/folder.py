@@ -9,7 +9,7 @@ from onnxpart.analyse import analyse
 from onnxpart.edges import draw_streams
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.files import DATA, save, save_arrays
-from onnxpart.levels import merge_to, within
+from onnxpart.levels import merge_states_to, merge_to
 from onnxpart.merge import Into, Normalize, copies, merge_streams
 from onnxpart.model import Model, load, redraft, stored_arrays
 from onnxpart.moments import OptimizerState, found_states, leave_state, merge_states
@@ -166,10 +166,9 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
     plan = read_plan(folder)
     split = Split(analyse(original(folder, plan)), plan, (), redraft(load(folder / WHOLE)))
     merged = merge_to(split, part_arrays(folder, plan, parts), k)
-    states, size = _states(folder, plan, parts), plan.k // k
+    states = _states(folder, plan, parts)
     merged.save(out, force=force)
-    for p in range(k if states else 0):
-        state = merge_states(within(plan, merged.plan, p), states[p * size : (p + 1) * size])
+    for p, state in enumerate(merge_states_to(plan, merged.plan, states) if states else ()):
         leave_state(state, out / part_file(p))
     return merged
 

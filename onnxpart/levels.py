@@ -21,6 +21,7 @@ from onnxpart.errors import UsageError
 from onnxpart.layout import Layout, NotAGrid
 from onnxpart.merge import held, merge_streams
 from onnxpart.model import load
+from onnxpart.moments import OptimizerState, merge_states
 from onnxpart.plan import METADATA, Block, InitializerPlan, Plan, Ranges, from_ranges, to_ranges
 from onnxpart.planner import plan_of
 from onnxpart.split import Split
@@ -38,7 +39,7 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
         initializer name -> array in the part's shape, of all that the plan has. :param k: more than 1, and a divisor of
         the number of parts.
     :returns: a split into `k` parts with the merged weights, and the whole that they merge into. For momenta see
-        `within`.
+        `merge_states_to`.
     :raises UsageError: when `k` isn't such a number. :raises MergeError: when the parts don't fit the plan.
     """
     analysis, plan = split.analysis, split.plan
@@ -51,6 +52,15 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
         draft = draft_part(analysis, coarse, p, weights)
         drafts.append(draft if finest.same_graph else _duplicated(analysis, finest, coarse, p, draft, merged))
     return Split(analysis, coarse, tuple(drafts), draft_whole(analysis, finest))
+
+
+def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) -> list[OptimizerState]:
+    """Merge the states of the optimisers of all parts of `plan` into those of the larger parts of `coarse`.
+
+    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    """
+    size = plan.k // coarse.k
+    return [merge_states(within(plan, coarse, p), states[p * size : (p + 1) * size]) for p in range(coarse.k)]
 
 
 def _finest(split: Split) -> Plan:

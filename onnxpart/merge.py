@@ -124,11 +124,9 @@ def _unscaled(initializer: InitializerPlan, array: Array) -> Array:
     divisor = scale(initializer, "original", "weights", len(initializer.blocks))
     if divisor is None:
         return array
-    count = np.zeros(initializer.shape, np.int16)
-    for p in range(len(initializer.blocks)):
-        for index, _ in initializer.pieces(p):
-            count[index] += 1
-    return np.multiply(array, divisor / np.maximum(count, 1), dtype=wide(array.dtype)).astype(array.dtype)
+    return np.multiply(array, divisor / np.maximum(initializer.counts(), 1), dtype=wide(array.dtype)).astype(
+        array.dtype
+    )
 
 
 def scatter(

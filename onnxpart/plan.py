@@ -117,6 +117,15 @@ class InitializerPlan:
                     yield _index((rows, *block[1:]), shape), (slice(before + first, before + last),)
             before += count
 
+    def counts(self, start: int = 0, stop: int | None = None) -> NDArray[np.int16]:
+        """In how many parts each element of some rows of the whole is (see `pieces`)."""
+        rows = (len(range(*slice(start, stop).indices(self.shape[0]))), *self.shape[1:]) if self.shape else ()
+        result = np.zeros(rows, np.int16)
+        for part in range(len(self.blocks)):
+            for index, _ in self.pieces(part, start, stop):
+                result[index] += 1
+        return result
+
     @cached_property
     def disjoint(self) -> bool:
         """Whether no element is in two parts."""

@@ -13,8 +13,10 @@ from onnx import ModelProto
 
 import onnxpart
 from onnxpart import OptimizerState, Split
+from onnxpart.levels import merge_states_to
+from onnxpart.moments import unmerge_states
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
-from onnxpart.torch.data import Batch, Loader
+from onnxpart.torch.data import Loader
 from onnxpart.torch.job import Criterion, Settings
 from onnxpart.torch.train import evaluate, train
 
@@ -78,22 +80,6 @@ class Run:
             "metric": task.metric, "method": self.method, "rate": self.rate, **edges, "seed": seed,
             "epochs": self.epochs, "stages": [{"k": stage.k, "epochs": stage.epochs} for stage in self.stages],
         }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Shifted:
-    """A loader whose epochs count from another one on: a schedule that starts anew doesn't repeat the samples."""
-
-    loader: Loader
-    by: int
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self.loader)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
-        return self.loader.epoch(self.by + number, start)
 
 
 @dataclass
@@ -178,15 +164,7 @@ class Experiment:
         parts, split = self.parts(run), self.split(run.stages[0].k)
         for number, stage in enumerate(run.stages[1:-1], 1):
             larger = onnxpart.merge_to(split, parts.arrays(), stage.k)
-            states = None
-            if parts.states is not None:
-                size = split.plan.k // stage.k
-                states = [
-                    onnxpart.merge_states(
-                        onnxpart.within(split.plan, larger.plan, p), parts.states[p * size : (p + 1) * size]
-                    )
-                    for p in range(stage.k)
-                ]
+            states = None if parts.states is None else merge_states_to(split.plan, larger.plan, parts.states)
             modules = [import_onnx(model) for model in larger.parts]
             parts = Networks(modules, states, parts.epoch, number, list(parts.curve))
             split = larger
@@ -196,16 +174,18 @@ class Experiment:
 
     def _rounds(self, run: Run) -> Networks:
         """Parts of the network as it stands, divided anew at random before each round."""
-        arrays: Arrays = {}
-        parts = Networks([], None, 0)
+        parts, split = Networks([], None, 0), self.split(run.stages[0].k)
         for number, stage in enumerate(run.stages[:-1]):
+            before, last = parts, split.plan
             split = onnxpart.split(self.model, stage.k, order="random", seed=1000 * self.seed + number)
-            parts = Networks([import_onnx(p) for p in split.parts], None, parts.epoch, number, parts.curve)
-            if number:
-                for module, mine in zip(parts.modules, onnxpart.unmerge(split.plan, arrays), strict=True):
+            parts = Networks([import_onnx(p) for p in split.parts], None, before.epoch, number, before.curve)
+            if before.states is not None:
+                merged = onnxpart.merge(last, before.arrays(), into="original")
+                for module, mine in zip(parts.modules, onnxpart.unmerge(split.plan, merged), strict=True):
                     load_weights(module, mine)
+                state = onnxpart.merge_states(last, before.states, into="original")
+                parts.states = unmerge_states(split.plan, state)
             self._learn(parts, run, number, parts.epoch + stage.epochs)
-            arrays = onnxpart.merge(split.plan, parts.arrays(), into="original")
         states = None if parts.states is None else [onnxpart.merge_states(split.plan, parts.states)]
         return self._go_on(parts, split, onnxpart.merge(split.plan, parts.arrays()), states, run)
 
@@ -228,10 +208,10 @@ class Experiment:
         task, start = self.task, networks.epoch
         marks = sorted({stop, *range(start + task.every - start % task.every, stop, task.every)})
         for mark in marks:
-            for settings, epochs, shift in self._pieces(run, number, networks.epoch, mark):
+            for settings, epochs in self._pieces(run, number, networks.epoch, mark):
                 results = train(
                     networks.modules,
-                    Shifted(task.learn, shift),
+                    task.learn,
                     task.loss,
                     settings,
                     engine="auto" if len(networks.modules) > 1 else "series",
@@ -243,23 +223,23 @@ class Experiment:
                 networks.epoch = mark
                 self._test(networks, whole=whole)
 
-    def _pieces(self, run: Run, number: int, start: int, stop: int) -> Iterator[tuple[Settings, range, int]]:
-        """Settings for the epochs from `start` to `stop`, which numbers they have there, and what those begin at."""
+    def _pieces(self, run: Run, number: int, start: int, stop: int) -> Iterator[tuple[Settings, range]]:
+        """Settings for the epochs from `start` to `stop`, which may change in between."""
         settings, total = replace(self.task.settings, seed=self.seed), run.epochs
         if run.rate == "restart":
             whole = number == len(run.stages) - 1 and number > 0
             lr = settings.lr * (self.task.restart if whole else 1.0)
-            begin, length = _schedule(run, number)
-            yield replace(settings, epochs=length, lr=lr, schedule="cosine"), range(start - begin, stop - begin), begin
+            first, last = _schedule(run, number)
+            yield replace(settings, first=first, epochs=last, lr=lr, schedule="cosine"), range(start, stop)
         elif run.rate == "cosine":
-            yield replace(settings, epochs=total, schedule="cosine"), range(start, stop), 0
+            yield replace(settings, epochs=total, schedule="cosine"), range(start, stop)
         else:
             first, second = self.task.drops
             ends = 0, total - first - second, total - second, total
             for (low, high), factor in zip(pairwise(ends), (1.0, 0.1, 0.01), strict=True):
                 if max(low, start) < min(high, stop):
                     epochs = range(max(low, start), min(high, stop))
-                    yield replace(settings, epochs=total, lr=settings.lr * factor, schedule="constant"), epochs, 0
+                    yield replace(settings, epochs=total, lr=settings.lr * factor, schedule="constant"), epochs
 
     def _test(self, networks: Networks, *, whole: bool) -> None:
         """Add a point of each network to the curve."""
@@ -271,6 +251,6 @@ class Experiment:
 
 
 def _schedule(run: Run, number: int) -> tuple[int, int]:
-    """Where the schedule of a stage begins, and its length, which rounds with as many parts have in common."""
+    """Where the schedule of a stage begins and ends, which rounds with as many parts have in common."""
     alike = [i for i, stage in enumerate(run.stages) if stage.k == run.stages[number].k]
-    return sum(stage.epochs for stage in run.stages[: alike[0]]), sum(run.stages[i].epochs for i in alike)
+    return sum(stage.epochs for stage in run.stages[: alike[0]]), sum(s.epochs for s in run.stages[: alike[-1] + 1])
