@@ -21,10 +21,10 @@ def write_out(graph: GraphProto, known: Mapping[str, Array], initializers: Colle
     :param initializers: names that are taken too.
     """
     taken = {*names_of(graph), *initializers}
-    loops = [i for i, node in enumerate(graph.node) if _steps(node, known)]
+    loops = {i: steps for i, node in enumerate(graph.node) if (steps := _steps(node, known))}
     nodes = list(graph.node)
-    for i in reversed(loops):
-        nodes[i : i + 1] = _iterations(nodes[i], _steps(nodes[i], known), graph, taken)
+    for i, steps in reversed(loops.items()):
+        nodes[i : i + 1] = _iterations(nodes[i], steps, graph, taken)
     if loops:
         replace(graph.node, nodes)
     return bool(loops)

@@ -258,7 +258,7 @@ def _spared(state: State, parameters: list[Wish]) -> list[Wish]:
     for wish in parameters:
         trial.dropped[wish.drop] = True
     classes = trial.solve(w for w in state.pending if not w.sides and w not in parameters)
-    return [w for w in parameters if np.count_nonzero(np.unique(classes[w.otherwise[1]])) >= state.k]
+    return [w for w in parameters if np.count_nonzero(ascending(classes[w.otherwise[1]])) >= state.k]
 
 
 def granted(state: State) -> list[tuple[Choice, tuple[Pair, ...]]]:
