@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnxpart.cut import cut
     from onnxpart.edges import draw_edges
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
-    from onnxpart.levels import merge_to, within
+    from onnxpart.levels import merge_states_to, merge_to, within
     from onnxpart.merge import merge, scatter, unmerge
     from onnxpart.model import Model, arrays, load
     from onnxpart.moments import OptimizerState, merge_states
@@ -46,6 +46,7 @@ __all__ = [
     "load",
     "merge",
     "merge_states",
+    "merge_states_to",
     "merge_to",
     "plan",
     "scatter",
@@ -63,7 +64,7 @@ _HOMES = {
     "cut": ("cut",),
     "edges": ("draw_edges",),
     "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
-    "levels": ("merge_to", "within"),
+    "levels": ("merge_states_to", "merge_to", "within"),
     "merge": ("merge", "scatter", "unmerge"),
     "model": ("Model", "arrays", "load"),
     "moments": ("OptimizerState", "merge_states"),

@@ -32,6 +32,7 @@ from onnxpart import (
     arrays,
     merge,
     merge_states,
+    merge_states_to,
     merge_to,
     plan,
     split,
@@ -185,7 +186,7 @@ def test_index_maps_compose(maps: tuple[list[list[int]], int], reduces: bool, se
     larger = divisors[seed % len(divisors)]
     size = k // larger
     coarse = plan_for([[p if p < 0 else p // size for p in parts] for parts in axes], reduces, larger)
-    level = [merge_states(within(fine, coarse, p), states[p * size : (p + 1) * size]) for p in range(larger)]
+    level = merge_states_to(fine, coarse, states)
     assert [state.step for state in level] == list(range(0, k, size))
     merged = merge_states(coarse, level)
     for slot, value in at_once.slots["w"].items():
@@ -253,7 +254,7 @@ def test_momenta_of_what_cannot_be_divided_merge_by_level() -> None:
         for p in range(4)
     ]
     halves = merge_to(done, [arrays(part) for part in done.parts], 2)
-    level = [merge_states(within(done.plan, halves.plan, p), states[2 * p : 2 * p + 2]) for p in range(2)]
+    level = merge_states_to(done.plan, halves.plan, states)
     for half, state in zip(halves.parts, level, strict=True):
         shapes = {t.name: tuple(t.dims) for t in half.graph.initializer if t.name in state.slots}
         assert {"narrow.bias__part0", "narrow.bias__part1", "fc.weight"} <= shapes.keys()

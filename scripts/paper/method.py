@@ -13,7 +13,6 @@ from onnx import ModelProto
 
 import onnxpart
 from onnxpart import OptimizerState, Split
-from onnxpart.levels import merge_states_to
 from onnxpart.moments import unmerge_states
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
 from onnxpart.torch.data import Loader
@@ -164,7 +163,7 @@ class Experiment:
         parts, split = self.parts(run), self.split(run.stages[0].k)
         for number, stage in enumerate(run.stages[1:-1], 1):
             larger = onnxpart.merge_to(split, parts.arrays(), stage.k)
-            states = None if parts.states is None else merge_states_to(split.plan, larger.plan, parts.states)
+            states = None if parts.states is None else onnxpart.merge_states_to(split.plan, larger.plan, parts.states)
             modules = [import_onnx(model) for model in larger.parts]
             parts = Networks(modules, states, parts.epoch, number, list(parts.curve))
             split = larger
