@@ -15,8 +15,10 @@ from onnxpart.errors import ModelError
 if TYPE_CHECKING:
     from onnxpart.shapes import Shape, Shapes
 
-_TRIPS = 16, 24
-"""How often to take a Loop for repeated that only the run knows the end of, for both sets of trial values."""
+_TRIPS = 16, 24, 16
+"""How often to take a Loop for repeated that only the run knows the end of, for each set of trial values."""
+FOUND = 5, 7, 7
+"""How many elements to take for chosen where only the data tells; the third set is the first with others of these."""
 
 
 def cross(shapes: Shapes, region: Region, node: NodeProto, trial: int, states: Mapping[str, Shape | None]) -> None:
@@ -40,22 +42,23 @@ def cross(shapes: Shapes, region: Region, node: NodeProto, trial: int, states: M
         shapes.dtype.setdefault(out, shapes.dtype[name])
         shape = states.get(out, shapes.shape.get(name))
         if shape is not None:
-            _record(shapes, region, node, role, shape, list(axes), _TRIPS[trial])
+            _record(shapes, region, node, role, shape, list(axes), trial)
 
 
 def _record(
-    shapes: Shapes, region: Region, node: NodeProto, role: str, shape: Shape, axes: list[int], unknown: int
+    shapes: Shapes, region: Region, node: NodeProto, role: str, shape: Shape, axes: list[int], trial: int
 ) -> None:
     out = node.output[0]
     if node.domain == ENTER:
         if role == "each":
-            _sizes(shapes, region, unknown, len(axes))
+            _sizes(shapes, region, _TRIPS[trial], len(axes))
         gone = {axis % len(shape) for axis in _within(shapes, node, axes, len(shape))}
         shapes.shape[out] = tuple(n for axis, n in enumerate(shape) if axis not in gone)
         return
     if role == "branches":
-        if shapes.shape.get(node.input[1]) == shape:
-            shapes.shape[out] = shape
+        other = shapes.shape.get(node.input[1])
+        if other is not None and len(other) == len(shape):
+            shapes.shape[out] = tuple(n if n == m else FOUND[trial] for n, m in zip(shape, other, strict=True))
         return
     if role == "state":
         first = next(m for m in region.enters if m.output and m.output[0] == state_of(node))
@@ -63,7 +66,7 @@ def _record(
         if known is not None:
             shapes.shape[out] = shapes.shape[first.input[0]] if known == shape else shape
         return
-    sizes = _sizes(shapes, region, unknown, len(axes))
+    sizes = _sizes(shapes, region, _TRIPS[trial], len(axes))
     rank = len(shape) + len(axes)
     if sizes is not None and out not in shapes.shape:
         rest = iter(shape)

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from onnxpart.ahead import CONTRACTIONS, Ahead, ahead
 from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Parts
-from onnxpart.control import Region
+from onnxpart.control import LEAVE, Region
 from onnxpart.labels import Field, extent, varying
+from onnxpart.model import FLOATS
 from onnxpart.rules.rewrite import Kept
+from onnxpart.shapes import SELECTIONS
 
 Mode = Literal["merged", "lanes", "tail"]
 WEIGHTED = ("equation", "recurrent")
@@ -72,7 +74,13 @@ class Layout:
         self._lanes: set[str] = set()
         """What nodes in lanes give."""
         self._apart: set[int] = set()
-        """Nodes of the regions that exist once per part as a whole."""
+        """Nodes of the regions that exist once per part as a whole, and nodes that read what has no mean."""
+        self._choosing = any(
+            (op.op_type in SELECTIONS or (op.op_type == "If" and op.domain == LEAVE))
+            and not self._trained.isdisjoint(op.outputs)
+            for op in analysis.ops
+        )
+        """Whether how many elements there are of something depends on parameters."""
         self._choose_modes()
 
     # -- kept indices -------------------------------------------------------------------------------------------
@@ -144,8 +152,20 @@ class Layout:
         split = [f for f in self.analysis.fields(name) if id(f) in self._some]
         if len(split) != 1 or id(split[0]) not in self._all:
             return False
+        if self._unequal(name):
+            return False
         dynamic = self.analysis.shapes.dynamic_dims(name)
         return bool(varying(split[0])) and not any(dynamic[axis] for axis in varying(split[0]))
+
+    def _unequal(self, name: str) -> bool:
+        """Whether a tensor may be longer in one part than in another."""
+        return self._choosing and name in self._trained and self.analysis.shapes.sized_by_data(name)
+
+    def no_mean(self, name: str) -> str:
+        """Why the parts' values of a tensor have no mean; empty if they have one."""
+        if self.analysis.shapes.dtype.get(name) not in FLOATS:
+            return "aren't floating-point numbers"
+        return "differ in size, which depends on the data" if self._unequal(name) else ""
 
     # -- modes --------------------------------------------------------------------------------------------------
 
@@ -179,6 +199,10 @@ class Layout:
                 reductions[region.start : region.stop] = [False] * len(inside)
             if torn:
                 continue
+            meanless = [i for i, mode in enumerate(self.modes) if mode == "tail" and self._reads_no_mean(i)]
+            self._apart.update(meanless)
+            if meanless:
+                continue
             apart = [
                 i
                 for i in self.reductions
@@ -189,6 +213,10 @@ class Layout:
                 return
             for i in apart:
                 reductions[i] = False
+
+    def _reads_no_mean(self, i: int) -> bool:
+        """Whether a node reads what every part has its own of, and what has no mean."""
+        return any(not self.divided(n) and self.no_mean(n) for n in self._lanes.intersection(self._activations[i]))
 
     def _torn(self, region: Region) -> bool:
         """Whether an If, Loop or Scan must exist once per part as a whole.
@@ -334,11 +362,13 @@ class Layout:
     def _tail(self, reductions: list[bool]) -> list[bool]:
         """Nodes all of whose successors are free of parameters, but for biases on means."""
         analysis = self.analysis
-        tail = [False] * len(analysis.ops)
+        tail, ends = [False] * len(analysis.ops), set(analysis.model.outputs)
         for i in reversed(range(len(analysis.ops))):
             outputs = self._outputs[i]
             users = [u for n in outputs for u in analysis.consumers.get(n, [])]
-            if not all(tail[u] for u in users) or self._trained.isdisjoint(outputs):
+            if not all(tail[u] or self._untrained(u) for u in users) or self._untrained(i):
+                continue
+            if users and all(map(self._untrained, users)) and ends.isdisjoint(outputs):
                 continue
             if self._pure.issuperset(outputs) or not self._divided.isdisjoint(outputs):
                 continue
@@ -353,10 +383,14 @@ class Layout:
             tail[i] = True
         return tail
 
+    def _untrained(self, i: int) -> bool:
+        """Whether a node stands once because nothing that comes out of it, such as a size, depends on parameters."""
+        return self._trained.isdisjoint(self._outputs[i]) and i not in self._apart
+
     def _mode(self, i: int) -> Mode:
         analysis = self.analysis
         outputs = self._outputs[i]
-        if self.k == 1 or (self._trained.isdisjoint(outputs) and i not in self._apart):
+        if self.k == 1 or self._untrained(i):
             return "merged"
         if i in self.duplicated or i in self._apart:
             return "lanes"

@@ -13,7 +13,7 @@ from onnxpart.analyse import Analysis
 from onnxpart.assign import ANYWHERE, Infeasible, Order, Parts, assign
 from onnxpart.decide import Decision, decide, whole_groups
 from onnxpart.errors import PartitionError, UsageError
-from onnxpart.labels import Field, Fields, extent, listed, varying
+from onnxpart.labels import Choice, Field, Fields, extent, listed, varying
 from onnxpart.layout import Layout
 from onnxpart.plan import ORDERS, Block, InitializerPlan, Layer, Plan, Ranges, to_ranges
 from onnxpart.wishes import Classes
@@ -43,9 +43,14 @@ def plan(
     trial, decision, parts = settle(analysis, wanted, Order(order, seed))
     if k > 1 and not (parts >= 0).any():
         raise PartitionError(_nothing(trial, decision, k))
-    mixes = sorted({c.node for c in decision.failed if c.mix})
-    layout = Layout(analysis, parts, k, frozenset(mixes))
+    layout = Layout(analysis, parts, k, frozenset(c.node for c in duplicated(decision, parts)))
     return plan_of(analysis, layout, _layers(trial, decision, parts, k), Order(order, seed), wanted)
+
+
+def duplicated(decision: Decision, parts: Parts) -> list[Choice]:
+    """The mixes that exist once per part: those given up that mix anything divided."""
+    mixes = [choice for choice in decision.failed if choice.mix]
+    return [c for c in mixes if any((parts.take(f) > ANYWHERE).any() for pair in c.alternatives[0] for f in pair)]
 
 
 def settle(analysis: Analysis, shares: Sequence[int], order: Order) -> tuple[Analysis, Decision, Parts]:

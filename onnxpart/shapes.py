@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
-from onnxpart.borders import cross, grown
+from onnxpart.borders import FOUND, cross, grown
 from onnxpart.control import ENTER, LEAVE, graphs_of
 from onnxpart.errors import ModelError
 from onnxpart.files import Array
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 SMALL = 4096
 """Initializers of at most this many elements are looked at when shapes are computed."""
-_TRIALS = ((2, 16, 224), (3, 24, 256))
-"""Trial values for symbols: along axis 0, in sequences, in images; for the first and the second set."""
+_TRIALS = ((2, 16, 224), (3, 24, 256), (2, 16, 224))
+"""Trial values for symbols: along axis 0, in sequences, in images; for each set (see `borders.FOUND`)."""
+SELECTIONS = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
+"""Operators the size of whose results depends on the data."""
 
 
 @dataclass
@@ -72,6 +74,15 @@ class Shapes:
             return np.ones(mine.shape, bool)
         return np.asarray(mine != other)
 
+    @cached_property
+    def _by_data(self) -> Shapes:
+        return _infer(self.model, 2)
+
+    def sized_by_data(self, name: str) -> bool:
+        """Whether the size of a tensor depends on the values of others and not on their sizes alone."""
+        mine, other = self.shape.get(name), self.other and self._by_data.shape.get(name)
+        return mine is not None and other is not None and mine != other
+
 
 NDBool = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -82,7 +93,7 @@ def infer(model: Model) -> Shapes:
     :raises ModelError: when the shapes contradict each other.
     """
     first = _infer(model, 0)
-    if _symbolic(model) or model.flat.regions:
+    if _symbolic(model) or model.flat.regions or any(node.op_type in SELECTIONS for node in model.flat.nodes):
         first.other = _infer(model, 1)
     if model.flat.regions and grown(first):
         return _while_growing(model, first)
@@ -139,7 +150,7 @@ def _infer(model: Model, trial: int, states: Mapping[str, Shape | None] | None =
         _record(shapes, value.name, value.type)
     for name, tensor in model.initializers.items():
         shapes.shape[name], shapes.dtype[name] = tuple(tensor.dims), tensor.data_type
-    fold = _Fold(shapes, symbols)
+    fold = _Fold(shapes, symbols, FOUND[trial])
     for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
         if node.domain in (ENTER, LEAVE):
             cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
@@ -156,13 +167,16 @@ def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
             yield from _values(inner)
 
 
-def _record(shapes: Shapes, name: str, type_: onnx.TypeProto) -> None:
+def _record(shapes: Shapes, name: str, type_: onnx.TypeProto, unknown: int | None = None) -> None:
     if not type_.HasField("tensor_type"):
         return
     tensor = type_.tensor_type
     shapes.dtype[name] = tensor.elem_type
     if tensor.HasField("shape"):
         dims = tensor.shape.dim
+        if unknown is not None:
+            shapes.shape[name] = tuple(dim.dim_value if dim.HasField("dim_value") else unknown for dim in dims)
+            return
         shape = tuple([dim.dim_value for dim in dims])
         if 0 not in shape or all(dim.HasField("dim_value") for dim in dims):
             shapes.shape[name] = shape
@@ -290,9 +304,10 @@ _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))
 class _Fold:
     """Folds values node by node, and fills in shapes that the inference left out."""
 
-    def __init__(self, shapes: Shapes, symbols: Mapping[str, int]) -> None:
+    def __init__(self, shapes: Shapes, symbols: Mapping[str, int], found: int) -> None:
         self.shapes = shapes
         self.symbols = symbols
+        self.found = found
         self.opsets = shapes.model.opsets
 
     def visit(self, node: onnx.NodeProto) -> None:
@@ -388,9 +403,10 @@ class _Fold:
             outputs = shape_inference.infer_node_outputs(schema, node, types, data, None, opsets)
         except (onnx.defs.SchemaError, shape_inference.InferenceError, KeyError):
             return
+        unknown = self.found if node.op_type in SELECTIONS else None
         for name, type_ in outputs.items():
             if name not in shapes.shape:
-                _record(shapes, name, type_)
+                _record(shapes, name, type_, unknown)
 
 
 def _type(shapes: Shapes, name: str) -> onnx.TypeProto:

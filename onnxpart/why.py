@@ -13,6 +13,7 @@ from onnxpart.analyse import Analysis, analyse
 from onnxpart.cut import cut
 from onnxpart.errors import UsageError
 from onnxpart.labels import Field, varying
+from onnxpart.planner import duplicated
 from onnxpart.ties import Cause, Step, Ties, along
 
 
@@ -136,11 +137,10 @@ def _together(ties: Ties, name: str, mine: NDArray[np.bool_]) -> Iterator[str]:
 
 def _duplicated(ties: Ties, name: str) -> Iterator[Duplicated]:
     node = ties.analysis.producer.get(name, -1)
-    reasons = {c.reason: c for c in ties.decision.failed if c.mix and c.node == node}
-    for reason in reasons:
+    for reason in {c.reason: c for c in duplicated(ties.decision, ties.parts) if c.node == node}:
 
         def free(other: Ties) -> bool:
-            return not any(c.node == node and c.mix for c in other.decision.failed)
+            return not any(c.node == node for c in duplicated(other.decision, other.parts))
 
         yield Duplicated(ties.title(node), reason, tuple(_fewer(ties, ties.k - 1, free)))
 

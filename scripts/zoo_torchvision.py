@@ -17,7 +17,7 @@ SIZES = {
 }  # fmt: skip
 """Pixels along a side of a square image, by the beginning of the name, where `SIZE` isn't enough or too much."""
 CLIPS = {"s3d": (1, 3, 16, 224, 224)}
-CLIP, FRAME, DETECTED = (2, 3, 8, 64, 64), (1, 3, 128, 128), 128
+CLIP, FRAME, DETECTED, BOXES = (2, 3, 8, 64, 64), (1, 3, 128, 128), 128, 16
 
 
 class Tensors(nn.Module):
@@ -30,6 +30,31 @@ class Tensors(nn.Module):
     def forward(self, *tensors: Tensor) -> Any:
         """What `pick` takes."""
         return self.pick(self.call(self.model, *tensors))
+
+
+class Stages(nn.Module):
+    """A detector of two stages as it is trained: the boxes that the second one looks at come in with the image.
+
+    It returns what its losses take: for places of the image and for boxes how much they are objects of each kind and
+    where these end, and their masks or key points.
+    """
+
+    def __init__(self, detector: Any, side: int) -> None:
+        super().__init__()
+        self.detector, self.size = detector, (side, side)
+
+    def forward(self, x: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """For one image [1, 3, side, side] and boxes in it [n, 4]."""
+        heads = self.detector.roi_heads
+        features = self.detector.backbone(x)
+        results = [value for values in self.detector.rpn.head(list(features.values())) for value in values]
+        results += heads.box_predictor(heads.box_head(heads.box_roi_pool(features, [boxes], [self.size])))
+        if heads.has_mask():
+            results.append(heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, [boxes], [self.size]))))
+        if heads.has_keypoint():
+            pooled = heads.keypoint_roi_pool(features, [boxes], [self.size])
+            results.append(heads.keypoint_predictor(heads.keypoint_head(pooled)))
+        return tuple(results)
 
 
 def names() -> list[str]:
@@ -53,6 +78,9 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     if kind == "detection":
         side = next((side for start, side in SIZES.items() if name.startswith(start)), DETECTED)
         detector: Any = models.get_model(name, weights=None, weights_backbone=None)
+        if "rcnn" in name:  # each part would look at boxes of its own
+            corner = side / 2 * torch.rand(BOXES, 2)
+            return Stages(detector, side), _image(1, side) | {"boxes": torch.cat([corner, corner + side / 2], dim=1)}
         # images come in at a size that it takes, and need neither resizing nor padding
         detector.transform.resize = lambda image, target: (image, target)
         detector.transform.batch_images = lambda images, size_divisible: torch.stack(images)

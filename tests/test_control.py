@@ -64,6 +64,12 @@ def or_zeros(n: Net, h: str) -> str:
     return n.op("Add", h, zeros)
 
 
+def longer(n: Net, h: str) -> str:
+    """One branch gives more rows than the other: what both give is in every part, what follows is divided."""
+    rows = taken(n, given(n), lambda m: [hidden(m, h, "a")], lambda m: [m.op("Concat", h, h, axis=0)])[0]
+    return hidden(n, n.op("Add", h, n.op("ReduceMean", rows, axes=[0], keepdims=1)), "behind")
+
+
 def by_units(n: Net, h: str) -> str:
     """The condition depends on what every part computes for itself."""
     condition = n.op("Greater", n.op("ReduceSum", h, keepdims=0), n.number(0))
@@ -224,6 +230,7 @@ CASES = {
     "If: opset 25": Case(either, "a.weight b.weight", opset=25),
     "If: a branch hands on": Case(handed_on, "a.weight before.weight"),
     "If: a branch of zeros": Case(or_zeros, "a.weight before.weight"),
+    "If: a longer branch": Case(longer, "behind.bias", "before.weight a.weight", lanes=True),
     "If: a condition on units": Case(by_units, "a.weight", lanes=True),
     "If: a mix in a branch": Case(normalised, "a.weight b.weight behind.weight", lanes=True),
     "If: two results": Case(two_results, "a.weight b.weight"),

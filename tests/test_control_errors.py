@@ -170,10 +170,21 @@ def test_sequences_of_several_lengths() -> None:
         analyse(load(model))
 
 
-def test_branches_of_different_shapes_are_a_barrier() -> None:
+@pytest.mark.parametrize(
+    ("op_type", "reason"),
+    [
+        ("Concat", "the branches give tensors of different sizes"),
+        ("Unsqueeze", "its branches give tensors with different numbers of axes"),
+    ],
+)
+def test_branches_of_different_shapes_are_undivided(op_type: str, reason: str) -> None:
     n, h = before()
-    (both,) = taken(n, given(n), lambda m: [m.op("Relu", h)], lambda m: [m.op("Concat", h, h, axis=0)])
-    with pytest.raises(PartitionError, match="its branches give tensors of different shapes"):
+
+    def other(m: Net) -> list[str]:
+        return [m.op("Concat", h, h, axis=0) if op_type == "Concat" else m.op("Unsqueeze", h, m.ints(0))]
+
+    (both,) = taken(n, given(n), lambda m: [m.op("Relu", h)], other)
+    with pytest.raises(PartitionError, match=reason):
         split(ended(n, both), 2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import Any
@@ -115,8 +115,18 @@ def notes(plan: Plan) -> list[str]:
     return [
         *(f"duplicated: {title} mixes units, so each part has its own over its own units" for title in plan.duplicated),
         *(f"replicated: {name} is in every part, each with values of its own" for name in plan.replicated),
-        *(f"blocked: {reason}" for reason in plan.blocked),
+        *(f"blocked: {titles}: {reason}" for titles, reason in _alike(plan.blocked)),
     ]
+
+
+def _alike(blocked: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Operators that are blocked for the same reason: the first one's title with the number of the others, and that."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in blocked:
+        title, _, reason = entry.partition(": ")
+        groups.setdefault((title.split(" ", 1)[0], reason), []).append(title)
+    for (op_type, reason), titles in groups.items():
+        yield titles[0] if len(titles) == 1 else f"{titles[0]} and {len(titles) - 1} more {op_type}", reason
 
 
 def why_lines(why: Why) -> list[Table | str]:

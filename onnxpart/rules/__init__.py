@@ -352,7 +352,7 @@ def find(op: Op) -> Rule | str:
         return f"version {version} of {op.op_type} has no rule"
     if marker:
         if control.differ(op):
-            return "its branches give tensors of different shapes"
+            return "its branches give tensors with different numbers of axes"
         labels, adapt, linear = MARKERS[op.domain, op.attributes["role"].decode()]
         return Rule("control flow", rule.versions, labels, adapt, linear)
     if op.op_type in GRAPHS:

@@ -67,15 +67,18 @@ def leave_each(op: Op) -> list[Fields]:
 
 
 def differ(op: Op) -> bool:
-    """Whether a marker is of what two branches give in different shapes."""
+    """Whether a marker is of what two branches give with different numbers of axes."""
     known = op.state.shapes.shape
-    shapes = {known[n] for n in op.inputs[:2] if n in known}
-    return op.attributes["role"] == b"branches" and len(shapes) > 1
+    ranks = {len(known[n]) for n in op.inputs[:2] if n in known}
+    return op.attributes["role"] == b"branches" and len(ranks) > 1
 
 
 def branches(op: Op) -> list[Fields]:
     """What both branches give meets place by place, and every part takes the same branch."""
     op.share(op.fields(2), "it says which branch is taken")
+    if op.shape(0) != op.shape(1):
+        op.share([*op.fields(0), *op.fields(1)], "the branches give tensors of different sizes")
+        return [()]
     return [join(op, [0, 1], len(op.out_shape()))]
 
 
