@@ -119,32 +119,37 @@ def _suppressed(
     boxes: Tensor, scores: Tensor, most: Tensor | None, limit: Tensor | None, least: Tensor | None, centers: bool
 ) -> Tensor:
     count = 0 if most is None else int(most)
-    overlap = 0.0 if limit is None else float(limit)
+    bound = 0.0 if limit is None else float(limit)
     found = []
     for image in range(scores.shape[0]):
-        overlaps = _overlaps(boxes[image], centers)
         for label in range(scores.shape[1]):
-            kept: list[int] = []
-            for box in torch.argsort(scores[image, label], descending=True, stable=True).tolist():
-                if len(kept) >= count or (least is not None and scores[image, label, box] <= least):
-                    break
-                if not kept or overlaps[box, kept].max() <= overlap:
-                    kept.append(box)
-            found += [(image, label, box) for box in kept]
+            order = torch.argsort(scores[image, label], descending=True, stable=True)
+            if least is not None:
+                order = order[scores[image, label, order] > least]
+            kept = _alone(*_ends(boxes[image, order], centers), bound)[:count]
+            found += [(image, label, box) for box in order[kept].tolist()]
     return torch.tensor(found, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
 
 
-def _overlaps(boxes: Tensor, centers: bool) -> Tensor:
-    """Return the intersection over union of all pairs of boxes."""
+def _alone(low: Tensor, high: Tensor, bound: float) -> list[int]:
+    """Return which boxes overlap none of those in front of them that are returned."""
+    areas, alive, kept = (high - low).prod(1), torch.ones(len(low), dtype=torch.bool), list[int]()
+    for box in range(len(low)):
+        if alive[box]:
+            kept.append(box)
+            sides = torch.minimum(high[box], high[box + 1 :]) - torch.maximum(low[box], low[box + 1 :])
+            common = sides.clamp(min=0).prod(1)
+            union = areas[box] + areas[box + 1 :] - common
+            alive[box + 1 :] &= torch.where(union > 0, common / union, torch.zeros_like(union)).cpu() <= bound
+    return kept
+
+
+def _ends(boxes: Tensor, centers: bool) -> tuple[Tensor, Tensor]:
+    """Return where each box begins and ends."""
     if centers:
         middle, half = boxes[:, :2], boxes[:, 2:] / 2
-        low, high = middle - half, middle + half
-    else:
-        low, high = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
-    common = (torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)).clamp(min=0).prod(2)
-    areas = (high - low).prod(1)
-    union = areas[:, None] + areas - common
-    return torch.where(union > 0, common / union, torch.zeros_like(union))
+        return middle - half, middle + half
+    return torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
 
 
 @operator("NonMaxSuppression", since=10)
