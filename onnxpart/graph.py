@@ -92,7 +92,7 @@ def part_subgraph(graph: nx.DiGraph, part: int) -> nx.DiGraph:
 
 def _numbers(op: Op, name: str) -> bool:
     """Whether an operator that makes units takes a tensor for rows of a table or lengths of sequences."""
-    return op.op_type == "Gather" or (op.op_type in GATES and op.inputs[LENGTHS : LENGTHS + 1] == (name,))
+    return op.op_type in ("Gather", "GatherND") or (op.op_type in GATES and op.inputs[LENGTHS : LENGTHS + 1] == (name,))
 
 
 class _Units:

@@ -58,7 +58,7 @@ SPECS: dict[str, Spec] = {
     "llama": ("llama", "CausalLM", GROUPED | TOKENS, TEXT),
     "mistral": ("mistral", "CausalLM", {**GROUPED, "sliding_window": 4, **TOKENS}, TEXT),
     "mixtral": ("mixtral", "CausalLM", {
-        **GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, **TOKENS}, TEXT),
+        **GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, **TOKENS}, ("input_ids", "attention_mask")),
     "qwen2": ("qwen2", "CausalLM", GROUPED | TOKENS, TEXT),
     "qwen3": ("qwen3", "CausalLM", GROUPED | TOKENS, TEXT),
     "gemma": ("gemma", "CausalLM", GROUPED | TOKENS, TEXT),
@@ -146,7 +146,9 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     kind, task, settings, inputs = SPECS[name.removesuffix("-sdpa")]
     config = transformers.AutoConfig.for_model(kind, **settings)
     make = getattr(transformers, f"AutoModelFor{task}" if task else "AutoModel")
-    model = make.from_config(config, attn_implementation=attention)
+    # of the ways of computing experts one can be exported as it is
+    experts = {"experts_implementation": "batched_mm"} if "num_local_experts" in settings else {}
+    model = make.from_config(config, attn_implementation=attention, **experts)
     return Logits(model, inputs), {name: INPUTS[name](config) for name in inputs}
 
 

@@ -11,6 +11,7 @@ from networks import Net
 from onnx import ModelProto, TensorProto, helper
 
 from onnxpart import OnnxpartError, PartitionError, Split, analyse, cut, load, plan, rules, split, verify
+from onnxpart.graph import check_conditions
 from onnxpart.layout import Layout
 from onnxpart.report import tables
 
@@ -113,6 +114,17 @@ def experts() -> ModelProto:
     return n.model(result, shape=("N", TOKEN))
 
 
+def looked_up(op_type: str) -> ModelProto:
+    """Each token looks up the weights of its expert."""
+    n = Net(("x", ("N", TOKEN)))
+    index = n.op("ArgMax", n.op("MatMul", "x", n.random("router", TOKEN, EXPERTS)), axis=1, keepdims=0)
+    index = index if op_type == "Gather" else n.op("Unsqueeze", index, n.ints(1))
+    h = n.op("Unsqueeze", n.op("Tanh", n.linear("x", TOKEN, HIDDEN, name="first")), n.ints(2))
+    for name, shape in (("in", (HIDDEN, HIDDEN)), ("out", (TOKEN, HIDDEN))):
+        h = n.op("Tanh", n.op("MatMul", n.op(op_type, n.random(name, EXPERTS, *shape), index), h))
+    return n.model(n.op("Squeeze", h, n.ints(2)), shape=("N", TOKEN))
+
+
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("build", [detector, branching])
 def test_what_is_found_by_the_mean_of_the_parts(k: int, build: Callable[[], ModelProto]) -> None:
@@ -138,6 +150,15 @@ def test_experts_that_see_their_own_tokens(k: int) -> None:
     assert halves(done, "in0.weight", "out0.weight", "in1.weight", "out1.weight")
     assert done.plan.by_name["router"].part_shape(0) == (TOKEN, EXPERTS)
     assert holds(done)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("op_type", ["Gather", "GatherND"])
+def test_experts_whose_weights_are_looked_up(k: int, op_type: str) -> None:
+    done = split(looked_up(op_type), k)
+    assert halves(done, "first.weight", "in", "out")
+    assert holds(done)
+    assert not check_conditions(done.analysis, done.plan)
 
 
 def test_a_size_is_told_by_data_or_by_sizes() -> None:

@@ -59,12 +59,19 @@ def fourier(op: Op) -> list[Fields]:
 
 
 def gather_nd(op: Op) -> list[Fields]:
-    """GatherND: positions along the leading axes, whole blocks along the others."""
+    """GatherND: positions along the leading axes, whole blocks along the others (rows of a table make units)."""
     looked_up = int(op.attributes.get("batch_dims", 0)) + op.shape(1)[-1]
     op.share(op.fields(1), "it selects units at run time")
-    fields = across(op, [0], range(looked_up))
     front = (1,) * (len(op.out_shape()) - len(op.shape(0)) + looked_up)
-    return [tuple(f.reshape(front + f.shape[looked_up:]) for f in fields)]
+    result = []
+    for f in op.fields(0):
+        if not varying(f).isdisjoint(range(looked_up)):
+            op.share([f], "" if op.pure(0) else "it depends on positions along a divided axis")
+            continue
+        result.append(f.reshape(front + f.shape[looked_up:]))
+        if op.pure(0) and not op.pure(1):
+            op.labels.root(result[-1], op.index)
+    return [tuple(result)]
 
 
 def scatter_nd(op: Op) -> list[Fields]:
