@@ -460,6 +460,24 @@ def select(g: Growing) -> None:
         g.put(values, [2 if a == axis else d for a, d in enumerate(v.dims)], v.tame)
 
 
+def route(g: Growing) -> None:
+    """Rows that the data choose, through a layer of their own: back in their places, or their sum."""
+    v = g.pick(lambda v: v.rank == 2 and v.fixed(1))
+    if v is None or g.opset < 11:
+        return
+    by = g.pick(lambda u: u.rank == 2 and u.fixed(1) and u.dims[0] == v.dims[0]) or v
+    net, n = g.net, v.sizes[1]
+    score = g.reduce(g.of(("ReduceMax", "ReduceSum")), by.name, [1], 0)
+    where = net.op("NonZero", net.op("Greater", score, net.number(0.1)))
+    listed = net.op("Transpose", where, perm=[1, 0])
+    rows = net.op("GatherND", v.name, listed) if g.draw(2) else net.op("Gather", v.name, g.squeeze(where, [0]), axis=0)
+    rows = net.op("Tanh", net.op("MatMul", rows, g.weight(n, n, fan_in=n)))
+    if g.draw(2):
+        g.put(net.op("ScatterND", v.name, listed, rows), v.dims, v.tame)
+    else:
+        g.put(g.reduce("ReduceSum", rows, [0], 1), (1, n))
+
+
 def source(g: Growing) -> None:
     """Numbers that come from no weight: in the sizes of a value, or along one axis."""
     v = g.pick(lambda v: v.fixed(-1))
@@ -499,6 +517,6 @@ def unknown(g: Growing) -> None:
 COMMON: tuple[Callable[[Growing], None], ...] = (layer, activate, residual, parameter, convolve, reshape, transpose)
 RARE: tuple[Callable[[Growing], None], ...] = (
     settings, gate, concat, cut, fold, shuffle, reduce, normalise, attend, product, pool, space, pad, spread, select,
-    source,
+    source, route,
 )  # fmt: skip
 STEPS = (*COMMON, *COMMON, *RARE, *RARE, unknown)
