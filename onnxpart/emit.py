@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -272,26 +271,6 @@ def draft_whole(analysis: Analysis, plan: Plan) -> Draft:
     return _Whole(analysis, plan).draft
 
 
-def _refusal(layout: Layout, name: str, reason: str) -> str:
-    """What to do about a tensor without a mean: take the last values in front of it that have one as outputs."""
-    analysis, found, seen, waiting = layout.analysis, list[str](), {name}, deque([name])
-    while waiting:
-        for read in analysis.ops[analysis.producer[waiting.popleft()]].reads:
-            producer = analysis.producer.get(read)
-            if producer is None or read in seen or read not in analysis.state.trained:
-                continue
-            seen.add(read)
-            inside = analysis.model.flat.inside(producer)
-            if inside or read in analysis.state.pure or read not in analysis.shapes.shape or layout.no_mean(read):
-                waiting.append(read)
-            else:
-                found.append(read)
-    return (
-        f"{analysis.model.name}: each part has its own {name!r}, and these have no mean, as they {reason}; "
-        f"train on what comes before: --outputs {','.join(found)}."
-    )
-
-
 class _Whole:
     """Builds the duplicated whole; turns tensors between the form over all units and the forms per part."""
 
@@ -347,8 +326,6 @@ class _Whole:
 
     def _mean(self, name: str) -> str:
         if (name, -1) not in self.done:
-            if reason := self.layout.no_mean(name):
-                raise PartitionError(_refusal(self.layout, name, reason))
             lanes = [copy_name(name, p) for p in range(self.plan.k)]
             self.done[name, -1] = self.writer.add("Mean", lanes, name)
         return name

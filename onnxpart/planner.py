@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -37,13 +38,15 @@ def plan(
     :param k: number of parts, at least 1. :param order: contiguous, interleaved or random (with `seed`).
     :param shares: relative sizes of the parts, K positive integers; equal when omitted.
     :returns: the plan; each layer's unit classes are divided in proportion to `shares`, within one class.
-    :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
+    :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided, or an
+        output can't be averaged.
     """
     wanted = _check(k, order, shares)
     trial, decision, parts = settle(analysis, wanted, Order(order, seed))
     if k > 1 and not (parts >= 0).any():
         raise PartitionError(_nothing(trial, decision, k))
     layout = Layout(analysis, parts, k, frozenset(c.node for c in duplicated(decision, parts)))
+    _refuse_meanless(layout)
     return plan_of(analysis, layout, _layers(trial, decision, parts, k), Order(order, seed), wanted)
 
 
@@ -72,6 +75,34 @@ def settle(analysis: Analysis, shares: Sequence[int], order: Order) -> tuple[Ana
         if empty is None:
             return trial, decision, parts
         trial.labels.share(empty, -1, "it would leave a part without units")
+
+
+def _refuse_meanless(layout: Layout) -> None:
+    """Refuse outputs that every part has its own of and that have no mean.
+
+    :raises PartitionError: it names the last values in front of one that have a mean.
+    """
+    analysis = layout.analysis
+    lanes = {n for op, mode in zip(analysis.ops, layout.modes, strict=True) if mode == "lanes" for n in op.outputs}
+    name = next((n for n in analysis.model.outputs if n in lanes and layout.no_mean(n)), None)
+    if name is None:
+        return
+    found, seen, waiting = list[str](), {name}, deque([name])
+    while waiting:
+        for read in analysis.ops[analysis.producer[waiting.popleft()]].reads:
+            producer = analysis.producer.get(read)
+            if producer is None or read in seen or read not in analysis.state.trained:
+                continue
+            seen.add(read)
+            inside = analysis.model.flat.inside(producer)
+            if inside or read in analysis.state.pure or read not in analysis.shapes.shape or layout.no_mean(read):
+                waiting.append(read)
+            else:
+                found.append(read)
+    raise PartitionError(
+        f"{analysis.model.name}: each part has its own {name!r}, and these have no mean, as they "
+        f"{layout.no_mean(name)}; train on what comes before: --outputs {','.join(found)}."
+    )
 
 
 def _copy(analysis: Analysis) -> Analysis:

@@ -183,7 +183,7 @@ def test_a_second_stage_is_refused_and_the_advice_holds(outputs: list[str], reas
     with pytest.raises(
         PartitionError, match=f"own '{outputs[0]}', and these have no mean, as they {reason}"
     ) as refused:
-        split(model, 2)
+        plan(analyse(model), 2)
     (names,) = re.findall(r"--outputs (\S+)\.$", str(refused.value))
     done = split(cut(model, names.split(",")), 2)
     assert halves(done, "a.weight", "b.weight")
