@@ -128,13 +128,16 @@ class Growing:
     def cast(self, x: str, to: int) -> str:
         return self.net.op("Cast", x, to=to)
 
-    def target(self, v: Value, dims: Sequence[Dim]) -> str:
-        """A Reshape's target for `v`: numbers, zeros and a -1, or computed from the shape of `v`."""
+    def target(self, v: Value, dims: Sequence[Dim], zeros: bool = True) -> str:
+        """A Reshape's target for `v`: numbers, zeros and a -1, or computed from the shape of `v`.
+
+        `zeros`: it is `v` itself that is reshaped, so that 0 may stand for a size that stays.
+        """
         net = self.net
         dynamic = [a for a, d in enumerate(dims) if isinstance(d, str)]
         fixed = [d for d in dims if not isinstance(d, str)]
         sizes: list[int] = [d if isinstance(d, int) else -1 for d in dims]
-        if dynamic and dynamic[0] < v.rank and v.dims[dynamic[0]] == dims[dynamic[0]] and self.draw(2):
+        if zeros and dynamic and dynamic[0] < v.rank and v.dims[dynamic[0]] == dims[dynamic[0]] and self.draw(2):
             sizes[dynamic[0]] = 0
         if not dynamic and self.chance(3):
             sizes[self.draw(len(sizes))] = -1

@@ -276,7 +276,7 @@ def fold(g: Growing) -> None:
     flat = g.net.op("Reshape", v.name, g.net.ints(-1, v.sizes[-1]))
     net_value = g.net.op("MatMul", flat, g.weight(v.sizes[-1], width, fan_in=v.sizes[-1]))
     dims = (*v.dims[:-1], width)
-    g.put(g.net.op("Reshape", net_value, g.target(v, dims)), dims)
+    g.put(g.net.op("Reshape", net_value, g.target(v, dims, zeros=False)), dims)
 
 
 def shuffle(g: Growing) -> None:
