@@ -145,7 +145,7 @@ def scatter(
 
 
 def scatter_stream(initializer: InitializerPlan, arrays: Sequence[Rows], *, into: Into, normalize: Normalize) -> Stream:
-    """The same a few rows at a time. Warns once of each array in which a number isn't finite."""
+    """The same a few rows at a time. Warns once of each array, but for constants, that holds NaN or infinite values."""
     divisor = scale(initializer, into, normalize, len(arrays))
     combine = _join if initializer.disjoint else _average
 
@@ -153,7 +153,7 @@ def scatter_stream(initializer: InitializerPlan, arrays: Sequence[Rows], *, into
         infinite: set[int] = set()
         for start, stop in windows(initializer.shape, arrays[0].dtype, size):
             yield combine(initializer, arrays, divisor, (start, stop), infinite)
-        for p in sorted(infinite):
+        for p in [] if initializer.constant else sorted(infinite):
             warnings.warn(f"part {p}: {initializer.name!r} holds NaN or infinite values", stacklevel=2)
 
     return Stream(initializer.shape, arrays[0].dtype, chunks)

@@ -196,13 +196,16 @@ def _finding(oracle: str, label: str, batch: int, deviations: Mapping[str, float
 
 
 def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
+    """Largest difference relative to the spread of `b`, or to that given for what is no output of the network."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not a.size and not b.size:  # of what a loop that isn't run collects ONNX Runtime may not know the rank
         return 0.0
     if a.shape != b.shape:
         return float("inf")
-    masked = (np.abs(b) > MASKED) & (np.abs(a) > MASKED) & (np.sign(a) == np.sign(b))
-    a, b = a[~masked], b[~masked]
+    alike = (np.abs(b) > MASKED) & (np.abs(a) > MASKED) & (np.sign(a) == np.sign(b))
+    if spread is not None and not np.isnan(a).all():  # in between, a softmax of nothing but masks is no number
+        alike |= np.isnan(a) & np.isnan(b)
+    a, b = a[~alike], b[~alike]
     scale = _spread(b) if spread is None else spread
     difference = float(np.max(np.abs(a - b), initial=0.0))
     if not np.isfinite(difference):

@@ -107,7 +107,7 @@ def divide(model: ModelProto, way: Way) -> Result:
     except PartitionError as error:
         return Result("refused" if stage == "planning" else f"refused when {stage}", str(error))
     except Exception as error:  # whatever it is, it is a fault
-        if runs(model):
+        if runs(tidied(copied(model))):  # what leads to no output may hide what the checker says of the rest
             return Result(f"failed {stage}: {type(error).__name__} {anonymous(error)}", traceback.format_exc())
         return Result("unusable", str(error))
     finding = max(verdicts[-1].findings, key=lambda f: f.deviation)

@@ -398,3 +398,13 @@ def test_a_link_between_parts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ORACLES, "merge", linked)
     assert not holds(GOLDEN["chain"]())
+
+
+def test_what_is_nowhere_a_number_is_not_verified() -> None:
+    n = Net(("x", ("N", 2, 4, 4)))
+    h = n.conv("x", 2, 6, name="before")
+    roots = n.op("Sqrt", n.op("Sub", n.number(-1), n.op("Abs", h)), name="roots")
+    model = load(classified(n, n.op("Where", n.op("IsNaN", roots), h, roots)))
+    verdict = verify(analysis := analyse(model), plan(analysis, 2))
+    assert not verdict.holds
+    assert {finding.worst for finding in verdict.findings if not finding.holds} == {"roots"}

@@ -232,6 +232,13 @@ def turned_gemm(n: Net, h: str) -> str:
     return n.op("Reshape", second, n.ints(0, 6, 1, 1))
 
 
+def masked_rows(n: Net, h: str) -> str:
+    """A softmax along rows, some of which are masked as a whole, and zeros in their place."""
+    seen = n.op("Greater", n.op("ReduceMax", "x", axes=[1, 3]), n.number(1))
+    odds = n.op("Softmax", n.op("Where", seen, h, n.number(-np.inf)), axis=3)
+    return n.op("Where", n.op("IsNaN", odds), n.number(0), odds)
+
+
 def table_lookup(n: Net, h: str) -> str:
     """An embedding whose rows follow a sign, added to h."""
     index = n.op("Cast", n.op("Relu", n.op("Sign", sliced(n, "x", 0, 1, 1))), to=TensorProto.INT64)
@@ -636,6 +643,7 @@ RECIPES: dict[str, Recipe] = {
     "Dropout: an attribute": Recipe(lambda n, h: n.op("Dropout", h, ratio=0.5), opset=11),
     "Cast": Recipe(lambda n, h: floats(n, n.op("Cast", h, to=TensorProto.DOUBLE))),
     "Not": Recipe(lambda n, h: n.op("Where", n.op("Not", n.op("Less", h, n.number(0))), h, n.op("Exp", h))),
+    "IsNaN: of nothing but masks": Recipe(masked_rows),
     "IsNaN": Recipe(lambda n, h: n.op("Where", n.op("IsNaN", h), n.op("Neg", h), n.op("Tanh", h))),
     "IsInf": Recipe(lambda n, h: n.op("Where", n.op("IsInf", h), n.op("Neg", h), n.op("Tanh", h))),
     "BitwiseNot": Recipe(lambda n, h: floats(n, n.op("BitwiseNot", whole_numbers(n, h))), opset=18),
