@@ -52,10 +52,16 @@ def decide(analysis: Analysis, k: int) -> Decision:
         admit(state, Wish.of(choice, point), base)
     while True:
         classes = settle(state, base).take(point)
-        products = _products(analysis, state, classes)
-        if not products:
+        torn = _torn(analysis, classes)
+        known = {id(c.alternatives[0][0][0]): c for c in _asked(state)}
+        again = [f for f, _, _ in torn if id(f) in known and not state.shared[point.take(f)].all()]
+        products = _products(analysis, state, classes, [entry for entry in torn if id(entry[0]) not in known])
+        if not products and not again:
             break
         state.pending += [Wish.of(choice, point) for choice in products]
+        for f in again:  # the wish held by ties to a mix that was duplicated later
+            state.shared[point.take(f)] = True
+            state.given_up.append((known[id(f)], f))
     home = _homes(labels, classes)
     narrow = _share_narrow(classes, home, k)
     return Decision(classes, home, state.failed, state.given_up, granted(state), narrow, free.take(point))
@@ -78,16 +84,26 @@ def whole_groups(node: int, inputs: Field, outputs: Field) -> Choice:
     return Choice(node, "its groups are too narrow to divide", (((inputs, one), (outputs, one)),))
 
 
-def _products(analysis: Analysis, state: State, classes: Classes) -> list[Choice]:
-    """Tensors whose units lie along several axes without forming a grid: wishes for a grid."""
-    choices = [*(wish.choice for wish in state.pending), *state.failed]
-    asked = {id(c.alternatives[0][0][0]) for c in choices if c.reason == _GRID}
+def _asked(state: State) -> list[Choice]:
+    """The wishes for grids so far."""
+    return [c for c in (*(wish.choice for wish in state.pending), *state.failed) if c.reason == _GRID]
+
+
+def _torn(analysis: Analysis, classes: Classes) -> list[tuple[Field, int, list[int]]]:
+    """The fields whose units lie along several axes without forming a grid, with their nodes and those axes."""
     torn = []
     for f, node in _wide(analysis):
         here = classes.take(f)
         axes = [a for a in varying(f) if not bool((here == here.take([0], axis=a)).all())]
-        if len(axes) > 1 and id(f) not in asked:
+        if len(axes) > 1:
             torn.append((f, node, axes))
+    return torn
+
+
+def _products(
+    analysis: Analysis, state: State, classes: Classes, torn: Sequence[tuple[Field, int, list[int]]]
+) -> list[Choice]:
+    """Wishes for grids, for torn fields."""
     if not torn:
         return []
     result = []

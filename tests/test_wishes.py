@@ -71,3 +71,20 @@ def test_one_head_is_divided_within() -> None:
     assert not done.plan.replicated
     assert len(done.plan.duplicated) == 1
     assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+
+
+def test_a_grid_that_hangs_on_a_duplicated_mix_is_shared() -> None:
+    """Rows of units beside rows of a product that each part has its own of: no part could hold its columns alone."""
+    n = Net(("x", ("N", STEPS, 3)))
+    h = n.op("Tanh", n.op("MatMul", "x", n.random("a", 3, 7)))
+    mixed = n.op("Concat", h, n.op("MatMul", h, n.op("Transpose", h, perm=[0, 2, 1])), axis=2)
+    wide = n.op("MatMul", mixed, n.random("b", 12, 12))
+    rows = n.op("Concat", wide, wide, mixed, axis=1)
+    n.op("MatMul", rows, n.random("y", 12, 1), name="first")
+    n.op("MatMul", n.op("Tanh", n.op("MatMul", "x", n.random("c", 3, 6))), n.random("z", 6, 2), name="second")
+    model = load(n.model("first", "second", shape={"first": ("N", 3 * STEPS, 1), "second": ("N", STEPS, 2)}))
+    for k in (2, 3):
+        done = split(model, k)
+        assert done.plan.by_name["b"].part_shape(0) == (12, 12)
+        assert done.plan.by_name["c"].part_shape(0) == (3, 6 // k)
+        assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
