@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -81,7 +81,7 @@ class Ties:
         place = np.full(self.trial.labels.count, len(order))
         place[order] = np.arange(len(order))
         reached = place < len(order)
-        found = self._reached(self._decrees(), reached) or self._reached(self._silent(), reached)
+        found = self._reached(self._decrees, reached) or self._reached(self._silent, reached)
         if not found:
             return (), self._without_decree(reached)
         f, cause = min(found, key=lambda entry: int(place[entry[0]].min()))
@@ -89,30 +89,34 @@ class Ties:
         return tuple(self._steps(end, before, start)), cause
 
     @staticmethod
-    def _reached(causes: Iterator[tuple[Field, Cause]], reached: NDArray[np.bool_]) -> list[tuple[Field, Cause]]:
+    def _reached(causes: Sequence[tuple[Field, Cause]], reached: NDArray[np.bool_]) -> list[tuple[Field, Cause]]:
         return [(f, cause) for f, cause in causes if reached[f].any()]
 
-    def _decrees(self) -> Iterator[tuple[Field, Cause]]:
+    @cached_property
+    def _decrees(self) -> list[tuple[Field, Cause]]:
         """Labels that every part must have, and why."""
+        found = []
         for f, node, reason in self.trial.labels.pins:
             if node in self.trial.state.barriers:
-                yield f, Cause("barrier", self.title(node), self.trial.state.barriers[node])
+                found.append((f, Cause("barrier", self.title(node), self.trial.state.barriers[node])))
             elif node < 0 and (output := self._output(f)):
-                yield f, Cause("output", output, reason)
+                found.append((f, Cause("output", output, reason)))
             elif reason:
-                yield f, Cause("operator", self.title(node), reason)
-        for choice, f in self.decision.shared:
-            yield f, Cause("wish", self.title(choice.node), choice.reason)
+                found.append((f, Cause("operator", self.title(node), reason)))
+        return found + [(f, Cause("wish", self.title(c.node), c.reason)) for c, f in self.decision.shared]
 
-    def _silent(self) -> Iterator[tuple[Field, Cause]]:
+    @cached_property
+    def _silent(self) -> list[tuple[Field, Cause]]:
         """Labels that meet what every part has."""
-        for f, node, reason in self.trial.labels.pins:
-            if not reason:
-                yield f, Cause("shared", self.title(node), "it meets what every part has")
+        meets = "it meets what every part has"
+        found = [(f, Cause("shared", self.title(n), meets)) for f, n, reason in self.trial.labels.pins if not reason]
         left, right, number, origins = self._edges
-        for tie in np.unique(number[(left == SHARED) | (right == SHARED)]):
-            ends = np.concatenate([left[number == tie], right[number == tie]])
-            yield ends[ends != SHARED], Cause("shared", self.title(origins[tie][0]), "it meets what every part has")
+        ties = np.unique(number[(left == SHARED) | (right == SHARED)])
+        bounds = zip(np.searchsorted(number, ties), np.searchsorted(number, ties, side="right"), strict=True)
+        for tie, (start, stop) in zip(ties, bounds, strict=True):
+            ends = np.concatenate([left[start:stop], right[start:stop]])
+            found.append((ends[ends != SHARED], Cause("shared", self.title(origins[tie][0]), meets)))
+        return found
 
     def _output(self, f: Field) -> str:
         names: list[str] = self.analysis.model.outputs
