@@ -24,8 +24,8 @@ FOUND = 5, 7, 7
 def cross(shapes: Shapes, region: Region, node: NodeProto, trial: int, states: Mapping[str, Shape | None]) -> None:
     """Record the shape and type of what a marker gives; nothing where it can't be told.
 
-    :param trial: the number of the set of trial values, and of the iteration that is looked at. :param states: shapes
-        of states in the body that aren't those of the first ones (None: not known).
+    :param trial: the number of the set of trial values; with the second, the second iteration is looked at.
+    :param states: shapes of states in the body that aren't those of the first ones (None: not known).
     """
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     role, axes = settings["role"].decode(), settings.get("axes", [])
@@ -34,7 +34,7 @@ def cross(shapes: Shapes, region: Region, node: NodeProto, trial: int, states: M
     name, out = node.input[0], node.output[0]
     if role == "count":
         shapes.shape[out], shapes.dtype[out] = (), TensorProto.INT64
-        shapes.guessed[out] = np.asarray(trial)
+        shapes.guessed[out] = np.asarray(trial % 2)
     elif role == "going":
         shapes.shape[out], shapes.dtype[out] = (), TensorProto.BOOL
         shapes.folded[out] = np.asarray(True)  # the body isn't entered otherwise

@@ -126,16 +126,16 @@ def _suppressed(
             order = torch.argsort(scores[image, label], descending=True, stable=True)
             if least is not None:
                 order = order[scores[image, label, order] > least]
-            kept = _alone(*_ends(boxes[image, order], centers), bound)[:count]
+            kept = _alone(*_ends(boxes[image, order], centers), bound, count)
             found += [(image, label, box) for box in order[kept].tolist()]
     return torch.tensor(found, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
 
 
-def _alone(low: Tensor, high: Tensor, bound: float) -> list[int]:
-    """Return which boxes overlap none of those in front of them that are returned."""
+def _alone(low: Tensor, high: Tensor, bound: float, most: int) -> list[int]:
+    """Return which boxes, `most` at most, overlap none of those in front of them that are returned."""
     areas, alive, kept = (high - low).prod(1), torch.ones(len(low), dtype=torch.bool), list[int]()
     for box in range(len(low)):
-        if alive[box]:
+        if alive[box] and len(kept) < most:
             kept.append(box)
             sides = torch.minimum(high[box], high[box + 1 :]) - torch.maximum(low[box], low[box + 1 :])
             common = sides.clamp(min=0).prod(1)
