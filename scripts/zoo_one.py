@@ -316,5 +316,5 @@ def main(name: str, folder: Path) -> None:
     try:
         measure(steps, folder)
     except Exception as error:  # what any model's code may raise
-        steps.record.error = message(error)
+        steps.record.error = message(error).replace(f"{folder}/", "")
     steps.save()
