@@ -77,10 +77,10 @@ def _whole(groups: Classes) -> bool:
 
 
 def apart(inputs: Classes, outputs: Classes) -> bool:
-    """Whether what else ties the units of each group on one side would let them go elsewhere than the other side's."""
-    if not inputs.any() or not (_whole(inputs) or (_whole(outputs) and outputs.any())):
+    """Whether units of a group would be in a part without its inputs, which what else ties them leaves in one."""
+    if not inputs.any() or not _whole(inputs):
         return False
-    return not (_whole(inputs) and _whole(outputs) and np.array_equal(inputs[:, 0], outputs[:, 0]))
+    return not (_whole(outputs) and np.array_equal(inputs[:, 0], outputs[:, 0]))
 
 
 class _Cells:

@@ -304,15 +304,28 @@ def groups_that_norms_tie(front: bool, behind: bool) -> ModelProto:
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
-@pytest.mark.parametrize(("front", "behind"), [(True, True), (True, False), (False, True)])
-def test_groups_that_others_tie_go_as_a_whole(front: bool, behind: bool, k: int) -> None:
+@pytest.mark.parametrize("behind", [True, False])
+def test_groups_that_others_tie_go_as_a_whole(behind: bool, k: int) -> None:
     """A part has the same groups in front of the convolution and behind it, whether K divides their number or not."""
-    done = split(groups_that_norms_tie(front, behind), k)
+    done = split(groups_that_norms_tie(True, behind), k)
     kept = rows(done.plan, "groups.weight")
     assert kept == rows(done.plan, "stem.weight")
     assert sorted(chain(*kept)) == list(range(36))
     assert {len(part) // 4 for part in kept} <= {9 // k, 9 // k + 1}
     assert done.plan.same_graph
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_whole_groups_of_shares_of_the_inputs(k: int) -> None:
+    """What is tied behind the convolution alone reads its share of each group's units in front of it."""
+    done = split(groups_that_norms_tie(False, True), k)
+    kept, behind = rows(done.plan, "stem.weight"), rows(done.plan, "groups.weight")
+    assert {tuple(np.bincount(np.asarray(part) // 4, minlength=9)) for part in kept} <= {
+        (units,) * 9 for units in (4 // k, 4 // k + 1)
+    }
+    assert all(np.bincount(np.asarray(part) // 4)[np.unique(np.asarray(part) // 4)].min() == 4 for part in behind)
+    assert sorted(chain(*behind)) == list(range(36))
     assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
 
 
