@@ -48,6 +48,7 @@ def decide(analysis: Analysis, k: int) -> Decision:
     point, state = points(labels, k, left, right)
     free = solve(len(state.roots), state.left, state.right)
     base = state.reduce(free)
+    state.layer = _layers(labels, base.take(point), point, k)
     for choice in [*labels.choices, *_narrow_groups(labels, base.take(point), k)]:
         admit(state, Wish.of(choice, point), base)
     while True:
@@ -167,6 +168,21 @@ def _homes(labels: Labels, classes: Classes) -> Classes:
     np.minimum.at(home, classes.take(rooted), root)
     home[0] = NOWHERE
     return home
+
+
+def _layers(labels: Labels, base: Classes, point: Classes, k: int) -> Classes:
+    """Layer of each point, -1 for those of fewer than K classes before any wish.
+
+    :param base: class of each label.
+    """
+    home = _homes(labels, base)
+    held = home[home < NOWHERE]
+    wide = np.bincount(held, minlength=len(labels.roots) + 1) >= k
+    home = np.where(home < NOWHERE, home, -1)
+    home = np.where(wide[home], home, -1).astype(np.int32)
+    result = np.full(point.max() + 1, -1, np.int32)
+    result[point] = home.take(base)
+    return result
 
 
 def held_classes(classes: Classes) -> Classes:

@@ -69,9 +69,14 @@ class Wish:
         """Whether an alternative holds already."""
         return any(bool((classes[left] == classes[right]).all()) for left, right in self.ties)
 
-    def count(self, classes: Classes) -> int:
-        """How many classes the wish's units form."""
-        return int(np.count_nonzero(ascending(classes[self.ties[self.level][0]])))
+
+def fewest(points: Classes, classes: Classes, layer: Classes) -> int:
+    """How many classes some points form, in the layer that has the fewest; in all, where no layer is told."""
+    found = ascending((layer[points].astype(np.int64) << 32 | classes[points])[classes[points] > 0])
+    told = found[found >= 0]
+    if not len(told):
+        return int(np.count_nonzero(ascending(found & 0xFFFFFFFF)))
+    return int(np.unique(told >> 32, return_counts=True)[1].min())
 
 
 def distinct(left: Classes, right: Classes, point: Classes) -> Ends:
@@ -84,13 +89,15 @@ def distinct(left: Classes, right: Classes, point: Classes) -> Ends:
 class State:
     """Points and their ties, the points that every part has, and how far each wish has fallen back.
 
-    `roots` counts the units that come into being at each point; `granted` are the wishes that come true.
+    `roots` counts the units that come into being at each point, `layer` is where those of its class do (-1: nowhere, or
+    too few do to be divided); `granted` are the wishes that come true.
     """
 
     k: int
     left: Classes
     right: Classes
     roots: NDArray[np.int64]
+    layer: Classes
     dropped: NDArray[np.bool_]
     shared: NDArray[np.bool_]
     pending: list[Wish] = field(default_factory=list)
@@ -115,6 +122,10 @@ class State:
         rooted = np.zeros_like(kept)
         rooted[free[self.roots > 0]] = True
         return np.where(kept & rooted, np.cumsum(kept), 0).astype(np.int32)[free]
+
+    def count(self, wish: Wish, classes: Classes) -> int:
+        """How many classes a wish's units form, in the layer that has the fewest."""
+        return fewest(wish.ties[wish.level][0], classes, self.layer)
 
     def give_up(self, wish: Wish, base: Classes) -> None:
         """Let a choice fail, and what follows from that hold."""
@@ -147,7 +158,8 @@ class State:
         """The same for some of the points, which hold all that wishes and ties name; `place` is where each stands."""
         wishes = [wish.at(place) for wish in self.pending]
         ends = place[self.left], place[self.right]
-        return State(self.k, *ends, self.roots[points], self.dropped[points], self.shared[points], wishes)
+        layer = self.layer[points]
+        return State(self.k, *ends, self.roots[points], layer, self.dropped[points], self.shared[points], wishes)
 
 
 def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Classes, State]:
@@ -166,7 +178,8 @@ def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Class
     rooted[labels.rooted()[0]] = True
     roots = np.bincount(point[rooted], minlength=count)
     roots[0] = max(1, roots[0])
-    return point, State(k, *distinct(*loose, point), roots, dropped, shared)
+    layer = np.full(count, -1, np.int32)
+    return point, State(k, *distinct(*loose, point), roots, layer, dropped, shared)
 
 
 def admit(state: State, wish: Wish, base: Classes) -> None:
@@ -213,7 +226,7 @@ def _settle(state: State, base: Classes) -> None:
         bad: dict[int, list[tuple[int, Wish]]] = {}
         for wish in state.pending:
             wanted = wish in products if wish.sides else wish.alive(base)
-            if wanted and (count := wish.count(classes)) < state.k:
+            if wanted and (count := state.count(wish, classes)) < state.k:
                 regions = _regions(state) if regions is None else regions
                 bad.setdefault(int(regions[wish.points[0]]), []).append((count, wish))
         if not bad:
@@ -238,13 +251,13 @@ def _regions(state: State) -> Classes:
 def _worst(state: State, bad: list[tuple[int, Wish]], base: Classes, unmixed: Classes) -> list[Wish]:
     """Which of a region's wishes (with class counts) to give up first; `unmixed` are the classes without any mix."""
     parameters = [wish for _, wish in bad if wish.choice.drop is not None and not wish.choice.mix]
-    parameters = [wish for wish in parameters if wish.count(unmixed) < state.k] or _spared(state, parameters)
+    parameters = [wish for wish in parameters if state.count(wish, unmixed) < state.k] or _spared(state, parameters)
     mixes = [(count, wish) for count, wish in bad if wish.choice.mix]
     if parameters:
         return parameters
     if mixes:
-        fewest = min(count for count, _ in mixes)
-        return [wish for count, wish in mixes if count == fewest]
+        least = min(count for count, _ in mixes)
+        return [wish for count, wish in mixes if count == least]
     first = min((wish for _, wish in bad), key=lambda wish: wish.level)
     same = [wish for _, wish in bad if wish.level == first.level]
     units = ascending(base[first.points])
@@ -258,7 +271,7 @@ def _spared(state: State, parameters: list[Wish]) -> list[Wish]:
     for wish in parameters:
         trial.dropped[wish.drop] = True
     classes = trial.solve(w for w in state.pending if not w.sides and w not in parameters)
-    return [w for w in parameters if np.count_nonzero(ascending(classes[w.otherwise[1]])) >= state.k]
+    return [w for w in parameters if fewest(w.otherwise[1], classes, state.layer) >= state.k]
 
 
 def granted(state: State) -> list[tuple[Choice, tuple[Pair, ...]]]:

@@ -88,3 +88,35 @@ def test_a_grid_that_hangs_on_a_duplicated_mix_is_shared() -> None:
         assert done.plan.by_name["b"].part_shape(0) == (12, 12)
         assert done.plan.by_name["c"].part_shape(0) == (3, 6 // k)
         assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_token_of_another_layer_beside_the_others_is_no_class_of_its_own(k: int) -> None:
+    """A norm over each token, of which the first is read, could leave that to one part and all the rest to another."""
+    n = Net(("x", ("N", STEPS, 3)))
+    patches = n.op("Tanh", n.op("MatMul", "x", n.random("a", 3, 6)))
+    token = n.op("MatMul", n.op("Tanh", n.op("MatMul", n.op("ReduceMean", "x", axes=[1]), n.random("b", 3, 6))), "c")
+    n.random("c", 6, 6)
+    scaled = n.op("LayerNormalization", n.op("Concat", token, patches, axis=1), n.positive("scale", 6), name="norm")
+    first = n.op("Slice", scaled, n.ints(0), n.ints(1), n.ints(1))
+    done = split(n.model(n.op("MatMul", first, n.random("y", 6, 2)), shape=("N", 1, 2)), k)
+    assert all(done.plan.by_name[name].part_shape(0)[1] == 6 // k for name in "abc")
+    assert done.plan.by_name["scale"].part_shape(0) == (6 // k,)
+    assert done.plan.duplicated == ("LayerNormalization 'norm'",)
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_token_that_goes_on_by_itself_comes_back_to_the_others(k: int) -> None:
+    """Class attention: the token alone is updated, and stands beside the others again, twice."""
+    n = Net(("x", ("N", STEPS, 3)))
+    h = n.op("MatMul", "x", n.random("a", 3, 6))
+    for block in ("b", "c"):
+        rest = n.op("Slice", h, n.ints(1), n.ints(STEPS), n.ints(1))
+        token = n.op("MatMul", n.op("Tanh", n.op("ReduceMean", h, axes=[1])), n.random(block, 6, 6))
+        h = n.op("Add", h, n.op("Concat", token, rest, axis=1))
+        token = n.op("LayerNormalization", n.op("Slice", h, n.ints(0), n.ints(1), n.ints(1)), n.positive("scale", 6))
+        h = n.op("Concat", token, n.op("Slice", h, n.ints(1), n.ints(STEPS), n.ints(1)), axis=1)
+    done = split(n.model(n.op("MatMul", n.op("Tanh", h), n.random("y", 6, 2)), shape=("N", STEPS, 2)), k)
+    assert all(done.plan.by_name[name].part_shape(0)[1] == 6 // k for name in "abc")
+    assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds

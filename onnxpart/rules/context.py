@@ -259,6 +259,11 @@ def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
     return tuple(result)
 
 
+def alike(e: Field, f: Field) -> bool:
+    """Whether two fields tell units apart in the same way, place by place."""
+    return e.shape == f.shape and np.array_equal(e - e.flat[0], f - f.flat[0])
+
+
 def _combine(op: Op, result: list[Field], fields: Fields) -> None:
     """The same for parameters alone: a weight has rows and columns, which are no product of units.
 
@@ -267,8 +272,7 @@ def _combine(op: Op, result: list[Field], fields: Fields) -> None:
     before = list(result)
     for f in fields:
         near = [e for e in before if varying(e) & varying(f)]
-        alike = [e for e in near if e.shape == f.shape and np.array_equal(e - e.flat[0], f - f.flat[0])]
-        for e in alike[:1] or near:
+        for e in [e for e in near if alike(e, f)][:1] or near:
             op.labels.tie(e, f)
         if not any(varying(f) <= varying(e) for e in near) and not any(np.array_equal(e, f) for e in before):
             result.append(f)

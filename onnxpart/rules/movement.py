@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from onnxpart.labels import MAX_FIELD, Field, Fields, align, bounded, varying
-from onnxpart.rules.context import Barrier, Op, drop_axes
+from onnxpart.rules.context import Barrier, Op, alike, drop_axes
 from onnxpart.shapes import Shape
 
 
@@ -89,11 +89,18 @@ def concat(op: Op) -> list[Fields]:
                 op.share([f])
                 continue
             columns = rest.setdefault(others, [])
+            same = next((c[i] for c in columns if i in c and alike(c[i], f)), None)
+            if same is not None:
+                op.labels.tie(same, f)
+                continue
             column = next((c for c in columns if i not in c), None)
             if column is None:
                 column = {}
                 columns.append(column)
             column[i] = f
+    for columns in rest.values():
+        for column in columns[1:]:  # an input of one kind of units stands beside each kind of another
+            column.update({i: f for i, f in columns[0].items() if i not in column})
     return [tuple(_side_by_side(op, column, kept, axis) for columns in rest.values() for column in columns)]
 
 
