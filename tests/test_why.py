@@ -325,6 +325,19 @@ def test_the_command_tells_people_and_programs_the_same(tmp_path: Path) -> None:
     assert "6 units, divided in 6 classes of Conv 'stem': 3 in parts 0 to 1, each" in freed
 
 
+def test_of_what_moves_along_the_first_are_named(tmp_path: Path) -> None:
+    n = Net(("x", ("N", 4)))
+    h = n.linear("x", 4, 6, name="stem")
+    for _ in range(5):
+        h = n.op("Add", h, n.linear(n.op("Tanh", h), 6, 6, name="block"))
+    path = tmp_path / "net.onnx"
+    onnx.save_model(n.model(n.linear(h, 6, 2, name="y"), shape=("N", 2)), path)
+    together = json.loads(run(path, "--why", "stem.weight", "--json"))["axes"][0]["together"]
+    assert len(together) == 17
+    (line,) = [line for line in run(path, "--why", "stem.weight").splitlines() if "with them move" in line]
+    assert line.strip() == f"with them move: {', '.join(together[:8])} and 9 more"
+
+
 def test_a_duplicated_mix_is_told(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save_model(groups(), path)

@@ -18,6 +18,8 @@ from onnxpart.ties import Cause
 from onnxpart.verify import Finding, Verdict
 from onnxpart.why import Advice, Axis, Why
 
+LISTED = 8
+"""How many of what moves along are named."""
 WIDE = 200
 """Columns where the output is no terminal: nothing is wrapped or cut there."""
 ORACLES = {
@@ -140,7 +142,9 @@ def why_lines(why: Why) -> list[Table | str]:
     for axis in why.axes:
         lines += ["", f"axis {' x '.join(map(str, axis.axes))}: {_share(axis)}"]
         if axis.together:
-            lines.append(f"  with them move: {', '.join(axis.together)}")
+            rest = len(axis.together) - LISTED
+            more = f" and {rest} more" if rest > 0 else ""
+            lines.append(f"  with them move: {', '.join(axis.together[:LISTED])}{more}")
         if axis.chain:
             table = _table("  what is undivided", "is tied to", "by", "")
             for step in axis.chain:
