@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
-from onnxpart.control import Flat, Misfit, captured, constant_value, flatten, keep, live
+from onnxpart.control import Flat, Misfit, captured, constant_value, flatten, live
 from onnxpart.errors import ModelError
 from onnxpart.files import Array, check_external, fetch, inner_tensors, packed, read, read_safetensors, stored
 from onnxpart.nest import normal
@@ -330,8 +330,6 @@ def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: fr
         constants += normal(graph, opset)
     except Misfit as misfit:
         raise ModelError(f"{name}: {misfit}; fix the export.") from None
-    _, used = live(graph.node, [value.name for value in graph.output])  # graphs inside read less now
-    keep(graph.node, lambda node: any(name in used for name in node.output))
     names = {tensor.name for tensor in graph.initializer}
     if any(value.name in names for value in graph.input):
         inputs = [value for value in graph.input if value.name not in names]

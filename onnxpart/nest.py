@@ -7,11 +7,26 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto, helper
 
-from onnxpart.control import ENTER, GRAPHS, LEAVE, TOP, Path, Place, Region, flatten, graphs_of, replace, share_names
+from onnxpart.control import (
+    ENTER,
+    GRAPHS,
+    LEAVE,
+    TOP,
+    Path,
+    Place,
+    Region,
+    flatten,
+    graphs_of,
+    live,
+    replace,
+    share_names,
+)
 
 
 def normal(graph: GraphProto, opset: int) -> set[str]:
     """Bring the graphs inside a graph's nodes into the form in which `Nest` writes them (see `share_names`).
+
+    They may read less of what is outside then, so nodes that lead nowhere any more are left out.
 
     :returns: the initializers that were Constant nodes in them. :raises Misfit: when they don't fit their nodes.
     """
@@ -22,7 +37,7 @@ def normal(graph: GraphProto, opset: int) -> set[str]:
     nest = Nest(flat.regions, lambda value, tensor, lane: None)
     for node, path in zip(flat.nodes, flat.paths, strict=True):
         nest.append(node, (path, -1))
-    replace(graph.node, nest.nodes)
+    replace(graph.node, live(nest.nodes, [value.name for value in graph.output])[0])
     return constants
 
 

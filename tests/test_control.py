@@ -406,3 +406,17 @@ def test_every_part_takes_the_same_branch() -> None:
     """Units that decide which branch is taken aren't divided between parts that would take different ones."""
     done = split(network(CASES["If: a condition on units"]), 2)
     assert "ReduceSum" in done.plan.duplicated[0]
+
+
+def test_what_only_unread_nodes_in_a_branch_read_is_gone() -> None:
+    n = Net(("x", ("N", 3)))
+    h, unread = n.linear("x", 3, SIZE, name="stem"), n.op("Det", n.random("square", 2, 2), name="unread")
+
+    def then(m: Net) -> list[str]:
+        m.op("Add", h, unread)
+        return [m.op("Relu", h)]
+
+    (both,) = taken(n, given(n), then, lambda m: [m.op("Neg", h)])
+    model = load(n.model(n.linear(both, SIZE, 2, name="y"), shape=("N", 2)))
+    assert "unread" not in {node.name for node in model.flat.nodes}
+    assert holds(split(model, 2))
