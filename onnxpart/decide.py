@@ -48,7 +48,7 @@ def decide(analysis: Analysis, k: int) -> Decision:
     point, state = points(labels, k, left, right)
     free = solve(len(state.roots), state.left, state.right)
     base = state.reduce(free)
-    state.layer = _layers(labels, base.take(point), point, k)
+    state.layer = _layer_of_points(labels, base.take(point), point, k)
     for choice in [*labels.choices, *_narrow_groups(labels, base.take(point), k)]:
         admit(state, Wish.of(choice, point), base)
     while True:
@@ -170,17 +170,14 @@ def _homes(labels: Labels, classes: Classes) -> Classes:
     return home
 
 
-def _layers(labels: Labels, base: Classes, point: Classes, k: int) -> Classes:
+def _layer_of_points(labels: Labels, base: Classes, point: Classes, k: int) -> Classes:
     """Layer of each point, -1 for those of fewer than K classes before any wish.
 
     :param base: class of each label.
     """
     home = _homes(labels, base)
-    held = home[home < NOWHERE]
-    wide = np.bincount(held, minlength=len(labels.roots) + 1) >= k
-    home = np.where(home < NOWHERE, home, -1)
-    home = np.where(wide[home], home, -1).astype(np.int32)
-    result = np.full(point.max() + 1, -1, np.int32)
+    home[np.isin(home, [NOWHERE, *_narrow(base, home, k)])] = -1
+    result = np.empty(point.max() + 1, np.int32)
     result[point] = home.take(base)
     return result
 
@@ -190,11 +187,15 @@ def held_classes(classes: Classes) -> Classes:
     return (np.flatnonzero(np.bincount(classes)[1:]) + 1).astype(np.int32)
 
 
+def _narrow(classes: Classes, home: Classes, k: int) -> dict[int, int]:
+    """Layers of fewer than K classes, with the number of their classes."""
+    layers, counts = np.unique(home[held_classes(classes)], return_counts=True)
+    return {int(i): int(n) for i, n in zip(layers, counts, strict=True) if n < k}
+
+
 def _share_narrow(classes: Classes, home: Classes, k: int) -> dict[int, int]:
-    """Make layers of fewer than K classes shared; returns them with the number of their classes."""
-    held = held_classes(classes)
-    layers, counts = np.unique(home[held], return_counts=True)
-    narrow = {int(i): int(n) for i, n in zip(layers, counts, strict=True) if n < k}
+    """Make layers of fewer than K classes shared; returns them."""
+    narrow = _narrow(classes, home, k)
     if narrow:
         gone = np.isin(home, list(narrow))
         gone[0] = False

@@ -83,8 +83,8 @@ def _refuse_meanless(layout: Layout) -> None:
     :raises PartitionError: it names the last values in front of one that have a mean.
     """
     analysis = layout.analysis
-    lanes = {n for op, mode in zip(analysis.ops, layout.modes, strict=True) if mode == "lanes" for n in op.outputs}
-    name = next((n for n in analysis.model.outputs if n in lanes and layout.no_mean(n)), None)
+    made = ((n, analysis.producer[n]) for n in analysis.model.outputs if n in analysis.producer)
+    name = next((n for n, i in made if layout.modes[i] == "lanes" and layout.no_mean(n)), None)
     if name is None:
         return
     found, seen, waiting = list[str](), {name}, deque([name])

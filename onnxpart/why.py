@@ -137,7 +137,7 @@ def _together(ties: Ties, name: str, mine: NDArray[np.bool_]) -> Iterator[str]:
 
 def _duplicated(ties: Ties, name: str) -> Iterator[Duplicated]:
     node = ties.analysis.producer.get(name, -1)
-    for reason in {c.reason: c for c in duplicated(ties.decision, ties.parts) if c.node == node}:
+    for reason in dict.fromkeys(c.reason for c in duplicated(ties.decision, ties.parts) if c.node == node):
 
         def free(other: Ties) -> bool:
             return not any(c.node == node for c in duplicated(other.decision, other.parts))
