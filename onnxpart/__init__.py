@@ -5,26 +5,26 @@ Importing this is instant: each public name is loaded when it is first used.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxpart.analyse import Analysis, analyse
-    from onnxpart.cut import cut
-    from onnxpart.edges import draw_edges
+    from onnxpart.analysis.analysis import Analysis
+    from onnxpart.analysis.walk import analyse
+    from onnxpart.emission.split import Split, split
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
-    from onnxpart.levels import merge_states_to, merge_to, within
-    from onnxpart.merge import merge, scatter, unmerge
-    from onnxpart.model import Model, arrays, load
-    from onnxpart.moments import OptimizerState, merge_states
-    from onnxpart.plan import Plan
-    from onnxpart.planner import plan
-    from onnxpart.split import Split, split
-    from onnxpart.verify import Verdict, verify
-    from onnxpart.why import Why, why
-    from onnxpart.widen import widen
+    from onnxpart.frontend.extract import cut
+    from onnxpart.frontend.load import arrays, load
+    from onnxpart.inspection.explain import Why, why
+    from onnxpart.ir.model import Model
+    from onnxpart.merging.cross_weights import draw_edges
+    from onnxpart.merging.hierarchy import merge_states_to, merge_to, within
+    from onnxpart.merging.merge import merge, scatter, unmerge
+    from onnxpart.merging.net2wider import widen
+    from onnxpart.merging.optimizer_state import OptimizerState, merge_states
+    from onnxpart.planning.plan import Plan
+    from onnxpart.planning.planner import plan
+    from onnxpart.verification.oracles import Verdict, verify
 
 __all__ = [
     "Analysis",
@@ -60,37 +60,64 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "analyse": ("Analysis", "analyse"),
-    "cut": ("cut",),
-    "edges": ("draw_edges",),
-    "errors": ("MergeError", "ModelError", "OnnxpartError", "PartitionError", "UsageError"),
-    "levels": ("merge_states_to", "merge_to", "within"),
-    "merge": ("merge", "scatter", "unmerge"),
-    "model": ("Model", "arrays", "load"),
-    "moments": ("OptimizerState", "merge_states"),
-    "plan": ("Plan",),
-    "planner": ("plan",),
-    "split": ("Split", "split"),
-    "verify": ("Verdict", "verify"),
-    "why": ("Why", "why"),
-    "widen": ("widen",),
+    "analysis.analysis": ("Analysis",),
+    "analysis.walk": ("analyse",),
+    "emission.split": (
+        "Split",
+        "split",
+    ),
+    "errors": (
+        "MergeError",
+        "ModelError",
+        "OnnxpartError",
+        "PartitionError",
+        "UsageError",
+    ),
+    "frontend.extract": ("cut",),
+    "frontend.load": (
+        "arrays",
+        "load",
+    ),
+    "inspection.explain": (
+        "Why",
+        "why",
+    ),
+    "ir.model": ("Model",),
+    "merging.cross_weights": ("draw_edges",),
+    "merging.hierarchy": (
+        "merge_states_to",
+        "merge_to",
+        "within",
+    ),
+    "merging.merge": (
+        "merge",
+        "scatter",
+        "unmerge",
+    ),
+    "merging.net2wider": ("widen",),
+    "merging.optimizer_state": (
+        "OptimizerState",
+        "merge_states",
+    ),
+    "planning.plan": ("Plan",),
+    "planning.planner": ("plan",),
+    "verification.oracles": (
+        "Verdict",
+        "verify",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
-class _Package(ModuleType):
-    """Loads public names on demand, and keeps a verb the function when the module of that name is imported."""
-
-    def __getattr__(self, name: str) -> object:
-        if name not in _HOME:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        value: object = getattr(import_module(f"{self.__name__}.{_HOME[name]}"), name)
-        self.__dict__[name] = value
-        return value
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in _HOME or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted([*globals(), *__all__])

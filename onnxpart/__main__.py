@@ -1,5 +1,5 @@
 """`python -m onnxpart`."""
 
-from onnxpart.cli import main
+from onnxpart.cli.app import main
 
 main()

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import onnxpart
 from models import BUILDERS, figure1, light_names
 from models.builder import GraphBuilder
-from onnxpart.emit import emit_part, emit_whole
+from onnxpart.emission.part import emit_part
+from onnxpart.emission.whole import emit_whole
 from scripts.machine import machine
 
 PARTS = 2

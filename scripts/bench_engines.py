@@ -14,12 +14,16 @@ from torch.profiler import ProfilerActivity, profile
 import onnxpart
 from models import cifar10_net, lenet
 from models.builder import GraphBuilder
-from onnxpart.report import measure
+from onnxpart.inspection.sizes import measure
 from onnxpart.torch import import_onnx
-from onnxpart.torch.data import Batch, TensorLoader
-from onnxpart.torch.engines import Engine, Fused, Series, choose
-from onnxpart.torch.job import Job
-from onnxpart.torch.train import Settings, train
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.data.loaders import TensorLoader
+from onnxpart.torch.training.choose_engine import choose
+from onnxpart.torch.training.engine import Engine
+from onnxpart.torch.training.fused import Fused
+from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.series import Series
+from onnxpart.torch.training.train import Settings, train
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(epochs=2, lr=1e-4, device="cpu")

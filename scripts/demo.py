@@ -27,9 +27,9 @@ import onnxpart
 from models import lenet
 from onnxpart import OptimizerState
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
-from onnxpart.torch.data import TensorLoader
-from onnxpart.torch.images import mnist5k
-from onnxpart.torch.train import Epoch, EpochEnd, Result, Settings, evaluate, train
+from onnxpart.torch.data.images import mnist5k
+from onnxpart.torch.data.loaders import TensorLoader
+from onnxpart.torch.training.train import Epoch, EpochEnd, Result, Settings, evaluate, train
 from scripts.machine import machine
 
 PARTS = 2

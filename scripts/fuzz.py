@@ -18,16 +18,15 @@ from onnx import ModelProto, shape_inference
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from growing import Recipe
-from nested_steps import STEPS
 
 import onnxpart
-from onnxpart.control import live
-from onnxpart.emit import emit_part, emit_whole
+from onnxpart.emission.part import emit_part
+from onnxpart.emission.whole import emit_whole
 from onnxpart.errors import PartitionError
-from onnxpart.plan import ORDERS
+from onnxpart.ir.protos import live
+from onnxpart.planning.plan import ORDERS
+from tests.networks.growing import Recipe
+from tests.networks.nested_steps import STEPS
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch import import_onnx
-from onnxpart.torch.store import to_tensor
+from onnxpart.torch.tensors import to_tensor
 from scripts.machine import machine
 
 PAGE = Path(__file__).resolve().parents[1] / "models" / "node_tests.md"

@@ -11,10 +11,11 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from onnxpart import rules
-from onnxpart.rules.opaque import history, opaque
+import onnxpart
+from onnxpart.analysis.rules import table as rules
+from onnxpart.analysis.rules.opaque import history, opaque
 
-PAGE = Path(rules.__file__).parents[1] / "OPERATORS.md"
+PAGE = Path(onnxpart.__file__).parent / "OPERATORS.md"
 UNCLASSIFIED = "UNCLASSIFIED"
 HEAD = """# Operators
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import onnxpart
 from onnxpart.errors import OnnxpartError
-from onnxpart.ties import Cause, Ties
+from onnxpart.inspection.tie_graph import Cause, Ties
 
 SEED, SPREAD, HALF = 0, 0.1, 0.5
 PATIENCE = 30

@@ -14,10 +14,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from models import BUILDERS
-from onnxpart import MergeError, ModelError, UsageError, analyse, cli, load, merge, plan, split
-from onnxpart.files import save_arrays
-from onnxpart.model import restored
-from onnxpart.plan import Plan
+from onnxpart import MergeError, ModelError, UsageError, analyse, load, merge, plan, split
+from onnxpart.cli import app as cli
+from onnxpart.ir.model import restored
+from onnxpart.planning.plan import Plan
+from onnxpart.storage.safetensors import save_arrays
 
 
 def refused(*arguments: object, code: int = 1) -> str:
@@ -427,7 +428,7 @@ def test_plan_of_another_model(parts: Path) -> None:
 
 def split_with(model: ModelProto, planned: Plan) -> None:
     """Emit from a plan that may be another model's."""
-    from onnxpart.emit import emit_whole
+    from onnxpart.emission.whole import emit_whole
 
     emit_whole(analyse(load(model)), planned)
 
@@ -455,7 +456,7 @@ def test_failure_half_way_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyP
 
     split("chain.onnx", 2).save("parts")
     before = (here / "parts" / "plan.json").read_bytes()
-    monkeypatch.setattr("onnxpart.model.os.replace", full)
+    monkeypatch.setattr("os.replace", full)
     assert refused("split", "chain.onnx", "-k", 3, "-o", "new") == (
         "new/part0.onnx can't be written (No space left on device); free space or choose another place."
     )

@@ -11,10 +11,10 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from test_cli import run
 
 from models import figure1
-from tests import plain
+from tests.cli.test_app import run
+from tests.networks import plain
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LONGEST = 14

@@ -10,9 +10,9 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from onnxpart.errors import UsageError
-from onnxpart.files import write_bytes
 from onnxpart.report.records import Records
 from onnxpart.report.sections import Drawing, sections
+from onnxpart.storage.atomic import write_bytes
 
 TITLE = "# Partitioned training: what the paper found, and what we do"
 _STYLE = """

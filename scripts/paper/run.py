@@ -19,7 +19,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from onnxpart.torch.data import Loader
+from onnxpart.torch.data.batch import Loader
 from scripts.machine import machine
 from scripts.paper.method import Experiment, Run, Stage, Task
 from scripts.paper.tasks import PLANS, Plan

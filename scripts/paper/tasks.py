@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import cifar10_net, lenet, regression_mlp
-from onnxpart.torch.job import Settings
+from onnxpart.torch.training.settings import Settings
 from scripts.paper import data
 from scripts.paper.gpt import gpt
 from scripts.paper.method import Rate, Run, Stage, Task

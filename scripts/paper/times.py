@@ -15,10 +15,12 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import onnxpart
-from onnxpart.report import measure
+from onnxpart.inspection.sizes import measure
 from onnxpart.torch import import_onnx
-from onnxpart.torch.engines import Engine, Series, choose
-from onnxpart.torch.job import Job
+from onnxpart.torch.training.choose_engine import choose
+from onnxpart.torch.training.engine import Engine
+from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.series import Series
 from scripts.paper.method import Task
 from scripts.paper.run import RESULTS, add
 from scripts.paper.tasks import PLANS, Plan

@@ -1,0 +1,1 @@
+"""Labels and ties: what moves together, whatever K is."""

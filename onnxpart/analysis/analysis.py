@@ -1,0 +1,58 @@
+"""What is known of a model before K is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from onnxpart.analysis.labels import Field, Fields, Labels
+from onnxpart.analysis.op import Op, State
+from onnxpart.analysis.rules import table as rules
+from onnxpart.ir.model import Model
+from onnxpart.ir.shapes import Shapes
+
+if TYPE_CHECKING:
+    from onnxpart.planning.placement import Layout
+    from onnxpart.planning.plan import Plan
+
+
+@dataclass
+class Analysis:
+    """What is known of a model before K is chosen.
+
+    `ops` are the operators in graph order, `rules` their rules (None: a barrier), `virtual` the tensors within a
+    shuffle (tensor -> the tensor where the shuffle starts), `consumers` the operators that read a tensor, `layout` the
+    layout of the plan that was last asked for.
+    """
+
+    model: Model
+    shapes: Shapes
+    state: State
+    layout: tuple[Plan, Layout] | None = None
+    ops: list[Op] = field(default_factory=list)
+    rules: list[rules.Rule | None] = field(default_factory=list)
+    consumers: dict[str, list[int]] = field(default_factory=dict)
+    producer: dict[str, int] = field(default_factory=dict)
+    virtual: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Labels:
+        """All labels and ties."""
+        return self.state.labels
+
+    @property
+    def barriers(self) -> dict[str, str]:
+        """Barrier -> reason, by operator title."""
+        return {self.ops[i].title: reason for i, reason in self.state.barriers.items()}
+
+    def fields(self, name: str) -> Fields:
+        """Label fields of a tensor."""
+        return self.state.fields.get(name, ())
+
+    def all_fields(self) -> list[Field]:
+        """The label fields of all tensors, each once."""
+        return list({id(f): f for fields in self.state.fields.values() for f in fields}.values())
+
+    def inputs(self, index: int) -> list[str]:
+        """Tensors that an operator reads, those of its subgraphs included."""
+        return self.ops[index].reads

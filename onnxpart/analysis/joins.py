@@ -1,0 +1,129 @@
+"""How labels of several operands meet: joined, followed, mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnxpart.analysis.labels import (
+    Field,
+    Fields,
+    Pair,
+    align,
+    alike,
+    collapse,
+    drop_axes,
+    first_along,
+    varying,
+)
+from onnxpart.analysis.op import Op
+
+
+def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
+    """Fields of a result each element of which comes from the elements at the same place of the operands.
+
+    Numpy broadcasting. Same axes: the units are tied. Parameters follow the activations: they make no units here.
+    """
+    order = sorted(operands, key=op.pure)
+    activations = any(not op.pure(i) for i in order)
+    result: list[Field] = []
+    for i in order:
+        if activations:
+            for f in op.fields(i):
+                meet(op, result, align(f, rank), follows=op.pure(i))
+        else:
+            _combine(op, result, tuple(align(f, rank) for f in op.fields(i)))
+    return tuple(result)
+
+
+def _combine(op: Op, result: list[Field], fields: Fields) -> None:
+    """The same for parameters alone: a weight has rows and columns, which are no product of units.
+
+    Axes that were merged to one have a field each: what fits another operand's is tied to that alone.
+    """
+    before = list(result)
+    for f in fields:
+        near = [e for e in before if varying(e) & varying(f)]
+        for e in [e for e in near if alike(e, f)][:1] or near:
+            op.labels.tie(e, f)
+        if not any(varying(f) <= varying(e) for e in near) and not any(np.array_equal(e, f) for e in before):
+            result.append(f)
+
+
+def follow(op: Op, fields: Fields, parameters: Fields) -> None:
+    """Tie the labels of a parameter to those of the activations that it applies to (shapes broadcast)."""
+    result = list(fields)
+    for f in parameters:
+        rank = max([f.ndim, *(g.ndim for g in fields)])
+        meet(op, [align(g, rank) for g in result], align(f, rank), follows=True)
+
+
+def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bool = False) -> None:
+    """Add a field to those of a result: along the same axes units are tied, along others a plan decides.
+
+    `follows`: the field is a parameter's, which makes no units beside those of activations. `apart`: the result is a
+    parameter, which may have units along several axes.
+    """
+    v = varying(f)
+    for i, e in enumerate(result):
+        if e is f:
+            return
+        if varying(e) == v and (v or not follows):
+            op.labels.tie(e, f)
+            if follows or not op.labels.is_mixed(e):
+                return
+            f = _despite(op, result.pop(i), f)
+            break
+    if follows:
+        wider = [e for e in result if v < varying(e)]
+        if wider:
+            rest = collapse(wider[0], varying(wider[0]) - v)
+            op.choose("the parameter is the same for several units", ((wider[0], f),), drop=f, otherwise=rest)
+        else:
+            op.share([f])
+        return
+    for e in result:
+        common = v & varying(e)
+        if not v or not varying(e) or (apart and not common):
+            continue
+        if common in (v, varying(e)):
+            op.labels.tie(e, f)
+        else:
+            op.choose(
+                "the product of two divided axes",
+                (*collapse(e, common), *collapse(f, common), *_both(e, f, common)),
+                sides=(e, f),
+            )
+    result.append(f)
+
+
+def _despite(op: Op, e: Field, f: Field) -> Field:
+    """A field that says what is divided along the axes of `e` and `f` even where the mix in `e` is duplicated."""
+    if not op.labels.is_mixed(f):
+        return f
+    both = op.labels.mix(e.shape)
+    op.labels.tie(both, e)
+    op.labels.tie(both, f)
+    return both
+
+
+def _both(e: Field, f: Field, keep: Iterable[int]) -> tuple[Pair, ...]:
+    return ((first_along(e, keep), first_along(f, keep)),)
+
+
+def mix(op: Op, fields: Fields, axes: Iterable[int], reason: str, keepdims: bool = True) -> Fields:
+    """Fields of a result in which everything along `axes` is mixed without a weight in between.
+
+    Units that are mixed want to stay together; where that leaves too few classes the node is duplicated.
+    """
+    mixed = frozenset(axes)
+    result = []
+    for f in fields:
+        if not varying(f) & mixed:
+            result.append(f)
+            continue
+        result.append(op.choose_whole(reason, f, mixed))
+    if keepdims:
+        return tuple(result)
+    return tuple(drop_axes(f, mixed) for f in result)

@@ -1,0 +1,243 @@
+"""What a rule sees of the operator it is about, and the few ways in which labels meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxpart.analysis.labels import Choice, Field, Fields, Labels, Pair, TooMany, collapse
+from onnxpart.errors import ModelError
+from onnxpart.ir.flatten import ENTER, LEAVE
+from onnxpart.ir.model import Model
+from onnxpart.ir.protos import captured
+from onnxpart.ir.shapes import Shape, Shapes
+from onnxpart.storage.rows import Array
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A contraction's weight: the tensor that enters it, and which of that tensor's axes are outputs.
+
+    `gain` is the variance, times fan-in, of fresh values to train from: 2 makes up for a rectifier, 1 keeps what is fed
+    back from growing.
+    """
+
+    tensor: str
+    outputs: tuple[int, ...]
+    gain: float = 2.0
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a state carries through a loop: the axes of each of its fields, and whether it depends on parameters."""
+
+    axes: frozenset[frozenset[int]] = frozenset()
+    trained: bool = False
+
+    def joined(self, more: Iterable[frozenset[int]], trained: bool) -> Carried:
+        """What it carries where fields along `more` axes come in as well; those with an axis in common become one."""
+        found: list[frozenset[int]] = []
+        for axes in [*self.axes, *more]:
+            touching = [other for other in found if other & axes]
+            found = [other for other in found if not other & axes]
+            found.append(axes.union(*touching))
+        return Carried(frozenset(axes for axes in found if axes), self.trained or trained)
+
+
+@dataclass
+class State:
+    """Everything known so far while the graph is walked.
+
+    `fields` holds each tensor's label fields, `pure` the initializers and the tensors made of them and of shapes alone,
+    `source` the initializers that a tensor is put together from, `trained` the trainable initializers and the tensors
+    that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
+    reasons by node index, `grouped` the labels of a grouped weight's rows and columns and whether it is a transposed
+    convolution's, `read` the tensors that an operator reads, and the outputs, `shaped` those of which only the shape
+    is read, `carried` what the states of loops carry, by their names in the body.
+    """
+
+    model: Model
+    shapes: Shapes
+    labels: Labels = field(default_factory=Labels)
+    fields: dict[str, Fields] = field(default_factory=dict)
+    pure: set[str] = field(default_factory=set)
+    source: dict[str, frozenset[str]] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    biases: set[str] = field(default_factory=set)
+    barriers: dict[int, str] = field(default_factory=dict)
+    grouped: dict[str, tuple[Field, Field, bool]] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    shaped: set[str] = field(default_factory=set)
+    carried: dict[str, Carried] = field(default_factory=dict)
+
+    def trial(self) -> State:
+        """A state to go on from without this one seeing it; its labels are numbered from where this one's end."""
+        result = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict | set):
+                setattr(result, name, copy(value))
+        result.labels = Labels(self.labels.count, mixed=[*self.labels.mixed])
+        return result
+
+    def of(self, name: str) -> Fields:
+        """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for."""
+        if name not in self.fields:
+            self.fields[name] = self._initializer(name)
+        return self.fields[name]
+
+    def sources(self, name: str) -> frozenset[str]:
+        """The initializers that a tensor is, or is put together from."""
+        return frozenset((name,)) if name in self.model.initializers else self.source.get(name, frozenset())
+
+    def _initializer(self, name: str) -> Fields:
+        if name not in self.model.initializers or not self.model.has_labels(name):
+            return ()
+        shape = self.shapes.shape[name]
+        rank = len(shape)
+        try:
+            return tuple(
+                [
+                    self.labels.fresh((1,) * axis + (size,) + (1,) * (rank - axis - 1))
+                    for axis, size in enumerate(shape)
+                    if size > 1
+                ]
+            )
+        except TooMany as many:
+            raise ModelError(
+                f"{self.model.name}: initializer {name!r} is too large ({many}); "
+                "cut the network in front of what reads it with --outputs."
+            ) from None
+
+
+_VALUES: dict[int, Callable[[onnx.AttributeProto], Any]] = {
+    onnx.AttributeProto.INT: attrgetter("i"),
+    onnx.AttributeProto.INTS: lambda a: a.ints[:],
+}
+"""Quicker ways to what most attributes hold."""
+
+
+class Op:
+    """One operator of the graph, with what is known of its inputs and outputs.
+
+    `inputs` and `outputs` are their names, empty where an optional one is left out. What a node says is read once: that
+    takes long.
+    """
+
+    def __init__(self, state: State, index: int, node: onnx.NodeProto) -> None:
+        self.state = state
+        self.index = index
+        self.node = node
+        self.labels = state.labels
+        self.op_type = node.op_type
+        self.domain = node.domain
+        self.inputs = tuple(node.input[:])
+        self.outputs = tuple(node.output[:])
+
+    @property
+    def title(self) -> str:
+        """How messages name the operator."""
+        name = self.node.name or "-> " + next(n for n in self.outputs if n)
+        return f"{self.op_type} {name!r}"
+
+    @cached_property
+    def reads(self) -> list[str]:
+        """The tensors that the operator reads, those of its subgraphs included."""
+        names = [name for name in self.inputs if name]
+        return [*names, *(name for name in captured(self.node) if name not in names)]
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute name -> Python value."""
+        return {a.name: _VALUES.get(a.type, helper.get_attribute_value)(a) for a in self.node.attribute}
+
+    @property
+    def opset(self) -> int:
+        """Version of the operator's domain."""
+        domain = "" if self.domain in ("ai.onnx", ENTER, LEAVE) else self.domain
+        return self.state.model.opsets.get(domain, 1)
+
+    def has(self, i: int) -> bool:
+        """Whether the optional input `i` is there."""
+        return i < len(self.inputs) and bool(self.inputs[i])
+
+    def fields(self, i: int) -> Fields:
+        """Label fields of input `i`."""
+        return self.state.of(self.inputs[i]) if self.has(i) else ()
+
+    def shape(self, i: int) -> Shape:
+        """Shape of input `i`."""
+        return self.state.shapes.shape[self.inputs[i]]
+
+    def out_shape(self, j: int = 0) -> Shape:
+        """Shape of output `j`."""
+        return self.state.shapes.shape[self.outputs[j]]
+
+    def value(self, i: int) -> Array | None:
+        """Value of input `i` where it is known."""
+        return self.state.shapes.value(self.inputs[i]) if self.has(i) else None
+
+    def ints(self, i: int, attribute: str) -> list[int] | None:
+        """A list of integers that older operators take as attribute and newer ones as input `i`; None if absent."""
+        if attribute in self.attributes:
+            value = self.attributes[attribute]
+            return list(value) if isinstance(value, Sequence) else [int(value)]
+        known = self.value(i)
+        return None if known is None else [int(v) for v in np.ravel(known)]
+
+    def pure(self, i: int) -> bool:
+        """Whether input `i` is made of initializers and shapes alone."""
+        return self.inputs[i] in self.state.pure
+
+    def constant(self, i: int) -> bool:
+        """Whether input `i` is made of the formula's constants and shapes alone."""
+        return self.pure(i) and self.inputs[i] not in self.state.trained
+
+    def trained(self, i: int) -> bool:
+        """Whether input `i` is made of initializers alone, a trainable one among them."""
+        return self.pure(i) and self.inputs[i] in self.state.trained
+
+    def axis(self, default: int, rank: int | None = None) -> int:
+        """The attribute `axis`, counted from the front."""
+        axis = int(self.attributes.get("axis", default))
+        return axis + (len(self.shape(0)) if rank is None else rank) if axis < 0 else axis
+
+    def share(self, fields: Iterable[Field], reason: str = "") -> None:
+        """All labels in `fields` belong to every part; an empty reason means that this is nothing to report."""
+        for f in fields:
+            self.labels.share(f, self.index, reason)
+
+    def choose(
+        self,
+        reason: str,
+        alternative: tuple[Pair, ...],
+        drop: Field | None = None,
+        otherwise: tuple[Pair, ...] = (),
+        sides: Fields = (),
+    ) -> None:
+        """Leave a decision to the plan (see `Choice`)."""
+        self.labels.choices.append(Choice(self.index, reason, (alternative,), drop, False, otherwise, sides))
+
+    def choose_whole(self, reason: str, f: Field, axes: Iterable[int], result: bool = True) -> Field:
+        """The wish that what is mixed along `axes` of a field stays together; returns the field of each mixture.
+
+        `result`: the mixture is what the operator gives; where it is in every part, the field may differ along `axes`
+        only.
+        """
+        mixed = frozenset(axes)
+        r = self.labels.mix([1 if a in mixed else size for a, size in enumerate(f.shape)])
+        rest = collapse(f, mixed) if result and r.size > 1 else ()
+        self.labels.choices.append(Choice(self.index, reason, (((f, r),),), r, True, rest))
+        return r
+
+
+class Barrier(Exception):
+    """Raised by a rule that can't tell what its operator does to the labels; the message says why."""

@@ -1,0 +1,1 @@
+"""What every operator does to labels: the table, and a file for each kind of operator."""

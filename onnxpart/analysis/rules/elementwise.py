@@ -1,0 +1,103 @@
+"""Operators that work place by place, or within one channel: activations, arithmetic, batch norm, pooling."""
+
+from __future__ import annotations
+
+from onnxpart.analysis.joins import follow, join
+from onnxpart.analysis.labels import Fields
+from onnxpart.analysis.op import Barrier, Op
+from onnxpart.analysis.rewrite import Rewrite, dims
+from onnxpart.analysis.rules.mix import slides
+
+
+def unary(op: Op) -> list[Fields]:
+    """The result carries the labels of its first input; any further inputs are settings."""
+    return [op.fields(0)] * len(op.outputs)
+
+
+def broadcast(op: Op) -> list[Fields]:
+    """All inputs meet place by place with numpy broadcasting."""
+    inputs = [i for i in range(len(op.inputs)) if op.has(i)]
+    return [join(op, inputs, len(op.out_shape()))]
+
+
+def prelu(op: Op) -> list[Fields]:
+    """PRelu: the slope broadcasts to the input."""
+    fields = op.fields(0)
+    follow(op, fields, op.fields(1))
+    return [fields]
+
+
+def per_channel(op: Op) -> list[Fields]:
+    """BatchNormalization: parameters of shape [C] apply along axis 1."""
+    fields = op.fields(0)
+    rank = len(op.shape(0))
+    for i in range(1, len(op.inputs)):
+        if op.has(i):
+            follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+    return [fields, *[op.fields(3)] * (len(op.outputs) - 1)]
+
+
+def pool(op: Op) -> list[Fields]:
+    """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
+    keep = (0, 1, *slides(op))
+    fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
+    if any(name in op.state.read for name in op.outputs[1:]):
+        op.share(fields, "it returns positions that count over all channels")
+    return [fields, *[()] * (len(op.outputs) - 1)]
+
+
+def sample(op: Op) -> list[Fields]:
+    """RoiAlign, MaxRoiPool, GridSample: places of one channel meet, at places that every part takes alike."""
+    for i in range(1, len(op.inputs)):
+        op.share(op.fields(i), "it says where to sample")
+    result = []
+    for f in op.fields(0):
+        if f.shape[0] > 1:
+            op.share([f], "its batch axis is divided")
+        else:
+            result.append(op.labels.tie_along(f, (1,)))
+    return [tuple(result)]
+
+
+def quantize(op: Op) -> list[Fields]:
+    """QuantizeLinear, DequantizeLinear: place by place; scale and zero point are one for all or one to a channel."""
+    rank, axis = len(op.shape(0)), op.axis(1)
+    if len(op.shape(1)) > 1 or op.attributes.get("block_size"):
+        raise Barrier("its scales are per block")
+    name = op.inputs[0]
+    if name in op.state.model.initializers and not op.state.model.is_float(name) and rank > 0:
+        raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
+    fields = op.fields(0)
+    if len(op.shape(1)) == 1:
+        follow(op, fields, tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)))
+    return [fields]
+
+
+def source(op: Op) -> list[Fields]:
+    """Shape arithmetic, constants and random numbers: nothing is divided."""
+    return [()] * len(op.outputs)
+
+
+def rewrite_operands(r: Rewrite) -> None:
+    """Broadcasting: operands that are shared along a divided axis are cut to the part's share of it."""
+    out = r.kept_out()
+    for i, name in enumerate(r.op.inputs):
+        if not name:
+            continue
+        shape = r.op.shape(i)
+        aligned = out[len(out) - len(shape) :]
+        r.narrow(i, tuple(k if size > 1 else None for k, size in zip(aligned, shape, strict=True)))
+
+
+def rewrite_quantize(r: Rewrite) -> None:
+    """QuantizeLinear, DequantizeLinear: scales and zero points that are one to a channel."""
+    kept = r.kept_out()
+    for i in range(1, len(r.op.inputs)):
+        if r.op.has(i) and len(r.op.shape(i)) == 1 and r.op.shape(i) != (1,):
+            r.narrow(i, (kept[r.op.axis(1)],))
+
+
+def rewrite_resize(r: Rewrite) -> None:
+    """Resize: `sizes` names all axes."""
+    if r.op.has(3) and "axes" not in r.op.attributes:
+        dims(r, 3)

@@ -1,0 +1,111 @@
+"""Operators that look up, write or mask positions along some axes, and work place by place along the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxpart.analysis.joins import meet
+from onnxpart.analysis.labels import Field, Fields, varying
+from onnxpart.analysis.op import Barrier, Op
+from onnxpart.analysis.rewrite import Rewrite
+
+
+def across(op: Op, inputs: Iterable[int], axes: Iterable[int]) -> Fields:
+    """Fields of inputs that meet place by place; units that lie along `axes` are shared."""
+    order = sorted(inputs, key=op.pure)
+    activations = any(not op.pure(i) for i in order)
+    result: list[Field] = []
+    for i in order:
+        for f in op.fields(i):
+            if varying(f).isdisjoint(axes):
+                meet(op, result, f, follows=activations and op.pure(i))
+            else:
+                op.share([f], "" if op.pure(i) else "it depends on positions along a divided axis")
+    return tuple(result)
+
+
+def elements(op: Op) -> list[Fields]:
+    """GatherElements, ScatterElements, TensorScatter: positions along `axis`, place by place along the others."""
+    rank = len(op.shape(0))
+    axis = op.axis(-2 if op.op_type == "TensorScatter" else 0)
+    inputs = [i for i in range(len(op.inputs)) if op.has(i) and len(op.shape(i)) == rank]
+    fields = across(op, inputs, [axis])
+    along = {a for f in fields for a in varying(f)}
+    if any(op.shape(i)[a] != op.shape(0)[a] for i in inputs for a in along):
+        raise Barrier("it reaches some of the places along a divided axis only")
+    return [fields]
+
+
+def triangle(op: Op) -> list[Fields]:
+    """Trilu: depends on positions along the last two axes."""
+    rank = len(op.shape(0))
+    return [across(op, [0], [rank - 2, rank - 1])]
+
+
+def reverse_sequence(op: Op) -> list[Fields]:
+    """ReverseSequence: depends on positions along the time and batch axes."""
+    time, batch = int(op.attributes.get("time_axis", 0)), int(op.attributes.get("batch_axis", 1))
+    return [across(op, [0], [time, batch])]
+
+
+def fourier(op: Op) -> list[Fields]:
+    """DFT: sums over positions along its axis, with fixed weights; the last axis holds real and imaginary part."""
+    rank = len(op.shape(0))
+    axis: list[int] | None = [op.axis(1)] if op.opset < 20 else [-2]
+    if op.has(2):
+        axis = op.ints(2, "axis")
+    if axis is None:
+        raise Barrier("its axis is computed at run time")
+    return [across(op, [0], [axis[0] % rank, rank - 1])]
+
+
+def gather_nd(op: Op) -> list[Fields]:
+    """GatherND: positions along the leading axes, whole blocks along the others (rows of a table make units)."""
+    looked_up = int(op.attributes.get("batch_dims", 0)) + op.shape(1)[-1]
+    op.share(op.fields(1), "it selects units at run time")
+    front = (1,) * (len(op.out_shape()) - len(op.shape(0)) + looked_up)
+    result = []
+    for f in op.fields(0):
+        if not varying(f).isdisjoint(range(looked_up)):
+            op.share([f], "" if op.pure(0) else "it depends on positions along a divided axis")
+            continue
+        result.append(f.reshape(front + f.shape[looked_up:]))
+        if op.pure(0) and not op.pure(1):
+            op.labels.root(result[-1], op.index)
+    return [tuple(result)]
+
+
+def scatter_nd(op: Op) -> list[Fields]:
+    """ScatterND: positions along the leading axes, whole blocks along the others."""
+    written = op.shape(1)[-1]
+    op.share(op.fields(1), "it selects units at run time")
+    result = list(across(op, [0], range(written)))
+    front = len(op.shape(2)) - len(op.shape(0)) + written
+    for f in across(op, [2], range(front)):
+        meet(op, result, f.reshape((1,) * written + f.shape[front:]), follows=op.pure(2))
+    return [tuple(result)]
+
+
+def one_hot(op: Op) -> list[Fields]:
+    """OneHot: a new axis, along which nothing is divided."""
+    rank = len(op.out_shape())
+    axis = op.axis(-1, rank)
+    op.share(op.fields(2))
+    return [tuple(f.reshape((*f.shape[:axis], 1, *f.shape[axis:])) for f in op.fields(0))]
+
+
+def narrow_elements(r: Rewrite) -> None:
+    """Inputs of the result's rank are cut to the part's share."""
+    out = r.kept_out()
+    for i in range(len(r.op.inputs)):
+        if r.op.has(i) and len(r.op.shape(i)) == len(out):
+            r.narrow(i, tuple(k if n > 1 else None for k, n in zip(out, r.op.shape(i), strict=True)))
+
+
+def narrow_blocks(r: Rewrite) -> None:
+    """ScatterND: blocks that are shared along a divided axis are cut."""
+    written = r.op.shape(1)[-1]
+    out = r.kept_out()
+    r.narrow(0, out)
+    front = len(r.op.shape(2)) - len(out) + written
+    r.narrow(2, ((None,) * front + out[written:]))

@@ -1,0 +1,431 @@
+"""Data movement: executed on the label fields themselves, so that labels come out where the data comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+from onnx import helper
+
+from onnxpart.analysis.labels import MAX_FIELD, Field, Fields, align, alike, bounded, drop_axes, varying
+from onnxpart.analysis.op import Barrier, Op
+from onnxpart.analysis.rewrite import Rewrite, dims, sizes
+from onnxpart.errors import PartitionError
+from onnxpart.ir.shapes import Shape
+
+
+def groups(a: Shape, b: Shape) -> list[tuple[slice, slice]]:
+    """Pairs of axis ranges of two shapes of the same size such that the data of a range stay within its pair."""
+    result, i, j = [], 0, 0
+    while i < len(a) or j < len(b):
+        i0, j0, p, q = i, j, 1, 1
+        if i < len(a):
+            p, i = p * a[i], i + 1
+        if j < len(b):
+            q, j = q * b[j], j + 1
+        while p != q:
+            if p < q:
+                p, i = p * a[i], i + 1
+            else:
+                q, j = q * b[j], j + 1
+        result.append((slice(i0, i), slice(j0, j)))
+    return result
+
+
+def reshape_field(op: Op, f: Field, a: Shape, b: Shape) -> Field:
+    """A field of a tensor of shape `a` after a reshape to `b`."""
+    pairs = groups(a, b)
+    f = _fit(op, f, a, pairs)
+    wide: list[int] = []
+    out: list[int] = []
+    for i, j in pairs:
+        if any(size > 1 for size in f.shape[i]):
+            wide += a[i]
+            out += b[j]
+        else:
+            wide += [1] * (i.stop - i.start)
+            out += [1] * (j.stop - j.start)
+    return (f if f.shape == tuple(wide) else np.broadcast_to(f, wide)).reshape(bounded(out))
+
+
+def _fit(op: Op, f: Field, a: Shape, pairs: list[tuple[slice, slice]]) -> Field:
+    """Ties labels along small axes until the reshaped field is of a reasonable size."""
+    while True:
+        axes = [i for i, _ in pairs if any(size > 1 for size in f.shape[i])]
+        size = prod(n for i in axes for n in a[i])
+        if size <= MAX_FIELD or len(varying(f)) <= 1:
+            return f
+        smallest = min(varying(f), key=lambda axis: f.shape[axis])
+        f = op.labels.tie_along(f, varying(f) - {smallest})
+
+
+def reshape(op: Op) -> list[Fields]:
+    """Reshape, Flatten, Squeeze and Unsqueeze: the same data in another shape."""
+    a, b = op.shape(0), op.out_shape()
+    if 0 in a:
+        raise Barrier("it has no elements")
+    if a == b:
+        return [op.fields(0)]
+    return [tuple(reshape_field(op, f, a, b) for f in op.fields(0))]
+
+
+def transpose(op: Op) -> list[Fields]:
+    """Transpose: labels move with their axes."""
+    perm = op.attributes.get("perm") or list(range(len(op.shape(0))))[::-1]
+    return [tuple(f.transpose(perm) for f in op.fields(0))]
+
+
+def concat(op: Op) -> list[Fields]:
+    """Concat: the labels of the inputs stand side by side along `axis`."""
+    rank = len(op.out_shape())
+    axis = op.axis(1, rank)
+    count = len(op.inputs)
+    kept = [i for i in range(count) if op.shape(i)[axis] > 0]
+    rest: dict[frozenset[int], list[dict[int, Field]]] = {}
+    activations = any(not op.pure(i) for i in kept)
+    for i in sorted(kept, key=op.pure):
+        for f in op.fields(i):
+            others = varying(f) - {axis}
+            if activations and op.pure(i) and others not in rest:
+                op.share([f])
+                continue
+            columns = rest.setdefault(others, [])
+            same = next((c[i] for c in columns if i in c and alike(c[i], f)), None)
+            if same is not None:
+                op.labels.tie(same, f)
+                continue
+            column = next((c for c in columns if i not in c), None)
+            if column is None:
+                column = {}
+                columns.append(column)
+            column[i] = f
+    for columns in rest.values():
+        for column in columns[1:]:  # an input of one kind of units stands beside each kind of another
+            column.update({i: f for i, f in columns[0].items() if i not in column})
+    return [tuple(_side_by_side(op, column, kept, axis) for columns in rest.values() for column in columns)]
+
+
+def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) -> Field:
+    fields = list(column.values())
+    along = any(axis in varying(f) for f in fields)
+    if not along and len(column) == len(kept):
+        if all(f is fields[0] for f in fields):
+            return fields[0]
+        if any(op.pure(i) for i in column) and varying(fields[0]):
+            for f in fields[1:]:
+                op.labels.tie(fields[0], f)
+            return fields[0]
+    shape = np.broadcast_shapes(*{(*f.shape[:axis], 1, *f.shape[axis + 1 :]) for f in fields})
+    bounded((*shape[:axis], sum(op.shape(i)[axis] for i in kept), *shape[axis + 1 :]))
+    pieces, shared = [], np.zeros((1,) * len(shape), np.int32)
+    for i in kept:
+        f, wide = column.get(i, shared), (*shape[:axis], op.shape(i)[axis], *shape[axis + 1 :])
+        pieces.append(f if f.shape == wide else np.broadcast_to(f, wide))
+    return np.concatenate(pieces, axis=axis)
+
+
+def split(op: Op) -> list[Fields]:
+    """Split: each output has its piece of the labels along `axis`."""
+    axis = op.axis(0)
+    ends = np.cumsum([0, *(op.out_shape(j)[axis] for j in range(len(op.outputs)))])
+    return [
+        tuple(f[(slice(None),) * axis + (slice(i, j),)] if f.shape[axis] > 1 else f for f in op.fields(0))
+        for i, j in pairwise(ends)
+    ]
+
+
+def slice_ranges(op: Op) -> dict[int, range] | None:
+    """Axis -> kept positions of a Slice; None where its bounds aren't known."""
+    starts, ends = op.ints(1, "starts"), op.ints(2, "ends")
+    if starts is None or ends is None:
+        return None
+    axes = op.ints(3, "axes") if op.has(3) or "axes" in op.attributes else list(range(len(starts)))
+    steps = op.ints(4, "steps") if op.has(4) else [1] * len(starts)
+    if axes is None or steps is None:
+        return None
+    shape = op.shape(0)
+    result = {}
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = shape[axis]
+        stop = None if step < 0 and end < -size else end
+        result[axis % len(shape)] = range(*slice(start, stop, step).indices(size))
+    return result
+
+
+def slice_(op: Op) -> list[Fields]:
+    """Slice: a selection of the labels; its bounds must be known along divided axes."""
+    fields = op.fields(0)
+    if not fields:
+        return [()]
+    ranges = slice_ranges(op)
+    if ranges is None:
+        axes = op.ints(3, "axes") or list(range(len(op.shape(0))))
+        if any(f.shape[axis] > 1 for f in fields for axis in axes):
+            raise Barrier("its bounds are computed at run time along a divided axis")
+        return [fields]
+    result = []
+    for f in fields:
+        for axis, positions in ranges.items():
+            if f.shape[axis] > 1:
+                f = np.take(f, np.asarray(positions, np.int64), axis=axis)
+        result.append(f)
+    return [tuple(f for f in result if f.size)]
+
+
+def gather(op: Op) -> list[Fields]:
+    """Gather along `axis`: a selection of units, or a look-up in a table (an embedding makes units)."""
+    axis = op.axis(0)
+    index = op.value(1)
+    rank = len(op.shape(1))
+    result = []
+    for f in op.fields(0):
+        if f.shape[axis] > 1 and index is not None:
+            if not rank and op.outputs[0] in op.state.shaped:
+                continue  # whichever is selected has the same shape
+            result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
+            continue
+        if f.shape[axis] > 1:
+            op.share([f], "" if op.pure(0) else "it selects units at run time")
+            continue
+        g = f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])
+        if index is None and op.pure(0) and varying(g):
+            op.labels.root(g, op.index)
+        result.append(g)
+    return [tuple(result)]
+
+
+def expand(op: Op) -> list[Fields]:
+    """Expand: numpy broadcasting to a shape."""
+    rank = len(op.out_shape())
+    return [tuple(align(f, rank) for f in op.fields(0))]
+
+
+def tile(op: Op) -> list[Fields]:
+    """Tile: copies side by side."""
+    a, b = op.shape(0), op.out_shape()
+    result = []
+    for f in op.fields(0):
+        copies = [n // m if size > 1 else 1 for m, n, size in zip(a, b, f.shape, strict=True)]
+        bounded(n * size for n, size in zip(copies, f.shape, strict=True))
+        result.append(np.tile(f, copies))
+    return [tuple(result)]
+
+
+def pad_amounts(op: Op) -> list[tuple[int, int]] | None:
+    """For each axis how much is added in front and behind; None where that isn't known."""
+    rank = len(op.shape(0))
+    pads = op.ints(1, "pads") if "pads" in op.attributes or op.has(1) else op.ints(1, "paddings")
+    if pads is None:
+        return None
+    axes: Sequence[int] = range(rank)
+    if op.has(3):
+        known = op.value(3)
+        if known is None:
+            return None
+        axes = [int(a) % rank for a in np.ravel(known)]
+    result = [(0, 0)] * rank
+    for i, axis in enumerate(axes):
+        result[axis] = (pads[i], pads[i + len(axes)])
+    return result
+
+
+def pad(op: Op) -> list[Fields]:
+    """Pad: constant padding along a divided axis makes places that any unit may take."""
+    fields = op.fields(0)
+    if not fields:
+        return [()]
+    amounts = pad_amounts(op)
+    if amounts is None:
+        raise Barrier("its amounts are computed at run time")
+    mode = op.attributes.get("mode", b"constant").decode()
+    return [tuple(_padded(op, f, amounts, mode) for f in fields)]
+
+
+def _padded(op: Op, f: Field, amounts: list[tuple[int, int]], mode: str) -> Field:
+    for axis, (front, behind) in enumerate(amounts):
+        if f.shape[axis] == 1 or (front, behind) == (0, 0):
+            continue
+        if front < 0 or behind < 0 or mode != "constant":
+            raise Barrier(f"it pads a divided axis in a way without a rule (mode {mode!r})")
+        added = [op.labels.fresh((*f.shape[:axis], amount, *f.shape[axis + 1 :])) for amount in (front, behind)]
+        f = np.concatenate([added[0], f, added[1]], axis=axis)
+    return f
+
+
+def depth_to_space(op: Op) -> list[Fields]:
+    """DepthToSpace: the channels that make up one block are one unit."""
+    block = int(op.attributes["blocksize"])
+    channels = op.shape(0)[1]
+    crd = op.attributes.get("mode", b"DCR") == b"CRD"
+    result = []
+    for f in op.fields(0):
+        f = op.labels.tie_along(f, (0, 1))
+        if f.shape[1] > 1:
+            shape = (channels // block**2, block**2) if crd else (block**2, channels // block**2)
+            g = f.reshape((f.shape[0], *shape, 1, 1))
+            f = op.labels.tie_along(g, (0, 1) if crd else (0, 2))
+            f = drop_axes(f, (2,) if crd else (1,))
+        result.append(f)
+    return [tuple(result)]
+
+
+def col2im(op: Op) -> list[Fields]:
+    """Col2Im: the places of a window, which stand as channels, are one unit."""
+    rank, channels = len(op.out_shape()), op.out_shape()[1]
+    result = []
+    for f in op.fields(0):
+        f = op.labels.tie_along(f, (0, 1))
+        if f.shape[1] > 1:
+            f = drop_axes(op.labels.tie_along(f.reshape(f.shape[0], channels, -1, 1), (0, 1)), (2, 3))
+        result.append(f.reshape((*f.shape[:2], *[1] * (rank - 2))))
+    return [tuple(f for f in result if varying(f))]
+
+
+def center_crop_pad(op: Op) -> list[Fields]:
+    """CenterCropPad: along divided axes the size must stay."""
+    for f in op.fields(0):
+        if any(op.shape(0)[axis] != op.out_shape()[axis] for axis in varying(f)):
+            raise Barrier("it crops or pads a divided axis")
+    return [op.fields(0)]
+
+
+def space_to_depth(op: Op) -> list[Fields]:
+    """SpaceToDepth: a unit's places become channels of the same unit."""
+    block = int(op.attributes["blocksize"])
+    fields = [op.labels.tie_along(f, (0, 1)) for f in op.fields(0)]
+    return [tuple(np.tile(f, (1, block**2 if f.shape[1] > 1 else 1, 1, 1)) for f in fields)]
+
+
+def rewrite_center_crop_pad(r: Rewrite) -> None:
+    """CenterCropPad: the divided positions of its target."""
+    if "axes" not in r.op.attributes:
+        dims(r, 1)
+
+
+def rewrite_reshape(r: Rewrite) -> None:
+    """Reshape: the divided positions of its target."""
+    dims(r, 1)
+
+
+def rewrite_expand(r: Rewrite) -> None:
+    """Expand: the divided positions of its target."""
+    rank = len(r.op.out_shape())
+    if r.op.state.shapes.shape[r.op.inputs[1]] == (rank,):
+        dims(r, 1)
+
+
+def rewrite_tile(r: Rewrite) -> None:
+    """Tile: copies of what the part keeps; nothing to adapt unless the order within copies were lost."""
+    a, b = r.op.shape(0), r.op.out_shape()
+    for axis, (kept_in, kept_out) in enumerate(zip(r.kept_in(0), r.kept_out(), strict=True)):
+        if kept_in is None:
+            continue
+        copies = np.concatenate([kept_in + n * a[axis] for n in range(b[axis] // a[axis])])
+        if kept_out is None or not np.array_equal(copies, kept_out):
+            raise PartitionError(f"{r.op.title}: the copies of a unit are in different parts.")
+
+
+def rewrite_concat(r: Rewrite) -> None:
+    """Concat: operands that are shared along another, divided axis are cut."""
+    out = list(r.kept_out())
+    axis = r.op.axis(1, len(out))
+    for i in range(len(r.op.inputs)):
+        want = list(out)
+        want[axis] = None
+        shape = r.op.shape(i)
+        r.narrow(i, tuple(w if n > 1 else None for w, n in zip(want, shape, strict=True)))
+
+
+def rewrite_split(r: Rewrite) -> None:
+    """Split: the sizes of what is kept of each piece."""
+    op = r.op
+    axis = op.axis(0)
+    if r.kept_in(0)[axis] is None:
+        return
+    lengths = [sizes(r.kept_out(j), op.out_shape(j))[axis] for j in range(len(op.outputs))]
+    for a in list(r.node.attribute):
+        if a.name == "num_outputs":
+            r.node.attribute.remove(a)
+    r.set_ints(1, "split", lengths, since=13)
+
+
+def rewrite_slice(r: Rewrite) -> None:
+    """Slice: the positions, among those kept, of what it selects; bounds along other axes stay what they are."""
+    op = r.op
+    ranges = slice_ranges(op)
+    if ranges is None or not any(r.kept_in(0)[axis] is not None for axis in ranges):
+        return
+    for axis, positions in ranges.items():
+        kept = r.kept_in(0)[axis]
+        if kept is not None:
+            wanted = np.asarray(positions, np.int64)
+            out = r.kept_out()[axis]
+            place = np.searchsorted(kept, wanted if out is None else wanted[out])
+            r.node.input[0] = r.gather(r.node.input[0], axis, place)
+    rest = [i for i, axis in enumerate(ranges) if r.kept_in(0)[axis] is None]
+    if not rest:
+        _identity(r)
+        return
+    axes = [list(ranges)[i] for i in rest]
+    if op.opset < 10:
+        for name in ("starts", "ends"):
+            r.set(name, [op.attributes[name][i] for i in rest])
+        r.set("axes", axes)
+        return
+    bounds = [_some(r, i, rest, hint) for i, hint in ((1, "starts"), (2, "ends"), (4, "steps")) if op.has(i)]
+    known = op.value(1)
+    assert known is not None
+    bounds.insert(2, r.constant(axes, "axes", known.dtype))
+    del r.node.input[1:]
+    r.node.input.extend(bounds)
+
+
+def _some(r: Rewrite, i: int, places: Sequence[int], hint: str) -> str:
+    """Some of the integers of input `i`, whose value is known, if only for trial sizes."""
+    known = r.op.value(i)
+    if known is None or r.op.inputs[i] not in r.op.state.model.initializers:
+        return r.add("Gather", [r.node.input[i], r.constant(places, "places")], hint, axis=0)
+    return r.constant(np.ravel(known)[list(places)], hint, known.dtype)
+
+
+def _identity(r: Rewrite) -> None:
+    data, out, name = r.node.input[0], list(r.node.output), r.node.name
+    r.node.Clear()
+    r.node.CopyFrom(helper.make_node("Identity", [data], out, name=name))
+
+
+def rewrite_gather(r: Rewrite) -> None:
+    """Gather with constant indices: their positions among those kept."""
+    op = r.op
+    axis = op.axis(0)
+    kept = r.kept_in(0)[axis]
+    index = op.value(1)
+    if kept is None or index is None:
+        return
+    index = np.where(index < 0, index + op.shape(0)[axis], index)
+    rank = index.ndim
+    chosen = r.kept_out()[axis : axis + rank]
+    block = index[np.ix_(*[np.arange(n) if c is None else c for c, n in zip(chosen, index.shape, strict=True)])]
+    place = np.searchsorted(kept, block)
+    if op.outputs[0] in op.state.shaped:
+        place = place.clip(max=len(kept) - 1)
+    r.node.input[1] = r.constant(place, "index")
+
+
+def rewrite_pad(r: Rewrite) -> None:
+    """Pad: how much of the padding along a divided axis is the part's."""
+    op = r.op
+    amounts = pad_amounts(op)
+    if amounts is None or all(k is None for k in r.kept_out()):
+        return
+    front, behind = [], []
+    for axis, (before, after) in enumerate(amounts):
+        kept = r.kept_out()[axis]
+        size = op.shape(0)[axis]
+        front.append(before if kept is None else int((kept < before).sum()))
+        behind.append(after if kept is None else int((kept >= before + size).sum()))
+    if len(r.node.input) > 3:
+        r.node.input[3] = ""
+    r.set_ints(1, "pads", [*front, *behind], since=11)

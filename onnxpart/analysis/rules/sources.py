@@ -1,0 +1,53 @@
+"""Operators that tell sizes or make constants."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxpart.analysis.rewrite import Indices, Rewrite, put, sizes
+
+
+def rewrite_shape(r: Rewrite) -> None:
+    """Shape, Size: the sizes of the whole network's tensor."""
+    op = r.op
+    kept = r.kept_in(0)
+    if all(k is None for k in kept):
+        return
+    whole = np.asarray(op.shape(0), np.int64)
+    dynamic = np.asarray(op.state.shapes.dynamic_dims(op.inputs[0]))
+    part = np.asarray(sizes(kept, op.shape(0)), np.int64)
+    if op.op_type == "Size":
+        _scaled_size(r, whole, part, bool(dynamic.any()))
+        return
+    window = slice(op.attributes.get("start", 0), op.attributes.get("end", len(whole)))
+    whole, dynamic, part = whole[window], dynamic[window], part[window]
+    out = r.node.output[0]
+    if not dynamic.any():
+        r.node.CopyFrom(helper.make_node("Identity", [r.constant(whole, "shape")], [out], name=r.node.name))
+        return
+    raw = r.name("shape")
+    r.node.output[0] = raw
+    value = raw
+    grow = dynamic & (whole != part)
+    after: list[onnx.NodeProto] = []
+    if grow.any():
+        for op_type, factor in (("Mul", np.where(grow, whole, 1)), ("Div", np.where(grow, part, 1))):
+            name = r.name("scaled")
+            after.append(helper.make_node(op_type, [value, r.constant(factor, "factor")], [name], name=name))
+            value = name
+    r.after.extend([*after, *put(r, (~dynamic).tolist(), whole.tolist(), value, out)])
+
+
+def _scaled_size(r: Rewrite, whole: Indices, part: Indices, dynamic: bool) -> None:
+    out = r.node.output[0]
+    if not dynamic:
+        constant = r.constant(np.prod(whole), "size")
+        r.node.CopyFrom(helper.make_node("Identity", [constant], [out], name=r.node.name))
+        return
+    raw, scaled = r.name("size"), r.name("scaled")
+    r.node.output[0] = raw
+    up, down = r.constant(np.prod(whole), "factor"), r.constant(np.prod(part), "factor")
+    r.after.append(helper.make_node("Mul", [raw, up], [scaled], name=scaled))
+    r.after.append(helper.make_node("Div", [scaled, down], [out], name=r.name("div")))

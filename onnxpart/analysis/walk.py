@@ -1,0 +1,160 @@
+"""Graph + rules -> units, and the reasons for what can't be divided.
+
+The graph is walked once in topological order; nothing depends on K here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from onnxpart.analysis.labels import Fields, TooMany, tight
+from onnxpart.analysis.op import Barrier, Carried, Op, State
+from onnxpart.analysis.rules import control_flow
+from onnxpart.analysis.rules import table as rules
+from onnxpart.errors import ModelError
+from onnxpart.ir import region_shapes
+from onnxpart.ir.flatten import ENTER, LEAVE, Region
+from onnxpart.ir.infer import infer
+from onnxpart.ir.model import Model
+
+if TYPE_CHECKING:
+    pass
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.shuffles import CHAIN, find_shuffles
+
+MOVED = CHAIN | {"Cast", "Identity", "Slice", "Split"}
+"""Operators whose results are pieces of their first input; a Concat is made of all of its inputs."""
+
+
+def analyse(model: Model) -> Analysis:
+    """Walk the graph once and collect labels, ties and choices.
+
+    :returns: the analysis; every operator without a rule is in `barriers`.
+    :raises ModelError: when the model's shapes contradict each other.
+    """
+    shapes = infer(model)
+    trainable = set(filter(model.trainable, model.initializers))
+    state = State(model, shapes, pure=set(model.initializers), trained=trainable)
+    analysis = Analysis(model, shapes, state)
+    for name in model.inputs:
+        state.fields[name] = ()
+    for index, node in enumerate(model.flat.nodes):
+        op = Op(state, index, node)
+        analysis.ops.append(op)
+        for name in op.reads:
+            analysis.consumers.setdefault(name, []).append(index)
+        for name in op.outputs:
+            analysis.producer[name] = index
+    state.read = analysis.consumers.keys() | set(model.outputs)
+    valued = {name for op in analysis.ops if op.op_type not in ("Shape", "Size") for name in op.reads}
+    state.shaped = state.read - valued - set(model.outputs)
+    analysis.rules = _walk(analysis.ops, model.flat.starting())
+    for name in model.outputs:
+        for f in state.of(name):
+            state.labels.share(f, -1, f"it is tied to the output {name!r}")
+    find_shuffles(analysis)
+    return analysis
+
+
+def _walk(ops: Sequence[Op], regions: Mapping[int, Region]) -> list[rules.Rule | None]:
+    """Visit operators in order; `regions` are those among them by their first operator."""
+    result = []
+    for op in ops:
+        if op.index in regions:
+            _carry(op.state, regions[op.index], regions)
+        op.state.labels.node = op.index
+        rule = _visit(op)
+        result.append(rule)
+        if rule is not None and rule.kind == "source":
+            op.state.pure.update(op.outputs)
+        else:
+            _propagate(op)
+    return result
+
+
+def _carry(state: State, region: Region, regions: Mapping[int, Region]) -> None:
+    """Find what the states of a loop carry: its body is walked until nothing is added."""
+    states = {region_shapes.state_of(m): m.input[0] for m in region.leaves if region_shapes.state_of(m)}
+    found = dict.fromkeys(states, Carried())
+    inner = {i: r for i, r in regions.items() if region.start < i < region.stop}
+    known = state.shapes.shape
+    while states:
+        trial = state.trial()
+        trial.carried.update(found)
+        ops = [Op(trial, i, state.model.flat.nodes[i]) for i in range(region.start, region.stop)]
+        _walk(ops, inner)
+        now = dict(found)
+        for op in ops[: len(region.enters)]:
+            for name in now.keys() & set(op.outputs):
+                axes = control_flow.steady(control_flow.incoming(op), known[name]) if name in known else []
+                now[name] = now[name].joined(axes, op.inputs[0] in trial.trained)
+        for name, result in states.items():
+            axes = control_flow.steady(trial.fields.get(result, ()), known[name]) if name in known else []
+            now[name] = now[name].joined(axes, result in trial.trained)
+        if now == found:
+            break
+        found = now
+    state.carried.update(found)
+
+
+def _visit(op: Op) -> rules.Rule | None:
+    """Apply the operator's rule; make it a barrier where there is none or it can't tell."""
+    rule = rules.find(op)
+    outputs: list[Fields] = []
+    reason = rule if isinstance(rule, str) else ""
+    if isinstance(rule, rules.Rule):
+        try:
+            outputs = _labels(op, rule)
+        except Barrier as barrier:
+            reason = str(barrier)
+    if reason:
+        op.state.barriers[op.index] = reason
+        for name in op.reads:
+            op.share(op.state.of(name), f"it flows into {op.title}, where {reason}")
+        outputs = [()] * len(op.outputs)
+    for name, fields in zip(op.outputs, outputs, strict=False):
+        if name:
+            op.state.fields[name] = fields if name in op.state.shapes.shape else ()
+    return None if reason or isinstance(rule, str) else rule
+
+
+def _labels(op: Op, rule: rules.Rule) -> list[Fields]:
+    """What the rule makes of the operator's outputs.
+
+    :raises Barrier: where it can't tell. :raises ModelError: where shapes contradict each other, or are absurd.
+    """
+    known, read = op.state.shapes.shape, op.state.read  # the shapes of values that nothing reads don't matter
+    missing = [name for name in (*op.reads, *op.outputs) if name not in known and name in read]
+    if missing:
+        raise Barrier(f"the shape of {missing[0]!r} isn't known")
+    try:
+        outputs = rule.labels(op)
+        return [tight(fields) for fields in outputs] if rule.kind == "movement" else outputs
+    except TooMany as many:
+        raise ModelError(
+            f"{op.state.model.name}: what {op.title} makes is too large ({many}); "
+            "cut the network in front of it with --outputs."
+        ) from None
+    except (ValueError, IndexError) as error:
+        name = op.state.model.name
+        raise ModelError(f"{name}: the shapes at {op.title} contradict each other; fix the export.") from error
+
+
+def _propagate(op: Op) -> None:
+    """Carry purity, training and the source initializers to the outputs."""
+    state, names = op.state, op.reads
+    outputs = [name for name in op.outputs if name]
+    carried = state.carried.keys() & outputs
+    state.trained.update(name for name in carried if state.carried[name].trained)
+    changes = op.domain == LEAVE or bool(carried)
+    pure = bool(names) and state.pure.issuperset(names) and not changes
+    if pure:
+        state.pure.update(outputs)
+    if not state.trained.isdisjoint(names) or (pure and op.index in state.barriers):  # nobody knows what comes out
+        state.trained.update(outputs)
+    moved = op.op_type in MOVED or (op.domain == ENTER and not changes)
+    pieces = op.inputs if op.op_type == "Concat" else op.inputs[:1] if moved else ()
+    found = [state.sources(name) for name in pieces]
+    if found and all(found):
+        state.source.update(dict.fromkeys(outputs, frozenset().union(*found)))

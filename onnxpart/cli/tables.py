@@ -1,0 +1,233 @@
+"""Text and tables for people; without colours and boxes, so that they read the same in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.inspection.explain import Advice, Axis, Why
+from onnxpart.inspection.sizes import Size, Sizes
+from onnxpart.inspection.tie_graph import Cause
+from onnxpart.planning.placement import layout_of
+from onnxpart.planning.plan import InitializerPlan, Layer, Plan
+from onnxpart.verification.oracles import Finding, Verdict
+
+LISTED = 8
+"""How many of what moves along are named."""
+WIDE = 200
+"""Columns where the output is no terminal: nothing is wrapped or cut there."""
+ORACLES = {
+    "ensemble identity": "the merged whole computes the mean of the parts",
+    "block identity": "without weights between parts the whole computes the parts side by side",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that writes plain text, and wide lines where nobody watches."""
+    result = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not result.is_terminal:
+        result.width = WIDE
+    return result
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """Show on a terminal's stderr that something takes its time."""
+    return console(stderr=True).status(what)
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def _runs(parts: Sequence[object]) -> list[tuple[int, int]]:
+    """First and last part of each run of equal ones."""
+    result, start = [], 0
+    for _, run in groupby(parts):
+        size = len(list(run))
+        result.append((start, start + size - 1))
+        start += size
+    return result
+
+
+def _called(first: int, last: int) -> str:
+    return f"part {first}" if first == last else f"parts {first} to {last}, each"
+
+
+def human_bytes(count: int) -> str:
+    """A number of bytes in the largest unit (powers of 1024) that leaves at least 1."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def sizes_table(sizes: Sizes) -> Table:
+    """Table 1 of the paper, with multiply-accumulates and bytes: the whole, then the parts."""
+    columns = ("parameters", "of the whole", "MACs per sample", "bytes")
+    table = _table("", *columns, right=columns)
+
+    def row(name: str, size: Size) -> None:
+        share = 100 * size.parameters / max(1, sizes.whole.parameters)
+        table.add_row(name, str(size.parameters), f"{share:.2f}%", f"{size.macs:,}", human_bytes(size.bytes))
+
+    row("whole", sizes.whole)
+    for first, last in _runs(sizes.parts):
+        row(_called(first, last), sizes.parts[first])
+    return table
+
+
+def outcome(layer: Layer, meeting: frozenset[str]) -> str:
+    """What became of a layer; `meeting` are the nodes where the parts' contributions meet."""
+    if layer.parts:
+        return "divided"
+    if layer.node in meeting and layer.reason.startswith("it is tied to the output"):
+        return "shared: output layer"
+    return f"not divided: {layer.reason}"
+
+
+def outcomes(analysis: Analysis, plan: Plan) -> list[str]:
+    """What became of each of the plan's layers."""
+    layout = layout_of(analysis, plan)
+    meeting = frozenset(op.title for op in analysis.ops if layout.is_reduction(op.index))
+    return [outcome(layer, meeting) for layer in plan.layers]
+
+
+def layers_table(plan: Plan, outcomes: Sequence[str]) -> Table:
+    """One row per layer: units, classes that move together, units of each part, what became of it."""
+    table = _table("layer", "units", "classes", "per part", "", right=("units", "classes", "per part"))
+    for layer, what in zip(plan.layers, outcomes, strict=True):
+        counts = [f"{layer.parts[a]}" if a == b else f"{b - a + 1} x {layer.parts[a]}" for a, b in _runs(layer.parts)]
+        table.add_row(layer.node, str(layer.units), str(layer.classes), ", ".join(counts), what)
+    return table
+
+
+def notes(plan: Plan) -> list[str]:
+    """One line for each thing that could not simply be divided."""
+    return [
+        *(f"duplicated: {title} mixes units, so each part has its own over its own units" for title in plan.duplicated),
+        *(f"replicated: {name} is in every part, each with values of its own" for name in plan.replicated),
+        *(f"blocked: {titles}: {reason}" for titles, reason in _alike(plan.blocked)),
+    ]
+
+
+def _alike(blocked: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Operators that are blocked for the same reason: the first one's title with the number of the others, and that."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in blocked:
+        title, _, reason = entry.partition(": ")
+        groups.setdefault((title.split(" ", 1)[0], reason), []).append(title)
+    for (op_type, reason), titles in groups.items():
+        yield titles[0] if len(titles) == 1 else f"{titles[0]} and {len(titles) - 1} more {op_type}", reason
+
+
+def why_lines(why: Why) -> list[Table | str]:
+    """What becomes of one tensor: for each axis with units the ties that hold them, and what would free them."""
+    lines: list[Table | str] = [f"{why.name} {_shape(why.shape)} in {why.k} parts"]
+    if why.cause is not None:
+        lines.append(_held(why.cause))
+    for mixed in why.duplicated:
+        lines.append(f"{mixed.node} is duplicated ({mixed.reason}): each part has its own over its own units")
+        lines += _freed(mixed.advice, "it stands once")
+    for axis in why.axes:
+        lines += ["", f"axis {' x '.join(map(str, axis.axes))}: {_share(axis)}"]
+        if axis.together:
+            rest = len(axis.together) - LISTED
+            more = f" and {rest} more" if rest > 0 else ""
+            lines.append(f"  with them move: {', '.join(axis.together[:LISTED])}{more}")
+        if axis.chain:
+            table = _table("  what is undivided", "is tied to", "by", "")
+            for step in axis.chain:
+                table.add_row(f"  {step.source}", step.target, step.node, step.reason)
+            lines.append(table)
+        if axis.cause is not None:
+            lines += [f"  {_held(axis.cause)}", *_freed(axis.advice, "more of it is divided")]
+    return lines
+
+
+def _share(axis: Axis) -> str:
+    if not axis.parts:
+        return f"{axis.units} units, none divided"
+    counts = ", ".join(f"{axis.parts[a]} in {_called(a, b)}" for a, b in _runs(axis.parts))
+    rest = f", {axis.undivided} in every part" if axis.undivided else ""
+    return f"{axis.units} units, divided in {axis.classes} classes of {axis.layer}: {counts}{rest}"
+
+
+def _held(cause: Cause) -> str:
+    return f"held by {cause.node}: {cause.reason}" if cause.node else f"why: {cause.reason}"
+
+
+def _freed(advice: Sequence[Advice], what: str) -> list[str]:
+    tried = [f"--outputs {','.join(a.outputs)}" if a.outputs else f"-k {a.k}" for a in advice]
+    return [f"  {what} with {' or with '.join(tried)}"] if tried else []
+
+
+def role(initializer: InitializerPlan, k: int) -> str:
+    """How an initializer merges, in a few words."""
+    if initializer.constant:
+        return "constant"
+    if initializer.reduces:
+        return "joined, divided by K"
+    if initializer.stored == "apart":
+        return "replicated: mean over the parts"
+    divided = any(initializer.part_shape(p) != initializer.shape for p in range(k))
+    return "joined" if divided else "shared: mean over the parts"
+
+
+def initializers(plan: Plan) -> list[dict[str, Any]]:
+    """For each floating-point initializer its name, shape in the whole and in the parts, and how it merges."""
+    return [
+        {
+            "name": initializer.name,
+            "shape": initializer.shape,
+            "parts": [initializer.part_shape(p) for p in range(plan.k)],
+            "merging": role(initializer, plan.k),
+        }
+        for initializer in plan.initializers
+    ]
+
+
+def initializers_table(plan: Plan) -> Table:
+    """The same, one row for each."""
+    table = _table("initializer", "shape", "in the parts", "merging")
+    for row in initializers(plan):
+        shapes = row["parts"]
+        pieces = ", ".join(f"{b - a + 1} x {_shape(shapes[a])}" for a, b in _runs(shapes))
+        table.add_row(row["name"], _shape(row["shape"]), pieces, row["merging"])
+    return table
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The verdict: one line per oracle, then one on the whole."""
+    lines = []
+    for oracle in dict.fromkeys(f.oracle for f in verdict.findings):
+        found = [f for f in verdict.findings if f.oracle == oracle]
+        worst = max(found, key=lambda f: f.deviation)
+        word = "holds" if all(_sound(f) for f in found) else "FAILS"
+        tensors = max(f.compared for f in found)
+        lines.append(f"{oracle}: {word} ({ORACLES[oracle]})")
+        lines.append(
+            f"  {len(found)} runs, {tensors} tensor{'s' if tensors != 1 else ''} each; largest deviation "
+            f"{worst.deviation:.1e} of its spread, at {worst.worst!r} ({worst.weights} weights, batch {worst.batch})"
+        )
+    lines.append(f"compared with the parts: the {verdict.against}")
+    lines.append("verified" if verdict.holds else "NOT verified: the whole is not the ensemble of its parts")
+    return lines
+
+
+def _sound(finding: Finding) -> bool:
+    return finding.holds and finding.compared > 0

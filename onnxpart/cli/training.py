@@ -1,0 +1,267 @@
+"""The commands that train, in PyTorch, which is imported when one of them runs."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from onnxpart.cli import tables
+from onnxpart.emission.initial import INITS
+from onnxpart.emission.split import part_file
+from onnxpart.errors import Interrupted, UsageError
+from onnxpart.frontend.extract import cut
+from onnxpart.frontend.load import load
+from onnxpart.merging import folder
+
+if TYPE_CHECKING:
+    from onnxpart.torch.runs.task import Recipe, Task
+
+ENGINES = ("auto", "series", "fused", "processes", "ray")
+Edges = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SPREAD",
+        help="How the edges between parts start: zero, or random, with this share of the other weights' deviation.",
+    ),
+]
+_EVERY = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?min")
+
+
+@dataclass(frozen=True)
+class Training:
+    """The options that `train` and `fit` have in common."""
+
+    data: Annotated[
+        str,
+        typer.Option(
+            help="mnist5k; cifar10:FOLDER (binary version); npz:FILE (arrays named as the graph's inputs, and "
+            "`target`; to test, the same with test_ in front); folder:PATH (images by class); module:function "
+            "(a torch Dataset or DataLoader, or a pair to learn and to test).",
+            show_default=False,
+        ),
+    ]
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, in all.", show_default=False)]
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy"
+    engine: Annotated[str, typer.Option(help=f"How parts are trained: {', '.join(ENGINES)}.")] = "auto"
+    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "sgd"
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01
+    momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9
+    weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0
+    schedule: Annotated[str, typer.Option(help="Of the rate: constant, cosine, step or onecycle.")] = "constant"
+    clip: Annotated[float | None, typer.Option(help="Largest norm of a part's gradient.")] = None
+    accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data which aren't in memory.")] = 0
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, or auto; one on this machine alone if omitted.")
+    ] = None
+    cpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each part.")] = 1.0
+    gpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each part.")] = 0.0
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto"
+    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the networks first.")] = False
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of samples, and of dropout.")] = 0
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="STEPS|Nmin", help="Steps between checkpoints, or minutes as in 5min.")
+    ] = "10min"
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints kept of each part.")] = 2
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoints of a run that was cut short.")
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
+
+    def recipe(self) -> Recipe:
+        """Return them as the training takes them.
+
+        :raises UsageError: for values that make no sense, or without PyTorch.
+        """
+        job, runs = _torch("training.settings"), _torch("runs.task")
+        if self.engine not in ENGINES:
+            raise UsageError(f"the engine {self.engine!r} isn't known; choose one of {', '.join(ENGINES)}.")
+        known = {field.name for field in fields(job.Settings)}
+        settings = {name: value for name, value in vars(self).items() if name in known}
+        every = _EVERY.fullmatch(self.checkpoint_every)
+        if every is None or not float(every[1] or every[2]):
+            text = self.checkpoint_every
+            raise UsageError(f"checkpoints every {text!r} aren't possible; give steps, as 500, or minutes, as 5min.")
+        recipe: Recipe = runs.Recipe(
+            self.data,
+            self.loss,
+            job.Settings(**settings),
+            self.engine,
+            _torch("training.ray_cluster").Cluster(self.address, self.cpus_per_part, self.gpus_per_part),
+            self.batch_size,
+            self.workers,
+            int(every[1]) if every[1] else None,
+            float(every[2]) if every[2] else None,
+            self.keep,
+            self.resume,
+        )
+        return recipe
+
+
+def _with_training(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with the options of `Training` in place of its argument `training`."""
+
+    def run(**given: Any) -> None:
+        common = {field.name: given.pop(field.name) for field in fields(Training)}
+        command(**given, training=Training(**common))
+
+    hints = get_type_hints(command, include_extras=True) | get_type_hints(Training, include_extras=True)
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "training"]
+    shared = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in fields(Training)
+    ]
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in (*own, *shared)]
+    run.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: hints[p.name] for p in keyword}
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    return run
+
+
+@_with_training
+def train(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR|FILE", help="A folder that `split` wrote, or an ONNX file.", show_default=False),
+    ],
+    training: Training,
+) -> None:
+    """Train all parts of a split, or one network; the trained weights replace those in the files.
+
+    Until it is done, checkpoints are in DIR/training (FILE.training); metrics.jsonl there stays.
+    """
+    recipe = training.recipe()
+    if source.is_dir():
+        plan = folder.read_plan(source)
+        files, place = [source / part_file(p) for p in range(plan.k)], source / "training"
+        folder.read_parts(plan, files)
+        digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
+    else:
+        files, place, digest = [source], source.with_suffix(".training"), load(source).digest
+    runs, watching = _torch("runs.task"), _torch("runs.progress")
+    with _resumable(), watching.Watch(place, tables.console(stderr=True), resume=recipe.resume) as watch:
+
+        def told(task: Task) -> Any:
+            watch.note(task.objective.note)
+            return watch.stage(
+                watching.PARTS if source.is_dir() else source.stem, range(training.epochs), task.loss.metric
+            )
+
+        done = runs.train_files(files, recipe, place / "checkpoints", told, plan=digest)
+    if training.as_json:
+        found = [{**asdict(each), "file": str(each.file)} for each in done]
+        typer.echo(json.dumps({"trained": found, "metrics": str(place / "metrics.jsonl")}))
+        return
+    console = tables.console()
+    for each in done:
+        last = each.curve[-1]
+        console.print(f"{each.file}: {watching.told(last, each.metric)}; {last.seconds:.1f} s")
+        console.print(f"  ONNX Runtime is off the trained module by {each.deviation:.1e} of the output's spread")
+
+
+@_with_training
+def fit(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)],
+    training: Training,
+    k: Annotated[int, typer.Option("-k", help="Number of parts.")] = 2,
+    merge_at: Annotated[
+        int | None, typer.Option(help="Epochs of the parts; the whole trains the rest. Half of all if omitted.")
+    ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option(help="Of the parts' epochs; after each the parts are merged, and the whole divided at random."),
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Folder to write; MODEL's name with _fit, here, if omitted."),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="How units go to the parts (see split); contiguous if omitted, random in several rounds.",
+            show_default=False,
+        ),
+    ] = None,
+    init: Annotated[str, typer.Option(help=f"The parts' first weights: {', '.join(INITS)}.")] = INITS[0],
+    restart: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Learning rate from which the whole has a schedule of its own, as the parts have up to the merge; "
+            "one schedule over all epochs if omitted.",
+        ),
+    ] = None,
+    edges: Edges = 0.0,
+    outputs: Annotated[
+        str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Split a network, train its parts, merge weights and momenta, and train the whole on.
+
+    DIR gets trained.onnx, the report (report.md, report.json, curves.png), metrics.jsonl, and the split (parts/).
+    """
+    recipe = training.recipe()
+    loaded = load(model)
+    loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
+    target = out if out is not None else Path(f"{model.stem}_fit")
+    fitting, fitted, watching = _torch("runs.fit"), _torch("runs.fit_report"), _torch("runs.progress")
+    with _resumable(), watching.Watch(target, tables.console(stderr=True), resume=recipe.resume) as watch:
+
+        def told(stage: str, task: Task, epochs: range) -> Any:
+            watch.note(task.objective.note if stage == fitting.PARTS else "")
+            return watch.stage(stage, epochs, task.loss.metric)
+
+        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "restart": restart,
+                "edges": edges}  # fmt: skip
+        found = fitting.fit(loaded, recipe, target, told, k=k, **ways, force=force)
+        data = fitted.report(found, recipe, str(model), restart, edges)
+        fitted.save(data, found, target)
+    if training.as_json:
+        typer.echo(json.dumps(data))
+        return
+    console = tables.console()
+    for line in fitted.page(data)[2:-2]:
+        console.print(line)
+    console.print(f"wrote {found.file} and {target / fitted.PAGE}")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Add to the news of an interruption how to go on."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(f"{str(error).removesuffix('.')}: give the same command with --resume.") from None
+
+
+def _torch(name: str) -> Any:
+    """Return a module of `onnxpart.torch`.
+
+    :raises UsageError: when PyTorch isn't installed.
+    """
+    try:
+        return import_module(f"onnxpart.torch.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "onnxpart":
+            raise
+        raise UsageError(
+            f"training needs the package {error.name}; install it with `pip install 'onnxpart[train]'`."
+        ) from None

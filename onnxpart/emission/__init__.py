@@ -1,0 +1,1 @@
+"""Plan and graph become part models and the duplicated whole."""

@@ -1,0 +1,59 @@
+"""Fresh weights of parts, by their own fan-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.rewrite import sizes
+from onnxpart.planning.placement import Layout
+from onnxpart.planning.plan import Plan
+from onnxpart.storage.rows import Array, Stream, rows_shape, windows
+
+
+def fans(analysis: Analysis, plan: Plan, layout: Layout, name: str, part: int) -> tuple[int, int]:
+    """Inputs to one unit, and units that one input feeds, of a contraction's weight in a part."""
+    weight = analysis.state.weights[name]
+    if weight.tensor == name:
+        shape: Sequence[int] = plan.by_name[name].part_shape(part)
+    else:
+        shape = sizes(layout.kept(weight.tensor, part), analysis.shapes.shape[weight.tensor])
+    total = int(np.prod(shape, dtype=np.int64))
+    outputs = int(np.prod([shape[a] for a in weight.outputs], dtype=np.int64))
+    inputs_axis = next((n for a, n in enumerate(shape) if a not in weight.outputs), 1)
+    return max(1, total // max(1, outputs)), max(1, total // max(1, inputs_axis))
+
+
+INITS = ("slices", "he", "glorot")
+
+
+def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: str, seed: int) -> dict[str, Stream]:
+    """Fresh weights of a part (see `split`); what is no weight of a contraction and no bias stays as sliced."""
+    result = {}
+    for number, initializer in enumerate(planned.initializers):
+        name, bound = initializer.name, 0.0
+        if name in analysis.state.weights:
+            fan_in, fan_out = fans(analysis, planned, layout, name, part)
+            variance = analysis.state.weights[name].gain / fan_in if init == "he" else 6.0 / (fan_in + fan_out)
+            bound = float(np.sqrt(variance))
+        elif name not in analysis.state.biases:
+            continue
+        dtype = analysis.model.rows(name).dtype
+        result[name] = _drawn(initializer.part_shape(part), dtype, init, bound, (seed, part, number))
+    return result
+
+
+def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], init: str, bound: float, seed: tuple[int, ...]) -> Stream:
+    """Random numbers: normal with standard deviation `bound` for `he`, else uniform up to it."""
+
+    def chunks(size: int) -> Iterator[Array]:
+        rng = np.random.default_rng(seed)
+        for start, stop in windows(shape, dtype, size):
+            rows = rows_shape(shape, start, stop)
+            unit = rng.standard_normal(rows, np.float32) if init == "he" else 2 * rng.random(rows, np.float32) - 1
+            yield (unit * np.float32(bound)).astype(dtype) if bound else np.zeros(rows, dtype)
+
+    return Stream(shape, dtype, chunks)

@@ -1,0 +1,121 @@
+"""Model -> plan, parts and duplicated whole, in memory and as a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.walk import analyse
+from onnxpart.emission.initial import INITS, initial
+from onnxpart.emission.part import draft_part
+from onnxpart.emission.whole import draft_whole
+from onnxpart.errors import ModelError, UsageError
+from onnxpart.frontend.load import load
+from onnxpart.ir.model import Model, redraft
+from onnxpart.planning.placement import layout_of
+from onnxpart.planning.plan import Plan
+from onnxpart.planning.planner import plan
+from onnxpart.storage.draft import Draft
+from onnxpart.storage.onnx_file import save
+
+PLAN, WHOLE, ORIGINAL = "plan.json", "whole.onnx", "original.onnx"
+
+
+def part_file(part: int) -> str:
+    """File name of a part."""
+    return f"part{part}.onnx"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A model divided: the plan, and drafts of K part models and of the duplicated whole that they merge into."""
+
+    analysis: Analysis
+    plan: Plan
+    part_drafts: tuple[Draft, ...]
+    whole_draft: Draft
+
+    @cached_property
+    def parts(self) -> tuple[onnx.ModelProto, ...]:
+        """The part models, in memory."""
+        return tuple(draft.model() for draft in self.part_drafts)
+
+    @cached_property
+    def whole(self) -> onnx.ModelProto:
+        """The duplicated whole, in memory."""
+        return self.whole_draft.model()
+
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write `part0.onnx ..`, `whole.onnx` and `plan.json`; `original.onnx` too where the whole differs from it.
+
+        The folder appears whole or not at all. What is external in the source is so in these files (see
+        `onnx_file.save`), and goes from file to file a few rows at a time.
+
+        :raises ModelError: when the folder exists (unless `force`) or can't be written.
+        """
+        target = Path(folder)
+        if target.exists() and not force:
+            raise ModelError(f"{target} exists already; give another folder, or --force to replace it.")
+        if target.is_dir() and any(target.iterdir()) and not (target / PLAN).is_file():
+            raise ModelError(f"{target} holds other files than a split's; give another folder.")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
+                fresh = Path(name) / "split"
+                fresh.mkdir()
+                try:
+                    self._write(fresh)
+                except ModelError as error:
+                    raise ModelError(str(error).replace(str(fresh), str(target))) from None
+                if target.is_dir() and not target.is_symlink():
+                    shutil.rmtree(target)
+                else:
+                    target.unlink(missing_ok=True)
+                fresh.replace(target)
+        except OSError as error:
+            raise ModelError(f"{target} can't be written ({error.strerror}); choose another folder.") from None
+
+    def _write(self, folder: Path) -> None:
+        for p, part in enumerate(self.part_drafts):
+            save(part, folder / part_file(p))
+        save(self.whole_draft, folder / WHOLE)
+        if not self.plan.same_graph:
+            save(redraft(self.analysis.model), folder / ORIGINAL)
+        (folder / PLAN).write_text(self.plan.to_json())
+
+
+def split(
+    model: Model | onnx.ModelProto | str | os.PathLike[str],
+    k: int = 2,
+    *,
+    order: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[int] | None = None,
+    init: str = "slices",
+) -> Split:
+    """Cut a network across its width into K parts.
+
+    :param k: number of parts. :param order: contiguous, interleaved or random (with `seed`). :param shares: relative
+        sizes of the parts. :param init: `slices` of the whole's weights, or fresh ones for the parts' smaller fan-in
+        (`he` normal, `glorot` uniform; biases then start at zero).
+    :raises UsageError: for arguments that make no sense. :raises ModelError: for an unusable model.
+    :raises PartitionError: when nothing can be divided.
+    """
+    if init not in INITS:
+        raise UsageError(f"the initialisation {init!r} is unknown; choose one of {', '.join(INITS)}.")
+    analysis = analyse(model if isinstance(model, Model) else load(model))
+    planned = plan(analysis, k, order=order, seed=seed, shares=shares)
+    layout = layout_of(analysis, planned)
+    parts = []
+    for p in range(k):
+        fresh = None if init == "slices" else initial(analysis, planned, layout, p, init, seed)
+        parts.append(draft_part(analysis, planned, p, fresh))
+    return Split(analysis, planned, tuple(parts), draft_whole(analysis, planned))

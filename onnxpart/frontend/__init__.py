@@ -1,0 +1,1 @@
+"""A file becomes a model in canonical form, pass by pass."""

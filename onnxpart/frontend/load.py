@@ -1,0 +1,179 @@
+"""Read, check and canonicalise a model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxpart.errors import ModelError
+from onnxpart.frontend.functions import without_functions
+from onnxpart.frontend.norm_statistics import own_statistics
+from onnxpart.frontend.simplify import resolve
+from onnxpart.ir.flatten import Misfit
+from onnxpart.ir.model import OLDEST_OPSET, Model, digest
+from onnxpart.ir.protos import SMALL, captured, constant_value, live, without_weights
+from onnxpart.ir.unflatten import normal
+from onnxpart.storage.onnx_file import check_external, fetch, inner_tensors, packed, read
+from onnxpart.storage.rows import Array, Rows, stream
+from onnxpart.storage.safetensors import read_safetensors
+
+
+def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+    """Read, check and canonicalise a model.
+
+    :param source: path of an ONNX file, or a model in memory (which is left as it is).
+    :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
+    """
+    proto, name, folder = read_checked(source)
+    for value in proto.graph.input:
+        kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
+        if kind != "tensor":
+            raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
+    if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
+        raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
+    model = _canonical(proto, name, folder)
+    while (simpler := resolve(model)) is not None:
+        model = _canonical(simpler, name, folder, model.constants)
+    return replace(model, digest=digest(model.proto, model.constants, folder))
+
+
+def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx.ModelProto, str, Path | None]:
+    """Read and check a model: itself, its nodes in order, with what to call it and the folder of its external data.
+
+    :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
+    """
+    if isinstance(source, onnx.ModelProto):
+        proto, name, folder = onnx.ModelProto(), source.graph.name or "model", None
+        proto.CopyFrom(source)
+        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+            raise ModelError(f"{name} has external data, and no folder to look for them; give the path of its file.")
+    else:
+        path = Path(source)
+        proto, name, folder = read(path), str(path), path.parent
+        check_external(proto, path)
+        _check_lengths(proto, name)
+        _fetch_small(proto, folder)
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
+    light = without_weights(proto)
+    _sort(proto, light, name)
+    _check(light, name)
+    return proto, name, folder
+
+
+def _fetch_small(proto: onnx.ModelProto, folder: Path) -> None:
+    """Read external data that are looked at, that have several elements in a byte, or that are within nodes."""
+    small = [t for t in proto.graph.initializer if prod(t.dims) <= SMALL or packed(t.data_type) > 1]
+    for tensor in (*small, *inner_tensors(proto)):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            fetch(tensor, folder)
+
+
+def _check_lengths(proto: onnx.ModelProto, name: str) -> None:
+    """Check that large weights are there: lengths are compared with the least that any packing needs."""
+    for tensor in proto.graph.initializer:
+        size = prod(tensor.dims)
+        if size <= SMALL or tensor.data_location == TensorProto.EXTERNAL or not tensor.HasField("raw_data"):
+            continue
+        wide = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        if len(tensor.raw_data) < size * wide // 8:
+            raise ModelError(
+                f"{name}: initializer {tensor.name!r} holds too few bytes; the file is damaged, export it again."
+            )
+
+
+def _sort(proto: onnx.ModelProto, light: onnx.ModelProto, name: str) -> None:
+    """Bring the nodes of both models into topological order, if they aren't.
+
+    :raises ModelError: for a graph with a cycle.
+    """
+    producer = {value: number for number, node in enumerate(light.graph.node) for value in node.output if value}
+    before = {
+        number: {producer[value] for value in (*node.input, *captured(node)) if value in producer}
+        for number, node in enumerate(light.graph.node)
+    }
+    if all(max(numbers, default=-1) < number for number, numbers in before.items()):
+        return
+    try:
+        order = list(TopologicalSorter(before).static_order())
+    except CycleError:
+        raise ModelError(f"{name}: the graph has a cycle, so its nodes have no order; fix the export.") from None
+    for graph in (proto.graph, light.graph):
+        nodes = [graph.node[number] for number in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _check(light: onnx.ModelProto, name: str) -> None:
+    version = max((o.version for o in light.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    if version < OLDEST_OPSET:
+        raise ModelError(
+            f"{name} is of opset {version}, before {OLDEST_OPSET}; convert it with onnx.version_converter first."
+        )
+    for value in light.graph.output:
+        if value.type.WhichOneof("value") in (None, "tensor_type"):  # the checker wants a type and a shape, nobody else
+            value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(light)
+    except onnx.checker.ValidationError as error:
+        what = " ".join(str(error).split("==> Context")[0].split())
+        raise ModelError(f"{name} is not a valid ONNX model: {what}; fix the export.") from None
+
+
+def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: frozenset[str] = frozenset()) -> Model:
+    """The model in canonical form, without a digest; `known` are initializers that were Constant nodes."""
+    proto = without_functions(proto)
+    own_statistics(proto)
+    graph = proto.graph
+    kept, constants = [], list(known)
+    for node in live(graph.node, [value.name for value in graph.output])[0]:
+        tensor = constant_value(node)
+        if tensor is None:
+            kept.append(node)
+        else:
+            graph.initializer.append(tensor)
+            constants.append(tensor.name)
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    try:
+        constants += normal(graph, opset)
+    except Misfit as misfit:
+        raise ModelError(f"{name}: {misfit}; fix the export.") from None
+    names = {tensor.name for tensor in graph.initializer}
+    if any(value.name in names for value in graph.input):
+        inputs = [value for value in graph.input if value.name not in names]
+        del graph.input[:]
+        graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, 4)
+    return Model(proto, name, "", folder, frozenset(constants))
+
+
+def arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> dict[str, Array]:
+    """Initializer name -> array, for a model or for a safetensors or ONNX file; external data are mapped.
+
+    :raises ModelError: when the file can't be read.
+    """
+    found = {name: stream(rows).array() for name, rows in stored_arrays(source).items()}
+    return {name: array.copy() for name, array in found.items()} if _is_safetensors(source) else found
+
+
+def stored_arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> dict[str, Rows]:
+    """Initializer name -> array (see `arrays`), to be read a few rows at a time where it lies in a file of arrays."""
+    if isinstance(source, str | os.PathLike) and _is_safetensors(source):
+        return dict(read_safetensors(Path(source)))
+    model = source if isinstance(source, Model) else load(source)
+    return {name: model.rows(name) for name in model.initializers}
+
+
+def _is_safetensors(source: object) -> bool:
+    return isinstance(source, str | os.PathLike) and str(source).endswith(".safetensors")

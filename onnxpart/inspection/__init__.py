@@ -1,0 +1,1 @@
+"""Why things are as they are, how large they are, and what they look like as text."""

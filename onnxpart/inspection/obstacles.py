@@ -1,0 +1,41 @@
+"""What keeps the original graph, with the merged weights in it, from computing the mean of the parts."""
+
+from __future__ import annotations
+
+from onnxpart.emission.split import Split
+from onnxpart.planning.placement import Layout, layout_of
+
+
+def obstacles(split: Split) -> dict[int, str]:
+    """Operators, by index, at which the original differs from the duplicated whole in what it computes, and why.
+
+    None where they compute the same, which then is exactly the mean of the parts at the linear outputs.
+    """
+    layout, plan = layout_of(split.analysis, split.plan), split.plan
+    apart = {i.name for i in plan.initializers if i.stored == "apart"}
+    found = {}
+    for i, op in enumerate(split.analysis.ops):
+        if layout.modes[i] != "lanes":
+            continue
+        replicated = [name for name in op.reads if name in apart or _is_replicated(layout, name)]
+        if i in layout.duplicated:
+            found[i] = f"{op.title} mixes units, which are divided"
+        elif i in layout.unscaled:
+            found[i] = f"{op.title} has a weight that can't be divided by {plan.k}"
+        elif replicated:
+            found[i] = f"{op.title} reads {replicated[0]!r}, of which every part has its own"
+    return found
+
+
+def _is_replicated(layout: Layout, name: str) -> bool:
+    """Whether every part computes its own values of the tensor, all of its elements."""
+    analysis = layout.analysis
+    producer = analysis.producer.get(name)
+    if name in analysis.state.pure:
+        return producer is not None and layout.replicated(name)
+    return (
+        producer is not None
+        and layout.modes[producer] == "lanes"
+        and name in analysis.state.trained
+        and not layout.divided(name)
+    )

@@ -1,0 +1,182 @@
+"""What was decided for K as a graph of labels and ties, and the shortest way in it to what holds a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.labels import SHARED, Field, flatten, varying
+from onnxpart.planning.assign import Order
+from onnxpart.planning.plan import ORDERS
+from onnxpart.planning.planner import settle
+
+Kind = Literal["output", "barrier", "operator", "wish", "mix", "narrow", "shared", "input"]
+"""What holds units: a graph output; an operator without a rule; one that needs them whole; a wish that was given up; a
+mix that was duplicated; a layer of fewer than K classes; something that every part has; nothing made them here."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tie: `node` makes units of `source` and of `target` the same (`reason`: why, where that was a wish)."""
+
+    node: str
+    source: str
+    target: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What keeps units from being divided: at which `node` (or output) and why; `classes` are how many there are."""
+
+    kind: Kind
+    node: str
+    reason: str
+    classes: int | None = None
+
+
+class Ties:
+    """What was decided about an analysis for K equal parts, and what ties its labels to one another."""
+
+    def __init__(self, analysis: Analysis, k: int) -> None:
+        self.analysis = analysis
+        self.k = k
+        self.trial, self.decision, self.parts = settle(analysis, (1,) * k, Order(ORDERS[0], 0))
+
+    @cached_property
+    def _edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], list[tuple[int, str]]]:
+        """Both ends of every tie, the number of the tie, and for each number its operator and reason."""
+        labels = self.trial.labels
+        made = [(pair, (node, "")) for pair, node in zip(labels.ties, labels.tied_at, strict=True)]
+        wishes = [*self.decision.granted, *((c, c.otherwise) for c in self.decision.failed)]
+        made += [(pair, (c.node, c.reason)) for c, pairs in wishes for pair in pairs]
+        left, right = flatten(pair for pair, _ in made)
+        number = np.repeat(np.arange(len(made)), [np.broadcast(a, b).size for (a, b), _ in made])
+        gone = np.zeros(labels.count, bool)
+        for choice in self.decision.failed:
+            if choice.drop is not None:
+                gone[choice.drop.ravel()] = True
+        kept = ~(gone[left] | gone[right])
+        return left[kept], right[kept], number[kept], [origin for _, origin in made]
+
+    def title(self, node: int) -> str:
+        """How an operator is named; the graph itself is -1."""
+        return self.analysis.ops[node].title if node >= 0 else "the graph"
+
+    def chain(self, labels: NDArray[np.int32], start: str) -> tuple[tuple[Step, ...], Cause]:
+        """The shortest chain of ties from any of the undivided `labels`, called `start`, to what holds it."""
+        labels = labels[labels != SHARED]
+        if not len(labels):
+            return (), Cause("shared", "", "it comes from what every part has")
+        for choice in self.decision.failed:
+            if choice.drop is not None and np.isin(labels, choice.drop).any():
+                return (), Cause("mix" if choice.mix else "wish", self.title(choice.node), choice.reason)
+        order, before = self._walk(labels)
+        place = np.full(self.trial.labels.count, len(order))
+        place[order] = np.arange(len(order))
+        reached = place < len(order)
+        found = self._reached(self._decrees, reached) or self._reached(self._silent, reached)
+        if not found:
+            return (), self._without_decree(reached)
+        f, cause = min(found, key=lambda entry: int(place[entry[0]].min()))
+        end = int(f.ravel()[np.argmin(place[f.ravel()])])
+        return tuple(self._steps(end, before, start)), cause
+
+    @staticmethod
+    def _reached(causes: Sequence[tuple[Field, Cause]], reached: NDArray[np.bool_]) -> list[tuple[Field, Cause]]:
+        return [(f, cause) for f, cause in causes if reached[f].any()]
+
+    @cached_property
+    def _decrees(self) -> list[tuple[Field, Cause]]:
+        """Labels that every part must have, and why."""
+        found = []
+        for f, node, reason in self.trial.labels.pins:
+            if node in self.trial.state.barriers:
+                found.append((f, Cause("barrier", self.title(node), self.trial.state.barriers[node])))
+            elif node < 0 and (output := self._output(f)):
+                found.append((f, Cause("output", output, reason)))
+            elif reason:
+                found.append((f, Cause("operator", self.title(node), reason)))
+        return found + [(f, Cause("wish", self.title(c.node), c.reason)) for c, f in self.decision.shared]
+
+    @cached_property
+    def _silent(self) -> list[tuple[Field, Cause]]:
+        """Labels that meet what every part has."""
+        meets = "it meets what every part has"
+        found = [(f, Cause("shared", self.title(n), meets)) for f, n, reason in self.trial.labels.pins if not reason]
+        left, right, number, origins = self._edges
+        ties = np.unique(number[(left == SHARED) | (right == SHARED)])
+        bounds = zip(np.searchsorted(number, ties), np.searchsorted(number, ties, side="right"), strict=True)
+        for tie, (start, stop) in zip(ties, bounds, strict=True):
+            ends = np.concatenate([left[start:stop], right[start:stop]])
+            found.append((ends[ends != SHARED], Cause("shared", self.title(origins[tie][0]), meets)))
+        return found
+
+    def _output(self, f: Field) -> str:
+        names: list[str] = self.analysis.model.outputs
+        return next((n for n in names if any(g is f for g in self.analysis.fields(n))), "")
+
+    def _walk(self, labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Labels in the order of their distance from `labels`, and the one before each on the way."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import breadth_first_order
+
+        left, right, _, _ = self._edges
+        units = (left != SHARED) & (right != SHARED)
+        hub = self.trial.labels.count
+        ends = np.concatenate([left[units], np.full(len(labels), hub)]), np.concatenate([right[units], labels])
+        graph = coo_array((np.ones(len(ends[0]), np.int32), ends), shape=(hub + 1, hub + 1)).tocsr()
+        order, before = breadth_first_order(graph, hub, directed=False)
+        return order[1:], before
+
+    def _steps(self, end: int, before: NDArray[np.int32], start: str) -> list[Step]:
+        left, right, number, origins = self._edges
+        steps: list[Step] = []
+        hub = len(before) - 1
+        while before[end] != hub:
+            source = int(before[end])
+            here = (left == source) & (right == end) | (left == end) & (right == source)
+            node, reason = origins[number[np.argmax(here)]]
+            name = start if before[source] == hub else self._name(source)
+            steps.append(Step(self.title(node), name, self._name(end), reason))
+            end = source
+        return steps[::-1]
+
+    def _name(self, label: int) -> str:
+        names, owner = self._owners
+        return names[owner[label]] if owner[label] >= 0 else "units of no tensor's own"
+
+    @cached_property
+    def _owners(self) -> tuple[list[str], NDArray[np.int32]]:
+        """For each label the tensor and axis to name it by, an initializer if it can be; -1 for none."""
+        analysis = self.analysis
+        names: list[str] = []
+        owner = np.full(self.trial.labels.count, -1, np.int32)
+        for name in sorted(analysis.state.fields, key=lambda n: n not in analysis.model.initializers):
+            for f in analysis.fields(name):
+                if (owner[f] < 0).any():
+                    owner[f[owner[f] < 0]] = len(names)
+                    names.append(along(name, f))
+        return names, owner
+
+    def _without_decree(self, reached: NDArray[np.bool_]) -> Cause:
+        """Why units are undivided that nothing shares: too few of them, or not made by any contraction."""
+        roots = self.trial.labels.roots
+        home = next((i for i, (f, _) in enumerate(roots) if reached[f].any()), None)
+        if home is None:
+            return Cause("input", "", "no contraction makes these units")
+        classes = self.decision.narrow[home]
+        what = f"its units move in {classes} {'class' if classes == 1 else 'classes'}"
+        return Cause("narrow", self.title(roots[home][1]), f"{what}, too few for {self.k} parts", classes)
+
+
+def along(name: str, f: Field) -> str:
+    """How the units of a field of the tensor `name` are called."""
+    axes = sorted(varying(f))
+    return f"{name} axis {' x '.join(map(str, axes))}" if axes else name

@@ -1,0 +1,132 @@
+"""ONNX protos: what nodes read, which are live, graphs inside nodes, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    pass
+
+ATTRIBUTE_KINDS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+
+def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs inside a node."""
+    for attribute in node.attribute:
+        if attribute.type in ATTRIBUTE_KINDS:
+            yield from [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+
+
+def captured(node: NodeProto) -> Iterator[str]:
+    """Names of outer values that the subgraphs of `node` read."""
+    for graph in graphs_of(node):
+        inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        for child in graph.node:
+            yield from (name for name in [*child.input, *captured(child)] if name and name not in inner)
+            inner.update(child.output)
+        yield from (value.name for value in graph.output if value.name not in inner)
+
+
+def replace_reads(node: NodeProto, names: Mapping[str, str]) -> None:
+    """Let a node, and the graphs inside it, read other values; values have names of their own (see `share_names`)."""
+    for i, name in enumerate(node.input):
+        node.input[i] = names.get(name, name)
+    for graph in graphs_of(node):
+        for child in graph.node:
+            replace_reads(child, names)
+        for value in graph.output:
+            value.name = names.get(value.name, value.name)
+
+
+# -- one namespace ----------------------------------------------------------------------------------------------
+def unused(name: str, taken: set[str]) -> str:
+    """`name`, or that with a number behind it; it is in use from here on."""
+    result, i = name, 1
+    while result in taken:
+        result, i = f"{name}_{i}", i + 1
+    taken.add(result)
+    return result
+
+
+def names_of(graph: GraphProto) -> set[str]:
+    """Names of the values that come into being in a graph and in those inside it, initializers apart."""
+    found = {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
+    return found.union(*(names_of(inner) for node in graph.node for inner in graphs_of(node)))
+
+
+def set_repeated(field_: Any, values: Sequence[Any]) -> None:
+    """Let a repeated field hold `values`, some of which may be its own."""
+    copies = [type(v).FromString(v.SerializeToString()) for v in values]
+    del field_[:]
+    field_.extend(copies)
+
+
+def keep(field_: Any, wanted: Callable[[Any], bool]) -> None:
+    """Leave out the entries of a repeated field that aren't wanted."""
+    for i in reversed(range(len(field_))):
+        if not wanted(field_[i]):
+            del field_[i]
+
+
+def live(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> tuple[list[NodeProto], set[str]]:
+    """Nodes that lead to the outputs, in their order, and the names in use."""
+    used, kept = set(outputs), []
+    for node in reversed(nodes):
+        if any(n in used for n in node.output):
+            used.update(n for n in node.input if n)
+            used.update(captured(node))
+            kept.append(node)
+    return kept[::-1], used
+
+
+def constant_value(node: NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node under its output's name; None for other nodes and for strings and sparse."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        if attribute.name == "value":
+            tensor = TensorProto()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+            return tensor
+        if attribute.name in ("value_int", "value_ints"):
+            return numpy_helper.from_array(np.asarray(value, np.int64), node.output[0])
+        if attribute.name in ("value_float", "value_floats"):
+            return numpy_helper.from_array(np.asarray(value, np.float32), node.output[0])
+    return None
+
+
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the bytes of large weights, which stand as inputs instead."""
+    light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    light.functions.extend(proto.functions)
+    graph = proto.graph
+    light.graph.name = graph.name
+    for field_ in ("node", "output", "sparse_initializer", "quantization_annotation"):
+        getattr(light.graph, field_).extend(getattr(graph, field_))
+    names = {tensor.name for tensor in graph.initializer}
+    light.graph.input.extend(value for value in graph.input if value.name not in names)
+    for tensor in graph.initializer:
+        size = prod(tensor.dims)
+        external = tensor.data_location == TensorProto.EXTERNAL
+        if size <= SMALL and not external:
+            light.graph.initializer.append(tensor)
+            continue
+        light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return light
+
+
+def constant_node(tensor: TensorProto) -> onnx.NodeProto:
+    """The Constant node that gives a tensor under its name."""
+    return helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
+
+
+SMALL = 4096
+"""Initializers of at most this many elements are looked at when shapes are computed."""

@@ -1,0 +1,106 @@
+"""Concrete shapes and known values of a model's tensors.
+
+Symbolic dimensions are given trial values, and the whole graph's shapes follow from ONNX's own shape inference (the
+bytes of the weights are left out of what it is given, which makes it fast). Integer arithmetic on shapes is folded
+here. A second set of trial values tells which dimensions and values depend on a symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxpart.ir.protos import graphs_of
+from onnxpart.storage.rows import Array
+
+if TYPE_CHECKING:
+    from onnxpart.ir.model import Model
+
+Shape = tuple[int, ...]
+SELECTIONS = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
+"""Operators the size of whose results depends on the data."""
+
+
+@dataclass
+class Shapes:
+    """Shape, element type and (where known) value of every tensor, under one set of trial values.
+
+    `guessed` are values that hold for one iteration of a loop: they tell shapes, and nothing else. `other` is the same
+    at other sizes of the symbols; `by_data` at the same sizes, where other data are found by what selects.
+    """
+
+    model: Model
+    shape: dict[str, Shape] = field(default_factory=dict)
+    dtype: dict[str, int] = field(default_factory=dict)
+    folded: dict[str, Array] = field(default_factory=dict)
+    guessed: dict[str, Array] = field(default_factory=dict)
+    other: Shapes | None = None
+    by_data: Shapes | None = None
+
+    def value(self, name: str) -> Array | None:
+        """The value of a tensor that doesn't depend on the inputs' data, or None."""
+        if name in self.folded:
+            return self.folded[name]
+        if name in self.model.initializers:
+            return self.model.array(name)
+        return None
+
+    def dynamic_dims(self, name: str) -> tuple[bool, ...]:
+        """For each axis, whether its size depends on a symbolic dimension."""
+        mine = self.shape[name]
+        if self.other is None or name not in self.other.shape:
+            return (False,) * len(mine)
+        return tuple(a != b for a, b in zip(mine, self.other.shape[name], strict=True))
+
+    def dynamic_value(self, name: str) -> NDBool:
+        """For each element of a known value, whether it depends on a symbolic dimension."""
+        mine = self.value(name)
+        assert mine is not None
+        if self.other is None:
+            return np.zeros(mine.shape, bool)
+        other = self.other.value(name)
+        if other is None or other.shape != mine.shape:
+            return np.ones(mine.shape, bool)
+        return np.asarray(mine != other)
+
+    def sized_by_data(self, name: str) -> bool:
+        """Whether the size of a tensor depends on the values of others and not on their sizes alone."""
+        mine, other = self.shape.get(name), self.by_data and self.by_data.shape.get(name)
+        return mine is not None and other is not None and mine != other
+
+
+NDBool = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def declared_values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """What is declared about values in a graph and in those inside it."""
+    yield from (*graph.value_info, *graph.output)
+    for node in graph.node:
+        for inner in graphs_of(node):
+            yield from declared_values(inner)
+
+
+def record(shapes: Shapes, name: str, type_: onnx.TypeProto, unknown: int | None = None) -> None:
+    """Enter the element type and, where it is known, the shape of a value; `unknown` stands for sizes that aren't."""
+    if not type_.HasField("tensor_type"):
+        return
+    tensor = type_.tensor_type
+    shapes.dtype[name] = tensor.elem_type
+    if tensor.HasField("shape"):
+        dims = tensor.shape.dim
+        if unknown is not None:
+            shapes.shape[name] = tuple(dim.dim_value if dim.HasField("dim_value") else unknown for dim in dims)
+            return
+        shape = tuple([dim.dim_value for dim in dims])
+        if 0 not in shape or all(dim.HasField("dim_value") for dim in dims):
+            shapes.shape[name] = shape
+
+
+def type_of(shapes: Shapes, name: str) -> onnx.TypeProto:
+    """The type of a tensor as ONNX's inference takes it."""
+    return helper.make_tensor_type_proto(shapes.dtype[name], shapes.shape.get(name))

@@ -1,0 +1,105 @@
+"""Operators from a flat list put back into the graphs of If, Loop and Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto, helper
+
+from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, TOP, Path, Place, Region, flatten
+from onnxpart.ir.protos import graphs_of, live, set_repeated
+from onnxpart.ir.scopes import share_names
+
+
+def normal(graph: GraphProto, opset: int) -> set[str]:
+    """Bring the graphs inside a graph's nodes into the form in which `Nest` writes them (see `share_names`).
+
+    They may read less of what is outside then, so nodes that lead nowhere any more are left out.
+
+    :returns: the initializers that were Constant nodes in them. :raises Misfit: when they don't fit their nodes.
+    """
+    if not any(True for node in graph.node for _ in graphs_of(node)):
+        return set()
+    constants = share_names(graph)
+    flat = flatten(graph, opset)
+    nest = Nest(flat.regions, lambda value, tensor, lane: None)
+    for node, path in zip(flat.nodes, flat.paths, strict=True):
+        nest.append(node, (path, -1))
+    set_repeated(graph.node, live(nest.nodes, [value.name for value in graph.output])[0])
+    return constants
+
+
+def held(leaves: NodeProto, i: int) -> str:
+    """The tensor of which the `i`-th graph gives what a marker takes out of it: after it was cut, where it is."""
+    settings = {a.name: a.s.decode() for a in leaves.attribute if a.type == AttributeProto.STRING}
+    whole: str = leaves.output[0] if settings["role"] == "branches" else settings.get("state", "")
+    return whole or str(leaves.input[i])
+
+
+class Nest:
+    """Nodes in the making, each put in its place; `home` says where a value is seen.
+
+    `declare` adapts what is declared of a value at a border, which holds what a tensor of the network does, to the part
+    whose copy of the region it is in.
+    """
+
+    def __init__(self, regions: Mapping[int, Region], declare: Callable[[ValueInfoProto, str, int], None]) -> None:
+        self.regions, self.declare = regions, declare
+        self.home: dict[str, Place] = {}
+        self._inside: dict[Place, list[NodeProto]] = {TOP: []}
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """The outermost graph's nodes."""
+        return self._inside[TOP]
+
+    def append(self, node: NodeProto, place: Place) -> None:
+        """Put a node at the end of its place; the last marker of a region closes it."""
+        path, lane = place if place[0] else TOP
+        self._inside.setdefault((path, lane), []).append(node)
+        if node.domain not in (ENTER, LEAVE):
+            self.home.update(dict.fromkeys(node.output, (path, lane)))
+            return
+        outer = (path[:-1], lane) if len(path) > 1 else TOP
+        number = path[-1][0]
+        inner = ((*path[:-1], (number, 0)), lane)
+        self.home.update(dict.fromkeys(node.output, inner if node.domain == ENTER else outer))
+        region, markers = self.regions[number], self._inside[path, lane]
+        if len(markers) == len(region.enters) + len(region.leaves):
+            del self._inside[path, lane]
+            self._close(region, markers, number, path[:-1], lane)
+
+    def insert(self, node: NodeProto) -> None:
+        """Put a node as far out as what it reads is seen."""
+        self.append(
+            node, max((self.home.get(n, TOP) for n in node.input), key=lambda place: len(place[0]), default=TOP)
+        )
+
+    def _close(self, region: Region, markers: Sequence[NodeProto], number: int, outer: Path, lane: int) -> None:
+        enters, leaves = markers[: len(region.enters)], markers[len(region.enters) :]
+        node = NodeProto()
+        node.CopyFrom(region.node)
+        if node.name and lane >= 0:
+            node.name = f"{node.name}__part{lane}"
+        _replace_names(node.input, [m.input[0] for m in enters])
+        _replace_names(node.output, [m.output[0] for m in leaves if m.output])
+        while node.output and not node.output[-1]:
+            del node.output[-1]
+        for i, (attribute, template) in enumerate(zip(GRAPHS[node.op_type], region.graphs, strict=True)):
+            graph = GraphProto()
+            graph.CopyFrom(template)
+            inner = [m.output[0] for m in enters if m.output], [m.input[i] for m in leaves]
+            alike = [v.name for v in template.input], [held(m, i) for m in region.leaves]
+            for values, *names in zip((graph.input, graph.output), inner, alike, strict=True):
+                for value, name, tensor in zip(values, *names, strict=True):
+                    self.declare(value, tensor, lane)
+                    value.name = name
+            graph.node.extend(self._inside.pop(((*outer, (number, i)), lane), []))
+            node.attribute.append(helper.make_attribute(attribute, graph))
+        self.append(node, (outer, lane))
+
+
+def _replace_names(field_: Any, names: Sequence[str]) -> None:
+    del field_[:]
+    field_.extend(names)

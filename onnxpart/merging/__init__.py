@@ -1,0 +1,1 @@
+"""Parts' arrays become the whole's, and back."""

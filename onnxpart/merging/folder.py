@@ -1,0 +1,246 @@
+"""The folder of a split: plan, parts, original and whole read back and checked, and the whole filled from parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from onnxpart.analysis.walk import analyse
+from onnxpart.emission.scale_output import scale_output
+from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, Split, part_file
+from onnxpart.errors import MergeError, ModelError
+from onnxpart.frontend.load import load, stored_arrays
+from onnxpart.ir.model import Model, redraft
+from onnxpart.merging.cross_weights import draw_streams
+from onnxpart.merging.hierarchy import merge_states_to, merge_to
+from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
+from onnxpart.merging.net2wider import NOISE, widen_streams
+from onnxpart.merging.optimizer_state import OptimizerState, found_states, leave_state, merge_states
+from onnxpart.planning.plan import METADATA, METADATA_PART, Plan
+from onnxpart.storage.draft import Draft, empty, fill
+from onnxpart.storage.onnx_file import DATA, save
+from onnxpart.storage.rows import Rows, Stream
+from onnxpart.storage.safetensors import save_arrays
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a folder of parts.
+
+    :raises MergeError: when there is none, or it can't be read.
+    """
+    path, part = folder / PLAN, folder / part_file(0)
+    if path.is_file():
+        return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    props = _metadata(load(part)) if part.is_file() else {}
+    if METADATA not in props:
+        raise MergeError(f"{folder} holds no plan; name a folder that `onnxpart split` wrote.")
+    return Plan.from_json(props[METADATA], str(part))
+
+
+def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
+    """The parts of a plan from files, in the plan's order.
+
+    :raises MergeError: when a part is missing, given twice, or of another split.
+    """
+    _check_count(plan, files)
+    found: dict[int, Model] = {}
+    for i, path in enumerate(files):
+        model = _of_plan(plan, path)
+        text = _metadata(model).get(METADATA_PART, str(i))
+        if not text.isdecimal() or int(text) >= plan.k:
+            raise MergeError(f"{path} says that it is part {text} of {plan.k}; give the parts of one split.")
+        part = int(text)
+        if part in found:
+            raise MergeError(f"{path} is part {part}, which was given already; name each part once.")
+        found[part] = model
+    return [found[p] for p in sorted(found)]
+
+
+def _of_plan(plan: Plan, path: Path) -> Model:
+    """A part of a plan, from its file.
+
+    :raises MergeError: when it says that it is of another split.
+    """
+    model = load(path)
+    props = _metadata(model)
+    if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan:
+        raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
+    return model
+
+
+def _metadata(model: Model) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.proto.metadata_props}
+
+
+def _check_count(plan: Plan, files: Sequence[Path]) -> None:
+    if len(files) != plan.k:
+        raise MergeError(f"the plan has {plan.k} parts, {len(files)} files were given; name one file per part.")
+
+
+def original(folder: Path, plan: Plan) -> Model:
+    """The network that the plan was made for.
+
+    :raises MergeError: when the folder's network isn't the plan's.
+    """
+    path = folder / ORIGINAL
+    model = load(path if path.exists() else folder / WHOLE)
+    if model.digest != plan.digest:
+        raise MergeError(f"{model.name} is not the network that the plan was made for; split the model again.")
+    return model
+
+
+def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -> list[dict[str, Rows]]:
+    """The parts' initializers in the plan's order.
+
+    :param files: one per part, ONNX (in any order, where they say which part they are) or all of them safetensors of
+        the parts' weights (in order); the folder's parts when omitted.
+    :raises MergeError: when a part is missing, given twice, or of another split.
+    """
+    if files is None:
+        files = [folder / part_file(p) for p in range(plan.k)]
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    if not weights:
+        return [stored_arrays(model) for model in read_parts(plan, files)]
+    if len(weights) < len(files):
+        raise MergeError(f"{weights[0]} is safetensors and others are ONNX; give all parts in the same form.")
+    _check_count(plan, files)
+    twice = next((path for i, path in enumerate(files) if path.resolve() in [f.resolve() for f in files[:i]]), None)
+    if twice is not None:
+        raise MergeError(f"{twice} was given twice; name each part once.")
+    parts = [stored_arrays(path) for path in files]
+    for path, part in zip(files, parts, strict=True):
+        missing = next((i.name for i in plan.initializers if not i.constant and not copies(part, i.name)), None)
+        if missing is not None:
+            raise MergeError(f"{path} has no weight {missing!r}; save all of the part's weights.")
+    constants = {i.name for i in plan.initializers if i.constant}
+    return [{name: array for name, array in part.items() if name not in constants} for part in parts]
+
+
+def merge_folder(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    parts: Sequence[Path] | None = None,
+    into: Into = "duplicated",
+    normalize: Normalize = "weights",
+    edges: float = 0.0,
+    seed: int = 0,
+    initializers: Path | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Merge the parts of a folder into a file (see `merge.merge`); external data go from file to file, row by row.
+
+    The states that training left beside the parts are merged, too, and left beside the file (see `optimizer_state`).
+
+    :param out: the model to write. :param parts: files of the parts (see `part_arrays`).
+    :param edges: how new edges start (see `cross_weights.draw_edges`), :param seed: of those. :param initializers: a
+        safetensors file to write the merged initializers to. :param force: replace files that exist.
+    :returns: names of the merged initializers.
+    :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `normalize`).
+    :raises ModelError: when a file can't be read or written.
+    """
+    plan = read_plan(folder)
+    for path in (out, initializers):
+        if path is not None:
+            check_output(path, force)
+    base = original(folder, plan) if into == "original" else load(folder / WHOLE)
+    merged = merge_streams(plan, part_arrays(folder, plan, parts), into=into, normalize=normalize)
+    merged = draw_streams(plan, merged, edges, seed=seed)
+    whole = filled(base, merged)
+    if normalize == "output":
+        whole = Draft(scale_output(whole.proto, plan), whole.streams)
+    if initializers is not None:
+        save_arrays(merged, initializers)
+    if out is not None:
+        states = _states(folder, plan, parts)
+        state = merge_states(plan, states, into=into, normalize=normalize) if states else None
+        save(whole, out)
+        leave_state(state, out)
+    return sorted(merged)
+
+
+def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None = None, force: bool = False) -> Split:
+    """Merge the parts of a folder to `k` larger ones (see `hierarchy.merge_to`), into a folder like that of a split.
+
+    :param parts: files of the parts (see `part_arrays`). :param force: replace a folder that exists.
+    :raises UsageError: when `k` doesn't fit. :raises MergeError: when the parts don't fit the plan.
+    :raises ModelError: when a file can't be read or written.
+    """
+    plan = read_plan(folder)
+    split = Split(analyse(original(folder, plan)), plan, (), redraft(load(folder / WHOLE)))
+    merged = merge_to(split, part_arrays(folder, plan, parts), k)
+    states = _states(folder, plan, parts)
+    merged.save(out, force=force)
+    for p, state in enumerate(merge_states_to(plan, merged.plan, states) if states else ()):
+        leave_state(state, out / part_file(p))
+    return merged
+
+
+def _states(folder: Path, plan: Plan, files: Sequence[Path] | None) -> list[OptimizerState]:
+    """What training left beside the parts of optimisers of one kind, in the plan's order; none unless each has it."""
+    files = [folder / part_file(p) for p in range(plan.k)] if files is None else files
+    if len({state.kind for state in found_states(files)}) != 1:
+        return []
+    return found_states([Path(part.name) for part in read_parts(plan, files)])
+
+
+def widen_part(
+    part: Path,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    into: Into = "duplicated",
+    noise: float = NOISE,
+    seed: int = 0,
+    force: bool = False,
+) -> list[str]:
+    """Fill the whole from one trained part into a file (see `net2wider.widen`); external data go from file to file.
+
+    :param part: ONNX, or safetensors of its weights. :param folder: that of its split; the one it lies in when omitted.
+    :returns: names of the initializers.
+    :raises MergeError: when the part isn't the split's, or the parts aren't alike. :raises ModelError: when a file
+        can't be read or written.
+    """
+    folder = part.parent if folder is None else folder
+    plan = read_plan(folder)
+    check_output(out, force)
+    arrays = stored_arrays(part if part.suffix == ".safetensors" else _of_plan(plan, part))
+    network = original(folder, plan)
+    widened = widen_streams(analyse(network), plan, arrays, into=into, noise=noise, seed=seed)
+    save(filled(network if into == "original" else load(folder / WHOLE), widened), out)
+    leave_state(None, out)
+    return sorted(widened)
+
+
+def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:
+    """The model with the merged initializers; those that are external in it stay streams.
+
+    :raises MergeError: when it isn't the one that they belong to.
+    """
+    for name, tensor in model.initializers.items():
+        if name in merged and tuple(tensor.dims) != tuple(merged[name].shape):
+            raise MergeError(
+                f"{model.name}: {name!r} has shape {tuple(tensor.dims)}, merged it has {tuple(merged[name].shape)}; "
+                "the model belongs to another split."
+            )
+    draft = redraft(model)
+    streams = dict(draft.streams)
+    for tensor in draft.proto.graph.initializer:
+        if tensor.name in streams and tensor.name in merged:
+            streams[tensor.name] = merged[tensor.name]
+            tensor.CopyFrom(empty(tensor.name, merged[tensor.name], tensor.doc_string))
+        elif tensor.name in merged:
+            fill(tensor, merged[tensor.name].array())
+    return Draft(draft.proto, streams)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Refuse to replace a file that exists, unless `force`.
+
+    :raises ModelError: when it exists, or is a folder.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; name a file to write.")
+    for found in (path, path.with_name(path.name + DATA)):
+        if found.exists() and not force:
+            raise ModelError(f"{found} exists already; give another file, or --force to replace it.")

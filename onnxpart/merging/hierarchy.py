@@ -1,0 +1,185 @@
+"""K parts -> fewer and larger ones: the hierarchical training of section 4, one level at a time.
+
+Neighbours make up a larger part, so any K that isn't prime is a hierarchy: 8 parts merge to 4, these to 2, and these to
+the whole, with training in between. Only the first K is chosen when the network is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import gcd
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.walk import analyse
+from onnxpart.emission.part import draft_part
+from onnxpart.emission.split import Split
+from onnxpart.emission.whole import draft_whole
+from onnxpart.errors import UsageError
+from onnxpart.frontend.load import load
+from onnxpart.merging.merge import held, merge_streams
+from onnxpart.merging.optimizer_state import OptimizerState, merge_states
+from onnxpart.planning.assign import ANYWHERE, Order, Parts
+from onnxpart.planning.initializers import plan_of
+from onnxpart.planning.placement import Layout, NotAGrid, layout_of
+from onnxpart.planning.plan import METADATA, Block, InitializerPlan, Plan, Ranges, from_ranges, to_ranges
+from onnxpart.storage.draft import Draft, fill
+from onnxpart.storage.rows import Rows, Stream
+
+
+def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split:
+    """Merge parts to `k` larger ones, which train and merge on as those of a split do.
+
+    A larger part computes, at its linear outputs, the mean of those that it is made of: what mixes units, or can't be
+    divided, exists in it once for each part of the first split. Where nothing was trained in between, merging level by
+    level gives the same whole as merging at once.
+
+    :param split: what the parts are of: a split, or a result of this function. :param parts: for each part, in order,
+        initializer name -> array in the part's shape, of all that the plan has. :param k: more than 1, and a divisor of
+        the number of parts.
+    :returns: a split into `k` parts with the merged weights, and the whole that they merge into. For momenta see
+        `merge_states_to`.
+    :raises UsageError: when `k` isn't such a number. :raises MergeError: when the parts don't fit the plan.
+    """
+    analysis, plan = split.analysis, split.plan
+    coarse = coarsen(analysis, plan, k)
+    held(plan, parts)
+    size, finest, drafts = plan.k // k, _finest(split), []
+    for p in range(k):
+        merged = merge_streams(within(plan, coarse, p), parts[p * size : (p + 1) * size])
+        weights = {n: values for n, values in merged.items() if n in plan.by_name and not plan.by_name[n].constant}
+        draft = draft_part(analysis, coarse, p, weights)
+        drafts.append(draft if finest.same_graph else _duplicated(analysis, finest, coarse, p, draft, merged))
+    return Split(analysis, coarse, tuple(drafts), draft_whole(analysis, finest))
+
+
+def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) -> list[OptimizerState]:
+    """Merge the states of the optimisers of all parts of `plan` into those of the larger parts of `coarse`.
+
+    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    """
+    size = plan.k // coarse.k
+    return [merge_states(within(plan, coarse, p), states[p * size : (p + 1) * size]) for p in range(coarse.k)]
+
+
+def _finest(split: Split) -> Plan:
+    """The plan of the first split, which says what exists how often in the whole."""
+    props = {entry.key: entry.value for entry in split.whole_draft.proto.metadata_props}
+    return Plan.from_json(props[METADATA]) if METADATA in props else split.plan
+
+
+def _duplicated(
+    analysis: Analysis, finest: Plan, coarse: Plan, part: int, larger: Draft, merged: Mapping[str, Stream]
+) -> Draft:
+    """A larger part that holds what mixes units, or can't be divided, once for each of the smallest parts in it."""
+    network = analyse(load(larger.model()))
+    draft = draft_whole(network, _inner(network, analysis, finest, coarse, part))
+    onnx.helper.set_model_props(draft.proto, {entry.key: entry.value for entry in larger.proto.metadata_props})
+    for tensor in draft.proto.graph.initializer:
+        if tensor.name in merged and tensor.name not in finest.by_name:
+            fill(tensor, merged[tensor.name].array())
+    return draft
+
+
+def _inner(network: Analysis, analysis: Analysis, finest: Plan, coarse: Plan, part: int) -> Plan:
+    """The plan that divides a larger part, which `network` is about, into the smallest ones in it."""
+    size = finest.k // coarse.k
+    mixes = {name for node in finest.duplicated_nodes for name in analysis.ops[node].outputs}
+    nodes = frozenset(i for i, op in enumerate(network.ops) if not mixes.isdisjoint(op.outputs))
+    parts = _members(network, analysis, layout_of(analysis, coarse), finest, part)
+    layout = Layout(network, parts, size, nodes)
+    shares = finest.shares[part * size : (part + 1) * size]
+    return plan_of(network, layout, (), Order(finest.order, finest.seed), shares)
+
+
+def _members(network: Analysis, analysis: Analysis, layout: Layout, finest: Plan, part: int) -> Parts:
+    """Which of the smallest parts in a larger part the units of its network are: the part of each of its labels."""
+    first, source = part * (finest.k // layout.k), finest.parts_of_labels()
+    parts = np.full(network.labels.count, ANYWHERE, np.int16)
+    for name, fields in network.state.fields.items():
+        around = analysis.fields(name)
+        if len(around) != len(fields):
+            continue
+        try:
+            kept = layout.kept(name, part)
+        except NotAGrid:
+            continue
+        for mine, theirs in zip(fields, around, strict=True):
+            grid = np.ix_(
+                *[np.arange(n) if k is None or n == 1 else k for k, n in zip(kept, theirs.shape, strict=True)]
+            )
+            if theirs[grid].shape == mine.shape:
+                here = source[theirs[grid]]
+                parts[mine] = np.where(here == ANYWHERE, ANYWHERE, here - first)
+    return parts
+
+
+def coarsen(analysis: Analysis, plan: Plan, k: int) -> Plan:
+    """The plan of `k` parts each of which is made of neighbours in `plan`.
+
+    :raises UsageError: unless `k` is more than 1 and a divisor of the number of parts, and not that number.
+    :raises MergeError: when the plan is of another model.
+    """
+    if not 1 < k < plan.k or plan.k % k:
+        fits = [str(n) for n in range(2, plan.k) if plan.k % n == 0]
+        instead = f"choose {' or '.join(fits)}" if fits else "merge them to the whole"
+        raise UsageError(f"{plan.k} parts can't be merged to {k}; {instead}.")
+    size = plan.k // k
+    duplicated = layout_of(analysis, plan).duplicated
+    layout = Layout(analysis, plan.parts_of_labels() // np.int16(size), k, duplicated)
+    layers = [replace(layer, parts=_sums(layer.parts, size)) for layer in plan.layers]
+    shares = _sums(plan.shares, size)
+    shares = tuple(share // gcd(*shares) for share in shares)
+    return plan_of(analysis, layout, layers, Order(plan.order, plan.seed), shares)
+
+
+def _sums(counts: Sequence[int], size: int) -> tuple[int, ...]:
+    return tuple(sum(counts[i : i + size]) for i in range(0, len(counts), size))
+
+
+def within(plan: Plan, coarse: Plan, part: int) -> Plan:
+    """The plan by which parts of `plan` merge to part `part` of the plan that it was coarsened to.
+
+    It is for `merge` and for nothing else: weights, momenta and second moments merge by it as by any other. With
+    ``n = plan.k // coarse.k`` it is about the parts from ``part * n`` on.
+    """
+    size = plan.k // coarse.k
+    members = slice(part * size, (part + 1) * size)
+    initializers = [_inside(plan.by_name[whole.name], whole, part, members) for whole in coarse.initializers]
+    return replace(plan, k=size, shares=plan.shares[members], initializers=tuple(initializers), units=(), layers=())
+
+
+def _inside(fine: InitializerPlan, coarse: InitializerPlan, part: int, members: slice) -> InitializerPlan:
+    """An initializer of a larger part, and what the smaller ones in it hold."""
+    outer = coarse.blocks[part]
+    blocks = tuple(tuple(b for block in own for b in _placed(block, outer, fine.shape)) for own in fine.blocks[members])
+    return replace(fine, shape=coarse.part_shape(part), blocks=blocks)
+
+
+def _placed(block: Block, outer: Sequence[Block], shape: tuple[int, ...]) -> Iterator[Block]:
+    """Where a block of the whole is in the array that other blocks, one under the other, make up."""
+    if not shape:
+        yield block
+        return
+    rows, before = _indices(block[0], shape[0]), 0
+    for around in outer:
+        around_rows = _indices(around[0], shape[0])
+        found = np.flatnonzero(np.isin(around_rows, rows))
+        if len(found):
+            axes = zip(block[1:], around[1:], shape[1:], strict=True)
+            yield (to_ranges(before + found), *(_positions(mine, theirs, size) for mine, theirs, size in axes))
+        before += len(around_rows)
+
+
+def _positions(mine: Ranges | None, theirs: Ranges | None, size: int) -> Ranges | None:
+    """Positions of indices among others that they are all of; None: everywhere."""
+    kept = np.searchsorted(_indices(theirs, size), _indices(mine, size))
+    return None if mine == theirs else to_ranges(kept)
+
+
+def _indices(ranges: Ranges | None, size: int) -> NDArray[np.int64]:
+    return np.arange(size) if ranges is None else from_ranges(ranges)

@@ -1,0 +1,142 @@
+"""The state of an optimiser by the initializers' names: merged as the weights are, kept in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxpart.errors import MergeError, ModelError
+from onnxpart.merging.merge import Into, Normalize, merge, unmerge
+from onnxpart.planning.plan import Plan
+from onnxpart.storage.rows import Array
+from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
+
+SQUARED = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
+"""Slots that hold squares of gradients."""
+METADATA = "onnxpart.optimizer"
+"""Key under which a file carries what isn't an array."""
+_SUFFIX = ".optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """What an optimiser remembers: `kind` (sgd, adam, adamw), the steps that it took, and its slots.
+
+    `slots`: initializer name -> slot, named as in torch (`momentum_buffer`, `exp_avg`, `exp_avg_sq`) -> array of the
+    initializer's shape.
+    """
+
+    kind: str
+    step: int
+    slots: Mapping[str, Mapping[str, Array]]
+
+    def slot(self, slot: str) -> dict[str, Array]:
+        """One slot of all initializers that have it."""
+        return {name: arrays[slot] for name, arrays in self.slots.items() if slot in arrays}
+
+
+def merge_states(
+    plan: Plan, states: Sequence[OptimizerState], *, into: Into = "duplicated", normalize: Normalize = "weights"
+) -> OptimizerState:
+    """Merge the states of all parts, in order, into the whole's (see `merge.merge`).
+
+    Momenta and first moments of gradients go like the weights. Second moments get the square of the weights' scale:
+    where an element of the whole is s times the sum of those of c parts, s^2 c times the sum, which is s^2 times the
+    part's own where c = 1, and the mean where the weights' is. Steps are those of the part that took the fewest.
+
+    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    """
+    kinds = sorted({state.kind for state in states})
+    if len(kinds) > 1:
+        raise MergeError(f"the parts' optimisers are {' and '.join(kinds)}; train all parts with the same one.")
+    slots: dict[str, dict[str, Array]] = {}
+    for slot in sorted({slot for state in states for arrays in state.slots.values() for slot in arrays}):
+        parts = [state.slot(slot) for state in states]
+        merged = merge(plan, parts, into=into, normalize=normalize)
+        if slot in SQUARED:
+            ones = [{name: np.broadcast_to(np.ones((), array.dtype), array.shape) for name, array in part.items()}
+                    for part in parts]  # fmt: skip
+            counts = merge(plan, ones, into=into, normalize=normalize)
+            merged = {name: array * counts[name] for name, array in merged.items()}
+        for name, array in merged.items():
+            slots.setdefault(name, {})[slot] = array
+    return OptimizerState(kinds[0] if kinds else "", min((state.step for state in states), default=0), slots)
+
+
+def unmerge_states(plan: Plan, state: OptimizerState) -> list[OptimizerState]:
+    """Return the parts' states whose merge is the whole's, as the original graph has it (see `merge.unmerge`).
+
+    They are sliced, not reset: a part goes on where the whole is, each moment scaled as the weight that it moves.
+
+    :raises MergeError: when an array doesn't fit the plan.
+    """
+    slots: list[dict[str, dict[str, Array]]] = [{} for _ in range(plan.k)]
+    for slot in sorted({slot for arrays in state.slots.values() for slot in arrays}):
+        whole = state.slot(slot)
+        parts = unmerge(plan, whole)
+        if slot in SQUARED:
+            factors = unmerge(plan, {name: np.ones_like(array) for name, array in whole.items()})
+            for part, factor in zip(parts, factors, strict=True):
+                part.update({name: array * factor[name] for name, array in part.items()})
+        for mine, part in zip(slots, parts, strict=True):
+            for name, array in part.items():
+                mine.setdefault(name, {})[slot] = array
+    return [OptimizerState(state.kind, state.step, mine) for mine in slots]
+
+
+def save_state(state: OptimizerState, path: str | os.PathLike[str]) -> None:
+    """Write a state as safetensors, whole or not at all: arrays under `slot/initializer`.
+
+    :raises ModelError: when the file can't be written.
+    """
+    arrays = {f"{slot}/{name}": array for name, slots in state.slots.items() for slot, array in slots.items()}
+    save_arrays(arrays, path, {METADATA: json.dumps({"kind": state.kind, "step": state.step})})
+
+
+def load_state(path: str | os.PathLike[str]) -> OptimizerState:
+    """Read a state that `save_state` wrote.
+
+    :raises ModelError: when the file can't be read, or is something else.
+    """
+    path = Path(path)
+    stored = read_safetensors(path)
+    try:
+        found = json.loads(read_metadata(path)[METADATA])
+        kind, step = str(found["kind"]), int(found["step"])
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"{path} holds no optimiser state; name a file that training wrote.") from None
+    slots: dict[str, dict[str, Array]] = {}
+    for key, array in stored.items():
+        slot, _, name = key.partition("/")
+        slots.setdefault(name, {})[slot] = np.array(array[(slice(None),) if array.shape else ()])
+    return OptimizerState(kind, step, slots)
+
+
+def state_file(model: Path) -> Path:
+    """Where the state of the optimiser that trained a model's file is: beside it."""
+    return model.with_suffix(_SUFFIX)
+
+
+def leave_state(state: OptimizerState | None, model: Path) -> None:
+    """Write a state beside a model's file; without one, remove what is there, which is of other weights.
+
+    :raises ModelError: when it can't be written.
+    """
+    if state is None:
+        state_file(model).unlink(missing_ok=True)
+    else:
+        save_state(state, state_file(model))
+
+
+def found_states(models: Sequence[Path]) -> list[OptimizerState]:
+    """The states beside the files of models; none unless each has one.
+
+    :raises ModelError: when one can't be read.
+    """
+    files = [state_file(path) for path in models]
+    return [load_state(path) for path in files] if all(path.is_file() for path in files) else []

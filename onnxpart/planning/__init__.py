@@ -1,0 +1,1 @@
+"""Which unit goes to which part: analysis and K become a plan."""

@@ -1,0 +1,145 @@
+"""Analysis + K -> Plan."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.labels import Choice, Field, extent
+from onnxpart.errors import PartitionError, UsageError
+from onnxpart.planning.assign import ANYWHERE, Infeasible, Order, Parts, assign
+from onnxpart.planning.initializers import plan_of
+from onnxpart.planning.layers import layers_of, nothing_divided
+from onnxpart.planning.placement import Layout
+from onnxpart.planning.plan import ORDERS, Plan
+from onnxpart.planning.unit_classes import Decision, decide, whole_groups
+
+MAX_PARTS = np.iinfo(np.int16).max
+
+
+def plan(
+    analysis: Analysis,
+    k: int,
+    *,
+    order: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[int] | None = None,
+) -> Plan:
+    """Decide which units go to which part.
+
+    :param k: number of parts, at least 1. :param order: contiguous, interleaved or random (with `seed`).
+    :param shares: relative sizes of the parts, K positive integers; equal when omitted.
+    :returns: the plan; each layer's unit classes are divided in proportion to `shares`, within one class.
+    :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided, or an
+        output can't be averaged.
+    """
+    wanted = _check(k, order, shares)
+    trial, decision, parts = settle(analysis, wanted, Order(order, seed))
+    if k > 1 and not (parts >= 0).any():
+        raise PartitionError(nothing_divided(trial, decision, k))
+    layout = Layout(analysis, parts, k, frozenset(c.node for c in duplicated(decision, parts)))
+    _refuse_meanless(layout)
+    return plan_of(analysis, layout, layers_of(trial, decision, parts, k), Order(order, seed), wanted)
+
+
+def duplicated(decision: Decision, parts: Parts) -> list[Choice]:
+    """The mixes that exist once per part: those given up that mix anything divided."""
+    mixes = [choice for choice in decision.failed if choice.mix]
+    return [c for c in mixes if any((parts.take(f) > ANYWHERE).any() for pair in c.alternatives[0] for f in pair)]
+
+
+def settle(analysis: Analysis, shares: Sequence[int], order: Order) -> tuple[Analysis, Decision, Parts]:
+    """Decide which units every part has and deal out the others, even where nothing can be divided.
+
+    :param shares: relative size of each part.
+    :returns: the analysis with what had to be shared for these shares, the decision, and the part of each label.
+    """
+    k = len(shares)
+    trial = _copy(analysis)
+    while True:
+        decision = decide(trial, k)
+        try:
+            parts = assign(trial, decision, shares, order)
+        except Infeasible as problem:
+            _use_whole_groups(trial, problem)
+            continue
+        empty = _empty(trial, parts, k)
+        if empty is None:
+            return trial, decision, parts
+        trial.labels.share(empty, -1, "it would leave a part without units")
+
+
+def _refuse_meanless(layout: Layout) -> None:
+    """Refuse outputs that every part has its own of and that have no mean.
+
+    :raises PartitionError: it names the last values in front of one that have a mean.
+    """
+    analysis = layout.analysis
+    made = ((n, analysis.producer[n]) for n in analysis.model.outputs if n in analysis.producer)
+    name = next((n for n, i in made if layout.modes[i] == "lanes" and layout.no_mean(n)), None)
+    if name is None:
+        return
+    found, seen, waiting = list[str](), {name}, deque([name])
+    while waiting:
+        for read in analysis.ops[analysis.producer[waiting.popleft()]].reads:
+            producer = analysis.producer.get(read)
+            if producer is None or read in seen or read not in analysis.state.trained:
+                continue
+            seen.add(read)
+            inside = analysis.model.flat.inside(producer)
+            if inside or read in analysis.state.pure or read not in analysis.shapes.shape or layout.no_mean(read):
+                waiting.append(read)
+            else:
+                found.append(read)
+    raise PartitionError(
+        f"{analysis.model.name}: each part has its own {name!r}, and these have no mean, as they "
+        f"{layout.no_mean(name)}; train on what comes before: --outputs {','.join(found)}."
+    )
+
+
+def _copy(analysis: Analysis) -> Analysis:
+    """An analysis to which one plan may add what its K needs shared, without the next plan seeing it."""
+    labels = analysis.labels
+    own = replace(labels, pins=[*labels.pins], choices=[*labels.choices], groups=[*labels.groups])
+    return replace(analysis, state=replace(analysis.state, labels=own))
+
+
+def _check(k: int, order: str, shares: Sequence[int] | None) -> tuple[int, ...]:
+    if k < 1:
+        raise UsageError(f"K is {k}; ask for at least 1 part.")
+    if k > MAX_PARTS:
+        raise UsageError(f"K is {k}; ask for at most {MAX_PARTS} parts.")
+    if order not in ORDERS:
+        raise UsageError(f"the order {order!r} is unknown; choose one of {', '.join(ORDERS)}.")
+    if shares is None:
+        return (1,) * k
+    if len(shares) != k or any(s < 1 for s in shares):
+        raise UsageError(f"{len(shares)} shares {list(shares)} for {k} parts; give {k} positive whole numbers.")
+    return tuple(shares)
+
+
+def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
+    """Replace the wish for equal shares of each group by whole groups; next time around, share the groups' units."""
+    for g in {id(g): g for g in problem.groups}.values():
+        if g not in analysis.labels.groups:
+            continue
+        analysis.labels.groups.remove(g)
+        if g.inputs is None:
+            analysis.labels.share(g.outputs, g.node, "its groups can't be divided alike")
+        else:
+            analysis.labels.choices.append(whole_groups(g.node, g.inputs, g.outputs))
+
+
+def _empty(analysis: Analysis, parts: Parts, k: int) -> Field | None:
+    """A field in which some part has no element, or None."""
+    fields = analysis.all_fields()
+    for f, least, most in zip(fields, *extent(parts, fields), strict=True):
+        if least == ANYWHERE:
+            continue
+        if (least, most) != (0, k - 1) or (k > 2 and not np.bincount(parts[f].ravel(), minlength=k).all()):
+            return f
+    return None

@@ -1,0 +1,192 @@
+"""Bytes on disk: reading models and arrays, mapping external data, writing whole files or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto, helper
+
+from onnxpart.errors import ModelError
+from onnxpart.storage.atomic import replacing, write_bytes
+from onnxpart.storage.draft import Draft, to_array, without_initializers
+from onnxpart.storage.rows import Array, Stored, Stream, stream, write_rows
+
+MAX_PROTOBUF = 2**31 - 2**20
+"""From this many bytes on protobuf refuses a message; weights then go to an external file."""
+SMALL_TENSOR = 1024
+"""Tensors of fewer bytes stay in the model's own file."""
+ALIGNMENT = 4096
+"""External tensors start at multiples of this many bytes."""
+DATA = ".data"
+"""Behind a model's file name: the file of its external data."""
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+def read(path: Path) -> onnx.ModelProto:
+    """The model in a file, its external data left where they are.
+
+    :raises ModelError: when the file is missing or damaged.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; name the .onnx file in it.")
+    try:
+        return onnx.load_model(path, load_external_data=False, format="protobuf")
+    except FileNotFoundError:
+        raise ModelError(f"{path} doesn't exist; check the path.") from None
+    except OSError as error:
+        raise ModelError(f"{path} can't be read ({error.strerror}); check its permissions.") from None
+    except DecodeError:
+        raise ModelError(
+            f"{path} isn't an ONNX file or is truncated (protobuf can't decode it); export it again."
+        ) from None
+
+
+def check_external(proto: onnx.ModelProto, path: Path) -> None:
+    """Check that external data are there, whole, and within the model's folder.
+
+    :raises ModelError: when they aren't.
+    """
+    root = path.parent.resolve()
+    for tensor in (*proto.graph.initializer, *inner_tensors(proto)):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        location = _external(tensor).get("location", "")
+        target = (root / location).resolve()
+        if not target.is_relative_to(root):
+            raise ModelError(
+                f"{path}: the external data of {tensor.name!r} lie outside the model's folder "
+                f"({location}); save the model with its data beside it."
+            )
+        if not target.is_file():
+            raise ModelError(
+                f"{path}: the external data file {location} of {tensor.name!r} is missing; copy it beside the model."
+            )
+        _span(tensor, target)
+
+
+def inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Tensors in the attributes of nodes: constants, and the initializers of subgraphs."""
+    bodies: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
+    while bodies:
+        for node in bodies.pop().node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    yield attribute.t
+                elif attribute.type == onnx.AttributeProto.GRAPH:
+                    bodies.append(attribute.g)
+                    yield from attribute.g.initializer
+
+
+def _external(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _span(tensor: TensorProto, path: Path) -> tuple[int, int]:
+    """Offset and length in bytes of an external tensor in its file."""
+    entries = _external(tensor)
+    offset, size = entries.get("offset", "0"), nbytes(tensor)
+    length = entries.get("length", str(size))
+    if length != str(size):
+        raise ModelError(
+            f"{path}: initializer {tensor.name!r} of shape {tuple(tensor.dims)} is {size} bytes, the model says "
+            f"{length}; export the model again."
+        )
+    if not offset.isdecimal() or path.stat().st_size < int(offset) + size:
+        raise ModelError(f"{path} is too short for initializer {tensor.name!r}: it is truncated; copy it again.")
+    return int(offset), size
+
+
+def packed(data_type: int) -> int:
+    """How many elements of an ONNX type share a byte."""
+    name = TensorProto.DataType.Name(data_type)
+    return next((8 // n for n in (2, 4) if name in (f"INT{n}", f"UINT{n}") or name.startswith(f"FLOAT{n}")), 1)
+
+
+def nbytes(tensor: TensorProto) -> int:
+    """Size of a tensor's numbers in bytes; 0 for text."""
+    if tensor.data_type == TensorProto.STRING:
+        return 0
+    itemsize = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    size: int = prod(tensor.dims) * itemsize
+    return -(-size // packed(tensor.data_type))
+
+
+def fetch(tensor: TensorProto, folder: Path) -> None:
+    """Read the external data of a tensor into it."""
+    path = folder / _external(tensor)["location"]
+    offset, size = _span(tensor, path)
+    with path.open("rb") as file:
+        file.seek(offset)
+        tensor.raw_data = file.read(size)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+
+
+def stored(tensor: TensorProto, folder: Path) -> Stored:
+    """The array of an external tensor, where it lies."""
+    path = folder / _external(tensor)["location"]
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return Stored(path, _span(tensor, path)[0], dtype, tuple(tensor.dims))
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
+    """Write a model whole or not at all.
+
+    What protobuf can't hold (2 GB), and what has streams, is written with external data: tensors of at least
+    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time.
+
+    :raises ModelError: when the folder can't be written.
+    """
+    path, draft = Path(path), model if isinstance(model, Draft) else Draft(model)
+    if not draft.streams and fits(draft.proto):
+        write_bytes(path, draft.proto.SerializeToString())
+        return
+    data = path.with_name(path.name + DATA)
+    proto = without_initializers(draft.proto)
+    with ExitStack() as stack:
+        file, weights = (stack.enter_context(replacing(p)) for p in (path, data))
+        for tensor in draft.proto.graph.initializer:
+            source = draft.streams.get(tensor.name)
+            if source is None and nbytes(tensor) >= SMALL_TENSOR:
+                source = stream(_numbers(tensor))
+            proto.graph.initializer.append(tensor if source is None else _append(tensor, source, weights, data.name))
+        file.write(proto.SerializeToString())
+        path.unlink(missing_ok=True)  # at no moment does a model stand beside the data of another
+
+
+def fits(proto: onnx.ModelProto) -> bool:
+    """Whether protobuf can hold the model."""
+    try:
+        size: int = proto.ByteSize()
+    except EncodeError:
+        return False
+    return size < MAX_PROTOBUF
+
+
+def _numbers(tensor: TensorProto) -> Array:
+    """A tensor's array, or the bytes in which its elements are packed."""
+    packed_as_bytes = packed(tensor.data_type) > 1 and tensor.HasField("raw_data")
+    return np.frombuffer(tensor.raw_data, np.uint8) if packed_as_bytes else to_array(tensor)
+
+
+def _append(tensor: TensorProto, source: Stream, file: BinaryIO, location: str) -> TensorProto:
+    """Write a tensor's numbers behind what is in a file of external data; returns a tensor that says where."""
+    offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
+    file.seek(offset)
+    length = write_rows(source, file)
+    result = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    result.data_location = TensorProto.EXTERNAL
+    if tensor.doc_string:
+        result.doc_string = tensor.doc_string
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        result.external_data.add(key=key, value=value)
+    return result

@@ -1,0 +1,113 @@
+"""Arrays that are never in memory as a whole: read, made and written a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpart.errors import ModelError
+
+
+def write_rows(source: Stream, file: BinaryIO) -> int:
+    """Write an array row by row; returns how many bytes it has."""
+    length = 0
+    for chunk in source.chunks(CHUNK):
+        length += file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
+    return length
+
+
+Array = NDArray[Any]
+RowIndex: TypeAlias = tuple[()] | tuple[slice]
+"""Which rows of an array, counted along axis 0; nothing for an array without axes."""
+CHUNK = 1 << 24
+"""Bytes in memory at a time."""
+ALL = 1 << 62
+"""More bytes than any array has."""
+
+
+class Rows(Protocol):
+    """What any rows can be read from: an array, or one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its elements."""
+
+    def __getitem__(self, rows: RowIndex, /) -> Array:
+        """The rows."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file. Only the rows that are asked for are mapped, and only as long as they are used."""
+
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __getitem__(self, rows: RowIndex) -> Array:
+        start, stop, _ = rows[0].indices(self.shape[0]) if rows else (0, 1, 1)
+        shape = (stop - start, *self.shape[1:]) if rows else self.shape
+        size, row = prod(shape) * self.dtype.itemsize, prod(self.shape[1:]) * self.dtype.itemsize
+        if not size:
+            return np.zeros(shape, self.dtype)
+        try:
+            flat = np.memmap(self.path, np.uint8, mode="r", offset=self.offset + start * row, shape=(size,))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.path} can't be read ({error}); leave it in place meanwhile.") from None
+        return flat.view(np.ndarray).view(self.dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An array that is made a few rows at a time, from the first to the last.
+
+    `chunks` gives consecutive rows in pieces of about as many bytes as it is told; their values don't depend on that.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: Callable[[int], Iterator[Array]]
+
+    def array(self) -> Array:
+        """The whole array."""
+        pieces = list(self.chunks(ALL))
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.zeros(self.shape, self.dtype)
+
+
+def stream(rows: Rows) -> Stream:
+    """All rows of an array."""
+
+    def chunks(size: int) -> Iterator[Array]:
+        for start, stop in windows(rows.shape, rows.dtype, size):
+            yield np.asarray(rows[(slice(start, stop),) if rows.shape else ()])
+
+    return Stream(rows.shape, rows.dtype, chunks)
+
+
+def windows(shape: Sequence[int], dtype: np.dtype[Any], size: int) -> Iterator[tuple[int, int]]:
+    """First row, and the one behind the last, of consecutive pieces of about `size` bytes.
+
+    An array without axes counts as one row.
+    """
+    count = shape[0] if shape else 1
+    step = max(1, size // max(1, prod(shape[1:]) * dtype.itemsize))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def rows_shape(shape: tuple[int, ...], start: int, stop: int) -> tuple[int, ...]:
+    """Shape of some rows of an array."""
+    return (stop - start, *shape[1:]) if shape else ()

@@ -1,0 +1,1 @@
+"""Batches: from files, folders, and a user's own datasets."""

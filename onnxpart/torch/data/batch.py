@@ -1,0 +1,35 @@
+"""A batch, and what gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+Batch = tuple[tuple[Tensor, ...], Tensor]
+"""The graph's inputs in its order, and the target; the first axis of each is the samples."""
+TARGET = "target"
+"""The name of the target where data have names."""
+Prepare = Callable[[Batch], Batch]
+"""Checks samples and brings them into the form that is trained on; raises DataError. May see a batch or all samples."""
+
+
+class Loader(Protocol):
+    """Batches of one set of samples, epoch by epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        ...
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on; the same ones whenever it is called."""
+        ...
+
+
+class Source(Loader, Protocol):
+    """A loader whose samples can be checked and converted."""
+
+    def prepared(self, prepare: Prepare) -> Source:
+        """Return a loader of the samples that `prepare` makes of these."""
+        ...

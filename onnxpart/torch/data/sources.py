@@ -1,0 +1,289 @@
+"""What `--data` names: built-in digits, CIFAR-10's files, arrays, images by class, or a function of the user's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from onnxpart.errors import DataError, UsageError
+from onnxpart.torch.data.batch import TARGET, Prepare, Source
+from onnxpart.torch.data.images import (
+    SUFFIXES,
+    Crops,
+    ImageFolder,
+    Samples,
+    centre,
+    cifar10,
+    crop_of,
+    laid_out,
+    mnist5k,
+)
+from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, TensorLoader
+from onnxpart.torch.data.signature import Port, Signature
+
+FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH or module:function"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples to learn, and to test if there are any."""
+
+    train: Source
+    test: Source | None
+
+    def prepared(self, prepare: Prepare) -> Data:
+        """Return the samples that `prepare` makes of these."""
+        return Data(self.train.prepared(prepare), self.test.prepared(prepare) if self.test else None)
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How samples become batches."""
+
+    inputs: Signature
+    batch_size: int
+    seed: int
+    workers: int
+
+    def tensors(self, inputs: Sequence[Tensor], target: Tensor, *, train: bool) -> Source:
+        return TensorLoader(tuple(inputs), target, self.batch_size, self.seed, shuffle=train)
+
+    def dataset(self, dataset: torch_data.Dataset[Any], *, train: bool) -> Source:
+        if len(dataset) == 0:  # type: ignore[arg-type]
+            raise DataError("the data hold no samples; give at least one.")
+        return DatasetLoader(dataset, self.inputs.names, self.batch_size, self.seed, train, self.workers)
+
+
+def open_data(text: str, inputs: Signature, *, batch_size: int, seed: int = 0, workers: int = 0) -> Data:
+    """Return the samples that `text` names, one of `FORMS`, checked against the graph's inputs.
+
+    What is in memory is checked whole, else the first batch now and every other when it is read. `workers` processes
+    read what isn't in memory; a DataLoader of the user's keeps its own batch size and workers.
+
+    :raises UsageError: for a text of another form, or a function that can't be imported.
+    :raises DataError: when the data can't be read, are empty, or don't fit the graph.
+    """
+    kind, _, rest = text.partition(":")
+    loading = _Loading(inputs, batch_size, seed, workers)
+    if kind == "mnist5k" and not rest:
+        found = _mnist5k(loading)
+    elif kind in _OPENERS and rest:
+        found = _OPENERS[kind](Path(rest), loading)
+    elif rest and kind not in _OPENERS:
+        found = _from_function(text, loading)
+    else:
+        raise UsageError(f"the data {text!r} are of no known form; give {FORMS}.")
+    found = found.prepared(inputs)
+    for source in (found.train, found.test):
+        if source is not None:
+            _check_batch(source, inputs, batch_size)
+    return found
+
+
+def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
+    """Read the first batch, which checks it, and compare its size with one that the graph fixes."""
+    samples, _ = next(source.epoch(0), ((), None))
+    if not samples:
+        raise DataError("the data hold no samples; give at least one.")
+    fixed = inputs.fixed_batch
+    if fixed is None:
+        return
+    if len(samples[0]) != fixed:
+        raise DataError(
+            f"the graph takes batches of {fixed} samples, the data come in batches of {len(samples[0])}; export it "
+            f"with a symbolic batch, or train with --batch-size {fixed}."
+        )
+    count = len(source.target) if isinstance(source, TensorLoader) else 0
+    if count % batch_size:
+        raise DataError(
+            f"the graph takes batches of {fixed} samples, and {count} samples leave a smaller one; export it with a "
+            "symbolic batch, or leave samples out."
+        )
+
+
+# -- images in memory -------------------------------------------------------------------------------------------------
+def _mnist5k(loading: _Loading) -> Data:
+    port = _only_port("mnist5k", loading.inputs)
+    train, test = mnist5k()
+    return Data(*(_images("mnist5k", samples, port, loading, train=samples is train) for samples in (train, test)))
+
+
+def _cifar10(folder: Path, loading: _Loading) -> Data:
+    """For a graph that takes smaller images: pieces from anywhere, also mirrored, to learn; the middle to test."""
+    name = f"cifar10:{folder}"
+    port = _only_port(name, loading.inputs)
+    train, test = cifar10(folder)
+    size = crop_of((3, 32, 32), port)
+    if size is None:
+        return Data(*(_images(name, samples, port, loading, train=samples is train) for samples in (train, test)))
+    crops = Crops(name, torch.from_numpy(train[0]), torch.from_numpy(train[1]), size, port)
+    middle = centre(torch.from_numpy(test[0]), size).numpy(), test[1]
+    return Data(loading.dataset(crops, train=True), _images(name, middle, port, loading, train=False))
+
+
+def _images(name: str, samples: Samples, port: Port, loading: _Loading, *, train: bool) -> Source:
+    pixels = laid_out(name, torch.from_numpy(samples[0]), port)
+    return loading.tensors([pixels], torch.from_numpy(samples[1]), train=train)
+
+
+def _only_port(name: str, inputs: Signature) -> Port:
+    if len(inputs.ports) != 1:
+        raise DataError(f"{name} holds images alone, the graph has {len(inputs.ports)} inputs; use npz:FILE.")
+    return inputs.ports[0]
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------------
+def _npz(path: Path, loading: _Loading) -> Data:
+    arrays = _read_npz(path)
+    train = _arrays(path, arrays, "", loading.inputs.names)
+    test = "test_" + TARGET in arrays
+    return Data(
+        loading.tensors(*train, train=True),
+        loading.tensors(*_arrays(path, arrays, "test_", loading.inputs.names), train=False) if test else None,
+    )
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds one array, no named ones; write it with np.savez.")
+            return {name: found[name] for name in found.files}
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror or error}); check the path.") from None
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path} can't be read as arrays ({error}); write it with np.savez.") from None
+
+
+def _arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], prefix: str, names: Sequence[str]
+) -> tuple[list[Tensor], Tensor]:
+    wanted = [prefix + name for name in (*names, TARGET)]
+    for name in wanted:
+        if name not in arrays:
+            have = ", ".join(map(repr, arrays)) or "none"
+            raise DataError(
+                f"{path} has no array {name!r} (it has {have}); save {', '.join(names)} and {TARGET}, and the same "
+                "with test_ in front for samples to test."
+            )
+        if arrays[name].dtype.kind not in "biuf" or not arrays[name].ndim:
+            raise DataError(f"{path}: {name!r} is {arrays[name].dtype} {list(arrays[name].shape)}, no samples.")
+    *inputs, target = (torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in wanted)
+    return inputs, target
+
+
+# -- images on disk ---------------------------------------------------------------------------------------------------
+def _folder(path: Path, loading: _Loading) -> Data:
+    port = _only_port(f"folder:{path}", loading.inputs)
+    if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
+        raise DataError(f"the graph's {port.name!r} is {port}, no images of 1 or 3 channels; use npz:FILE.")
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise DataError("images need the package Pillow; install it with `pip install pillow`.") from None
+    train, test = path / "train", path / "test"
+    folder = train if train.is_dir() else path
+    skipped = {"test"} if test.is_dir() else set()
+    try:
+        classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name not in skipped)
+        found = [_files(folder, classes), _files(test, classes) if test.is_dir() else []]
+    except OSError as error:
+        raise DataError(f"{error.filename} can't be read ({error.strerror}); check the path.") from None
+    if not found[0]:
+        raise DataError(f"{folder} holds no images in subfolders, one for each class; name such a folder.")
+    sources = [loading.dataset(ImageFolder(files, port), train=files is found[0]) if files else None for files in found]
+    assert sources[0] is not None
+    return Data(sources[0], sources[1])
+
+
+def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    unknown = sorted({f.name for f in folder.iterdir() if f.is_dir()} - {*classes, "test"})
+    if unknown:
+        raise DataError(f"{folder} has the class {unknown[0]!r}, which the training images lack; remove it.")
+    folders = [(folder / name, label) for label, name in enumerate(classes) if (folder / name).is_dir()]
+    return [
+        (path, label) for where, label in folders for path in sorted(where.iterdir()) if path.suffix.lower() in SUFFIXES
+    ]
+
+
+# -- functions --------------------------------------------------------------------------------------------------------
+def find_function(text: str, what: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names; modules in the current folder are found, too.
+
+    :raises UsageError: when it can't be imported.
+    """
+    module, _, name = text.partition(":")
+    here = os.getcwd()  # noqa: PTH109
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(import_module(module), name)
+    except Exception as error:  # a user's module may raise anything
+        raise UsageError(
+            f"the {what} {text!r} can't be imported ({type(error).__name__}: {error}); name it as module:function."
+        ) from None
+    if not callable(function):
+        raise UsageError(f"the {what} {text!r} is a {type(function).__name__}, no function; name one.")
+    result: Callable[..., Any] = function
+    return result
+
+
+def _from_function(text: str, loading: _Loading) -> Data:
+    function = find_function(text, "data")
+    try:
+        made = function()
+    except Exception as error:  # a user's function may raise anything
+        raise DataError(f"{text} fails ({type(error).__name__}: {error}); make it work without arguments.") from None
+    train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    first = _from_object(text, train, loading, train=True)
+    return Data(first, None if test is None else _from_object(text, test, loading, train=False))
+
+
+def _from_object(text: str, found: Any, loading: _Loading, *, train: bool) -> Source:
+    if isinstance(found, torch_data.DataLoader):
+        return _from_loader(text, found, loading)
+    if not isinstance(found, torch_data.Dataset):
+        raise DataError(
+            f"{text} gives a {type(found).__name__}; return a torch Dataset, a DataLoader, or a pair of them."
+        )
+    if isinstance(found, torch_data.IterableDataset):
+        return _from_loader(text, torch_data.DataLoader(found, batch_size=loading.batch_size), loading)
+    return loading.dataset(found, train=train)
+
+
+def _from_loader(text: str, loader: torch_data.DataLoader[Any], loading: _Loading) -> Source:
+    """Return the batches of a DataLoader; of a plain one they are read anew by `DatasetLoader`, which can resume."""
+    try:
+        len(loader)
+    except TypeError:
+        raise DataError(f"{text} gives data without a length; define __len__, so that an epoch has an end.") from None
+    plain = type(loader.sampler) in (torch_data.RandomSampler, torch_data.SequentialSampler)
+    if type(loader.batch_sampler) is not torch_data.BatchSampler or not plain or loader.drop_last:
+        return ForeignLoader(loader, loading.inputs.names, loading.seed)
+    assert loader.batch_size is not None
+    shuffle = isinstance(loader.sampler, torch_data.RandomSampler)
+    return DatasetLoader(
+        loader.dataset,
+        loading.inputs.names,
+        loader.batch_size,
+        loading.seed,
+        shuffle,
+        loader.num_workers,
+        loader.collate_fn,
+    )
+
+
+_OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {"cifar10": _cifar10, "npz": _npz, "folder": _folder}

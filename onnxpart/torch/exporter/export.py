@@ -1,0 +1,299 @@
+"""A PyTorch module as an ONNX file to train from: all its layers, and its parameters under their own names."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import Tensor, nn
+
+from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.ir.protos import captured, constant_node, unused
+from onnxpart.storage.draft import Draft
+from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
+from onnxpart.storage.rows import stream
+from onnxpart.torch.exporter.check import difference
+from onnxpart.torch.exporter.stochastic_depth import as_dropouts
+from onnxpart.torch.tensors import to_array
+
+if TYPE_CHECKING:
+    from onnxscript import ir
+
+OPSET = 20
+"""The newest that both exporters write."""
+BATCH = "batch"
+"""Name of the first axis of the inputs."""
+EXPORTERS = ("auto", "torchscript", "dynamo")
+Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
+Named = dict[str, Tensor]
+
+
+def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[str], *, exporter: str = "auto") -> None:
+    """Write a module as ONNX so that it can be trained from the file, and merged back.
+
+    The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
+    Here all of them stay: every parameter that the module's outputs depend on is an initializer of its own name and
+    layout, other constants and buffers are Constant nodes. The file itself computes what the module does in evaluation
+    mode, which is tried on several inputs, and its first axis is symbolic. The module is left as it was, its mode and
+    buffers included.
+
+    :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
+        axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
+    :raises UsageError: for inputs that aren't tensors. :raises OnnxpartError: when no exporter can do it.
+    :raises ModelError: when the file can't be written.
+    """
+    with exported(module, example_inputs, exporter) as draft:
+        save(draft, path)
+
+
+@contextlib.contextmanager
+def exported(module: nn.Module, example_inputs: Inputs, exporter: str) -> Iterator[Draft]:
+    """The model that `export` writes, which may have its weights in a folder that lives as long as the context."""
+    if exporter not in EXPORTERS:
+        raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
+    inputs = _batches(_named(module, example_inputs))
+    names, taken = {}, {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    for name in inputs:
+        names[name] = unused(name, taken)
+    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), list(names.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        yield _drafted(call, Path(folder), exporter)
+
+
+class _Call:
+    """What an exporter is asked for: a module, its inputs by the names of its parameters, and what to call them."""
+
+    def __init__(self, module: nn.Module, inputs: Named, positional: bool, names: Sequence[str]) -> None:
+        self.module, self.inputs, self.names = module, inputs, list(names)
+        self.args = tuple(inputs.values()) if positional else ()
+        self.kwargs = {} if positional else inputs
+        size = next((len(x) for x in inputs.values() if x.ndim), None)
+        self.batched = [x.ndim > 0 and len(x) == size for x in inputs.values()]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> object:
+        """Call the module."""
+        return self.module(*inputs.values()) if self.args else self.module(**inputs)
+
+    def torchscript(self, folder: Path) -> ir.Model:
+        """Trace the module as it is."""
+        from onnxscript import ir
+
+        path = folder / "traced.onnx"
+        axes = {name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched}
+        with _by_position(self.module, list(self.kwargs)):
+            torch.onnx.export(
+                self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
+                dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
+            )  # fmt: skip
+        return ir.load(path)
+
+    def dynamo(self, _: Path) -> ir.Model:
+        """Take the module's program from torch.export."""
+        shapes = [{0: torch.export.Dim(BATCH)} if batched else None for batched in self.batched]
+        program = torch.onnx.export(
+            self.module, self.args, kwargs=self.kwargs, input_names=self.names, opset_version=OPSET, verbose=False,
+            dynamo=True, optimize=False,
+            dynamic_shapes=tuple(shapes) if self.args else dict(zip(self.kwargs, shapes, strict=True)),
+        )  # fmt: skip
+        assert program is not None
+        return program.model
+
+
+@contextlib.contextmanager
+def _by_position(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default."""
+    given = module.__dict__.get("forward")
+    forward = module.forward
+    if names:
+        module.__dict__["forward"] = lambda *values: forward(**dict(zip(names, values, strict=True)))
+    try:
+        yield
+    finally:
+        module.__dict__.pop("forward", None)
+        if given is not None:
+            module.__dict__["forward"] = given
+
+
+def _named(module: nn.Module, inputs: Inputs) -> Named:
+    """The inputs by the names of `forward`'s parameters, in their order."""
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values) or "none"
+        raise UsageError(f"the example inputs are {kinds}; give a tensor, a tuple of tensors or a dictionary of them.")
+    known = [
+        name
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    ]
+    if isinstance(inputs, Mapping):
+        order = sorted(inputs, key=lambda name: known.index(name) if name in known else len(known))
+        return {name: inputs[name] for name in order}
+    names = [known[i] if i < len(known) else f"input_{i}" for i in range(len(values))]
+    return dict(zip(names, values, strict=True))
+
+
+def _batches(inputs: Named) -> Named:
+    """The same with a batch of at least two: exporters take one for a size that is always one."""
+    if all(x.ndim and len(x) == 1 for x in inputs.values()):
+        return {name: torch.cat([x, x]) for name, x in inputs.items()}
+    return inputs
+
+
+@contextlib.contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Afterwards the module's modes, its buffers, and torch's random numbers are as before."""
+    modes = [(child, child.training) for child in module.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep off the terminal what exporters warn, log and print, from Python and from C++."""
+    level, saved = logging.root.manager.disable, [os.dup(fd) for fd in (1, 2)]
+    try:
+        with contextlib.ExitStack() as stack:
+            sink = stack.enter_context(tempfile.TemporaryFile())
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            logging.disable(logging.CRITICAL)
+            for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+                stack.enter_context(redirect(io.StringIO()))
+            for fd in (1, 2):
+                os.dup2(sink.fileno(), fd)
+            yield
+    finally:
+        logging.disable(level)
+        for fd, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, fd)
+            os.close(old)
+
+
+def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
+    """The model as the first of the exporters that are allowed and can do it writes it."""
+    attempts: dict[str, Callable[[Path], ir.Model]] = {"torchscript": call.torchscript, "dynamo": call.dynamo}
+    module, problems = call.module, []
+    for name in attempts if exporter == "auto" else [exporter]:
+        try:
+            with _unchanged(module), _silent():
+                module.train()
+                draft = _folded(attempts[name](folder), module, folder / f"{name}.onnx")
+            draft = _for_training(draft, module)
+            with _unchanged(module), _silent():
+                module.eval()
+                problem = difference(draft, call.run, call.inputs)
+        except ImportError as error:
+            problem = f"it needs {error.name} (pip install {error.name})"
+        except Exception as error:  # whatever the module or the exporter raises: they share no base class
+            problem = _first_line(error)
+        if problem is None:
+            return draft
+        problems.append(f"{name}: {problem}")
+    raise OnnxpartError(
+        f"{type(module).__name__} can't be exported: {'; '.join(problems)}. Check that it runs on the example "
+        "inputs, and write what is named there in operations that ONNX has."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0][:300]} ({type(error).__name__})" if lines else type(error).__name__
+
+
+def _folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
+    """The model with its constants computed, but for what is made of parameters; large weights stay in a file."""
+    from onnxscript import ir
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
+    own = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+
+    def should_fold(node: ir.Node) -> bool | None:
+        return False if any(value is not None and value.name in own for value in node.inputs) else None
+
+    active = ir.val("__active", const_value=ir.tensor(np.array(True)))
+    for node in model.graph.all_nodes():
+        if node.op_type == "Dropout" and len(node.inputs) < 3:  # that of attention, which would be folded away
+            node.resize_inputs(3)
+            node.replace_input_with(2, active)
+    model.graph.register_initializer(active)
+    fold_constants(model, onnx_shape_inference=True, should_fold=should_fold)
+    remove_unused_nodes(model)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    ir.save(model, path, external_data=path.name + DATA if size >= MAX_PROTOBUF else None)
+    proto = read(path)
+    external = [t for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    return Draft(proto, {t.name: stream(stored(t, path.parent)) for t in external})
+
+
+def _for_training(draft: Draft, module: nn.Module) -> Draft:
+    """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named."""
+    graph = draft.proto.graph
+    statistics, read_values = set(), {name for node in graph.node for name in node.input}
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            statistics.update(node.input[3:])
+            del node.output[1:]
+            kept = [attribute for attribute in node.attribute if attribute.name != "training_mode"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        elif node.op_type == "Dropout":
+            del node.input[2:]
+            if not read_values.intersection(node.output[1:]):
+                del node.output[1:]
+    used = {name for node in graph.node for name in (*node.input, *captured(node))}
+    initializers = {tensor.name: tensor for tensor in graph.initializer if tensor.name in used}
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        if name in statistics & initializers.keys():  # tracing has updated them
+            initializers[name].CopyFrom(numpy_helper.from_array(to_array(buffer), name))
+    streams = {name: source for name, source in draft.streams.items() if name not in statistics}
+    own = {name for name, _ in module.named_parameters(remove_duplicate=False)} | statistics | streams.keys()
+    constants = [constant_node(tensor) for name, tensor in initializers.items() if name not in own]
+    weights = [tensor for name, tensor in initializers.items() if name in own]
+    nodes = [*constants, *graph.node]
+    del graph.initializer[:], graph.node[:], graph.value_info[:]
+    graph.initializer.extend(weights)
+    graph.node.extend(nodes)
+    as_dropouts(graph)
+    _name_outputs(graph)
+    return Draft(draft.proto, streams)
+
+
+def _name_outputs(graph: onnx.GraphProto) -> None:
+    """Call the results of the graph `output`, or `output_0` and so on."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    made = {name for node in graph.node for name in node.output}
+    several = len(graph.output) > 1
+    renamed: dict[str, str] = {}
+    for i, value in enumerate(graph.output):
+        if value.name in made and value.name not in renamed:
+            renamed[value.name] = unused(f"output_{i}" if several else "output", taken)
+        value.name = renamed.get(value.name, value.name)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = renamed.get(name, name)

@@ -1,0 +1,284 @@
+"""A PyTorch module -> K modules to train, and what they learned back into the module, by its own names."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.emission.split import Split, split
+from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.frontend.extract import cut
+from onnxpart.frontend.load import load
+from onnxpart.inspection.obstacles import obstacles
+from onnxpart.ir.model import Model
+from onnxpart.merging.merge import merge
+from onnxpart.merging.optimizer_state import OptimizerState, merge_states
+from onnxpart.planning.plan import from_ranges
+from onnxpart.planning.scaling import NORMALISATIONS
+from onnxpart.torch.exporter.export import Inputs, export
+from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
+from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
+from onnxpart.torch.tensors import escape, to_tensor
+from onnxpart.torch.training.optim import slots, to_state
+
+OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Those whose state it is known how to merge."""
+
+
+def split_module(
+    module: nn.Module,
+    example_inputs: Inputs,
+    k: int = 2,
+    *,
+    order: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[int] | None = None,
+    init: str = "slices",
+    outputs: Sequence[str] | None = None,
+    exporter: str = "auto",
+) -> tuple[list[ImportedModule], Handle]:
+    """Cut a module across its width into K modules that train alone, and keep the way back.
+
+    :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter: see `export`.
+    :param outputs: which of several results to keep: `output_0`, `output_1` and so on. The others: see `split`.
+    :returns: the parts, in training mode, on the module's device, with its inputs by position or name and
+        parameters frozen as in the module; and the handle that merges them.
+    :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
+    :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.onnx"
+        export(module, example_inputs, path, exporter=exporter)
+        model = load(path)
+        model.name = type(module).__name__
+        model = model if outputs is None else cut(model, outputs)
+        names = _names(module, model)
+        model.parameters = frozenset(names.values())
+        divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
+        parts = [import_onnx(part) for part in divided.parts]
+    for part in parts:
+        _train_alike(part, module)
+    return parts, Handle(module, parts, divided, names)
+
+
+@dataclass(frozen=True)
+class Handle:
+    """The way from the parts of a module back into it.
+
+    `names` gives for each key of the module's `state_dict` that the graph computes with the initializer's name; tied
+    parameters share one.
+    """
+
+    module: nn.Module
+    parts: Sequence[ImportedModule]
+    split: Split
+    names: Mapping[str, str]
+
+    def merge(self) -> dict[str, Tensor]:
+        """Merge the parts' parameters and buffers as they are now, Eq. (1) of section 2.2.
+
+        :returns: a `state_dict` that the module loads; what its graph doesn't compute with is as it is in the module.
+        """
+        merged = merge(self.split.plan, [weights(part) for part in self.parts], into="original")
+        result = {}
+        for key, value in self.module.state_dict().items():
+            array = merged.get(self.names.get(key, ""))
+            result[key] = value if array is None else to_tensor(array).to(value)
+        return result
+
+    @property
+    def exact(self) -> bool:
+        """Whether the module computes the mean of the parts, at the linear outputs, once it has loaded `merge()`."""
+        return not self._obstacles
+
+    @cached_property
+    def _obstacles(self) -> dict[int, str]:
+        return obstacles(self.split)
+
+    def duplicate(self, module: nn.Module) -> None:
+        """Let the norms of a module normalise each part's units apart, so that it computes the mean of the parts.
+
+        A norm over divided units computes something else than its copies in the parts do; the paper's remedy,
+        duplicating it, leaves parameters and `state_dict` as they are. A norm is here any module with parameters of one
+        axis alone, such as LayerNorm, RMSNorm, and those of one's own.
+
+        :param module: the module, or a copy of it; changed in place.
+        :raises OnnxpartError: where that isn't enough; the module is then as it was.
+        """
+        norms, covered = {}, set[int]()
+        for path, child in module.named_modules(remove_duplicate=False):
+            operators, units = self._norm(path, child)
+            axis = mixed_axis(child) if operators else None
+            if axis is not None:
+                covered |= operators
+                norms[path] = PartwiseNorm(child, units, axis)
+            elif isinstance(child, PartwiseNorm):
+                covered |= operators
+        rest = [reason for i, reason in self._obstacles.items() if i not in covered]
+        if rest:
+            raise OnnxpartError(f"{rest[0]}, so the module can't compute the mean of the parts; whole() can.")
+        for path, norm in norms.items():
+            module.set_submodule(path, norm)
+
+    def _norm(self, path: str, child: nn.Module) -> tuple[set[int], list[Tensor]]:
+        """The operators of a norm over divided units, and the units of each part; none for another kind of module."""
+        found = [self.names.get(f"{path}.{name}") for name, _ in child.named_parameters(recurse=False)]
+        plans = [self.split.plan.by_name[name] for name in found if name is not None]
+        kept = [[blocks[0][0] for blocks in planned.blocks] for planned in plans if len(planned.shape) == 1]
+        if not kept or len(kept) < len(found) or kept != kept[:1] * len(kept) or None in kept[0]:
+            return set(), []
+        operators = set[int]().union(*(_norm_of(self.split.analysis, planned.name) for planned in plans))
+        units = [torch.from_numpy(from_ranges(ranges)) for ranges in kept[0] if ranges is not None]
+        return operators & self._obstacles.keys(), units
+
+    def whole(self) -> ImportedModule:
+        """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
+        result = import_onnx(self.split.whole)
+        merged = merge(self.split.plan, [weights(part) for part in self.parts])
+        load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
+        _train_alike(result, self.module)
+        return result
+
+    def report(self) -> str:
+        """What was divided, what is in every part and averaged, and what keeps the module from being their mean."""
+        plan = self.split.plan
+        sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
+        lines = [f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"]
+        lines += [f"{title}: every part has its own" for title in plan.duplicated]
+        lines += [f"{name!r}: every part has its own, merge takes the mean" for name in plan.replicated]
+        lines += [reason for i, reason in self._obstacles.items() if i not in plan.duplicated_nodes]
+        far = "computes the mean of the parts" if self.exact else "is near the mean of the parts, not equal to it"
+        return "\n".join([*lines, f"after merging the module {far}"])
+
+    def merge_optimizer(self, optimizers: Sequence[torch.optim.Optimizer], target: torch.optim.Optimizer) -> None:
+        """Merge the state of the parts' optimisers into that of one over the module's parameters.
+
+        Momenta and first moments go like the weights, second moments with the square of their scale, step counts are
+        those of the part with the fewest. Rates and other settings stay those of the target's own parameter groups.
+
+        :param optimizers: SGD, Adam or AdamW, one per part in order. :param target: one of the same class.
+        :raises UsageError: for others, other settings, or another number of them.
+        :raises MergeError: when they hold different states.
+        """
+        kinds = list(dict.fromkeys(type(optimizer) for optimizer in (*optimizers, target)))
+        if len(kinds) > 1 or kinds[0] not in OPTIMIZERS:
+            given, known = (" and ".join(kind.__name__ for kind in found) for found in (kinds, OPTIMIZERS))
+            raise UsageError(f"the optimisers are {given}; use the same for all parts and the target, of {known}.")
+        if len(optimizers) != len(self.parts):
+            raise UsageError(f"{len(optimizers)} optimisers for {len(self.parts)} parts; give one per part, in order.")
+        states = [_state(optimizer, part) for optimizer, part in zip(optimizers, self.parts, strict=True)]
+        merged = merge_states(self.split.plan, states, into="original")
+        steps = _steps(optimizers, self.parts)
+        own = dict(self.module.named_parameters(remove_duplicate=False))
+        named = {id(own[key]): name for key, name in self.names.items() if key in own}
+        for group in target.param_groups:
+            for parameter in group["params"]:
+                name = named.get(id(parameter), "")
+                if name in merged.slots:
+                    _fill(target.state[parameter], parameter, merged.slots[name], group)
+                if name in steps:
+                    device = parameter.device if group.get("capturable") or group.get("fused") else "cpu"
+                    target.state[parameter]["step"] = torch.tensor(steps[name], dtype=torch.float32, device=device)
+
+
+def _norm_of(analysis: Analysis, weight: str) -> set[int]:
+    """The operators that a norm of this weight consists of; none where it isn't clear which."""
+    readers = analysis.consumers[weight]
+    if all(analysis.ops[i].node.op_type in NORMALISATIONS for i in readers):
+        return set(readers)
+    before, waiting = set(readers), list(readers)
+    while waiting:
+        for name in analysis.inputs(waiting.pop()):
+            i = analysis.producer.get(name)
+            if i is not None and i not in before and name in analysis.state.trained:
+                before.add(i)
+                waiting += [] if _has_parameters(analysis, i) else [i]
+    mixes = {i for i in before if analysis.ops[i].node.op_type.startswith("Reduce")}
+    found = mixes if len(mixes) == 1 else set()
+    for i in sorted(before):
+        if any(analysis.producer.get(name) in found for name in analysis.inputs(i)):
+            found.add(i)
+    return found
+
+
+def _has_parameters(analysis: Analysis, i: int) -> bool:
+    return any(name in analysis.state.pure and name in analysis.state.trained for name in analysis.inputs(i))
+
+
+def _names(module: nn.Module, model: Model) -> dict[str, str]:
+    """Key of the module's state -> initializer, for all that the model computes with.
+
+    :raises OnnxpartError: for an initializer that is no parameter or buffer of that name and value.
+    """
+    state = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    weights = [n for n in model.initializers if model.is_float(n) and n not in model.constants]
+    for name in weights:
+        if name not in state or not _holds(state[name], model.array(name)):
+            raise OnnxpartError(
+                f"the exporter made the weight {name!r} of the module's parameters, and what the parts learn of it has "
+                "no way back; choose the other exporter."
+            )
+    places = {_place(state[name]): name for name in weights}
+    return {key: places[_place(value)] for key, value in state.items() if _place(value) in places}
+
+
+def _holds(tensor: Tensor, array: np.ndarray) -> bool:
+    return tuple(tensor.shape) == array.shape and torch.equal(tensor.detach().cpu(), to_tensor(array))
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """Where a tensor is in memory: the same for tied ones."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _train_alike(imported: ImportedModule, module: nn.Module) -> None:
+    """Let parameters be those of the module, single numbers included, frozen where they are and on their device."""
+    store = imported.body.get_submodule("tensors")
+    own = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in own.items():
+        key = escape(name)
+        held = dict(store.named_buffers()).get(key)
+        if held is not None:
+            delattr(store, key)
+            store.register_parameter(key, nn.Parameter(held))
+        if key in dict(store.named_parameters()):
+            store.get_parameter(key).requires_grad_(parameter.requires_grad)
+    imported.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
+
+
+def _state(optimizer: torch.optim.Optimizer, part: ImportedModule) -> OptimizerState:
+    """What a part's optimiser remembers, by initializer."""
+    return to_state(type(optimizer).__name__.lower(), 0, slots(optimizer, dict(part.named_parameters())))
+
+
+def _steps(optimizers: Sequence[torch.optim.Optimizer], parts: Sequence[ImportedModule]) -> dict[str, float]:
+    """The fewest steps that a part's optimiser took with each initializer, where it counts them."""
+    result: dict[str, float] = {}
+    for optimizer, part in zip(optimizers, parts, strict=True):
+        for name, parameter in parameters(part).items():
+            step = optimizer.state.get(parameter, {}).get("step")
+            if step is not None:
+                result[name] = min(float(step), result.get(name, float(step)))
+    return result
+
+
+def _fill(
+    state: dict[str, Tensor], parameter: Tensor, arrays: Mapping[str, np.ndarray], group: Mapping[str, object]
+) -> None:
+    """Let an optimiser's state of a parameter of a group hold arrays, in the parameter's layout."""
+    if group.get("amsgrad") and "max_exp_avg_sq" not in arrays:
+        raise UsageError("the target has amsgrad, the parts' optimisers haven't; give all of them the same setting.")
+    for slot, array in arrays.items():
+        state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(to_tensor(array))

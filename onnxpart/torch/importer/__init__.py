@@ -1,0 +1,1 @@
+"""ONNX becomes a trainable PyTorch module."""

@@ -1,0 +1,97 @@
+"""ONNX into a trainable torch module: one pass over the nodes, each entered in a graph of torch.fx."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+
+import onnx
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.frontend.load import read_checked
+from onnxpart.frontend.norm_statistics import own_statistics
+from onnxpart.ir.model import rows_of
+from onnxpart.storage.rows import stream
+from onnxpart.torch.importer import trainable
+from onnxpart.torch.importer.builder import Builder, Scope
+from onnxpart.torch.importer.decompose import inlined, opsets_of, with_branches
+from onnxpart.torch.importer.folded_norms import has_folded_norms
+from onnxpart.torch.importer.module import ImportedModule
+from onnxpart.torch.importer.types import inferred, info_of
+from onnxpart.torch.importer.values import Constant
+from onnxpart.torch.tensors import DTYPES
+
+
+def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModule:
+    """Turn a model into a module that computes the same, can be trained, and knows its initializers' names.
+
+    The module takes the graph's inputs by position or name and returns a tensor, or a tuple for several outputs.
+    It is in training mode, as torch modules are at first; call `eval()` for inference. Float initializers
+    that are weights are parameters, one each however often it is used; batch-norm statistics and other
+    constants are buffers. Batch norm and dropout act in training whatever the file says, with its momentum.
+    External data are mapped, and copied one initializer after the other. A model whose batch norms were folded
+    when it was exported trains as it stands; a warning says so.
+
+    :raises OnnxpartError: for a file that can't be read, an operator without an entry in the table, or a form
+        that torch can't do.
+    """
+    proto, _, folder = read_checked(model)
+    _check_types(proto.graph)
+    if has_folded_norms(proto):
+        _warn_of_folded_norms()
+    proto = inlined(proto)
+    own_statistics(proto)
+    names = frozenset(_constants(proto, folder))
+    inputs = [value.name for value in proto.graph.input if value.name not in names]
+    builder = _built(proto, folder)
+    while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
+        proto = with_branches(proto, builder.scope.taken)
+        builder = _built(proto, folder)
+    body = builder.finish(proto.graph)
+    origins = [node.meta.get("origin", "") for node in body.graph.nodes if node.op.startswith("call")]
+    return ImportedModule(body, inputs, names, origins)
+
+
+def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
+    scope = Scope(
+        opsets=opsets_of(proto),
+        infos={name: info_of(kind) for name, kind in inferred(proto).items()},
+        trainable=trainable.trainable(proto.graph),
+        initializers=_constants(proto, folder),
+    )
+    builder = Builder(scope)
+    builder.add_graph(proto.graph)
+    return builder
+
+
+@cache
+def _warn_of_folded_norms() -> None:
+    """Warn once, not for each of K parts."""
+    warnings.warn(
+        "batch norms were folded into convolutions when the model was exported, and dropouts left out, so it trains "
+        "without them; export it for training with onnxpart.torch.export(module, example_inputs, path)",
+        stacklevel=3,
+    )
+
+
+def _constants(proto: onnx.ModelProto, folder: Path | None) -> dict[str, Constant]:
+    """Return all initializers, those of bodies too; external data are mapped."""
+    tensors: dict[str, onnx.TensorProto] = {}
+    for graph in trainable.graphs(proto.graph):
+        for tensor in graph.initializer:
+            if tensors.setdefault(tensor.name, tensor) != tensor:
+                raise OnnxpartError(f"initializers of two bodies are called {tensor.name!r} and differ; rename one.")
+    return {name: Constant(name, stream(rows_of(tensor, folder)).array()) for name, tensor in tensors.items()}
+
+
+def _check_types(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output):
+        kind = value.type
+        while kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+            kind = (kind.sequence_type if kind.HasField("sequence_type") else kind.optional_type).elem_type
+        element = kind.tensor_type.elem_type
+        if kind.WhichOneof("value") not in (None, "tensor_type") or (element and element not in DTYPES):
+            what = onnx.TensorProto.DataType.Name(element).lower() if element else kind.WhichOneof("value")
+            raise OnnxpartError(f"{value.name!r} is of type {what}, which torch has no tensors of; cut it off.")

@@ -1,0 +1,133 @@
+"""The imported module, and the way of its tensors into arrays and back, by the initializers' names."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import torch
+from torch import fx, nn
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.frontend.norm_statistics import own_statistics
+from onnxpart.torch.importer.trainable import graphs
+from onnxpart.torch.tensors import to_array, to_tensor, unescape
+
+_PREFIX = "body.tensors."
+
+
+class ImportedModule(nn.Module):
+    """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
+
+    `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers. `origins` says for
+    each call in the graph which node of the model it stands for.
+    """
+
+    def __init__(
+        self,
+        body: fx.GraphModule,
+        inputs: Sequence[str],
+        initializers: frozenset[str],
+        origins: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.inputs, self.initializers, self.origins = list(inputs), initializers, list(origins)
+
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Compute the outputs from the inputs, both in graph order; the last inputs may go by their names.
+
+        :raises OnnxpartError: where torch can't compute a node from what it is given.
+        """
+        if named:
+            inputs = (*inputs, *self._in_order(named, self.inputs[len(inputs) :]))
+        try:
+            result: torch.Tensor | tuple[torch.Tensor, ...] = self.body.forward(*inputs)
+        except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise OnnxpartError(f"{self._origin(error)}: {reason}; check what the model is fed.") from error
+        return result
+
+    def _in_order(self, named: Mapping[str, torch.Tensor], order: Sequence[str]) -> list[torch.Tensor]:
+        """Return inputs by name in the order of the graph."""
+        if sorted(named) != sorted(order):
+            given, wanted = (", ".join(names) or "none" for names in (named, order))
+            raise OnnxpartError(f"the inputs by name are {given}, the model wants {wanted}; name these.")
+        return [named[name] for name in order]
+
+    def _origin(self, error: Exception) -> str:
+        """Return the node of the model that an error comes from, found by the line of the generated code."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<eval_with_key>")]
+        result = (frames[0].line or "").partition(" = ")[0] if frames else ""
+        calls = [node.name for node in self.body.graph.nodes if node.op.startswith("call")]
+        return self.origins[calls.index(result)] if result in calls else "the model"
+
+
+def tensor_name(key: str) -> str:
+    """Return the initializer's name for a key of the module's `state_dict` or `named_parameters`."""
+    return unescape(key.removeprefix(_PREFIX))
+
+
+def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters by the initializers' names, in the order of their first use."""
+    return {tensor_name(key): parameter for key, parameter in module.named_parameters()}
+
+
+def weights(module: ImportedModule) -> dict[str, np.ndarray]:
+    """Copy the parameters and buffers that are initializers into arrays, by name.
+
+    Initializers that the module doesn't hold, such as target shapes, are left out.
+    """
+    return {name: to_array(tensor) for name, tensor in _tensors(module).items() if name in module.initializers}
+
+
+def load_weights(module: ImportedModule, arrays: Mapping[str, np.ndarray]) -> None:
+    """Copy arrays into the parameters and buffers of the same names; the others stay as they are.
+
+    Arrays for initializers that the module doesn't hold, such as target shapes, are passed over.
+    :raises OnnxpartError: for a name that isn't an initializer of the model, or a wrong shape.
+    """
+    tensors = _tensors(module)
+    for name, array in arrays.items():
+        if name not in tensors and name not in module.initializers:
+            raise OnnxpartError(f"{name!r} is no initializer of the model; load arrays of the same model.")
+        if name in tensors:
+            _copy(name, array, tensors[name])
+
+
+def export_weights(module: ImportedModule, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of the model whose initializers hold the module's parameters and buffers.
+
+    Batch-norm statistics that shared an initializer have their own there (see `norms.own_statistics`).
+    :raises OnnxpartError: if the module wasn't imported from this model.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    own_statistics(result)
+    initializers = {tensor.name: tensor for graph in graphs(result.graph) for tensor in graph.initializer}
+    tensors = _tensors(module)
+    for name in tensors.keys() & module.initializers:
+        if name not in initializers or list(tensors[name].shape) != list(initializers[name].dims):
+            raise OnnxpartError(f"the model has no initializer {name!r} of this shape; export into the imported model.")
+        initializers[name].CopyFrom(_proto(name, tensors[name], initializers[name].data_type))
+    return result
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {tensor_name(key): tensor for key, tensor in module.state_dict(keep_vars=True).items()}
+
+
+def _proto(name: str, tensor: torch.Tensor, data_type: int) -> onnx.TensorProto:
+    array = to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+    return onnx.numpy_helper.from_array(array, name)
+
+
+@torch.no_grad()
+def _copy(name: str, array: np.ndarray, tensor: torch.Tensor) -> None:
+    if tuple(array.shape) != tuple(tensor.shape):
+        raise OnnxpartError(
+            f"{name!r} has shape {tensor.shape}, the array {array.shape}; load arrays of the same model."
+        )
+    tensor.copy_(to_tensor(array))

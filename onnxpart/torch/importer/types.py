@@ -1,0 +1,46 @@
+"""Element types and shapes of a model's values."""
+
+from __future__ import annotations
+
+import onnx
+
+from onnxpart.torch.importer.trainable import graphs
+from onnxpart.torch.importer.values import Info
+
+_SMALL = 1024
+"""Initializers of at most so many bytes take part in the inference of shapes."""
+
+
+def inferred(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Infer types and shapes without the bytes of the weights, which would be copied a few times."""
+    graph, light = proto.graph, onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    light.graph.node.extend(graph.node)
+    light.graph.value_info.extend(graph.value_info)
+    light.graph.output.extend(graph.output)
+    light.graph.input.extend(graph.input)
+    listed = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name not in listed:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.graph.input.append(info)
+        if tensor.ByteSize() <= _SMALL:
+            light.graph.initializer.append(tensor)
+    found = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    result: dict[str, onnx.TypeProto] = {}
+    for inner in graphs(found.graph):
+        for value in (*inner.input, *inner.value_info, *inner.output):
+            known = result.setdefault(value.name, value.type)
+            if known != value.type:
+                result[value.name] = onnx.TypeProto()  # bodies may give one name to several values
+    return result
+
+
+def info_of(kind: onnx.TypeProto) -> Info:
+    """Return what is known of a tensor; nothing is of other values."""
+    tensor = kind.tensor_type
+    if not kind.HasField("tensor_type"):
+        return Info()
+    dtype = tensor.elem_type or None
+    if not tensor.HasField("shape"):
+        return Info(None, dtype)
+    return Info(tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim), dtype)

@@ -1,0 +1,1 @@
+"""Training runs as commands take them: files in, trained files out."""

@@ -1,0 +1,209 @@
+"""The whole method in one call: split, train the parts, merge weights and momenta, train the whole on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from onnxpart.emission.initial import INITS
+from onnxpart.emission.split import PLAN, WHOLE, Split, part_file
+from onnxpart.errors import CheckpointError, ModelError, UsageError
+from onnxpart.inspection.sizes import Sizes, measure
+from onnxpart.ir.model import Model
+from onnxpart.merging import folder as folders
+from onnxpart.merging.cross_weights import draw_edges
+from onnxpart.merging.optimizer_state import leave_state
+from onnxpart.planning.plan import Plan
+from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.module import load_weights
+from onnxpart.torch.runs.rounds import Rounds, rounds_of, train_parts
+from onnxpart.torch.runs.task import Recipe, Task, learn, prepare
+from onnxpart.torch.runs.trained_file import deviation, read_whole, write_weights
+from onnxpart.torch.training.events import Epoch, OnEvent
+from onnxpart.torch.training.ray_cluster import connected
+from onnxpart.torch.training.train import evaluate
+
+CHECKPOINTS, TRAINED = "checkpoints", "trained.onnx"
+PARTS, THE_WHOLE = "parts", "whole"
+"""The stages; the first is the split's folder, too."""
+Watch = Callable[[str, Task, range], OnEvent]
+"""Stage (`parts` or `whole`), its task and its epochs -> what is told its news."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of training: of the parts as they ran, of the whole after them, and the median epoch of the whole."""
+
+    parts: float
+    whole: float
+    epoch: float | None
+
+    def alone(self, epochs: int) -> float | None:
+        """Return what the whole would take for all epochs, at its median epoch."""
+        return None if self.epoch is None else epochs * self.epoch
+
+    def speedup(self, epochs: int) -> float | None:
+        """Return how many times as fast the method was as that."""
+        alone = self.alone(epochs)
+        return None if alone is None else alone / (self.parts + self.whole)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
+
+    `rounds` are the epochs of the parts, which were merged after each of them. `note` says where the loss was taken.
+    `deviation` is ONNX Runtime's from the trained module (see `trained_file`).
+    """
+
+    file: Path
+    plan: Plan
+    sizes: Sizes
+    rounds: Sequence[range]
+    metric: str
+    note: str
+    parts: list[list[Epoch]]
+    merged: tuple[float, float | None] | None
+    whole: list[Epoch]
+    times: Times
+    deviation: float
+
+    @property
+    def merge_at(self) -> int:
+        """How many epochs the parts had, in all."""
+        return self.rounds[-1].stop
+
+
+def fit(
+    model: Model,
+    recipe: Recipe,
+    out: Path,
+    watch: Watch,
+    *,
+    k: int = 2,
+    merge_at: int | None = None,
+    rounds: int = 1,
+    order: str | None = None,
+    init: str = INITS[0],
+    restart: float | None = None,
+    edges: float = 0.0,
+    force: bool = False,
+) -> Fit:
+    """Train a network by the paper's method, and write it to `out`/trained.onnx.
+
+    :param merge_at: epochs of the parts; the whole trains the rest. Half of all when omitted.
+    :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
+        `split`); contiguous when omitted, always random in several rounds.
+    :param restart: the rate from which the whole has a schedule of its own, over its epochs, as the parts have one over
+        theirs; when omitted, one schedule goes over all epochs.
+    :param edges: how the edges between parts start in the whole (see `cross_weights.draw_edges`).
+    :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
+        are of no use when this returns.
+    :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
+    """
+    settings = recipe.settings
+    merge_at = settings.epochs // 2 if merge_at is None else merge_at
+    if not 0 < merge_at <= settings.epochs:
+        raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
+    planned = rounds_of(model, k, merge_at, rounds, order, settings.seed, init)
+    recipes = _recipes(recipe, merge_at, restart)
+    if recipe.resume:
+        _check_same(out, planned.last.plan)
+    task = prepare(list(planned.last.parts), recipe)
+    if not recipe.resume:
+        _start(out, planned.last, force)
+    with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
+        return _stages(planned, task, recipes, out, watch, edges)
+
+
+def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Recipe, Recipe]:
+    """Return how to train the parts, and the whole."""
+    if restart is None:
+        return recipe, recipe
+    if not restart > 0:
+        raise UsageError(f"restart is {restart}; it must be positive.")
+    parts = replace(recipe.settings, epochs=merge_at)
+    whole = replace(recipe.settings, first=merge_at, lr=restart)
+    return replace(recipe, settings=parts), replace(recipe, settings=whole)
+
+
+def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, watch: Watch, edges: float) -> Fit:
+    """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
+    recipe, later = recipes
+    parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, later.settings
+    merge_at, plan = rounds.spans[-1].stop, rounds.last.plan
+    before, after = range(merge_at), range(merge_at, settings.epochs)
+    parts, curves = train_parts(rounds, task, recipe, checkpoints / PARTS, watch(PARTS, task, before))
+    files = [parts_folder / part_file(p) for p in range(plan.k)]
+    for path, module in zip(files, task.modules, strict=True):
+        write_weights(module, path, path)
+    source = parts_folder / WHOLE
+    whole = replace(task, modules=[import_onnx(task.objective.cut(read_whole(source)))])
+    weights = draw_edges(plan, parts.weights("duplicated"), edges, seed=settings.seed)
+    load_weights(whole.modules[0], weights)
+    merged = _judged(whole, settings.device)
+    states = [parts.state("duplicated")]
+    told = watch(THE_WHOLE, whole, after)
+    (result,) = learn(whole, later, after, checkpoints / THE_WHOLE, told, plan=plan.digest, states=states)
+    write_weights(whole.modules[0], source, out / TRAINED)
+    leave_state(result.state, out / TRAINED)
+    return Fit(
+        out / TRAINED,
+        plan,
+        measure(rounds.last.analysis, plan),
+        rounds.spans,
+        task.loss.metric,
+        task.objective.note,
+        curves,
+        merged,
+        result.curve,
+        _times(curves, result.curve),
+        deviation(whole.modules[0], whole.objective, out / TRAINED, whole.batch()),
+    )
+
+
+def _start(out: Path, divided: Split, force: bool) -> None:
+    """Write the split into a fresh folder."""
+    if out.exists() and not force:
+        raise ModelError(f"{out} exists already; go on with --resume, give another folder, or --force to replace it.")
+    if out.is_dir() and any(out.iterdir()) and not (out / PARTS / PLAN).is_file():
+        raise ModelError(f"{out} holds other files than a training run's; give another folder.")
+    try:
+        if out.is_dir():
+            shutil.rmtree(out)
+        else:
+            out.unlink(missing_ok=True)
+        divided.save(out / PARTS)
+    except OSError as error:
+        raise ModelError(f"{out} can't be written ({error.strerror}); choose another folder.") from None
+
+
+def _check_same(out: Path, plan: Plan) -> None:
+    """Check that a folder holds a run of the same split that hasn't ended."""
+    if not (out / PARTS).is_dir():
+        raise CheckpointError(f"{out} holds no run to resume; leave out --resume to start one.")
+    if folders.read_plan(out / PARTS) != plan:
+        raise CheckpointError(
+            f"{out} holds a run of another split; resume with the same model, -k, rounds, order and seed."
+        )
+    if (out / TRAINED).exists() and not (out / CHECKPOINTS).is_dir():
+        raise CheckpointError(f"{out} holds a run that has ended; its result is {out / TRAINED}.")
+
+
+def _judged(task: Task, device: str) -> tuple[float, float | None] | None:
+    if task.data.test is None:
+        return None
+    metric = task.loss.measure if task.loss.metric else None
+    return evaluate(task.modules[0], task.data.test, task.loss, metric, device)
+
+
+def _times(parts: list[list[Epoch]], whole: list[Epoch]) -> Times:
+    """Return the seconds of both stages; parts that share a process count each other's seconds already."""
+    ends = [0.0, *(epoch.seconds for epoch in whole)]
+    durations = [after - before for before, after in pairwise(ends)]
+    return Times(max(curve[-1].seconds for curve in parts), ends[-1], median(durations) if durations else None)

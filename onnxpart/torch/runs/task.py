@@ -1,0 +1,151 @@
+"""A training run as the commands take it: ONNX files in, trained files out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from onnxpart.merging.optimizer_state import OptimizerState, found_states, leave_state, state_file
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.data.signature import signature
+from onnxpart.torch.data.sources import Data, open_data
+from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.module import ImportedModule
+from onnxpart.torch.runs.trained_file import deviation, read_whole, write_weights
+from onnxpart.torch.training.checkpoint import Checkpoints
+from onnxpart.torch.training.events import Epoch, Note, OnEvent
+from onnxpart.torch.training.job import Result
+from onnxpart.torch.training.losses import Loss
+from onnxpart.torch.training.objective import Objective, find_objective
+from onnxpart.torch.training.ray_cluster import Cluster
+from onnxpart.torch.training.settings import EngineKind, Settings
+from onnxpart.torch.training.train import train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
+
+    Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
+    """
+
+    data: str
+    loss: str
+    settings: Settings
+    engine: EngineKind = "auto"
+    cluster: Cluster = field(default_factory=Cluster)
+    batch_size: int = 100
+    workers: int = 0
+    every_steps: int | None = None
+    every_minutes: float | None = 10.0
+    keep: int = 2
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """Networks of the same inputs and output, as modules, with the data and the loss that fit them."""
+
+    modules: Sequence[ImportedModule]
+    objective: Objective
+    loss: Loss
+    data: Data
+
+    def batch(self) -> Batch:
+        """Return a batch of the test data, or else of those to learn."""
+        return next((self.data.test or self.data.train).epoch(0))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A file that was written: its curve, and ONNX Runtime's deviation from the module (see `trained_file`)."""
+
+    file: Path
+    curve: list[Epoch]
+    metric: str
+    deviation: float
+
+
+def prepare(models: Sequence[onnx.ModelProto], recipe: Recipe) -> Task:
+    """Return models of one split, or a single one, ready to be trained.
+
+    :raises OnnxpartError: when data or loss don't fit, or a model can't be imported.
+    """
+    objective = find_objective(recipe.loss, models[0])
+    inputs = signature(models[0].graph)
+    seed, workers = recipe.settings.seed, recipe.workers
+    data = open_data(recipe.data, inputs, batch_size=recipe.batch_size, seed=seed, workers=workers)
+    modules = [import_onnx(objective.cut(model)) for model in models]
+    loss, data = objective.bind(modules[0], data)
+    return Task(modules, objective, loss, data)
+
+
+def learn(
+    task: Task,
+    recipe: Recipe,
+    epochs: range,
+    folder: Path,
+    on_event: OnEvent,
+    *,
+    plan: str = "",
+    states: Sequence[OptimizerState] | None = None,
+    seconds: float = 0.0,
+) -> list[Result]:
+    """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`)."""
+    every = recipe.every_steps, recipe.every_minutes
+    return train(
+        task.modules,
+        task.data.train,
+        task.loss,
+        recipe.settings,
+        engine=recipe.engine,
+        epochs=epochs,
+        test=task.data.test,
+        metric=task.loss.measure if task.loss.metric else None,
+        states=states,
+        checkpoints=Checkpoints(folder, *every, keep=recipe.keep, resume=recipe.resume, plan=plan),
+        seconds=seconds,
+        cluster=recipe.cluster,
+        on_event=on_event,
+    )
+
+
+def train_files(
+    files: Sequence[Path], recipe: Recipe, checkpoints: Path, watch: Callable[[Task], OnEvent], *, plan: str = ""
+) -> list[Trained]:
+    """Train the models in files, which are replaced by the trained ones; ONNX Runtime then runs them.
+
+    The optimisers' states are left beside the files, and gone on from where there are some (see `optimizer_state`).
+
+    :param files: of the parts of one split, or a single one. :param checkpoints: a folder, which is removed when all
+        is done. :param watch: what is told the news of a task. :param plan: digest of the split's plan.
+    :raises OnnxpartError: when something doesn't fit, or fails; the files are as they were, then.
+    """
+    task = prepare([read_whole(path) for path in files], recipe)
+    told = watch(task)
+    states = _states(files, recipe, told)
+    results = learn(task, recipe, range(recipe.settings.epochs), checkpoints, told, plan=plan, states=states)
+    for path, module, result in zip(files, task.modules, results, strict=True):
+        write_weights(module, path, path)
+        leave_state(result.state, path)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return [
+        Trained(path, result.curve, task.loss.metric, deviation(module, task.objective, path, task.batch()))
+        for path, module, result in zip(files, task.modules, results, strict=True)
+    ]
+
+
+def _states(files: Sequence[Path], recipe: Recipe, told: OnEvent) -> list[OptimizerState] | None:
+    """Return what earlier training left beside the files, where it is of the same optimiser."""
+    found, wanted = found_states(files), recipe.settings.optimizer
+    if not found:
+        return None
+    if any(state.kind != wanted for state in found):
+        told(Note(f"{wanted} starts anew: {state_file(files[0])} is of {found[0].kind}"))
+        return None
+    told(Note(f"{wanted} goes on from {', '.join(str(state_file(path)) for path in files)}"))
+    return found

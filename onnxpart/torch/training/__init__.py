@@ -1,0 +1,1 @@
+"""Parts side by side, or one network: steps, epochs, checkpoints, processes."""

@@ -1,0 +1,161 @@
+"""Checkpoints: one file per part and step, each written whole or not at all, from which a run goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import torch
+from torch import Tensor
+
+from onnxpart.errors import CheckpointError, ModelError
+from onnxpart.storage.rows import Array
+from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
+from onnxpart.torch.tensors import to_tensor
+from onnxpart.torch.training.optim import Slots
+
+VERSION = 1
+METADATA = "onnxpart.checkpoint"
+"""Key under which a file carries what isn't a tensor."""
+_TENSORS, _SLOTS = "module/", "optimizer/"
+_FILE = re.compile(r"part(\d+)-step(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where checkpoints go, and how often: after so many steps, or so many minutes, or both; `keep` of each part.
+
+    `resume` goes on from the newest, where there is one. `plan` names the split that the parts are of.
+    """
+
+    folder: Path
+    every_steps: int | None = None
+    every_minutes: float | None = 10.0
+    keep: int = 2
+    resume: bool = False
+    plan: str = ""
+
+
+@dataclass(frozen=True)
+class PartState:
+    """All that training changes in a part: tensors by the module's keys, the optimiser's slots, and its steps."""
+
+    tensors: dict[str, Tensor]
+    slots: Slots
+    taken: int
+
+
+def prepare(checkpoints: Checkpoints) -> None:
+    """Make the folder.
+
+    :raises CheckpointError: when it can't be made.
+    """
+    try:
+        checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{checkpoints.folder} can't be made ({error.strerror})"
+        raise CheckpointError(f"{reason}; choose another folder for checkpoints.") from None
+
+
+def steps(checkpoints: Checkpoints, number: int) -> list[int]:
+    """Return the steps of which there are checkpoints of a part, ascending."""
+    found = (_FILE.fullmatch(path.name) for path in checkpoints.folder.glob(f"part{number}-*"))
+    return sorted(int(match[2]) for match in found if match and int(match[1]) == number)
+
+
+def path_of(checkpoints: Checkpoints, number: int, step: int) -> Path:
+    """Return the file of a part's checkpoint."""
+    return checkpoints.folder / f"part{number}-step{step:09d}.safetensors"
+
+
+def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, beside: Mapping[str, Any]) -> Path:
+    """Write a part's checkpoint.
+
+    :raises ModelError: when it can't be written; what was there before is as it was.
+    """
+    arrays = {_TENSORS + key: _to_array(tensor) for key, tensor in state.tensors.items()}
+    for key, found in state.slots.items():
+        arrays |= {f"{_SLOTS}{slot}/{key}": _to_array(tensor) for slot, tensor in found.items()}
+    path = path_of(checkpoints, number, step)
+    text = json.dumps({"version": VERSION, "taken": state.taken, "checksum": _checksum(arrays), **beside})
+    save_arrays(arrays, path, {METADATA: text})
+    return path
+
+
+def prune(checkpoints: Checkpoints, number: int) -> None:
+    """Remove all but the newest checkpoints of a part."""
+    for step in steps(checkpoints, number)[: -checkpoints.keep]:
+        path_of(checkpoints, number, step).unlink(missing_ok=True)
+
+
+def about(path: Path) -> dict[str, Any]:
+    """Return what was written beside a checkpoint's tensors.
+
+    :raises CheckpointError: when it is damaged, or of another version.
+    """
+    try:
+        found = json.loads(read_metadata(path).get(METADATA, ""))
+    except (ModelError, ValueError):
+        raise _damaged(path) from None
+    if found.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has format {found.get('version')}, this version reads {VERSION}; go on with the one that wrote it."
+        )
+    return dict(found)
+
+
+def load(path: Path, identity: Mapping[str, Any]) -> tuple[PartState, dict[str, Any]]:
+    """Read a checkpoint; return the state, and what was written beside it.
+
+    :param identity: what must be there as given, such as plan and settings.
+    :raises CheckpointError: when it is damaged, or of another version, plan or run.
+    """
+    found = about(path)
+    for key, value in json.loads(json.dumps(identity)).items():
+        _compare(path, key, value, found.get(key))
+    arrays = {key: array[(slice(None),) if array.shape else ()] for key, array in read_safetensors(path).items()}
+    if found.get("checksum") != _checksum(arrays):
+        raise _damaged(path)
+    tensors = {key.removeprefix(_TENSORS): to_tensor(a) for key, a in arrays.items() if key.startswith(_TENSORS)}
+    slots: Slots = {}
+    for name, array in arrays.items():
+        if name.startswith(_SLOTS):
+            slot, _, key = name.removeprefix(_SLOTS).partition("/")
+            slots.setdefault(key, {})[slot] = to_tensor(array)
+    return PartState(tensors, slots, int(found["taken"])), found
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged; delete it to go on from the one before.")
+
+
+def _checksum(arrays: Mapping[str, Array]) -> int:
+    result = 0
+    for name in sorted(arrays):
+        result = zlib.crc32(arrays[name].tobytes(), zlib.crc32(name.encode(), result))
+    return result
+
+
+def _compare(path: Path, key: str, mine: Any, theirs: Any) -> None:
+    """Check that a run is the one that a checkpoint is of."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for inner in mine:
+            _compare(path, inner, mine[inner], theirs.get(inner))
+    elif mine != theirs:
+        raise CheckpointError(
+            f"{path} is of another run: {key} was {theirs!r} there and is {mine!r} here; use the same, or start anew."
+        )
+
+
+def _to_array(tensor: Tensor) -> Array:
+    """Return a tensor as an array of its own type, which shares its memory where it can."""
+    tensor = tensor.detach().cpu().contiguous()
+    half = tensor.dtype == torch.bfloat16
+    array: Array = (tensor.view(torch.int16) if half else tensor).numpy()
+    return array.view(ml_dtypes.bfloat16) if half else array

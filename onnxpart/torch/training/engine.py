@@ -1,0 +1,102 @@
+"""What every engine does: forward, backward, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.training.checkpoint import PartState
+from onnxpart.torch.training.job import Job
+
+
+class Engine(Protocol):
+    """Parts side by side on a device. `busy` are the numbers of those that it is working on."""
+
+    kind: Literal["series", "fused"]
+    busy: tuple[int, ...]
+
+    def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
+        """Let each part take one step, on the mean loss over some batches; return the losses [part]."""
+        ...
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Return loss and metric, 0 without one, over a batch [2, part], as in inference."""
+        ...
+
+    def part(self, i: int) -> PartState:
+        """Return the state of the i-th part; its tensors change with the next step."""
+        ...
+
+    def load(self, i: int, state: PartState) -> None:
+        """Put the i-th part into a state."""
+        ...
+
+    def finish(self) -> None:
+        """Leave the results in the modules, which are then in evaluation mode."""
+        ...
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of a name: auto, cpu, cuda, or cuda:i.
+
+    :raises UsageError: when there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} isn't known; choose auto, cpu, cuda or cuda:i.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} isn't supported; choose auto, cpu, cuda or cuda:i.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} isn't there ({torch.cuda.device_count()} GPUs found); use --device cpu.")
+    return device
+
+
+def output_of(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return a module's only output.
+
+    :raises OnnxpartError: when it has several.
+    """
+    if not isinstance(result, Tensor):
+        raise OnnxpartError("the model has several outputs; cut it down to the one to train (see onnxpart.cut).")
+    return result
+
+
+def has_images(modules: Sequence[nn.Module]) -> bool:
+    """Return whether there is a weight of the form of a 2-d convolution's."""
+    return any(p.dim() == 4 for module in modules for p in module.parameters())
+
+
+def moved(batch: Batch, device: torch.device, images: bool) -> Batch:
+    """Return a batch on a device, if asked for with the channels of images last in memory."""
+    inputs, target = batch
+    inputs = tuple(x.to(device, non_blocking=True) for x in inputs)
+    if images:
+        inputs = tuple(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
+    return inputs, target.to(device, non_blocking=True)
+
+
+def judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and metric (0 where there is none) of an output."""
+    loss = job.loss(output, target)
+    return loss, loss.new_zeros(()) if job.metric is None else job.metric(output, target).to(loss)
+
+
+def update(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """A step of an optimiser at a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

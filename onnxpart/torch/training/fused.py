@@ -1,0 +1,154 @@
+"""Parts that are alike trained as one batch of networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from onnxpart.errors import UsageError
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.importer.module import ImportedModule
+from onnxpart.torch.importer.operators.modules import Dropout
+from onnxpart.torch.part_random import drawing, seed_of
+from onnxpart.torch.training import optim
+from onnxpart.torch.training.checkpoint import PartState
+from onnxpart.torch.training.engine import has_images, judged, moved, output_of, update
+from onnxpart.torch.training.grouped_kernels import side_by_side
+from onnxpart.torch.training.job import Job
+
+
+class Fused:
+    """Parts of the same shapes as one module whose tensors have a part axis in front.
+
+    :raises UsageError: when the parts differ, or have dropout and are to be compiled.
+    """
+
+    kind: Literal["series", "fused"] = "fused"
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        check_alike(job.modules)
+        if job.settings.compile and any(isinstance(layer, Dropout) for layer in job.modules[0].modules()):
+            raise UsageError("fused parts with dropout can't be compiled; use the engine series, or don't compile.")
+        self.job, self.device, self.busy = job, device, job.numbers
+        self.parameters, self.buffers = stack_module_state([module.to(device).train() for module in job.modules])
+        self.images = has_images(job.modules) and device.type == "cpu"
+        self.base = copy.deepcopy(job.modules[0]).to("meta")
+        if isinstance(self.base, ImportedModule) and not job.settings.compile:
+            side_by_side(self.base.body)
+        self.optimizer = optim.optimizer(job.settings, self.parameters.values())
+        self.generators = [torch.Generator(device) for _ in job.modules]
+        self.taken = 0
+        self.losses = vmap(self._loss, in_dims=(0, 0, None, None))
+        self.judged = vmap(self._judge, in_dims=(0, 0, None, None), out_dims=1)
+        if job.settings.compile:
+            self.losses = torch.compile(self.losses)
+
+    def _call(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        return output_of(functional_call(self.base, (parameters, buffers), inputs))
+
+    def _loss(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...], target: Tensor
+    ) -> Tensor:
+        amp = self.job.settings.amp
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            output = self._call(parameters, buffers, inputs)
+        return self.job.loss(output.float() if amp else output, target)
+
+    def _judge(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...], target: Tensor
+    ) -> Tensor:
+        return torch.stack(judged(self.job, self._call(parameters, buffers, inputs), target))
+
+    def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
+        """Let all parts take one step (see `Engine.step`)."""
+        settings = self.job.settings
+        for number, generator in zip(self.job.numbers, self.generators, strict=True):
+            generator.manual_seed(seed_of(settings.seed, number, step))
+        self.base.train()
+        self.optimizer.zero_grad()
+        losses = []
+        for batch in batches:
+            with drawing(self.generators):
+                loss = self.losses(self.parameters, self.buffers, *moved(batch, self.device, self.images))
+            (loss.sum() / len(batches)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        if settings.clip is not None:
+            _clip(self.parameters.values(), settings.clip)
+        update(self.optimizer, rate)
+        self.taken += 1
+        return torch.stack(losses).mean(0)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Return loss and metric (see `Engine.evaluate`)."""
+        self.base.eval()
+        result: Tensor = self.judged(self.parameters, self.buffers, *moved(batch, self.device, self.images))
+        return result
+
+    def part(self, i: int) -> PartState:
+        """Return the state of the i-th part."""
+        both = {**self.parameters, **self.buffers}
+        tensors = {key: both[key].detach()[i] for key in self.job.modules[i].state_dict()}
+        stacked = optim.slots(self.optimizer, self.parameters)
+        slots = {key: {slot: tensor[i] for slot, tensor in found.items()} for key, found in stacked.items()}
+        return PartState(tensors, slots, self.taken)
+
+    @torch.no_grad()
+    def load(self, i: int, state: PartState) -> None:
+        """Put the i-th part into a state."""
+        both = {**self.parameters, **self.buffers}
+        for key, tensor in state.tensors.items():
+            both[key][i].copy_(tensor)
+        kept = optim.slots(self.optimizer, self.parameters)
+        for key, found in state.slots.items():
+            for slot, tensor in found.items():
+                stacked = kept.setdefault(key, {}).setdefault(slot, torch.zeros_like(self.parameters[key]))
+                stacked[i].copy_(tensor)
+        optim.set_slots(self.optimizer, self.parameters, kept, state.taken)
+        self.taken = state.taken
+
+    def finish(self) -> None:
+        """Copy the results into the modules."""
+        for i, module in enumerate(self.job.modules):
+            module.load_state_dict(self.part(i).tensors)
+            module.eval()
+
+
+def check_alike(modules: Sequence[nn.Module]) -> None:
+    """Check that modules do the same with tensors of the same shapes.
+
+    :raises UsageError: when they don't.
+    """
+    first, *others = [_form(module) for module in modules]
+    for i, other in enumerate(others, 1):
+        if other != first:
+            raise UsageError(
+                f"parts 0 and {i} differ in more than their weights, so they can't be fused; use the engine series."
+            )
+
+
+def _form(module: nn.Module) -> object:
+    tensors = [(key, tensor.shape, tensor.dtype) for key, tensor in module.state_dict().items()]
+    layers = [layer.code if isinstance(layer, fx.GraphModule) else _settings(layer) for layer in module.modules()]
+    return tensors, layers
+
+
+def _settings(layer: nn.Module) -> object:
+    """Return a layer's kind and its numbers and words."""
+    plain = [(key, value) for key, value in vars(layer).items() if isinstance(value, (bool, int, float, str))]
+    return type(layer), [entry for entry in plain if entry[0] != "training"]
+
+
+@torch.no_grad()
+def _clip(parameters: Iterable[Tensor], limit: float) -> None:
+    """Scale gradients [part, ...] down to a norm, as `nn.utils.clip_grad_norm_` does, each part for itself."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
+    factors = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -1,0 +1,50 @@
+"""What is to be trained and how, and what comes out: plain data that travels between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from onnxpart.merging.optimizer_state import OptimizerState
+from onnxpart.torch.data.batch import Loader
+from onnxpart.torch.training.checkpoint import Checkpoints
+from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.losses import Criterion
+from onnxpart.torch.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """Parts to train side by side on the same batches; `numbers` are their places in the split.
+
+    `epochs` are those to train, of the settings' schedule. `states`: one per part, to go on from. `seconds` of training
+    lie behind them.
+    """
+
+    modules: Sequence[nn.Module]
+    numbers: tuple[int, ...]
+    loader: Loader
+    loss: Criterion
+    settings: Settings
+    epochs: range
+    test: Loader | None = None
+    metric: Criterion | None = None
+    states: Sequence[OptimizerState] | None = None
+    checkpoints: Checkpoints | None = None
+    seconds: float = 0.0
+
+
+def alone(job: Job, i: int) -> Job:
+    """Return the job of the i-th part alone."""
+    states = None if job.states is None else [job.states[i]]
+    return replace(job, modules=[job.modules[i]], numbers=(job.numbers[i],), states=states)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one part: one `Epoch` per trained epoch, and the optimiser's state by the initializers' names."""
+
+    curve: list[Epoch]
+    state: OptimizerState

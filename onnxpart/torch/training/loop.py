@@ -1,0 +1,284 @@
+"""The loop over epochs and steps: one for all engines. It keeps count, writes checkpoints, and goes on from them."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxpart.errors import CheckpointError, Interrupted, OnnxpartError, UsageError
+from onnxpart.torch.data.batch import Batch, Loader
+from onnxpart.torch.training import checkpoint, optim
+from onnxpart.torch.training.checkpoint import Checkpoints, PartState
+from onnxpart.torch.training.engine import Engine
+from onnxpart.torch.training.events import Epoch, EpochEnd, Note, OnEvent, Steps
+from onnxpart.torch.training.job import Job, Result
+
+_PENDING = 16
+"""Steps whose losses are looked at together: a GPU need not be waited for at every step."""
+_NO_EFFECT = ("device", "compile")
+"""Settings that may change between a checkpoint and the run that goes on from it."""
+
+
+@dataclass
+class Position:
+    """Where a run is: the epoch, its next batch, steps since epoch 0, and sums over the epoch.
+
+    `losses` are, for each part, the sum over the epoch's samples so far; `curves` the epochs behind it.
+    """
+
+    epoch: int
+    step: int
+    losses: list[float]
+    curves: list[list[Epoch]]
+    batch: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
+    """Return the newest step of which there are checkpoints of all these parts; None where there is none.
+
+    :raises CheckpointError: when there are some that a new run would mix with its own, or of different steps only.
+    """
+    found = [set(checkpoint.steps(checkpoints, number)) for number in numbers]
+    if not any(found):
+        return None
+    if not checkpoints.resume:
+        raise CheckpointError(
+            f"{checkpoints.folder} holds checkpoints of an earlier run; resume it, or remove them to start anew."
+        )
+    common = set.intersection(*found)
+    if not common:
+        raise CheckpointError(
+            f"the parts' checkpoints in {checkpoints.folder} are of different steps; resume with the engine processes."
+        )
+    return max(common)
+
+
+def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | None = None) -> list[Result]:
+    """Train the parts of a job, in place; return a result for each (see `train.train`).
+
+    :param stop: asks to write a checkpoint and stop; Ctrl-C does when omitted.
+    """
+    with interruptible(job.checkpoints) as interrupted:
+        return _Run(job, engine, on_event, stop or interrupted).train()
+
+
+class _Run:
+    def __init__(self, job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event) -> None:
+        self.job, self.engine, self.on_event, self.stop = job, engine, on_event, stop
+        self.steps = math.ceil(len(job.loader) / job.settings.accumulate)
+        count, start = len(job.numbers), job.epochs.start
+        self.at = Position(start, start * self.steps, [0.0] * count, [[] for _ in range(count)], seconds=job.seconds)
+        self.pending: list[tuple[int, Tensor]] = []
+        self.clock = self.saved = time.perf_counter()
+        self.newest: int | None = None
+
+    def train(self) -> list[Result]:
+        """Go on from a checkpoint or the given states, to the end."""
+        job = self.job
+        if job.checkpoints:
+            checkpoint.prepare(job.checkpoints)
+        if not self._resume():
+            self._take_over()
+        first, last = job.settings.first, job.settings.epochs
+        rates = islice(optim.rates(job.settings, (last - first) * self.steps), self.at.step - first * self.steps, None)
+        try:
+            for epoch in range(self.at.epoch, job.epochs.stop):
+                self._epoch(epoch, rates)
+                self._close(epoch)
+            if job.checkpoints and self.newest != self.at.step:
+                self._save(job.checkpoints)
+        finally:
+            self.engine.finish()
+        kind = job.settings.optimizer
+        states = [self.engine.part(i) for i in range(len(job.numbers))]
+        return [
+            Result(curve, optim.to_state(kind, state.taken, state.slots))
+            for curve, state in zip(self.at.curves, states, strict=True)
+        ]
+
+    # -- one epoch -------------------------------------------------------------------------------------------------
+
+    def _epoch(self, epoch: int, rates: Iterator[float]) -> None:
+        job, at = self.job, self.at
+        batches = job.loader.epoch(epoch, at.batch)
+        self.clock = time.perf_counter()
+        while group := list(islice(batches, job.settings.accumulate)):
+            self.pending.append((sum(len(target) for _, target in group), self._step(group, next(rates))))
+            at.batch += len(group)
+            at.step += 1
+            if len(self.pending) == _PENDING:
+                self._look()
+            if job.checkpoints and (self.stop.is_set() or self._due(job.checkpoints)):
+                self._look()
+                self._save(job.checkpoints)
+                self.clock = time.perf_counter()
+                if self.stop.is_set():
+                    raise Interrupted(f"stopped at step {at.step}; resume from {job.checkpoints.folder} to go on.")
+        self._look()
+
+    def _step(self, group: list[Batch], rate: float) -> Tensor:
+        try:
+            return self.engine.step(group, rate, self.at.step)
+        except (RuntimeError, MemoryError, OnnxpartError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise OnnxpartError(
+                f"{_named(self.engine.busy)}: out of memory in batch {self.at.batch} of epoch {self.at.epoch}; "
+                "take smaller batches and accumulate, mixed precision, or the engine series."
+            ) from None
+
+    def _look(self) -> None:
+        """Read the losses of the steps since the last look, and stop where one is no number."""
+        at, first = self.at, self.at.step - len(self.pending)
+        losses = torch.stack([loss for _, loss in self.pending]).tolist() if self.pending else []
+        for step, row in enumerate(losses, first):
+            for i, loss in enumerate(row):
+                if not math.isfinite(loss):
+                    raise self._diverged(i, f"the loss is {loss} at step {step}")
+        for (size, _), row in zip(self.pending, losses, strict=True):
+            at.losses = [total + size * loss for total, loss in zip(at.losses, row, strict=True)]
+            at.samples += size
+        self.pending.clear()
+        now = time.perf_counter()
+        at.seconds += now - self.clock
+        self.clock = now
+        if losses:
+            total = len(self.job.loader)
+            self.on_event(Steps(self.job.numbers, at.epoch, at.batch, total, at.samples, losses, at.seconds))
+
+    def _close(self, epoch: int) -> None:
+        """End an epoch: evaluate, and note it in the curves."""
+        job, at = self.job, self.at
+        judged = evaluated(self.engine, job.test) if job.test else []
+        for i, number in enumerate(job.numbers):
+            result = Epoch(at.seconds, at.losses[i] / max(at.samples, 1))
+            if judged:
+                loss, metric = judged[i]
+                result = Epoch(result.seconds, result.train_loss, loss, metric if job.metric else None)
+            at.curves[i].append(result)
+            self.on_event(EpochEnd(number, epoch, result))
+        at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
+
+    def _diverged(self, i: int, what: str) -> OnnxpartError:
+        checkpoints, number = self.job.checkpoints, self.job.numbers[i]
+        last = ""
+        if checkpoints and (kept := checkpoint.steps(checkpoints, number)):
+            last = f"; the last good checkpoint is {checkpoint.path_of(checkpoints, number, kept[-1])}"
+        return OnnxpartError(f"part {number}: {what}; lower the rate or clip the gradient{last}.")
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _due(self, checkpoints: Checkpoints) -> bool:
+        by_step = checkpoints.every_steps is not None and self.at.step % checkpoints.every_steps == 0
+        minutes = (time.perf_counter() - self.saved) / 60
+        return by_step or (checkpoints.every_minutes is not None and minutes >= checkpoints.every_minutes)
+
+    def _identity(self, i: int) -> dict[str, Any]:
+        settings = {key: value for key, value in asdict(self.job.settings).items() if key not in _NO_EFFECT}
+        plan = self.job.checkpoints.plan if self.job.checkpoints else ""
+        epochs = [self.job.epochs.start, self.job.epochs.stop]
+        return {"plan": plan, "part": self.job.numbers[i], "settings": settings, "epochs": epochs,
+                "batches": len(self.job.loader)}  # fmt: skip
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        at = self.at
+        states = [self.engine.part(i) for i in range(len(self.job.numbers))]
+        for i, state in enumerate(states):
+            if not all(tensor.isfinite().all() for tensor in state.tensors.values() if tensor.is_floating_point()):
+                raise self._diverged(i, f"weights are no longer numbers at step {at.step}")
+        for i, (number, state) in enumerate(zip(self.job.numbers, states, strict=True)):
+            mine = {**asdict(at), "losses": [at.losses[i]], "curves": [[asdict(epoch) for epoch in at.curves[i]]]}
+            about = {**self._identity(i), "engine": self.engine.kind, "position": mine}
+            checkpoint.save(checkpoints, number, at.step, state, about)
+        for number in self.job.numbers:
+            checkpoint.prune(checkpoints, number)
+        self.saved, self.newest = time.perf_counter(), at.step
+
+    def _resume(self) -> bool:
+        """Go on from the newest checkpoints, if there are any."""
+        checkpoints, numbers = self.job.checkpoints, self.job.numbers
+        step = resumable(checkpoints, numbers) if checkpoints else None
+        if checkpoints is None or step is None:
+            return False
+        for i, number in enumerate(numbers):
+            path = checkpoint.path_of(checkpoints, number, step)
+            state, found = checkpoint.load(path, self._identity(i))
+            have, want = _shapes(state), _shapes(self.engine.part(i))
+            if have != want:
+                raise CheckpointError(f"{path} is of another model; resume with the parts that it was written for.")
+            self.engine.load(i, state)
+            position = found["position"]
+            self.at.losses[i] = position["losses"][0]
+            self.at.curves[i] = [Epoch(**epoch) for epoch in position["curves"][0]]
+            for key in ("epoch", "step", "batch", "samples", "seconds"):
+                setattr(self.at, key, position[key])
+        self.newest = step
+        self.on_event(Note(f"{_named(numbers)}: resumed at step {step} from {checkpoints.folder}"))
+        return True
+
+    def _take_over(self) -> None:
+        """Go on from the states that the job has, if it has any."""
+        for i, state in enumerate(self.job.states or []):
+            tensors = self.engine.part(i).tensors
+            named = {key: tensors[key] for key, _ in self.job.modules[i].named_parameters()}
+            slots = optim.from_state(state, self.job.settings.optimizer, named)
+            self.engine.load(i, PartState(tensors, slots, state.step))
+
+
+@torch.no_grad()
+def evaluated(engine: Engine, loader: Loader) -> list[tuple[float, float]]:
+    """Return the mean loss and metric of each part over the samples of a loader."""
+    total: Tensor | None = None
+    count = 0
+    for batch in loader.epoch(0):
+        size = len(batch[1])
+        judged = engine.evaluate(batch).double() * size
+        total, count = judged if total is None else total + judged, count + size
+    if total is None:
+        raise UsageError("the test data hold no samples; give at least one, or none of them.")
+    return [(loss, metric) for loss, metric in (total / count).T.tolist()]
+
+
+@contextmanager
+def interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
+    """Turn Ctrl-C into a flag where there are checkpoints to write; a second one stops at once."""
+    stop = threading.Event()
+    if checkpoints is None or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    causes = [cause for cause in (error, error.__cause__) if cause is not None]
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return any(isinstance(cause, kinds) or "can't allocate memory" in str(cause) for cause in causes)
+
+
+def _named(numbers: Sequence[int]) -> str:
+    return f"part {numbers[0]}" if len(numbers) == 1 else f"parts {', '.join(map(str, numbers))}"
+
+
+def _shapes(state: PartState) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in state.tensors.items()}

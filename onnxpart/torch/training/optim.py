@@ -1,0 +1,105 @@
+"""Torch's optimisers and schedules, and the way of their state into arrays by initializer name and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.merging.optimizer_state import OptimizerState
+from onnxpart.torch.importer.module import tensor_name
+from onnxpart.torch.tensors import to_array, to_tensor
+
+if TYPE_CHECKING:
+    from onnxpart.torch.training.settings import Settings
+
+Slots = dict[str, dict[str, Tensor]]
+"""Parameter's key in the module -> slot -> tensor."""
+_STEP = "step"
+
+
+def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor]) -> torch.optim.Optimizer:
+    """Return torch's optimiser over the parameters that are trained."""
+    chosen = [parameter for parameter in parameters if parameter.requires_grad]
+    if not chosen:
+        raise OnnxpartError("the model has no weights to train; check the export.")
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(chosen, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(chosen, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def rates(settings: Settings, steps: int) -> Iterator[float]:
+    """Yield the rate of each of `steps` steps, as torch's scheduler gives them; a constant rate has no end."""
+    if settings.schedule == "constant":
+        yield from repeat(settings.lr)
+    probe = torch.optim.SGD([torch.zeros(())], lr=settings.lr)
+    schedule = _schedule(settings, probe, max(steps, 1))
+    for step in range(steps):
+        yield probe.param_groups[0]["lr"]
+        probe.step()
+        if step + 1 < steps:
+            schedule.step()
+
+
+def _schedule(settings: Settings, probe: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    if settings.schedule == "cosine":
+        return lr_scheduler.CosineAnnealingLR(probe, steps)
+    if settings.schedule == "step":
+        return lr_scheduler.StepLR(probe, -(-steps // 3), 0.1)
+    return lr_scheduler.OneCycleLR(probe, settings.lr, steps, cycle_momentum=False)
+
+
+def slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> Slots:
+    """Return what the optimiser remembers of each parameter, by key; step counts left out."""
+    found = {key: optimizer.state.get(parameter, {}) for key, parameter in parameters.items()}
+    return {
+        key: {slot: tensor for slot, tensor in state.items() if slot != _STEP and isinstance(tensor, Tensor)}
+        for key, state in found.items()
+        if state
+    }
+
+
+def set_slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], given: Slots, step: int) -> None:
+    """Give the optimiser back what it remembered after `step` steps, in the layout of its parameters."""
+    for key, tensors in given.items():
+        parameter = parameters[key]
+        state = optimizer.state[parameter]
+        for slot, tensor in tensors.items():
+            state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        if not isinstance(optimizer, torch.optim.SGD):
+            state[_STEP] = torch.tensor(float(step))
+
+
+def from_state(state: OptimizerState, kind: str, parameters: Mapping[str, Tensor]) -> Slots:
+    """Return a state's tensors by the parameters' keys in the module; what is of no parameter is passed over.
+
+    :raises OnnxpartError: if the state is another optimiser's, or of other shapes, or fits nothing.
+    """
+    if state.kind != kind and state.slots:
+        raise OnnxpartError(f"the state is one of {state.kind}, not {kind}; go on with the same optimiser.")
+    result: Slots = {}
+    for key, parameter in parameters.items():
+        for slot, array in state.slots.get(tensor_name(key), {}).items():
+            if tuple(array.shape) != tuple(parameter.shape):
+                raise OnnxpartError(
+                    f"{slot} of {tensor_name(key)!r} has shape {tuple(array.shape)}, the parameter "
+                    f"{tuple(parameter.shape)}; use the state of the same model."
+                )
+            result.setdefault(key, {})[slot] = to_tensor(array)
+    if state.slots and not result:
+        raise OnnxpartError(f"the state of {next(iter(state.slots))!r} fits no parameter; use that of the same model.")
+    return result
+
+
+def to_state(kind: str, step: int, slots: Slots) -> OptimizerState:
+    """Return a state by the initializers' names, copied into arrays."""
+    arrays = {
+        tensor_name(key): {slot: to_array(tensor) for slot, tensor in tensors.items()} for key, tensors in slots.items()
+    }
+    return OptimizerState(kind, step, arrays)

@@ -1,0 +1,168 @@
+"""One process per part: nothing is shared but the data, and nothing is said but how far each part is."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxpart.errors import Interrupted, OnnxpartError, UsageError
+from onnxpart.torch.training import loop
+from onnxpart.torch.training.engine import device_of
+from onnxpart.torch.training.events import Event, OnEvent
+from onnxpart.torch.training.job import Job, Result, alone
+from onnxpart.torch.training.series import Series
+
+_PATIENCE = 0.2
+"""Seconds between two looks at whether the run was interrupted."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What comes back of a part: its tensors by the module's keys, and its result."""
+
+    tensors: dict[str, Tensor]
+    result: Result
+
+
+def train_part(job: Job, threads: int, on_event: OnEvent, stop: threading.Event | None = None) -> Trained:
+    """Train the only part of a job, in a process of its own."""
+    torch.set_num_threads(threads)
+    (result,) = loop.run(job, Series(job, device_of(job.settings.device)), on_event, stop)
+    return Trained({key: tensor.cpu() for key, tensor in job.modules[0].state_dict().items()}, result)
+
+
+def run(job: Job, on_event: OnEvent) -> list[Result]:
+    """Train each part of a job in a process of its own; the processor's threads are shared out.
+
+    :raises UsageError: when data or loss can't be sent to another process.
+    :raises OnnxpartError: when a part fails, or its process ends; the others are ended, too.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    stop = context.Event()
+    workers: dict[Connection, tuple[int, SpawnProcess]] = {}
+    try:
+        for i, number in enumerate(job.numbers):
+            mine, theirs = context.Pipe()
+            one = _placed(alone(job, i), i)
+            content = pickle.dumps(one.modules), replace(one, modules=[])
+            threads = max(1, torch.get_num_threads() // len(job.numbers))
+            process = context.Process(target=_work, args=(theirs, *content, threads, stop))
+            start(process.start)
+            theirs.close()
+            workers[mine] = number, process
+        with loop.interruptible(job.checkpoints) as interrupted:
+            return _collect(job, workers, on_event, stop, interrupted)
+    finally:
+        for _, process in workers.values():
+            process.terminate()
+            process.join()
+
+
+def start(send: Callable[[], Any]) -> Any:
+    """Call what sends a job to another process.
+
+    :raises UsageError: when something in it can't be sent.
+    """
+    try:
+        return send()
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"data, loss or metric can't be sent to another process ({error}); define them at the top of a module, "
+            "or use the engine series."
+        ) from None
+
+
+def _placed(job: Job, i: int) -> Job:
+    """Give a part a GPU of its own where there are several."""
+    if job.settings.device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
+        return job
+    device = f"cuda:{i % torch.cuda.device_count()}"
+    return replace(job, settings=replace(job.settings, device=device))
+
+
+def _work(connection: Connection, modules: bytes, job: Job, threads: int, stop: Any) -> None:
+    """What a process does. Ctrl-C reaches it through its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        job = replace(job, modules=pickle.loads(modules))
+        trained = train_part(job, threads, partial(_send, connection), stop)
+        _send(connection, trained)
+    except OnnxpartError as error:
+        _send(connection, error)
+    finally:
+        connection.close()
+
+
+def _send(connection: Connection, message: Event | Trained | OnnxpartError) -> None:
+    connection.send_bytes(pickle.dumps(message))  # not by shared memory, which would end with the process
+
+
+def _receive(connection: Connection) -> Event | Trained | OnnxpartError | None:
+    """Return the next message; None when the other side is gone."""
+    try:
+        message: Event | Trained | OnnxpartError = pickle.loads(connection.recv_bytes())
+    except (EOFError, OSError):
+        return None
+    return message
+
+
+def _collect(
+    job: Job,
+    workers: dict[Connection, tuple[int, SpawnProcess]],
+    on_event: OnEvent,
+    stop: Any,
+    interrupted: threading.Event,
+) -> list[Result]:
+    """Pass on the news of all parts until each has its result."""
+    results: dict[int, Trained] = {}
+    halted: Interrupted | None = None
+    waiting = set(workers)
+    while waiting:
+        if interrupted.is_set():
+            stop.set()
+        for connection in wait(list(waiting), _PATIENCE):
+            assert isinstance(connection, Connection)
+            number, process = workers[connection]
+            message = _receive(connection)
+            if isinstance(message, Trained):
+                results[number] = message
+            elif isinstance(message, Interrupted):
+                halted = message
+            elif isinstance(message, Exception):
+                raise message
+            elif message is not None:
+                on_event(message)
+                continue
+            else:
+                process.join()
+                raise OnnxpartError(lost(job, number, f"its process ended with code {process.exitcode}"))
+            waiting.discard(connection)
+    if halted:
+        raise halted
+    return adopt(job, [results[number] for number in job.numbers])
+
+
+def lost(job: Job, number: int, what: str) -> str:
+    """Say that a part was lost, and what to do."""
+    kept = f"resume from {job.checkpoints.folder} to go on" if job.checkpoints else "start again"
+    return f"part {number}: {what}; {kept}."
+
+
+def adopt(job: Job, trained: Iterable[Trained]) -> list[Result]:
+    """Put what was trained elsewhere into the job's modules."""
+    results = []
+    for module, found in zip(job.modules, trained, strict=True):
+        module.load_state_dict(found.tensors)
+        module.eval()
+        results.append(found.result)
+    return results

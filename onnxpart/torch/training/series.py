@@ -1,0 +1,88 @@
+"""Parts trained one after the other, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.part_random import seed_of
+from onnxpart.torch.training import optim
+from onnxpart.torch.training.checkpoint import PartState
+from onnxpart.torch.training.engine import has_images, judged, moved, output_of, update
+from onnxpart.torch.training.job import Job
+
+
+class Series:
+    """One part after the other; on a CPU with the channels of images last in memory."""
+
+    kind: Literal["series", "fused"] = "series"
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self.job, self.device, self.busy = job, device, job.numbers
+        self.images = has_images(job.modules) and device.type == "cpu"
+        for module in job.modules:
+            module.to(device)
+            if self.images:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.calls: list[nn.Module | Callable[..., Tensor]] = list(job.modules)
+        if job.settings.compile:
+            self.calls = [torch.compile(module) for module in job.modules]
+        self.optimizers = [optim.optimizer(job.settings, module.parameters()) for module in job.modules]
+        self.taken = [0] * len(job.modules)
+
+    def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
+        """Let each part take one step (see `Engine.step`)."""
+        batches = [moved(batch, self.device, self.images) for batch in batches]
+        return torch.stack([self._step(i, batches, rate, step) for i in range(len(self.calls))])
+
+    def _step(self, i: int, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
+        settings, module, optimizer = self.job.settings, self.job.modules[i], self.optimizers[i]
+        self.busy = (self.job.numbers[i],)
+        torch.manual_seed(seed_of(settings.seed, self.job.numbers[i], step))
+        module.train()
+        optimizer.zero_grad()
+        losses = []
+        for inputs, target in batches:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
+                output = output_of(self.calls[i](*inputs))
+            loss = self.job.loss(output.float() if settings.amp else output, target)
+            (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
+        update(optimizer, rate)
+        self.taken[i] += 1
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Return loss and metric (see `Engine.evaluate`)."""
+        inputs, target = moved(batch, self.device, self.images)
+        columns = []
+        for module in self.job.modules:
+            output = output_of(module.eval()(*inputs))
+            columns.append(torch.stack(judged(self.job, output, target)))
+        return torch.stack(columns, 1)
+
+    def part(self, i: int) -> PartState:
+        """Return the state of the i-th part."""
+        module = self.job.modules[i]
+        parameters = dict(module.named_parameters())
+        return PartState(module.state_dict(), optim.slots(self.optimizers[i], parameters), self.taken[i])
+
+    def load(self, i: int, state: PartState) -> None:
+        """Put the i-th part into a state."""
+        module = self.job.modules[i]
+        module.load_state_dict(state.tensors)
+        optim.set_slots(self.optimizers[i], dict(module.named_parameters()), state.slots, state.taken)
+        self.taken[i] = state.taken
+
+    def finish(self) -> None:
+        """Leave the modules in evaluation mode."""
+        for module in self.job.modules:
+            module.zero_grad()
+            module.eval()

@@ -1,0 +1,60 @@
+"""How to train, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from onnxpart.errors import UsageError
+
+OptimizerKind = Literal["sgd", "adam", "adamw"]
+ScheduleKind = Literal["constant", "cosine", "step", "onecycle"]
+EngineKind = Literal["auto", "series", "fused", "processes", "ray"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: everything that has an effect on the result.
+
+    The schedule goes from epoch `first` up to `epochs`, whichever of them a run trains. `schedule`: the rate stays,
+    follows half a cosine down to 0, falls to a tenth after each third, or rises from `lr` / 25 to `lr` and falls to
+    nearly 0 (`OneCycleLR`). `momentum` is that of SGD; Adam keeps torch's betas. `clip`: largest norm of a part's
+    gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16. `seed` drives dropout; the loader has
+    its own. `device`: auto, cpu, cuda or cuda:i.
+
+    :raises UsageError: for a value that makes no sense.
+    """
+
+    epochs: int
+    optimizer: OptimizerKind = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: ScheduleKind = "constant"
+    clip: float | None = None
+    accumulate: int = 1
+    amp: bool = False
+    compile: bool = False
+    device: str = "auto"
+    seed: int = 0
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("optimizer", OptimizerKind), ("schedule", ScheduleKind)):
+            if getattr(self, name) not in get_args(kinds):
+                known = ", ".join(get_args(kinds))
+                raise UsageError(f"{name} {getattr(self, name)!r} isn't known; choose one of {known}.")
+        for name, least in (
+            ("epochs", 0),
+            ("momentum", 0),
+            ("weight_decay", 0),
+            ("accumulate", 1),
+            ("seed", 0),
+            ("first", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} is {value}; it must be positive.")

@@ -1,0 +1,111 @@
+"""Training: several parts, or one network, on the same batches, by the engine of one's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import nn
+
+from onnxpart.errors import UsageError
+from onnxpart.merging.optimizer_state import OptimizerState
+from onnxpart.torch.data.batch import Loader
+from onnxpart.torch.training import checkpoint, loop, processes
+from onnxpart.torch.training import ray_cluster as clusters
+from onnxpart.torch.training.checkpoint import Checkpoints
+from onnxpart.torch.training.choose_engine import ENGINES, choose
+from onnxpart.torch.training.engine import device_of
+from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps, ignore
+from onnxpart.torch.training.fused import Fused
+from onnxpart.torch.training.job import Job, Result
+from onnxpart.torch.training.losses import Criterion
+from onnxpart.torch.training.ray_cluster import Cluster
+from onnxpart.torch.training.series import Series
+from onnxpart.torch.training.settings import EngineKind, Settings
+
+__all__ = [
+    "Criterion", "EngineKind", "Epoch", "EpochEnd", "Event", "Note", "OnEvent", "Result", "Settings", "Steps",
+    "evaluate", "train",
+]  # fmt: skip
+
+
+def train(
+    modules: Sequence[nn.Module],
+    loader: Loader,
+    loss: Criterion,
+    settings: Settings,
+    *,
+    engine: EngineKind = "auto",
+    epochs: range | None = None,
+    test: Loader | None = None,
+    metric: Criterion | None = None,
+    states: Sequence[OptimizerState] | None = None,
+    checkpoints: Checkpoints | None = None,
+    seconds: float = 0.0,
+    cluster: Cluster = Cluster(),  # noqa: B008
+    on_event: OnEvent = ignore,
+) -> list[Result]:
+    """Train modules in place, side by side on the same batches in the same order; leave them in evaluation mode.
+
+    :param engine: `series`: one part after the other. `fused`: parts of equal shapes as one batched module. `auto`:
+        the faster of the two, measured on copies. `processes`: each part in a process of its own, on a GPU of its own
+        where there are several; a script that asks for it needs `if __name__ == "__main__":`. `ray`: each part as
+        a task on a `cluster`. For the same seed all give the same result, but for rounding; each part draws its
+        dropout masks from a generator of its own.
+    :param epochs: those to train, by number; all of the settings' when omitted. Schedule, order of samples and dropout
+        depend on the number, so that a merged whole goes on where its parts ended.
+    :param test: what loss and metric are taken over after each epoch. :param metric: output and target of a batch ->
+        mean over its samples.
+    :param states: of each module, to go on from: of an earlier result, or merged.
+    :param seconds: of training so far, which the curves count on from.
+    :param on_event: called with news: `Steps`, `EpochEnd`, `Note`.
+    :returns: for each module its curve and the state of its optimiser.
+    :raises OnnxpartError: when the loss is no longer a number, memory runs out, or a state or checkpoint doesn't fit.
+    :raises UsageError: when the parts can't be trained as asked.
+    """
+    scheduled = range(settings.first, settings.epochs)
+    epochs = scheduled if epochs is None else epochs
+    if not modules or len(loader) == 0:
+        raise UsageError(f"there are no {'batches' if modules else 'modules'} to train; give at least one.")
+    if epochs.step != 1 or epochs.start < scheduled.start or epochs.stop > scheduled.stop:
+        raise UsageError(f"epochs {epochs} aren't among the settings' {scheduled}; ask for some of those.")
+    if states is not None and len(states) != len(modules):
+        raise UsageError(f"{len(states)} states were given for {len(modules)} modules; give one for each.")
+    numbers = tuple(range(len(modules)))
+    job = Job(modules, numbers, loader, loss, settings, epochs, test, metric, states, checkpoints, seconds)
+    if engine == "ray":
+        return clusters.run(job, cluster, on_event)
+    device = device_of(settings.device)
+    if engine == "processes":
+        return processes.run(job, on_event)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        kind, why = _chosen(job, engine, device)
+        if why:
+            on_event(Note(why))
+        return loop.run(job, kind(job, device), on_event)
+
+
+def _chosen(job: Job, engine: EngineKind, device: torch.device) -> tuple[type[Series] | type[Fused], str]:
+    """Return the engine to take, and why: what was asked for, what wrote the checkpoints to go on from, or the faster.
+
+    :raises UsageError: when it isn't known.
+    """
+    if engine in ENGINES:
+        return ENGINES[engine], ""
+    if engine != "auto":
+        raise UsageError(f"the engine {engine!r} isn't known; choose one of {', '.join(get_args(EngineKind))}.")
+    step = loop.resumable(job.checkpoints, job.numbers) if job.checkpoints else None
+    if job.checkpoints is None or step is None:
+        return choose(job, device)
+    wrote = checkpoint.about(checkpoint.path_of(job.checkpoints, 0, step)).get("engine")
+    return ENGINES[str(wrote)], f"engine {wrote}, as in the checkpoint"
+
+
+def evaluate(
+    module: nn.Module, loader: Loader, loss: Criterion, metric: Criterion | None = None, device: str = "auto"
+) -> tuple[float, float | None]:
+    """Return a module's mean loss and metric over the samples of a loader; leave it in evaluation mode."""
+    job = Job([module], (0,), loader, loss, Settings(0), range(0), metric=metric)
+    found = loop.evaluated(Series(job, device_of(device)), loader)[0]
+    return found[0], found[1] if metric else None

@@ -1,0 +1,1 @@
+"""Whether parts and whole compute what they should."""

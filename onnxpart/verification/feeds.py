@@ -1,0 +1,58 @@
+"""Random inputs for a model."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import helper
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.rules.recurrent import GATES, LENGTHS
+from onnxpart.ir.flatten import ENTER
+from onnxpart.ir.infer import input_shapes
+from onnxpart.storage.rows import Array
+
+
+def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Random inputs for a model: normal floats, integers that are valid indices where they are used as such.
+
+    What a Loop counts by is 2 or 3, what it goes on by true; what an If decides by is true in the first trial only.
+    """
+    feed: dict[str, Array] = {}
+    shapes = input_shapes(analysis.model, trial)
+    for value in analysis.model.proto.graph.input:
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        shape, role = shapes[value.name], _role(analysis, value.name)
+        if role:
+            feed[value.name] = np.full(shape, {"count": 2 + trial, "going": 1, "condition": trial == 0}[role], dtype)
+        elif dtype == np.bool_:
+            feed[value.name] = np.asarray(rng.random(shape) < 0.7)
+        elif np.issubdtype(dtype, np.integer):
+            feed[value.name] = np.asarray(rng.integers(0, _limit(analysis, value.name), shape), dtype)
+        else:
+            feed[value.name] = np.asarray(rng.normal(size=shape), dtype)
+    return feed
+
+
+def _role(analysis: Analysis, name: str) -> str:
+    """What an input decides about an If or Loop: its `condition`, its `count`, `going` on; or nothing."""
+    for i in analysis.consumers.get(name, []):
+        op = analysis.ops[i]
+        if op.domain == ENTER and op.attributes["role"].decode() in ("condition", "count", "going"):
+            return str(op.attributes["role"].decode())
+        if op.op_type in ("Cast", "Identity", "Reshape", "Squeeze") and (role := _role(analysis, op.outputs[0])):
+            return role
+    return ""
+
+
+def _limit(analysis: Analysis, name: str) -> int:
+    """One more than the largest number that look-ups and sequences allow that this input counts; 2 for another one."""
+    limits = []
+    for i in analysis.consumers.get(name, []):
+        op = analysis.ops[i]
+        if op.op_type == "Gather" and op.inputs[1] == name:
+            limits.append(op.shape(0)[op.axis(0)])
+        elif op.op_type == "Cast" or (op.domain == ENTER and op.outputs):
+            limits.append(_limit(analysis, op.outputs[0]))
+        elif op.op_type in GATES and op.has(LENGTHS) and op.inputs[LENGTHS] == name:
+            limits.append(op.shape(0)[int(op.attributes.get("layout", 0))] + 1)
+    return min(limits, default=2)

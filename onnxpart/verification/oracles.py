@@ -1,0 +1,285 @@
+"""Two oracles in ONNX Runtime: the ensemble identity and the block identity, on weights that hide nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.emission.part import draft_part
+from onnxpart.emission.whole import draft_whole
+from onnxpart.errors import OnnxpartError
+from onnxpart.ir.model import FLOATS
+from onnxpart.merging.merge import merge
+from onnxpart.planning.placement import Layout, NotAGrid, layout_of
+from onnxpart.planning.plan import Plan
+from onnxpart.storage.draft import Draft
+from onnxpart.storage.rows import Array
+from onnxpart.verification.feeds import inputs
+from onnxpart.verification.float32 import HALF, arrays_to_float32, to_float32
+from onnxpart.verification.runtime import Session, assemble
+from onnxpart.verification.weights import MASKED, damping, draw, scaled
+
+TOLERANCE = 1e-4
+"""Largest deviation allowed, relative to the spread (standard deviation) of what is compared."""
+TOLERANCE_DOUBLE = 1e-11
+"""The same for models that are computed in float64 throughout."""
+FLAT = 0.1
+"""Values that spread less than this share of the largest are measured by that share: rounding isn't a deviation."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison: which oracle, on which weights and batch, the worst tensor, its relative deviation, its limit."""
+
+    oracle: str
+    weights: str
+    batch: int
+    compared: int
+    worst: str
+    deviation: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the deviation is within the tolerance."""
+        return bool(self.deviation <= self.tolerance)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the oracles say; `against` is the graph that was compared with the parts."""
+
+    against: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every comparison holds and each oracle compared something."""
+        return all(f.holds and f.compared > 0 for f in self.findings) and bool(self.findings)
+
+    @property
+    def deviation(self) -> float:
+        """The largest deviation of all."""
+        return max(f.deviation for f in self.findings)
+
+
+def verify(
+    analysis: Analysis,
+    plan: Plan,
+    *,
+    parts: Sequence[onnx.ModelProto | Draft] | None = None,
+    whole: onnx.ModelProto | Draft | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Check that the merged whole is the parts' ensemble, and that its blocks behave as the parts side by side.
+
+    *Ensemble identity*: right after merging, the whole's linear outputs are the mean over the parts'. *Block identity*:
+    with every weight between parts at zero, each hidden tensor of the whole holds, at a part's indices, what the part
+    computes. Both on the parts' own weights and on freshly drawn ones, for several batch sizes where the batch is
+    symbolic. Half types are merged and computed in float32 here, where a deviation is no rounding; float64 too where
+    ONNX Runtime lacks a kernel, and to `TOLERANCE_DOUBLE` where the model is all float64 and it doesn't.
+
+    :param parts: the emitted parts, :param whole: the duplicated whole; emitted here when omitted.
+    :returns: one finding per oracle, set of weights and batch size.
+    :raises OnnxpartError: when ONNX Runtime can't run the models.
+    """
+    layout = layout_of(analysis, plan)
+    if parts is None:
+        parts = [draft_part(analysis, plan, p) for p in range(plan.k)]
+    if whole is None:
+        whole = draft_whole(analysis, plan)
+    drafts, joined = ([m if isinstance(m, Draft) else Draft(m) for m in models] for models in (parts, [whole]))
+    rng = np.random.default_rng(seed)
+    own = [draft.arrays() for draft in drafts]
+    fresh = [{**values, **draw(analysis, plan, layout, p, rng)} for p, values in enumerate(own)]
+    runs = _Runs(analysis, plan, layout, joined[0], drafts)
+    trials = (0, 1) if _dynamic_batch(analysis) or analysis.model.flat.regions else (0,)
+    findings = runs.compare("own", own, trials, rng)
+    found = runs.compare("fresh", fresh, trials, rng)
+    if not all(f.holds for f in found):  # rounding may have grown with the activations
+        factors = runs.damping(fresh[0], rng)
+        calm = [{n: v * v.dtype.type(factors.get(n, 1)) for n, v in values.items()} for values in fresh]
+        found = runs.compare("fresh", calm, trials, rng)
+    return Verdict("original" if plan.same_graph else "duplicated whole", tuple(findings + found))
+
+
+def _dynamic_batch(analysis: Analysis) -> bool:
+    first = [d for v in analysis.model.proto.graph.input for d in v.type.tensor_type.shape.dim[:1]]
+    return any(not d.HasField("dim_value") for d in first)
+
+
+class _Runs:
+    """Runs the whole and the parts, one after the other, with taps on what is compared.
+
+    `types` are the element types that are computed in float32.
+    """
+
+    def __init__(self, analysis: Analysis, plan: Plan, layout: Layout, whole: Draft, parts: Sequence[Draft]) -> None:
+        self.analysis, self.plan, self.layout, self.whole, self.parts = analysis, plan, layout, whole, parts
+        self.hidden = [] if plan.k == 1 else _hidden(layout, [whole.proto, *(part.proto for part in parts)])
+        self.mean = list(plan.mean)
+        self.types, floats = HALF, _float_types(analysis)
+        if TensorProto.DOUBLE in floats and not self._loads(whole):
+            self.types |= {TensorProto.DOUBLE}
+        self.tolerance = TOLERANCE_DOUBLE if floats - self.types == {TensorProto.DOUBLE} == floats else TOLERANCE
+
+    def _loads(self, draft: Draft) -> bool:
+        try:
+            self._session(draft, draft.arrays())
+        except OnnxpartError:
+            return False
+        return True
+
+    def _session(self, draft: Draft, values: Mapping[str, Array], taps: Iterable[str] | None = None) -> Session:
+        model, outside = assemble(draft.proto, values)
+        tap(model, [*self.mean, *self.hidden] if taps is None else list(taps), self.analysis)
+        to_float32(model, self.types)
+        return Session(_smooth(model), outside)
+
+    def compare(
+        self, label: str, values: Sequence[Mapping[str, Array]], trials: Iterable[int], rng: np.random.Generator
+    ) -> list[Finding]:
+        """One finding per oracle and trial."""
+        values = [arrays_to_float32(arrays, self.types) for arrays in values]
+        feeds = [arrays_to_float32(inputs(self.analysis, trial, rng), self.types) for trial in trials]
+        wholes = self._session(self.whole, merge(self.plan, values)).run_all(feeds)
+        parts = [self._session(draft, v).run_all(feeds) for draft, v in zip(self.parts, values, strict=True)]
+        each = zip(feeds, wholes, zip(*parts, strict=True), strict=True)
+        return [finding for results in each for finding in self._findings(label, *results)]
+
+    def damping(self, values: Mapping[str, Array], rng: np.random.Generator) -> dict[str, float]:
+        """Factors on weights that keep the activations of the first part from growing (see `weights.damping`)."""
+        present = {n for node in self.parts[0].proto.graph.node for n in node.output}
+        taps = [n for n in scaled(self.analysis) if n in present]
+        feed = arrays_to_float32(inputs(self.analysis, 0, rng), self.types)
+        results = self._session(self.parts[0], arrays_to_float32(values, self.types), taps).run(feed)
+        return damping(self.analysis, {n: _spread(results[n]) for n in taps})
+
+    def _findings(
+        self, label: str, feed: Mapping[str, Array], whole: Mapping[str, Array], parts: Sequence[Mapping[str, Array]]
+    ) -> list[Finding]:
+        batch = next(iter(feed.values())).shape[:1]
+        size = int(batch[0]) if batch else 1
+        ensemble = {n: _deviation(whole[n], np.mean([p[n] for p in parts], axis=0)) for n in self.mean}
+        findings = [_finding("ensemble identity", label, size, ensemble, self.tolerance)]
+        if self.hidden:
+            blocks = {}
+            for name in self.hidden:
+                spread = _spread(whole[name])
+                blocks[name] = max(
+                    _deviation(_at(whole[name], self.layout, name, p), part[name], spread)
+                    for p, part in enumerate(parts)
+                )
+            findings.append(_finding("block identity", label, size, blocks, self.tolerance))
+        return findings
+
+
+def _float_types(analysis: Analysis) -> frozenset[int]:
+    """Element types of the floating-point numbers that are computed and trained."""
+    names = {n for op in analysis.ops for n in op.outputs} | {
+        n for n in analysis.model.initializers if analysis.model.trainable(n)
+    }
+    return FLOATS & {analysis.shapes.dtype.get(name, TensorProto.UNDEFINED) for name in names}
+
+
+def _finding(oracle: str, label: str, batch: int, deviations: Mapping[str, float], tolerance: float) -> Finding:
+    worst = max(deviations, key=lambda n: deviations[n]) if deviations else ""
+    return Finding(oracle, label, batch, len(deviations), worst, deviations.get(worst, 0.0), tolerance)
+
+
+def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
+    """Largest difference relative to the spread of `b`, or to that given for what is no output of the network."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if not a.size and not b.size:  # of what a loop that isn't run collects ONNX Runtime may not know the rank
+        return 0.0
+    if a.shape != b.shape:
+        return float("inf")
+    alike = (np.abs(b) > MASKED) & (np.abs(a) > MASKED) & (np.sign(a) == np.sign(b))
+    if spread is not None and not np.isnan(a).all():  # in between, a softmax of nothing but masks is no number
+        alike |= np.isnan(a) & np.isnan(b)
+    a, b = a[~alike], b[~alike]
+    scale = _spread(b) if spread is None else spread
+    difference = float(np.max(np.abs(a - b), initial=0.0))
+    if not np.isfinite(difference):
+        return float("inf")
+    return difference / max(scale, FLAT * float(np.max(np.abs(b), initial=0.0)), 1e-30)
+
+
+def _spread(value: Array) -> float:
+    """Standard deviation of what is no mask."""
+    value = value[np.abs(value) <= MASKED]
+    return float(np.std(value, dtype=np.float64)) if value.size else 0.0
+
+
+def _at(value: Array, layout: Layout, name: str, part: int) -> Array:
+    kept = layout.kept(name, part)
+    if not value.size:
+        return value
+    return value[np.ix_(*[_batchwise(k, n) for k, n in zip(kept, value.shape, strict=True)])]
+
+
+def _batchwise(kept: Array | None, size: int) -> Array:
+    return np.arange(size) if kept is None else kept
+
+
+def _hidden(layout: Layout, models: Iterable[onnx.ModelProto]) -> list[str]:
+    """Divided tensors that the whole holds over all units, and every part: what the block identity compares.
+
+    Those that the whole holds divided by K (see `ahead`) are left out.
+    """
+    present = set.intersection(*({n for node in model.graph.node for n in node.output} for model in models))
+    result = []
+    reduced = set().union(*(way.values for i, way in layout.ahead.items() if i in layout.reductions))
+    for index, op in enumerate(layout.analysis.ops):
+        for name in op.outputs:
+            if name not in present - reduced or layout.modes[index] != "merged" or name in layout.analysis.state.pure:
+                continue
+            if not layout.divided(name) or layout.analysis.shapes.dtype.get(name) not in FLOATS:
+                continue
+            if name in layout.analysis.virtual or any(_on_dynamic(layout, name)):
+                continue
+            try:
+                for p in range(layout.k):
+                    layout.kept(name, p)
+            except NotAGrid:
+                continue
+            result.append(name)
+    return result
+
+
+def _on_dynamic(layout: Layout, name: str) -> list[bool]:
+    dynamic = layout.analysis.shapes.dynamic_dims(name)
+    return [d and k is not None for d, k in zip(dynamic, layout.kept(name, 0), strict=True)]
+
+
+def _smooth(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with quantized activations let through as they are, where one scale is for all of them.
+
+    A deviation in the last digit in front of a rounding would be a whole step behind it.
+    """
+    tensors = [
+        (n.output[0], a.t) for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
+    ]
+    tensors += [(t.name, t) for t in model.graph.initializer]
+    single = {name for name, tensor in tensors if np.prod(tensor.dims) == 1}
+    given = {n.output[0]: n.input for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    for node in model.graph.node:
+        quantized = given.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if quantized and quantized[1] == node.input[1] and quantized[1] in single:
+            node.CopyFrom(helper.make_node("Identity", quantized[:1], node.output, name=node.name))
+    return model
+
+
+def tap(model: onnx.ModelProto, names: Sequence[str], analysis: Analysis) -> onnx.ModelProto:
+    """The model with further outputs."""
+    have = {v.name for v in model.graph.output}
+    for name in names:
+        if name not in have:
+            elem = analysis.shapes.dtype.get(name, TensorProto.FLOAT)
+            model.graph.output.append(helper.make_tensor_value_info(name, elem, None))
+    return model

@@ -1,0 +1,74 @@
+"""Models in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.storage import onnx_file as files
+from onnxpart.storage.draft import empty, fill, without_initializers
+from onnxpart.storage.rows import Array, stream
+
+SMALL_MODEL = 1 << 22
+"""A model whose weights have fewer bytes holds them, and is run by one thread: others would start too late."""
+
+
+def _refused(verb: str, error: Exception) -> OnnxpartError:
+    text = " ".join(str(error).split())[:300]
+    return OnnxpartError(f"ONNX Runtime can't {verb} the model: {text}; check its operators.")
+
+
+def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A copy of a model with other weights; where they are large, they are returned beside it."""
+    result, outside = without_initializers(model), {}
+    large = sum(array.nbytes for array in values.values()) >= SMALL_MODEL
+    for tensor in model.graph.initializer:
+        array = values.get(tensor.name)
+        if array is None:
+            result.graph.initializer.append(tensor)
+        elif large and array.nbytes >= files.SMALL_TENSOR:
+            outside[tensor.name] = array
+            result.graph.initializer.append(empty(tensor.name, stream(array)))
+            result.graph.initializer[-1].external_data.add(key="location", value="memory")
+        else:
+            fill(result.graph.initializer.add(name=tensor.name), array)
+    return result, outside
+
+
+class Session:
+    """A model in ONNX Runtime; `outside` are the initializers that it declares external."""
+
+    def __init__(self, model: onnx.ModelProto, outside: Mapping[str, Array] | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may want the core
+        if not outside:
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            if outside:
+                held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in outside.values()]
+                options.add_external_initializers(list(outside), held)
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise _refused("load", error) from None
+        self._names = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Output name -> array."""
+        known = {i.name for i in self._session.get_inputs()}
+        try:
+            values = self._session.run(self._names, {n: v for n, v in feed.items() if n in known})
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise _refused("run", error) from None
+        return dict(zip(self._names, values, strict=True))
+
+    def run_all(self, feeds: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        """The outputs for each of several inputs."""
+        return [self.run(feed) for feed in feeds]

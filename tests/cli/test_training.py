@@ -1,0 +1,528 @@
+"""`train` and `fit` from end to end: what they write, that a run goes on where it was stopped, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+
+from models import BUILDERS
+from onnxpart import arrays, merge
+from onnxpart.cli import training as cli_train
+from onnxpart.errors import OnnxpartError
+from onnxpart.frontend.load import load
+from onnxpart.merging.folder import read_plan
+from onnxpart.merging.optimizer_state import load_state, merge_states
+from onnxpart.torch import import_onnx
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.runs.trained_file import deviation, write_weights
+from onnxpart.torch.training.objective import find_objective
+from onnxpart.torch.training.series import Series
+from onnxpart.torch.training.settings import EngineKind
+from tests.cli.test_app import process, run, run_json
+
+torch.set_num_threads(1)  # several threads are slow where other work shares the cores
+COMMON = ("--batch-size", 10, "--lr", 0.1, "--engine", "series")
+DATA = ("--data", "npz:data.npz", *COMMON)
+
+MODULE = '''
+import os, signal
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+class Samples(Dataset):
+    """Those of data.npz; at the STOP-th that is read the user presses Ctrl-C."""
+
+    read = 0
+
+    def __init__(self):
+        with np.load("data.npz") as file:
+            self.arrays = dict(file)
+
+    def __len__(self):
+        return len(self.arrays["x"])
+
+    def __getitem__(self, i):
+        Samples.read += 1
+        if Samples.read == int(os.environ.get("STOP", -1)):
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.arrays["x"][i], int(self.arrays["target"][i])
+
+def samples():
+    return Samples()
+
+def hungry(output, target):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+def mean_absolute(output, target):
+    return (output - target[:, None]).abs().mean()
+'''
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a network of 3 classes, the same with a softmax, samples, and a module."""
+    chain = BUILDERS["chain"]()
+    onnx.save_model(chain, tmp_path / "chain.onnx")
+    chain.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["beliefs"], axis=1, name="softmax"))
+    chain.graph.output[0].name = "beliefs"
+    onnx.save_model(chain, tmp_path / "softmax.onnx")
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    x = rng.normal(0, 0.2, (60, 2, 4, 4)).astype(np.float32)
+    x[np.arange(60), 0, y] += 1
+    samples = {"x": x[:45], "target": y[:45], "test_x": x[45:], "test_target": y[45:]}
+    np.savez(tmp_path / "data.npz", **samples)  # type: ignore[arg-type]
+    np.savez(tmp_path / "wrong.npz", x=x[:3, 0:2, 0], target=y[:3])
+    (tmp_path / "own_samples.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.delitem(sys.modules, "own_samples", raising=False)
+    return tmp_path
+
+
+def samples() -> dict[str, Any]:
+    with np.load("data.npz") as file:
+        return dict(file)
+
+
+def lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def equal(first: str, second: str) -> bool:
+    one, other = arrays(first), arrays(second)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def listed(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.mark.usefixtures("here")
+def test_fit_is_the_whole_method() -> None:
+    found = run_json("fit", "chain.onnx", "--epochs", 12, "--merge-at", 4, "-o", "out", *DATA)
+    assert listed("out") == [
+        "curves.png", "metrics.jsonl", "parts", "report.json", "report.md", "trained.onnx",
+        "trained.optimizer.safetensors",
+    ]  # fmt: skip
+    assert json.loads(Path("out/report.json").read_text()) == found
+    assert [len(curve) for curve in (*found["parts"], found["whole"])] == [4, 4, 8]
+    assert [e["epoch"] for e in found["whole"]] == list(range(5, 13))
+    assert found["whole"][-1]["loss"] < 0.5 * found["parts"][0][0]["loss"]
+    assert found["sizes"]["whole"]["parameters"] > 2 * found["sizes"]["parts"][0]["parameters"]
+    assert found["seconds"]["alone"] == pytest.approx(12 * found["seconds"]["whole_epoch"])
+    assert found["speedup"] == pytest.approx(
+        found["seconds"]["alone"] / (found["seconds"]["parts"] + found["seconds"]["whole"])
+    )
+    assert found["deviation"] < 1e-4
+    assert Path("out/curves.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("out/report.md").read_text()
+    assert "# chain.onnx in 2 parts" in page
+    assert f"| whole, trained on | 12 | {found['whole'][-1]['train_loss']:.4g} |" in page
+    recorded = [line for line in lines("out/metrics.jsonl") if "part" in line and line["stage"] == "whole"]
+    assert [line["loss"] for line in recorded] == [e["loss"] for e in found["whole"]]
+
+    data = samples()
+    logits = ort.InferenceSession("out/trained.onnx").run(None, {"x": data["test_x"]})[0]
+    assert (logits.argmax(1) != data["test_target"]).mean() == pytest.approx(found["whole"][-1]["metric"])
+
+
+def test_what_the_whole_starts_from_is_merged(here: Path) -> None:
+    run("fit", "chain.onnx", "--epochs", 2, "--merge-at", 2, "-o", "out", *DATA)
+    plan = read_plan(here / "out" / "parts")
+    merged = merge(plan, [arrays(here / "out" / "parts" / f"part{p}.onnx") for p in range(2)])
+    found = arrays("out/trained.onnx")
+    for name, array in merged.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.usefixtures("here")
+def test_train_does_to_a_folder_what_fit_does_first() -> None:
+    run("fit", "chain.onnx", "--epochs", 3, "--merge-at", 3, "-o", "out", *DATA)
+    run("split", "chain.onnx", "-k", 2, "-o", "parts")
+    done = run("train", "parts", "--epochs", 3, *DATA)
+    for p in range(2):
+        assert equal(f"parts/part{p}.onnx", f"out/parts/part{p}.onnx")
+        assert done.stdout.splitlines()[2 * p].startswith(f"parts/part{p}.onnx: loss in training ")
+    states = [f"part{p}.optimizer.safetensors" for p in range(2)]
+    assert listed("parts") == sorted(["part0.onnx", "part1.onnx", *states, "plan.json", "training", "whole.onnx"])
+    assert listed("parts/training") == ["metrics.jsonl"]
+    run("verify", "parts")
+    run("merge", "parts", "-o", "merged.onnx")
+    assert equal("merged.onnx", "out/trained.onnx")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_momenta_merge_and_go_on_with_the_weights(optimizer: str) -> None:
+    options = ("--epochs", 2, *DATA, "--optimizer", optimizer)
+    run("split", "chain.onnx", "-k", 4, "-o", "parts")
+    run("train", "parts", *options)
+    states = [load_state(f"parts/part{p}.optimizer.safetensors") for p in range(4)]
+    run("merge", "parts", "-o", "once.onnx")
+    expected, found = merge_states(read_plan(Path("parts")), states), load_state("once.optimizer.safetensors")
+    assert (found.kind, found.step) == (optimizer, 10)
+    assert found.slots.keys() == expected.slots.keys() != set()
+    for name, slots in expected.slots.items():
+        for slot, array in slots.items():
+            np.testing.assert_array_equal(found.slots[name][slot], array)
+
+    run("merge", "parts", "--to", 2, "-o", "halves")
+    run("merge", "halves", "-o", "twice.onnx")
+    levels = load_state("twice.optimizer.safetensors")
+    for name, slots in found.slots.items():
+        for slot, array in slots.items():
+            np.testing.assert_allclose(levels.slots[name][slot], array, rtol=1e-5, atol=1e-7)
+
+    shutil.copy("once.onnx", "alone.onnx")
+    note = f"note: {optimizer} goes on from once.optimizer.safetensors"
+    assert note in run("train", "once.onnx", *options).stderr.splitlines()
+    assert "goes on" not in run("train", "alone.onnx", *options).stderr
+    assert not equal("once.onnx", "alone.onnx")
+    assert load_state("once.optimizer.safetensors").step == 20
+
+
+@pytest.mark.usefixtures("here")
+def test_momenta_of_another_optimiser_are_left_alone() -> None:
+    run("split", "chain.onnx", "-k", 2, "-o", "parts")
+    run("train", "parts/part0.onnx", "--epochs", 1, *DATA)
+    run("merge", "parts")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
+    note = "note: adam starts anew: parts/part0.optimizer.safetensors is of sgd"
+    assert note in run("train", "parts/part0.onnx", "--epochs", 1, *DATA, "--optimizer", "adam").stderr.splitlines()
+    run("train", "parts/part1.onnx", "--epochs", 1, *DATA)
+    run("merge", "parts", "--force")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
+    run("train", "parts/part1.onnx", "--epochs", 1, *DATA, "--optimizer", "adam")
+    run("merge", "parts", "--force")
+    assert Path("parts/merged.optimizer.safetensors").exists()
+    run("widen", "parts/part0.onnx", "-o", "parts/merged.onnx", "--force")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
+    run("merge", "parts", "--force")
+    Path("parts/part0.optimizer.safetensors").unlink()
+    run("merge", "parts", "--force")
+    assert not Path("parts/merged.optimizer.safetensors").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_train_goes_on_with_one_network_at_its_logits() -> None:
+    found = run_json("train", "softmax.onnx", "--epochs", 8, *DATA)
+    (trained,) = found["trained"]
+    assert trained["curve"][-1]["loss"] < trained["curve"][0]["loss"]
+    assert trained["deviation"] < 1e-4
+    note = "note: cross_entropy is taken at 'logits', in front of the Softmax: there it is exact"
+    shutil.rmtree("softmax.training")
+    assert note in run("train", "softmax.onnx", "--epochs", 1, *DATA).stderr.splitlines()
+    model = onnx.load_model("softmax.onnx")
+    assert [value.name for value in model.graph.output] == ["beliefs"]
+    assert [node.op_type for node in model.graph.node][-1] == "Softmax"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_softmax_in_a_local_function_is_seen() -> None:
+    model = onnx.load_model("softmax.onnx")
+    node = model.graph.node[-1]
+    body = onnx.helper.make_node("Softmax", ["a"], ["b"], axis=1)
+    model.functions.append(onnx.helper.make_function("own", "Beliefs", ["a"], ["b"], [body], model.opset_import))
+    node.op_type, node.domain = "Beliefs", "own"
+    del node.attribute[:]
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    onnx.checker.check_model(model)
+    onnx.save_model(model, "function.onnx")
+    assert "in front of the Softmax" in run("train", "function.onnx", "--epochs", 2, *DATA).stderr
+    run("train", "softmax.onnx", "--epochs", 2, *DATA)
+    assert equal("function.onnx", "softmax.onnx")
+
+
+class Normed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.fc(self.norm(self.conv(x)).relu().flatten(1))
+        return result
+
+
+@pytest.mark.usefixtures("here")
+def test_norms_that_an_export_folded_are_missed_once() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Normed().eval(), (torch.zeros(2, 2, 4, 4),), "folded.onnx", input_names=["x"], dynamo=False,
+                          dynamic_axes={"x": {0: "N"}})  # fmt: skip
+    command = ("fit", "folded.onnx", "--epochs", 2, *DATA)
+    done = process(sys.executable, "-m", "onnxpart", *map(str, command))
+    assert done.returncode == 0
+    warning = "warning: batch norms were folded into convolutions when the model was exported, and dropouts left out, "
+    assert [line.startswith(warning) for line in done.stderr.splitlines()].count(True) == 1
+
+
+def test_external_data_stay_external(here: Path) -> None:
+    model = onnx.load_model("chain.onnx")
+    onnx.save_model(model, "big.onnx", save_as_external_data=True, location="big.onnx.data", size_threshold=0)
+    run("train", "big.onnx", "--epochs", 2, *DATA)
+    run("train", "chain.onnx", "--epochs", 2, *DATA)
+    assert equal("big.onnx", "chain.onnx")
+    light = onnx.load_model(here / "big.onnx", load_external_data=False)
+    large = [t for t in light.graph.initializer if np.prod(t.dims) * 4 >= 1]
+    assert all(t.data_location == onnx.TensorProto.EXTERNAL for t in large)
+    assert (here / "big.onnx.data").is_file()
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_from_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--data", "own_samples:samples", "--epochs", 4, "--merge-at", 2, *COMMON)
+    run("fit", "chain.onnx", "-o", "straight", *options)
+    for stop in (100, 170):  # in the second epoch of the parts, and in the whole's
+        shutil.rmtree("out", ignore_errors=True)
+        monkeypatch.delitem(sys.modules, "own_samples")
+        monkeypatch.setenv("STOP", str(stop))
+        stopped = run("fit", "chain.onnx", "-o", "out", *options, code=130)
+        assert "to go on: give the same command with --resume.\n" in stopped.stderr
+        assert stopped.stdout == ""
+        assert (here / "out" / "checkpoints").is_dir()
+        refused = run("fit", "chain.onnx", "-o", "out", *options, code=1)
+        assert refused.stderr.startswith("error: out exists already; go on with --resume, ")
+        monkeypatch.delenv("STOP")
+        run("fit", "chain.onnx", "-o", "out", *options, "--resume")
+        assert equal("out/trained.onnx", "straight/trained.onnx")
+        one, other = (json.loads(Path(f"{name}/report.json").read_text()) for name in ("out", "straight"))
+        for key in ("parts", "whole"):
+            losses = [[e["train_loss"] for e in np.ravel(report[key])] for report in (one, other)]
+            assert losses[0] == losses[1]
+        assert not (here / "out" / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_rate_restarts_where_the_parts_merge(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[tuple[int, float]] = []
+    step = Series.step
+
+    def noted(self: Series, batches: Sequence[Batch], rate: float, number: int) -> torch.Tensor:
+        used.append((number, rate))
+        return step(self, batches, rate, number)
+
+    monkeypatch.setattr(Series, "step", noted)
+    options = (*DATA, "--epochs", 5, "--merge-at", 3, "--schedule", schedule)
+    for restart in ((), ("--restart", 0.04)):
+        used.clear()
+        run("fit", "chain.onnx", "-o", f"out{len(restart)}", *options, *restart)
+        numbers, rates = zip(*used, strict=True)
+        assert numbers == tuple(range(25))  # of 5 batches an epoch
+        stages = ((0.1, 15), (0.04, 10)) if restart else ((0.1, 25),)
+        expected = [
+            lr * ((1 + np.cos(np.pi * i / steps)) / 2 if schedule == "cosine" else 1)
+            for lr, steps in stages
+            for i in range(steps)
+        ]
+        np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    found = json.loads(Path("out2/report.json").read_text())
+    assert found["restart"] == 0.04
+    assert "merged after 3, the rate restarting at 0.04, on " in Path("out2/report.md").read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_restart_at_the_same_constant_rate_changes_nothing() -> None:
+    options = (*DATA, "--epochs", 3, "--merge-at", 2)
+    run("fit", "chain.onnx", "-o", "one", *options)
+    run("fit", "chain.onnx", "-o", "two", *options, "--restart", 0.1)
+    assert equal("one/trained.onnx", "two/trained.onnx")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_restarts_goes_on_where_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--data", "own_samples:samples", "--epochs", 4, "--merge-at", 2, *COMMON, "--schedule", "cosine")
+    run("fit", "chain.onnx", "-o", "straight", *options, "--restart", 0.05)
+    monkeypatch.delitem(sys.modules, "own_samples")
+    monkeypatch.setenv("STOP", "170")
+    stopped = run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.05, code=130)
+    assert "checkpoints/whole to go on" in stopped.stderr
+    monkeypatch.delenv("STOP")
+    refused = run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.06, "--resume", code=1)
+    assert "of another run: lr was 0.05 there and is 0.06 here" in refused.stderr
+    refused = run("fit", "chain.onnx", "-o", "out", *options, "--resume", code=1)
+    assert "of another run: epochs was 2 there and is 4 here" in refused.stderr
+    run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.05, "--resume")
+    assert equal("out/trained.onnx", "straight/trained.onnx")
+    result = run("fit", "chain.onnx", "-o", "none", *options, "--restart", 0, code=2)
+    assert result.stderr == "error: restart is 0.0; it must be positive.\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_new_edges_start_as_asked_for() -> None:
+    options = (*DATA, "--epochs", 2, "--merge-at", 2)
+    run("fit", "chain.onnx", "-o", "zero", *options)
+    run("fit", "chain.onnx", "-o", "drawn", *options, "--edges", 1.0)
+    zero, drawn = (arrays(f"{name}/trained.onnx") for name in ("zero", "drawn"))
+    changed = {name for name, array in drawn.items() if not np.array_equal(array, zero[name])}
+    assert changed
+    assert all(not zero[name][drawn[name] != zero[name]].any() for name in changed)
+    assert json.loads(Path("drawn/report.json").read_text())["edges"] == 1.0
+    run("merge", "drawn/parts", "-o", "merged.onnx", "--edges", 1.0)
+    assert equal("merged.onnx", "drawn/trained.onnx")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_is_another_or_over_is_not_resumed() -> None:
+    options = ("--epochs", 2, *DATA, "--resume")
+    assert "out holds no run to resume" in run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr
+    run("fit", "chain.onnx", "-o", "out", *options[:-1])
+    assert "out holds a run that has ended" in run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr
+    assert "a run of another split" in run("fit", "chain.onnx", "-k", 3, "-o", "out", *options, code=1).stderr
+
+
+@pytest.fixture
+def stopped(here: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """Options of a run that was stopped in its third epoch, in parts/."""
+    options = ("--data", "own_samples:samples", "--epochs", 4, *COMMON)
+    run("split", "chain.onnx", "-k", 2, "-o", "parts")
+    monkeypatch.setenv("STOP", "130")
+    run("train", "parts", *options, code=130)
+    monkeypatch.delenv("STOP")
+    assert (here / "parts" / "training" / "checkpoints").is_dir()
+    return options
+
+
+def test_checkpoints_of_another_plan_or_run_or_damaged(stopped: tuple[object, ...]) -> None:
+    before = Path("parts/part0.onnx").read_bytes()
+
+    def refused(*options: object) -> str:
+        last = run("train", "parts", *stopped, *options, code=1).stderr.splitlines()[-1]
+        assert Path("parts/part0.onnx").read_bytes() == before
+        return last
+
+    assert "holds checkpoints of an earlier run" in refused()
+    assert "of another run: lr was 0.1 there and is 0.2 here" in refused("--resume", "--lr", 0.2)
+    run("split", "chain.onnx", "-k", 2, "-o", "other", "--order", "interleaved")
+    (Path("other") / "training").symlink_to(Path("parts/training").resolve())
+    last = run("train", "other", *stopped, "--resume", code=1).stderr.splitlines()[-1]
+    assert "of another run: plan was" in last
+    newest = max(Path("parts/training/checkpoints").glob("part0-*"))
+    newest.write_bytes(newest.read_bytes()[:-3])
+    assert "is damaged; delete it" in refused("--resume")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    before = Path("chain.onnx").read_bytes()
+    last = run("train", "chain.onnx", "--epochs", 9, *DATA, "--lr", 1e30, code=1).stderr.splitlines()[-1]
+    assert last.startswith("error: part 0: ")
+    assert "lower the rate or clip the gradient" in last
+    assert Path("chain.onnx").read_bytes() == before
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (("--data", "npz:none.npz"), 1, "none.npz can't be read (No such file or directory); check the path."),
+        (("--data", "none"), 2, "the data 'none' are of no known form;"),
+        (("--data", "nothing_here:f"), 2, "the data 'nothing_here:f' can't be imported (ModuleNotFoundError: "),
+        (("--data", "npz:wrong.npz"), 1, "'x' of the data is float32 [3, 2, 4], the graph's is float32 [N, 2, 4, 4];"),
+        (("--loss", "hinge"), 2, "the loss 'hinge' isn't known;"),
+        (("--loss", "own_samples:none"), 2, "the loss 'own_samples:none' can't be imported (AttributeError: "),
+        (("--loss", "bce"), 1, "a sample has targets [], the output is [3]; give them that shape."),
+        (("--engine", "rocket"), 2, "the engine 'rocket' isn't known; choose one of auto, "),
+        (("--optimizer", "lion"), 2, "optimizer 'lion' isn't known;"),
+        (("--device", "cuda:99"), 2, "device 'cuda:99' isn't there"),
+        (("--checkpoint-every", "often"), 2, "checkpoints every 'often' aren't possible; give steps, as 500, or"),
+        (("--checkpoint-every", "0"), 2, "checkpoints every '0' aren't possible;"),
+        (("--lr", "0"), 2, "lr is 0.0; it must be positive."),
+    ],
+)
+def test_bad_input_is_one_sentence(options: tuple[str, ...], code: int, sentence: str) -> None:
+    before = listed(".")
+    for command in (("train", "chain.onnx"), ("fit", "chain.onnx", "-o", "out")):
+        result = run(*command, "--epochs", 2, *DATA, *options, code=code)
+        assert result.stdout == ""
+        assert result.stderr.startswith(f"error: {sentence}")
+        assert result.stderr.count("\n") == 1
+        assert [name for name in listed(".") if name not in ("__pycache__", "out", "chain.training")] == before
+
+
+@pytest.mark.usefixtures("here")
+def test_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("train", "chain.onnx", "--epochs", 2, *DATA, "--engine", "ray")
+    sentence = run(*options, "--address", "127.0.0.1:1", code=2).stderr.splitlines()[-1]
+    assert sentence.startswith("error: the Ray cluster 127.0.0.1:1 can't be reached (")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    sentence = run(*options, code=2).stderr.splitlines()[-1]
+    assert sentence == "error: Ray isn't installed; run pip install 'onnxpart[ray]'."
+
+
+@pytest.mark.usefixtures("here")
+def test_merging_has_its_time() -> None:
+    for merge_at in (0, 3):
+        sentence = f"merging at epoch {merge_at} isn't possible in 2 epochs; choose one of them."
+        result = run("fit", "chain.onnx", "--epochs", 2, "--merge-at", merge_at, *DATA, code=2)
+        assert result.stderr == f"error: {sentence}\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_labels_out_of_range() -> None:
+    data = samples()
+    data["test_target"][3] = 3
+    np.savez("data.npz", **data)
+    sentence = "error: there is a label 3, the output has the classes 0 to 2; number the labels from 0, or use"
+    assert run("train", "chain.onnx", "--epochs", 2, *DATA, code=1).stderr.startswith(sentence)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("engine", ["auto", "series", "fused"])
+def test_out_of_memory(engine: str) -> None:
+    options = ("--epochs", 2, *DATA, "--loss", "own_samples:hungry", "--engine", engine)
+    last = run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr.splitlines()[-1]
+    who = "parts 0, 1" if engine == "fused" else "part 0"
+    assert last.startswith(f"error: {who}: out of memory in batch 0 of epoch 0; take smaller batches")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_loss_of_the_users() -> None:
+    found = run_json("train", "chain.onnx", "--epochs", 2, *DATA, "--loss", "own_samples:mean_absolute")
+    assert found["trained"][0]["metric"] == ""
+    assert found["trained"][0]["curve"][-1]["metric"] is None
+
+
+def test_without_pytorch(here: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from onnxpart.cli.app import main; main()"
+    done = process(sys.executable, "-c", code, "train", str(here / "chain.onnx"), "--data", "mnist5k", "--epochs", "1")
+    sentence = "error: training needs the package torch; install it with `pip install 'onnxpart[train]'`.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
+
+
+def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
+    model = onnx.load_model("softmax.onnx")
+    objective = find_objective("cross_entropy", model)
+    module = import_onnx(objective.cut(model))
+    batch = (torch.from_numpy(samples()["x"]),), torch.zeros(45, dtype=torch.int64)
+    write_weights(module, here / "softmax.onnx", here / "copy.onnx")
+    assert deviation(module, objective, here / "copy.onnx", batch) < 1e-5
+    for name, tensor in load(here / "copy.onnx").initializers.items():
+        changed = onnx.load_model("copy.onnx")
+        (target,) = (t for t in changed.graph.initializer if t.name == name)
+        target.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), name))
+        onnx.save_model(changed, "changed.onnx")
+        if numpy_helper.to_array(tensor).dtype == np.float32:
+            with pytest.raises(OnnxpartError, match=r"changed.onnx: ONNX Runtime's 'beliefs' is off the trained"):
+                deviation(module, objective, here / "changed.onnx", batch)
+    model.graph.node[0].domain = "nowhere"
+    model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+    onnx.save_model(model, "foreign.onnx")
+    with pytest.raises(OnnxpartError, match=r"foreign.onnx is written, but ONNX Runtime can't run it"):
+        deviation(module, objective, here / "foreign.onnx", batch)
+
+
+def test_the_engines_are_those_of_training() -> None:
+    assert get_args(EngineKind) == cli_train.ENGINES

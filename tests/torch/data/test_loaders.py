@@ -1,0 +1,161 @@
+"""Batches: every sample once, in an order that only seed and epoch decide, and the same from any batch on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from onnxpart.errors import DataError
+from onnxpart.torch.data.batch import Batch, Loader
+from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, TensorLoader, to_batch
+
+COUNT = 7
+
+
+class Noisy(torch_data.Dataset[Any]):
+    """Samples with noise of their own, drawn when they are read."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return torch.rand(2), i
+
+
+class Stream(torch_data.IterableDataset[Any]):
+    def __len__(self) -> int:
+        return COUNT
+
+    def __iter__(self) -> Any:
+        return (Noisy()[i] for i in range(COUNT))
+
+
+def in_memory(seed: int, batch_size: int, shuffle: bool) -> Loader:
+    x = torch.arange(COUNT)
+    return TensorLoader((x[:, None] * 1.0,), x, batch_size, seed, shuffle)
+
+
+def on_disk(seed: int, batch_size: int, shuffle: bool) -> Loader:
+    return DatasetLoader(Noisy(), ("x",), batch_size, seed, shuffle)
+
+
+def streamed(seed: int, batch_size: int, shuffle: bool) -> Loader:  # noqa: ARG001
+    return ForeignLoader(torch_data.DataLoader(Stream(), batch_size=batch_size), ("x",), seed)
+
+
+def foreign(seed: int, batch_size: int, shuffle: bool) -> Loader:
+    return ForeignLoader(torch_data.DataLoader(Noisy(), batch_size=batch_size, shuffle=shuffle), ("x",), seed)
+
+
+LOADERS = [in_memory, on_disk, streamed, foreign]
+
+
+def equal(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a, b)
+        for one, other in zip(first, second, strict=True)
+        for a, b in zip((*one[0], one[1]), (*other[0], other[1]), strict=True)
+    )
+
+
+@pytest.mark.parametrize("make", LOADERS)
+@given(seed=st.integers(0, 9), number=st.integers(0, 9), size=st.integers(1, 9), start=st.integers(0, 9))
+def test_an_epoch_depends_on_seed_and_number_alone(make: Any, seed: int, number: int, size: int, start: int) -> None:
+    loader = make(seed, size, True)
+    torch.manual_seed(start)
+    state = torch.get_rng_state()
+    batches = list(loader.epoch(number))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(batches) == len(loader)
+    assert sorted(torch.cat([target for _, target in batches]).tolist()) == list(range(COUNT))
+    assert equal(list(make(seed, size, True).epoch(number, start)), batches[start:])
+
+
+@pytest.mark.parametrize("make", [in_memory, on_disk, foreign])
+def test_epochs_and_seeds_are_ordered_differently_unless_nothing_is_shuffled(make: Any) -> None:
+    def order(loader: Loader, number: int) -> tuple[int, ...]:
+        return tuple(torch.cat([target for _, target in loader.epoch(number)]).tolist())
+
+    assert len({order(make(seed, 2, True), number) for seed in (0, 1) for number in (0, 1)}) == 4
+    assert order(make(0, 2, False), 1) == tuple(range(COUNT))
+
+
+def test_workers_change_nothing() -> None:
+    alone, apart = (list(DatasetLoader(Noisy(), ("x",), 3, workers=n).epoch(1)) for n in (0, 2))
+    assert equal(alone, apart)
+
+
+class Interrupted(Noisy):
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(i)
+
+
+def test_an_interruption_does_not_reach_the_workers() -> None:
+    assert len(list(DatasetLoader(Interrupted(), ("x",), 3, workers=1).epoch(0))) == 3
+
+
+class Failing(Noisy):
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        raise KeyError(f"sample {i}\nof many")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_fails_is_one_sentence(workers: int) -> None:
+    sentence = "the data can't be read (KeyError: 'sample 0\\nof many'); check what yields them."
+    dataset = DatasetLoader(Failing(), ("x",), 3, shuffle=False, workers=workers)
+    foreign = ForeignLoader(torch_data.DataLoader(Failing(), batch_size=3), ("x",))
+    for loader in (dataset, foreign):
+        with pytest.raises(DataError) as error:
+            list(loader.epoch(0))
+        assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [
+        (({"b": 2, "a": 1}, 3), "ab"),
+        ({"b": 2, "a": 1, "target": 3}, "ab"),
+        ({"b": 2, "a": 1, "label": 3}, "ab"),
+        (((1, 2), 3), "ab"),
+        ((1, 2, 3), "ab"),
+        ([[1, 2], 3], "ab"),
+        ((1, 3), "a"),
+    ],
+)
+def test_inputs_go_by_name_or_by_position(found: Any, names: str) -> None:
+    inputs, target = to_batch(found, tuple(names))
+    assert [int(x) for x in inputs] == [1, 2][: len(names)]
+    assert int(target) == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        ({"a": 1, "label": 2, "weight": 3}, "the data's entries are 'a', 'label', 'weight', none of them 'target'"),
+        ({"x": 1, "target": 2}, "the data lack the graph's input 'a' (they have 'x', 'target'); name it so."),
+        (({"x": 1}, 2), "the data lack the graph's input 'a' (they have 'x'); name it so."),
+        ((1, 2, 3), "the data yield 2 inputs, the graph has 1 ('a'); yield as many."),
+        (torch.zeros(3), "the data yield a Tensor, not inputs and a target; yield (inputs, target)."),
+        (("text", 1), "'a' of the data is a str, no tensor; yield tensors."),
+    ],
+)
+def test_what_does_not_fit_is_named(found: Any, sentence: str) -> None:
+    with pytest.raises(DataError) as error:
+        to_batch(found, ("a",))
+    assert str(error.value).startswith(sentence)
+
+
+def test_data_in_memory_have_samples_and_as_many_of_each() -> None:
+    with pytest.raises(DataError, match="the data hold no samples"):
+        TensorLoader((torch.zeros(0, 2),), torch.zeros(0), 1)
+    with pytest.raises(DataError, match="inputs and target have 3, 2 samples"):
+        TensorLoader((torch.zeros(3, 2),), torch.zeros(2), 1)

@@ -1,0 +1,358 @@
+"""A module of one's own, trained as K parts in a loop of one's own, and merged back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onnxpart.errors import OnnxpartError, PartitionError, UsageError
+from onnxpart.torch import export, split_module
+from onnxpart.torch import handle as home
+from tests.networks.plain import CLASSES, NETWORKS, LeNet, ResNet18, learn
+
+torch.set_num_threads(1)  # several threads are slow where other work shares the cores
+Optimizer = torch.optim.Optimizer
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+}
+
+
+@torch.no_grad()
+def deviation(module: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> float:
+    """How far the module's outputs are from the mean of the parts', relative to these."""
+    mean = torch.stack([part.eval()(x) for part in parts]).mean(0)
+    return float((module.eval()(x) - mean).abs().max() / mean.abs().max())
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_module_is_the_mean_of_its_parts(name: str, k: int) -> None:
+    """Of the GPT-2 the norms mix units that are divided, so it is with these duplicated; the others are as they are."""
+    torch.manual_seed(0)
+    build, draw = NETWORKS[name]
+    module = build()
+    parts, handle = split_module(module, draw(), k)
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1, momentum=0.9), draw)
+    assert deviation(module, parts, draw()) > 0.01
+    module.load_state_dict(handle.merge())
+    assert handle.exact == (name != "gpt2")
+    if not handle.exact:
+        assert deviation(module, parts, draw()) > 0.01
+        handle.duplicate(module)
+    assert deviation(module, parts, draw()) < 1e-5
+    assert deviation(handle.whole(), parts, draw()) < 1e-5
+
+
+class Twice(nn.Module):
+    """A batch norm that is applied twice: one layer, with one set of parameters and statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm, self.last = (
+            nn.Linear(6, 8), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.first(x)).relu()
+        return self.last(self.norm(self.second(h)).relu())
+
+
+def test_a_norm_that_is_applied_twice_has_one_set_of_statistics() -> None:
+    torch.manual_seed(0)
+    module = Twice()
+    parts, handle = split_module(module, torch.randn(10, 6), 2)
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: torch.randn(10, 6))
+    module.load_state_dict(handle.merge())
+    assert handle.exact
+    assert deviation(module, parts, torch.randn(10, 6)) < 1e-5
+    assert module.norm.running_mean is not None
+    assert module.norm.running_mean.abs().min() > 0
+
+
+def test_duplicating_norms_changes_no_parameter() -> None:
+    torch.manual_seed(0)
+    build, draw = NETWORKS["gpt2"]
+    module, other = build(), build()
+    _, handle = split_module(module, draw(), order="interleaved", shares=(3, 1))
+    before = dict(module.named_parameters())
+    handle.duplicate(module)
+    handle.duplicate(module)  # of which there is nothing left to do
+    assert module.lm_head.weight is module.wte.weight
+    assert all(parameter is before[name] for name, parameter in module.named_parameters())
+    module.load_state_dict(handle.merge())
+    learn(module, torch.optim.AdamW(module.parameters()), draw)
+    other.load_state_dict(module.state_dict())
+    handle.duplicate(other)
+    assert deviation(other, [module], draw()) < 1e-6
+    assert deviation(copy.deepcopy(other).double(), [module.double()], draw()) < 1e-6
+
+
+class OwnNorm(nn.Module):
+    """A root-mean-square norm as language models have it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """A layer norm of images, over their channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class RMSNormed(nn.Module):
+    """A norm that exporters write in pieces."""
+
+    def __init__(self, norm: type[nn.Module] = nn.RMSNorm) -> None:
+        super().__init__()
+        self.a, self.norm, self.head = nn.Linear(4, 8), norm(8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(F.relu(self.a(x))))
+
+
+class Images(nn.Module):
+    """A norm over the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.head = nn.Conv2d(2, 8, 3), ChannelNorm(8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(F.relu(self.a(x))).mean((2, 3)))
+
+
+class Unnormed(RMSNormed):
+    """Units divided by their length, and a layer that can't be divided."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.normalize(F.relu(self.a(x))))
+
+
+class Narrow(RMSNormed):
+    """A layer of a single unit between wide ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 1), nn.Linear(1, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.two(torch.tanh(self.one(F.relu(self.a(x)))))))
+
+
+@pytest.mark.parametrize("build", [RMSNormed, lambda: RMSNormed(OwnNorm), Images], ids=["torch's", "own", "images"])
+def test_norms_of_all_kinds_are_duplicated(build: Callable[[], nn.Module]) -> None:
+    module = build()
+    x = torch.randn(4, 2, 6, 6) if isinstance(module, Images) else torch.randn(4, 4)
+    parts, handle = split_module(module, x, order="random")
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: x)
+    module.load_state_dict(handle.merge())
+    assert not handle.exact
+    assert deviation(module, parts, x) > 1e-3
+    handle.duplicate(module)
+    assert deviation(module, parts, x) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("build", "why"), [(Unnormed, r"ReduceL2 .* mixes units"), (Narrow, r"reads 'one.bias', of wh")]
+)
+def test_what_no_norm_explains_is_said(build: type[nn.Module], why: str) -> None:
+    module, x = build(), torch.randn(4, 4)
+    parts, handle = split_module(module, x)
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: torch.randn(4, 4))
+    module.load_state_dict(handle.merge())
+    assert not handle.exact
+    assert deviation(module, parts, x) > 1e-4
+    assert deviation(handle.whole(), parts, x) < 1e-5
+    with pytest.raises(OnnxpartError, match=why):
+        handle.duplicate(module)
+
+
+def test_report_says_what_is_averaged() -> None:
+    _, handle = split_module(Narrow(), torch.randn(4, 4))
+    lines = handle.report().splitlines()
+    assert lines[0].startswith("2 parts of ")
+    assert "'one.bias': every part has its own, merge takes the mean" in lines
+    assert lines[-1] == "after merging the module is near the mean of the parts, not equal to it"
+    _, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
+    assert handle.report().splitlines()[1:] == ["after merging the module computes the mean of the parts"]
+
+
+def test_both_exporters_and_all_orders_lead_back() -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["lenet"]
+    for exporter, order in (("torchscript", "random"), ("dynamo", "interleaved")):
+        module = LeNet()
+        parts, handle = split_module(
+            module, draw(), 3, order=order, seed=1, shares=(2, 1, 1), init="he", exporter=exporter
+        )
+        module.load_state_dict(handle.merge())
+        assert deviation(module, parts, draw()) < 1e-5
+        assert handle.split.plan.parameters(0) > handle.split.plan.parameters(1)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_one_part_and_its_optimiser_merge_into_the_module_itself(kind: str) -> None:
+    """With one part merging changes nothing, so the module learns on exactly as the part does."""
+    torch.manual_seed(0)
+    _, draw = NETWORKS["resnet18"]
+    module = ResNet18()
+    (part,), handle = split_module(module, draw(), 1)
+    ours, theirs = OPTIMIZERS[kind](part.parameters()), OPTIMIZERS[kind](module.parameters())
+    learn(part, ours, draw)
+    module.load_state_dict(handle.merge())
+    handle.merge_optimizer([ours], theirs)
+    for trained, optimizer in ((part, ours), (module, theirs)):
+        torch.manual_seed(1)
+        learn(trained, optimizer, draw)
+    assert deviation(module, [part], draw()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_moments_are_scaled_as_the_weights_are(kind: str) -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["lenet"]
+    module = LeNet()
+    parts, handle = split_module(module, draw())
+    optimizers = [OPTIMIZERS[kind](part.parameters()) for part in parts]
+    for part, optimizer in zip(parts, optimizers, strict=True):
+        learn(part, optimizer, draw, steps=2)
+    learn(parts[0], optimizers[0], draw, steps=1)
+    groups = [{"params": [p for n, p in module.named_parameters() if n.endswith(end)]} for end in ("weight", "bias")]
+    groups[1]["lr"] = 0.5  # type: ignore[assignment]
+    target = OPTIMIZERS[kind](groups)
+    handle.merge_optimizer(optimizers, target)
+
+    def part_slot(p: int, name: str, slot: str) -> Tensor:
+        key = "body.tensors." + name.replace(".", "%2E")
+        return optimizers[p].state[dict(parts[p].named_parameters())[key]][slot]
+
+    powers = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+    found = target.state[module.fc2.weight]
+    assert set(found) - {"step"} == set(optimizers[0].state[next(parts[0].parameters())]) - {"step"}
+    for slot in set(found) & set(powers):
+        expected = torch.cat([part_slot(p, "fc2.weight", slot) for p in (0, 1)], 1) / 2 ** powers[slot]
+        torch.testing.assert_close(found[slot], expected)
+        mean = (part_slot(0, "fc2.bias", slot) + part_slot(1, "fc2.bias", slot)) / 2
+        torch.testing.assert_close(target.state[module.fc2.bias][slot], mean)
+        rows = torch.cat([part_slot(p, "fc1.bias", slot) for p in (0, 1)])
+        torch.testing.assert_close(target.state[module.fc1.bias][slot], rows)
+    if kind != "sgd":
+        assert found["step"] == 2
+    assert [group["lr"] for group in target.param_groups] == [target.defaults["lr"], 0.5]
+    module.load_state_dict(handle.merge())
+    learn(module, target, draw, steps=1)
+
+
+class Odd(nn.Module):
+    """Weights of all kinds: tied, frozen, a single number, unused, and buffers that training leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.norm = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.head, self.unused, self.gain = nn.Linear(6, CLASSES), nn.Linear(2, 2), nn.Parameter(torch.ones(()))
+        self.b.weight = self.a.weight
+        self.a.bias.requires_grad_(False)
+        self.register_buffer("shift", torch.rand(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.b(F.relu(self.a(self.stem(x)))))) * self.gain + self.shift
+        return self.head(x)
+
+
+def test_what_the_graph_does_not_compute_stays() -> None:
+    torch.manual_seed(0)
+    module = Odd().double()
+    before = copy.deepcopy(module.state_dict())
+    parts, handle = split_module(module, torch.randn(4, 4, dtype=torch.float64))
+    for part in parts:
+        names = {name for name, p in part.named_parameters() if p.requires_grad}
+        assert {"body.tensors.gain", "body.tensors.a%2Eweight"} <= names
+        assert "body.tensors.a%2Ebias" not in names
+        assert "body.tensors.shift" not in names
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: torch.randn(4, 4, dtype=torch.float64))
+    state = handle.merge()
+    assert state.keys() == before.keys()
+    for key in ("unused.weight", "shift", "norm.num_batches_tracked", "a.bias"):
+        assert torch.equal(state[key], before[key]), key
+    assert torch.equal(state["a.weight"], state["b.weight"])
+    assert state["a.weight"].dtype == torch.float64
+    for key in ("norm.running_mean", "gain", "head.weight"):
+        assert not torch.equal(state[key], before[key]), key
+    assert module.load_state_dict(state)
+
+
+def test_named_inputs_and_one_of_several_outputs() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(8, 3)
+
+        def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = F.relu(self.a(left) + self.b(right))
+            return self.head(hidden), hidden
+
+    module, left, right = Pair(), torch.randn(4, 3), torch.randn(4, 2)
+    parts, handle = split_module(module, {"left": left, "right": right}, outputs=["output_0"])
+    module.load_state_dict(handle.merge())
+    mean = torch.stack([part(left, right) for part in parts]).mean(0)
+    assert all(torch.equal(part(right=right, left=left), part(left, right=right)) for part in parts)
+    with pytest.raises(OnnxpartError, match="the inputs by name are left, the model wants left, right; name these"):
+        parts[0](left=left)
+    torch.testing.assert_close(module(left, right)[0], mean)
+    with pytest.raises(PartitionError, match=r"Pair: no layer can be divided into 2 parts \(it is tied to the output"):
+        split_module(module, (left, right))
+
+
+def test_parts_are_left_as_modules_are_made() -> None:
+    module = LeNet().eval()
+    parts, _ = split_module(module, torch.randn(1, 1, 20, 20))
+    assert all(part.training for part in parts)
+    assert not module.training
+    assert copy.deepcopy(parts[0])(torch.randn(3, 1, 20, 20)).shape == (3, CLASSES)
+
+
+def test_optimisers_that_do_not_fit() -> None:
+    module = LeNet()
+    parts, handle = split_module(module, torch.randn(2, 1, 20, 20))
+    adam, sgd = torch.optim.Adam(parts[0].parameters()), torch.optim.SGD(module.parameters())
+    with pytest.raises(UsageError, match="the optimisers are Adam and SGD; use the same for all parts and the target"):
+        handle.merge_optimizer([adam, adam], sgd)
+    rms = torch.optim.RMSprop(module.parameters())
+    with pytest.raises(UsageError, match="RMSprop; use the same for all parts and the target, of SGD and Adam"):
+        handle.merge_optimizer([rms, rms], rms)
+    adams = [torch.optim.Adam(part.parameters()) for part in parts]
+    for part, optimizer in zip(parts, adams, strict=True):
+        learn(part, optimizer, NETWORKS["lenet"][1], steps=1)
+    with pytest.raises(UsageError, match="the target has amsgrad, the parts' optimisers haven't"):
+        handle.merge_optimizer(adams, torch.optim.Adam(module.parameters(), amsgrad=True))
+    with pytest.raises(UsageError, match="1 optimisers for 2 parts"):
+        handle.merge_optimizer([sgd], sgd)
+
+
+def test_weight_without_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def renaming(module: nn.Module, example_inputs: Tensor, path: str, exporter: str) -> None:
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            other.get_parameter("fc1.weight").mul_(2)
+        export(other, example_inputs, path, exporter=exporter)
+
+    monkeypatch.setattr(home, "export", renaming)
+    with pytest.raises(OnnxpartError, match=r"the exporter made the weight 'fc1.weight' of the module's parameters"):
+        split_module(LeNet(), torch.randn(2, 1, 20, 20))

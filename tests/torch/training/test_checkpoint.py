@@ -1,0 +1,215 @@
+"""Checkpoints: a killed run goes on to the same result, and what can't be gone on from is said."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from onnxpart.errors import CheckpointError, Interrupted, ModelError, OnnxpartError
+from onnxpart.storage.safetensors import read_metadata
+from onnxpart.torch.data.batch import Loader
+from onnxpart.torch.training import checkpoint
+from onnxpart.torch.training.checkpoint import METADATA, Checkpoints
+from onnxpart.torch.training.events import ignore
+from onnxpart.torch.training.train import EngineKind, Event, Note, OnEvent, Result, Settings, Steps, train
+from tests.networks.training import Failing, check_equal, parts, small, stripes
+
+torch.set_num_threads(1)
+SETTINGS = Settings(epochs=3, lr=0.01, optimizer="adam", schedule="cosine", device="cpu", seed=3)
+"""Six batches an epoch."""
+
+
+def modules() -> list[nn.Module]:
+    return parts(small(dropout=0.2, norm=True))
+
+
+def run(
+    mine: list[nn.Module],
+    folder: Path,
+    settings: Settings = SETTINGS,
+    engine: EngineKind = "series",
+    loader: Loader | None = None,
+    checkpoints: Mapping[str, Any] = MappingProxyType({}),
+    on_event: OnEvent = ignore,
+) -> list[Result]:
+    kept = Checkpoints(folder, **{"every_steps": 2, "every_minutes": None, **checkpoints})
+    return train(
+        mine,
+        loader or stripes(),
+        F.cross_entropy,
+        settings,
+        engine=engine,
+        test=stripes(20, 60),
+        checkpoints=kept,
+        on_event=on_event,
+    )
+
+
+def stop() -> None:
+    raise RuntimeError("stopped")
+
+
+@pytest.mark.parametrize("engine", ["series", "fused"])
+def test_a_killed_run_goes_on_bit_for_bit(engine: EngineKind, tmp_path: Path) -> None:
+    """The process is killed in mid-epoch with kill -9, between two checkpoints."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tests.networks.training import *; from tests.torch.training.test_checkpoint import *\n"
+        f"run(modules(), Path(sys.argv[1]), engine={engine!r}, loader=Failing(stripes(), (1, 3), kill))"
+    )
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "killed")], check=False, env=os.environ | paths)
+    assert done.returncode == -signal.SIGKILL
+    assert checkpoint.steps(Checkpoints(tmp_path / "killed"), 0) == [6, 8]
+
+    one, other = modules(), modules()
+    straight = run(one, tmp_path / "straight", engine=engine)
+    notes: list[Event] = []
+    resumed = run(other, tmp_path / "killed", engine=engine, checkpoints={"resume": True}, on_event=notes.append)
+    assert any(isinstance(note, Note) and "parts 0, 1: resumed at step 8" in note.text for note in notes)
+    assert sum(len(event.losses) for event in notes if isinstance(event, Steps)) == 10
+    check_equal(straight, resumed, one, other)
+
+
+def test_auto_goes_on_with_the_engine_of_the_checkpoint(tmp_path: Path) -> None:
+    run(modules(), tmp_path, engine="fused")
+    notes: list[Event] = []
+    run(modules(), tmp_path, engine="auto", checkpoints={"resume": True}, on_event=notes.append)
+    assert any(isinstance(note, Note) and note.text.startswith("engine fused, as in the checkpoint") for note in notes)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    one, other = modules(), modules()
+    straight = run(one, tmp_path)
+    assert checkpoint.steps(Checkpoints(tmp_path), 1) == [16, 18]
+    check_equal(straight, run(other, tmp_path, checkpoints={"resume": True}), one, other)
+
+
+def test_accumulated_gradients_are_whole_at_a_checkpoint(tmp_path: Path) -> None:
+    settings, one, other = replace(SETTINGS, accumulate=4), modules(), modules()
+    straight = run(one, tmp_path / "straight", settings)
+    loader, broken = Failing(stripes(), (1, 5), stop), tmp_path / "broken"
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(modules(), broken, settings, loader=loader, checkpoints={"every_steps": 1})
+    assert checkpoint.steps(Checkpoints(broken), 0) == [2, 3]
+    check_equal(straight, run(other, broken, settings, checkpoints={"resume": True}), one, other)
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
+    run(modules(), tmp_path, checkpoints={"keep": 3})
+    assert checkpoint.steps(Checkpoints(tmp_path), 0) == checkpoint.steps(Checkpoints(tmp_path), 1) == [14, 16, 18]
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_checkpoints_are_written_by_the_clock_too(tmp_path: Path) -> None:
+    often = {"every_steps": None, "every_minutes": 1e-9}
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(modules(), tmp_path / "often", loader=Failing(stripes(), (1, 3), stop), checkpoints=often)
+    assert checkpoint.steps(Checkpoints(tmp_path / "often"), 0) == [8, 9]
+    run(modules(), tmp_path / "seldom", checkpoints={"every_steps": None, "every_minutes": 10.0})
+    assert checkpoint.steps(Checkpoints(tmp_path / "seldom"), 0) == [18]
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(modules(), tmp_path, loader=Failing(stripes(), (1, 3), stop))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 4
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("onnxpart.storage.safetensors.write_rows", full)
+        with pytest.raises(ModelError, match=r"can't be written \(No space left on device"):
+            run(modules(), tmp_path, checkpoints={"resume": True})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    one, other = modules(), modules()
+    check_equal(run(one, tmp_path, checkpoints={"resume": True}), run(other, tmp_path / "straight"), one, other)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    run(modules(), tmp_path, checkpoints={"plan": "one"})
+    with pytest.raises(CheckpointError, match="holds checkpoints of an earlier run; resume it, or remove them"):
+        run(modules(), tmp_path)
+    with pytest.raises(CheckpointError, match="is of another run: plan was 'one' there and is 'two' here"):
+        run(modules(), tmp_path, checkpoints={"plan": "two", "resume": True})
+    with pytest.raises(CheckpointError, match=r"is of another run: lr was 0.01 there and is 0.5 here"):
+        run(modules(), tmp_path, replace(SETTINGS, lr=0.5), checkpoints={"plan": "one", "resume": True})
+    others: list[nn.Module] = parts(small(), 2)
+    with pytest.raises(CheckpointError, match="is of another model; resume with the parts that it was written for"):
+        run(others, tmp_path, checkpoints={"plan": "one", "resume": True})
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    run(modules(), tmp_path)
+    path = checkpoint.path_of(Checkpoints(tmp_path), 1, 18)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:-9] + b"\x00" * 9, b""):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"part1-step000000018.safetensors is damaged; delete it to go on"):
+            run(modules(), tmp_path, checkpoints={"resume": True})
+    path.write_bytes(content)
+    text = read_metadata(path)[METADATA].replace('"version": 1', '"version": 99')
+    save_file(load_file(path), path, {METADATA: text})
+    with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
+        run(modules(), tmp_path, checkpoints={"resume": True})
+    path.unlink()
+    run(modules(), tmp_path, checkpoints={"resume": True})  # from step 16, which both parts have
+    assert checkpoint.steps(Checkpoints(tmp_path), 1) == [16, 18]
+
+
+def test_the_last_good_checkpoint_is_kept_when_the_loss_is_no_number(tmp_path: Path) -> None:
+    mine = modules()
+
+    def spoil() -> None:
+        with torch.no_grad():
+            next(mine[1].parameters()).fill_(torch.nan)
+
+    with pytest.raises(OnnxpartError, match=r"part 1: the loss is nan at step 9; .*part1-step000000008.safetensors"):
+        run(mine, tmp_path, loader=Failing(stripes(), (1, 3), spoil))
+    assert checkpoint.steps(Checkpoints(tmp_path), 1) == [6, 8]
+
+
+def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    one, other = modules(), modules()
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"stopped at step 10; resume from .*stopped to go on") as caught:
+        run(modules(), tmp_path / "stopped", loader=Failing(stripes(), (1, 3), interrupt))
+    assert caught.value.exit_code == 130
+    straight = run(one, tmp_path / "straight")
+    check_equal(straight, run(other, tmp_path / "stopped", checkpoints={"resume": True}), one, other)
+
+
+def test_out_of_memory_names_part_and_batch(tmp_path: Path) -> None:
+    def exhaust() -> None:
+        torch.empty(2**60)
+
+    class Exhausting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+        def forward(self, x: Tensor) -> Tensor:
+            exhaust()
+            result: Tensor = self.inner(x)
+            return result
+
+    fine = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(OnnxpartError, match="part 1: out of memory in batch 0 of epoch 0; take smaller batches"):
+        run([fine, Exhausting()], tmp_path)

@@ -1,0 +1,239 @@
+"""The networkx views say what figure 1 shows, and the five conditions of section 2.2 hold until a plan is spoilt."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import networkx as nx
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from models import BUILDERS, GOLDEN, figure1
+from onnxpart import Analysis, MergeError, Plan, analyse, load, merge, plan
+from onnxpart.planning.unit_classes import decide
+from onnxpart.verification.conditions import check_conditions
+from onnxpart.verification.unit_graph import operator_graph, part_subgraph, unit_graph
+
+DIVIDED = [*(name for name in GOLDEN if name not in ("refused", "unknown_op")), "lenet", "cifar10", "figure1"]
+
+
+def planned(name: str, k: int = 2) -> tuple[Analysis, Plan]:
+    analysis = analyse(load(BUILDERS[name]()))
+    return analysis, plan(analysis, k)
+
+
+def hidden(analysis: Analysis, tensor: str, layer: int, part: int, indices: range) -> set[tuple[object, ...]]:
+    """Nodes of some neurons of `tensor`, by their places along its only divided axis."""
+    (field,) = analysis.fields(tensor)
+    classes = decide(analysis, 2).classes[field.ravel()]
+    return {("hidden", layer, part, int(classes[i])) for i in indices}
+
+
+def moved(source: Plan, labels: list[int], part: int) -> Plan:
+    """The plan with other parts for some labels; its initializers stay as they are."""
+    parts = source.parts_of_labels()
+    parts[labels] = part
+    return replace(source, units=tuple((int(p), 1) for p in parts))
+
+
+def with_block(source: Plan, name: str, part: int, *block: tuple[tuple[int, int, int], ...] | None) -> Plan:
+    """The plan with another block of an initializer for a part."""
+    old = source.by_name[name]
+    blocks = tuple((block,) if p == part else b for p, b in enumerate(old.blocks))
+    new = replace(old, blocks=blocks)
+    return replace(source, initializers=tuple(new if i is old else i for i in source.initializers))
+
+
+def test_figure_1_neuron_by_neuron() -> None:
+    analysis, made = planned("figure1")
+    graph = unit_graph(analysis, made, by="class")
+    x, y = {("input", "x", i) for i in range(3)}, {("output", "y", i) for i in range(2)}
+    l11, l12 = hidden(analysis, "relu1", 0, 0, range(2)), hidden(analysis, "relu1", 0, 1, range(2, 4))
+    l21, l22 = hidden(analysis, "relu2", 1, 0, range(2)), hidden(analysis, "relu2", 1, 1, range(2, 4))
+    assert set(graph) == x | l11 | l12 | l21 | l22 | y
+    assert set(graph.edges) == {*product(x, l11 | l12), *product(l11 | l12, l21 | l22), *product(l21 | l22, y)}
+    assert all(size == 1 for _, size in graph.nodes(data="size"))
+    cross = {(a, b) for a, b, crosses in graph.edges(data="cross") if crosses}
+    assert cross == {*product(l11, l22), *product(l12, l21)}
+
+    first, second = part_subgraph(graph, 0), part_subgraph(graph, 1)
+    assert set(first) == x | l11 | l21 | y
+    assert set(second) == x | l12 | l22 | y
+    assert set(first.edges) == {*product(x, l11), *product(l11, l21), *product(l21, y)}
+    assert set(second.edges) == {*product(x, l12), *product(l12, l22), *product(l22, y)}
+
+
+def test_cross_edges_are_the_zeros_of_the_merged_network() -> None:
+    analysis, made = planned("figure1")
+    graph = unit_graph(analysis, made, by="class")
+    ones = [{i.name: np.ones(i.part_shape(p), np.float32) for i in made.initializers} for p in range(2)]
+    weight = merge(made, ones)["L2.weight"]
+    rows, columns = analysis.fields("L2.weight")
+    classes, nodes = decide(analysis, 2).classes, {node[-1]: node for node in graph if node[0] == "hidden"}
+    for (o, i), value in np.ndenumerate(weight):
+        edge = nodes[int(classes[columns.flat[i]])], nodes[int(classes[rows.flat[o]])]
+        assert graph.edges[edge]["cross"] == (value == 0)
+
+
+def test_figure_1_by_blocks() -> None:
+    analysis, made = planned("figure1")
+    graph = unit_graph(analysis, made)
+    described = {(d["kind"], d["layer"], d["part"], d["size"]) for _, d in graph.nodes(data=True)}
+    assert described == {
+        ("input", "x", None, 3),
+        *(("hidden", f"Gemm '{layer}'", part, 2) for layer in ("L1", "L2") for part in (0, 1)),
+        ("output", "y", None, 2),
+    }
+    assert graph.number_of_edges() == 2 + 4 + 2
+    assert sum(crosses for _, _, crosses in graph.edges(data="cross")) == 2
+
+
+def test_the_classes_of_a_block_are_its_units() -> None:
+    analysis, made = planned("residual")
+    blocks, classes = unit_graph(analysis, made), unit_graph(analysis, made, by="class")
+    owner = {node: node[:3] if node[0] == "hidden" else node[:2] for node in classes}
+    for block, size in blocks.nodes(data="size"):
+        assert size == sum(classes.nodes[node]["size"] for node in classes if owner[node] == block)
+    edges = {(owner[a], owner[b], cross) for a, b, cross in classes.edges(data="cross") if owner[a] != owner[b]}
+    assert edges == set(blocks.edges(data="cross"))
+
+
+def test_groups_are_not_connected() -> None:
+    analysis, made = planned("grouped")
+    graph = unit_graph(analysis, made, by="class")
+    layers = {layer: {n for n in graph if n[0] == "hidden" and n[1] == layer} for layer in (0, 1)}
+    reached = graph.subgraph(layers[0] | layers[1]).to_undirected()
+    assert sorted(len(c) for c in nx.connected_components(reached)) == [8, 8]
+    assert all(len(set(graph.successors(n)) & layers[1]) == 4 for n in layers[0])
+
+
+def test_a_narrow_layer_is_replicated() -> None:
+    analysis, made = planned("concat", k=3)
+    graph = unit_graph(analysis, made)
+    (narrow,) = [d for _, d in graph.nodes(data=True) if d["kind"] == "replicated"]
+    assert narrow == {"kind": "replicated", "part": None, "layer": "Conv 'right'", "size": 2}
+    assert all(narrow in part_subgraph(graph, p).nodes.values() for p in range(3))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("name", DIVIDED)
+def test_conditions_hold(name: str, k: int) -> None:
+    if (name, k) == ("shared_weight", 3):
+        k = 4
+    assert check_conditions(*planned(name, k)) == []
+
+
+def labels(analysis: Analysis, name: str, axis: int) -> list[int]:
+    """Labels of an initializer of `figure1` along an axis."""
+    return [int(v) for v in analysis.fields(name)[axis].ravel()]
+
+
+def one_unit(analysis: Analysis, made: Plan) -> Plan:
+    return moved(made, labels(analysis, "L2.weight", 0)[:1], 1)
+
+
+def one_layer(analysis: Analysis, made: Plan) -> Plan:
+    return moved(made, [*labels(analysis, "L2.weight", 0), *labels(analysis, "y.weight", 1)], 0)
+
+
+def an_output(analysis: Analysis, made: Plan) -> Plan:
+    return moved(made, labels(analysis, "y.weight", 0)[:1], 0)
+
+
+def an_element_twice(_: Analysis, made: Plan) -> Plan:
+    return with_block(made, "L1.bias", 1, ((1, 4, 1),))
+
+
+def an_element_of_no_part(_: Analysis, made: Plan) -> Plan:
+    return with_block(made, "L2.weight", 0, ((0, 2, 1),), None)
+
+
+def an_element_lost(_: Analysis, made: Plan) -> Plan:
+    return with_block(made, "L1.weight", 1, ((3, 4, 1),), None)
+
+
+def no_output_parameter(_: Analysis, made: Plan) -> Plan:
+    spoilt = tuple(replace(i, tail=False) for i in made.initializers)
+    return replace(made, initializers=spoilt)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "broken"),
+    [
+        (one_unit, {4}),
+        (one_layer, {1, 2, 4}),
+        (an_output, {3, 4}),
+        (an_element_twice, {5}),
+        (an_element_of_no_part, {2}),
+        (an_element_lost, {4}),
+        (no_output_parameter, {5}),
+    ],
+)
+def test_a_spoilt_plan_breaks_conditions(spoil: Callable[[Analysis, Plan], Plan], broken: set[int]) -> None:
+    analysis, made = planned("figure1")
+    problems = check_conditions(analysis, spoil(analysis, made))
+    assert {int(problem.split(":")[0].removeprefix("condition ")) for problem in problems} >= broken
+
+
+def test_problems_name_what_is_wrong() -> None:
+    analysis, made = planned("figure1")
+    assert check_conditions(analysis, an_element_twice(analysis, made)) == [
+        "condition 5: 1 elements of 'L1.bias' are in several parts"
+    ]
+    assert "condition 4: a unit of Gemm 'L2' is in several parts (0 and 1)" in check_conditions(
+        analysis, one_unit(analysis, made)
+    )
+    assert "condition 1: in part 1, hidden Gemm 'L1' is on no path from input to output" in check_conditions(
+        analysis, one_layer(analysis, made)
+    )
+
+
+def test_a_plan_of_another_model_is_refused() -> None:
+    analysis, _ = planned("chain")
+    _, other = planned("figure1")
+    with pytest.raises(MergeError, match="the plan is not one of chain"):
+        check_conditions(analysis, other)
+
+
+@pytest.mark.parametrize("name", [*GOLDEN, "light_squeezenet"])
+def test_operator_graph(name: str) -> None:
+    model = BUILDERS[name]()
+    graph = operator_graph(model)
+    operators = {n for n, kind in graph.nodes(data="kind") if kind == "operator"}
+    assert len(operators) == len(model.graph.node)
+    assert nx.is_directed_acyclic_graph(graph)
+    assert all((a in operators) != (b in operators) for a, b in graph.edges)
+    weights = {n[1] for n, given in graph.nodes(data="initializer") if given}
+    assert weights == {t.name for t in model.graph.initializer}
+    sources = {n[1] for n in graph if n not in operators and graph.in_degree(n) == 0}
+    assert sources == weights | {value.name for value in model.graph.input}
+    if name in GOLDEN and name != "unknown_op":
+        assert all(shape is not None for n, shape in graph.nodes(data="shape") if n not in operators)
+
+
+def test_operator_graph_of_figure_1() -> None:
+    graph = operator_graph(load(figure1()))
+    assert graph.nodes["tensor", "x"] == {"kind": "tensor", "name": "x", "shape": (None, 3), "initializer": False}
+    assert graph.nodes["operator", 0] == {"kind": "operator", "op_type": "Gemm", "domain": "", "name": "L1"}
+    path = [n[1] for n in nx.shortest_path(graph, ("tensor", "x"), ("tensor", "y"))]
+    assert path == ["x", 0, "L1", 1, "relu1", 2, "L2", 3, "relu2", 4, "y"]
+
+
+def test_operator_graph_knows_what_a_subgraph_captures() -> None:
+    value = helper.make_tensor_value_info
+    branches = {
+        f"{key}_branch": helper.make_graph(
+            [helper.make_node(op_type, ["x"], [key])], key, [], [value(key, onnx.TensorProto.FLOAT, [2])]
+        )
+        for key, op_type in (("then", "Relu"), ("else", "Neg"))
+    }
+    node = helper.make_node("If", ["condition"], ["y"], name="choice", **branches)
+    inputs = [value("condition", onnx.TensorProto.BOOL, []), value("x", onnx.TensorProto.FLOAT, [2])]
+    outputs = [value("y", onnx.TensorProto.FLOAT, [2])]
+    model = helper.make_model(helper.make_graph([node], "conditional", inputs, outputs))
+    graph = operator_graph(model)
+    assert graph.edges[("tensor", "x"), ("operator", 0)]["captured"]
+    assert not graph.edges[("tensor", "condition"), ("operator", 0)]["captured"]
+    assert ("tensor", "then") not in graph
