@@ -25,13 +25,13 @@ def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
 
     Numpy broadcasting. Same axes: the units are tied. Parameters follow the activations: they make no units here.
     """
-    order = sorted(operands, key=op.pure)
-    activations = any(not op.pure(i) for i in order)
+    order = sorted(operands, key=op.weights_only)
+    activations = any(not op.weights_only(i) for i in order)
     result: list[Field] = []
     for i in order:
         if activations:
             for f in op.fields(i):
-                meet(op, result, align(f, rank), follows=op.pure(i))
+                meet(op, result, align(f, rank), follows=op.weights_only(i))
         else:
             _combine(op, result, tuple(align(f, rank) for f in op.fields(i)))
     return tuple(result)

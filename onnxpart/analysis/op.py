@@ -56,21 +56,22 @@ class Carried:
 class State:
     """Everything known so far while the graph is walked.
 
-    `fields` holds each tensor's label fields, `pure` the initializers and the tensors made of them and of shapes alone,
-    `source` the initializers that a tensor is put together from, `trained` the trainable initializers and the tensors
-    that depend on any, `weights` the weight of a contraction by initializer, `biases` those of contractions, `barriers`
-    reasons by node index, `grouped` the labels of a grouped weight's rows and columns and whether it is a transposed
-    convolution's, `read` the tensors that an operator reads, and the outputs, `shaped` those of which only the shape
-    is read, `carried` what the states of loops carry, by their names in the body.
+    `fields` holds each tensor's label fields, `weights_only` the initializers and the tensors made of them and of
+    shapes alone, `source` the initializers that a tensor is put together from, `depends_on_parameters` the
+    trainable initializers and the tensors that depend on any, `weights` the weight of a contraction by initializer,
+    `biases` those of contractions, `barriers` reasons by node index, `grouped` the labels of a grouped weight's
+    rows and columns and whether it is a transposed convolution's, `read` the tensors that an operator reads, and
+    the outputs, `shaped` those of which only the shape is read, `carried` what the states of loops carry, by their
+    names in the body.
     """
 
     model: Model
     shapes: Shapes
     labels: Labels = field(default_factory=Labels)
     fields: dict[str, Fields] = field(default_factory=dict)
-    pure: set[str] = field(default_factory=set)
+    weights_only: set[str] = field(default_factory=set)
     source: dict[str, frozenset[str]] = field(default_factory=dict)
-    trained: set[str] = field(default_factory=set)
+    depends_on_parameters: set[str] = field(default_factory=set)
     weights: dict[str, Weight] = field(default_factory=dict)
     biases: set[str] = field(default_factory=set)
     barriers: dict[int, str] = field(default_factory=dict)
@@ -193,17 +194,17 @@ class Op:
         known = self.value(i)
         return None if known is None else [int(v) for v in np.ravel(known)]
 
-    def pure(self, i: int) -> bool:
+    def weights_only(self, i: int) -> bool:
         """Whether input `i` is made of initializers and shapes alone."""
-        return self.inputs[i] in self.state.pure
+        return self.inputs[i] in self.state.weights_only
 
     def constant(self, i: int) -> bool:
         """Whether input `i` is made of the formula's constants and shapes alone."""
-        return self.pure(i) and self.inputs[i] not in self.state.trained
+        return self.weights_only(i) and self.inputs[i] not in self.state.depends_on_parameters
 
-    def trained(self, i: int) -> bool:
+    def trainable(self, i: int) -> bool:
         """Whether input `i` is made of initializers alone, a trainable one among them."""
-        return self.pure(i) and self.inputs[i] in self.state.trained
+        return self.weights_only(i) and self.inputs[i] in self.state.depends_on_parameters
 
     def axis(self, default: int, rank: int | None = None) -> int:
         """The attribute `axis`, counted from the front."""

@@ -35,7 +35,7 @@ def analyse(model: Model) -> Analysis:
     """
     shapes = infer(model)
     trainable = set(filter(model.trainable, model.initializers))
-    state = State(model, shapes, pure=set(model.initializers), trained=trainable)
+    state = State(model, shapes, weights_only=set(model.initializers), depends_on_parameters=trainable)
     analysis = Analysis(model, shapes, state)
     for name in model.inputs:
         state.fields[name] = ()
@@ -67,7 +67,7 @@ def _walk(ops: Sequence[Op], regions: Mapping[int, Region]) -> list[rules.Rule |
         rule = _visit(op)
         result.append(rule)
         if rule is not None and rule.kind == "source":
-            op.state.pure.update(op.outputs)
+            op.state.weights_only.update(op.outputs)
         else:
             _propagate(op)
     return result
@@ -88,10 +88,10 @@ def _carry(state: State, region: Region, regions: Mapping[int, Region]) -> None:
         for op in ops[: len(region.enters)]:
             for name in now.keys() & set(op.outputs):
                 axes = control_flow.steady(control_flow.incoming(op), known[name]) if name in known else []
-                now[name] = now[name].joined(axes, op.inputs[0] in trial.trained)
+                now[name] = now[name].joined(axes, op.inputs[0] in trial.depends_on_parameters)
         for name, result in states.items():
             axes = control_flow.steady(trial.fields.get(result, ()), known[name]) if name in known else []
-            now[name] = now[name].joined(axes, result in trial.trained)
+            now[name] = now[name].joined(axes, result in trial.depends_on_parameters)
         if now == found:
             break
         found = now
@@ -146,13 +146,14 @@ def _propagate(op: Op) -> None:
     state, names = op.state, op.reads
     outputs = [name for name in op.outputs if name]
     carried = state.carried.keys() & outputs
-    state.trained.update(name for name in carried if state.carried[name].trained)
+    state.depends_on_parameters.update(name for name in carried if state.carried[name].trained)
     changes = op.domain == LEAVE or bool(carried)
-    pure = bool(names) and state.pure.issuperset(names) and not changes
-    if pure:
-        state.pure.update(outputs)
-    if not state.trained.isdisjoint(names) or (pure and op.index in state.barriers):  # nobody knows what comes out
-        state.trained.update(outputs)
+    weights_only = bool(names) and state.weights_only.issuperset(names) and not changes
+    if weights_only:
+        state.weights_only.update(outputs)
+    unknown = weights_only and op.index in state.barriers  # nobody knows what comes out
+    if unknown or not state.depends_on_parameters.isdisjoint(names):
+        state.depends_on_parameters.update(outputs)
     moved = op.op_type in MOVED or (op.domain == ENTER and not changes)
     pieces = op.inputs if op.op_type == "Concat" else op.inputs[:1] if moved else ()
     found = [state.sources(name) for name in pieces]

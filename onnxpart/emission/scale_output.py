@@ -55,7 +55,7 @@ class _Scaling:
         for node in self.graph.node:
             if node.op_type in GRAPHS:
                 self._check_inside(node, {n for n in node.output if n in self.leads})
-            elif node in self.inner and TABLE[node.op_type].linear == "sum":
+            elif node in self.inner and TABLE[node.op_type].mean == "sum":
                 for i, name in enumerate(node.input):
                     if name and name not in self.summed:
                         node.input[i] = self._times(name, self.plan.k, unused(f"{name}__times", self.taken))
@@ -94,9 +94,9 @@ class _Scaling:
         """Nodes by which sums lead to any of some tensors; what they read is added to these."""
         for node in reversed(graph.node):
             rule = TABLE.get(node.op_type)
-            if rule is None or rule.linear == "no" or leads.isdisjoint(node.output):
+            if rule is None or rule.mean == "no" or leads.isdisjoint(node.output):
                 continue
-            if rule.linear == "sum" or len([n for n in node.input if n in self.summed]) == 1 or node.op_type in GRAPHS:
+            if rule.mean == "sum" or len([n for n in node.input if n in self.summed]) == 1 or node.op_type in GRAPHS:
                 leads.update([*node.input, *captured(node)])
                 yield node
 
@@ -113,7 +113,7 @@ class _Scaling:
             for inner in self._linear(graph, inside):
                 if inner.op_type in GRAPHS:
                     self._check_inside(inner, inside)
-                elif TABLE[inner.op_type].linear == "sum":
+                elif TABLE[inner.op_type].mean == "sum":
                     read.update(filter(None, inner.input))
             read |= inside & {value.name for value in graph.input}
             if not read <= self.summed:
@@ -127,7 +127,7 @@ def _summed(graph: onnx.GraphProto, plan: Plan) -> set[str]:
     """The parameters of which merging took the sum, what is made of them, and activations that depend on parameters."""
     pure = {tensor.name for tensor in graph.initializer}
     trained = {name for i in plan.initializers if not i.constant for name in _names(i.name, pure)}
-    summed = {i.name for i in plan.initializers if i.tail and not i.constant}
+    summed = {i.name for i in plan.initializers if i.after_reduction and not i.constant}
     for node in _nodes(graph):
         if node.op_type in ("Shape", "Size"):
             continue

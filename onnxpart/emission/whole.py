@@ -39,14 +39,14 @@ class _Whole:
         self.done: dict[tuple[str, int], str] = {}
         self._initializers()
         for index in range(len(analysis.ops)):
-            if self.layout.modes[index] == "lanes":
+            if self.layout.modes[index] == "per_part":
                 for part in range(plan.k):
                     self._lane(index, part)
             else:
                 self._once(index)
         for name in analysis.model.outputs:
             producer = analysis.producer.get(name)
-            if producer is not None and self.layout.modes[producer] == "lanes":
+            if producer is not None and self.layout.modes[producer] == "per_part":
                 self._mean(name)
         self.draft = self.writer.finish(plan, None)
 
@@ -74,7 +74,7 @@ class _Whole:
 
     def _in_lanes(self, name: str) -> bool:
         producer = self.analysis.producer.get(name)
-        return producer is not None and self.layout.modes[producer] == "lanes"
+        return producer is not None and self.layout.modes[producer] == "per_part"
 
     def _merged(self, name: str) -> str:
         """The tensor over all units, joined from the parts' where need be."""
@@ -133,7 +133,7 @@ class _Whole:
         producer = self.analysis.producer.get(name)
         if planned is not None and planned.stored == "apart":
             result = copy_name(name, part)
-        elif producer is not None and name in self.analysis.state.pure and self.layout.varies(name):
+        elif producer is not None and name in self.analysis.state.weights_only and self.layout.varies(name):
             self._lane(producer, part)
             self.done.update({(n, part): copy_name(n, part) for n in self.analysis.ops[producer].outputs if n})
             result = copy_name(name, part)

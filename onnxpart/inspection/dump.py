@@ -179,7 +179,7 @@ def _layer(layer: Layer) -> str:
 def _initializer(initializer: InitializerPlan, k: int) -> Iterator[str]:
     words = [
         *(["reduces"] if initializer.reduces else []),
-        *(["tail"] if initializer.tail else []),
+        *(["after reduction"] if initializer.after_reduction else []),
         *(["constant"] if initializer.constant else []),
         *([f"stored {initializer.stored}"] if initializer.stored != "once" else []),
     ]

@@ -15,7 +15,7 @@ def obstacles(split: Split) -> dict[int, str]:
     apart = {i.name for i in plan.initializers if i.stored == "apart"}
     found = {}
     for i, op in enumerate(split.analysis.ops):
-        if layout.modes[i] != "lanes":
+        if layout.modes[i] != "per_part":
             continue
         replicated = [name for name in op.reads if name in apart or _is_replicated(layout, name)]
         if i in layout.duplicated:
@@ -31,11 +31,11 @@ def _is_replicated(layout: Layout, name: str) -> bool:
     """Whether every part computes its own values of the tensor, all of its elements."""
     analysis = layout.analysis
     producer = analysis.producer.get(name)
-    if name in analysis.state.pure:
+    if name in analysis.state.weights_only:
         return producer is not None and layout.replicated(name)
     return (
         producer is not None
-        and layout.modes[producer] == "lanes"
-        and name in analysis.state.trained
+        and layout.modes[producer] == "per_part"
+        and name in analysis.state.depends_on_parameters
         and not layout.divided(name)
     )

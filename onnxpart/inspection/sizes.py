@@ -77,7 +77,7 @@ def measure(analysis: Analysis, plan: Plan) -> Sizes:
 
 def _counts(analysis: Analysis, op: Op) -> bool:
     """Whether the operator is a contraction of activations whose shapes are known."""
-    if op.op_type not in CONTRACTIONS or op.outputs[0] in analysis.state.pure:
+    if op.op_type not in CONTRACTIONS or op.outputs[0] in analysis.state.weights_only:
         return False
     if op.op_type == "Einsum" and op.index in analysis.state.barriers:
         return False

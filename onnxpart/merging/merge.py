@@ -196,7 +196,7 @@ def scale(initializer: InitializerPlan, into: Into, normalize: Normalize, k: int
     """What to divide the sum over the parts by; None: by how many parts hold the element."""
     if initializer.reduces and (into == "original" or initializer.stored != "sum"):
         return k if normalize == "weights" else 1
-    return 1 if initializer.tail and not initializer.constant and normalize == "output" else None
+    return 1 if initializer.after_reduction and not initializer.constant and normalize == "output" else None
 
 
 def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:

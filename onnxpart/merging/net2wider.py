@@ -150,16 +150,16 @@ def _sums(layout: Layout, name: str, user: int) -> bool:
     state, op, rule = layout.analysis.state, layout.analysis.ops[user], layout.analysis.rules[user]
     if rule is None or rule.kind == "source":
         return rule is not None
-    if layout.modes[user] != "merged" or op.reads.count(name) > 1:
+    if layout.modes[user] != "joint" or op.reads.count(name) > 1:
         return False
     outputs = [n for n in op.outputs if n in layout.analysis.consumers]
     others = [n for n in op.reads if n != name and _between(layout, n)]
-    if state.pure.issuperset(outputs):
-        linear = rule.linear == "sum" or (not others and (rule.linear == "scale" or op.inputs[0] == name))
-        passes = rule.kind in ("movement", "elementwise") and rule.linear != "no" and linear
+    if state.weights_only.issuperset(outputs):
+        linear = rule.mean == "sum" or (not others and (rule.mean == "scale" or op.inputs[0] == name))
+        passes = rule.kind in ("movement", "elementwise") and rule.mean != "no" and linear
         return passes and all(_shared_out(layout, n) for n in outputs)
     if rule.kind == "recurrent":
-        others = [n for n in others if n not in state.pure]
+        others = [n for n in others if n not in state.weights_only]
     return rule.kind in WEIGHTED and not others and not any(_between(layout, n) for n in outputs)
 
 

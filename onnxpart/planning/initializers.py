@@ -30,7 +30,9 @@ def plan_of(analysis: Analysis, layout: Layout, layers: Iterable[Layer], order: 
     ]
     replicated = [i.name for i in initializers if i.stored == "apart"]
     if k == 1:
-        ends = [n for n in analysis.model.outputs if n in analysis.producer and n in analysis.state.trained]
+        ends = [
+            n for n in analysis.model.outputs if n in analysis.producer and n in analysis.state.depends_on_parameters
+        ]
     else:
         ends = [n for n in layout.mean if _is_frontier(analysis, layout, n)]
     made = Plan(
@@ -48,7 +50,7 @@ def plan_of(analysis: Analysis, layout: Layout, layers: Iterable[Layer], order: 
         replicated=tuple(replicated),
         blocked=tuple(f"{title}: {reason}" for title, reason in analysis.barriers.items()),
         mean=tuple(sorted(ends, key=lambda n: analysis.producer[n])),
-        same_graph="lanes" not in layout.modes,
+        same_graph="per_part" not in layout.modes,
     )
     analysis.layout = made, layout
     return made
@@ -70,9 +72,9 @@ def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
     users = analysis.consumers.get(name, [])
     if analysis.model.flat.inside(producer):
         return False
-    if layout.modes[producer] == "lanes":
+    if layout.modes[producer] == "per_part":
         read = [u for u in users if analysis.ops[u].op_type not in ("Shape", "Size")]
-        return name in analysis.model.outputs or any(layout.modes[u] == "tail" for u in read)
+        return name in analysis.model.outputs or any(layout.modes[u] == "after_reduction" for u in read)
     if name in analysis.model.outputs or not users:
         return True
     paths = analysis.model.flat.paths
@@ -90,14 +92,14 @@ def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
         op = analysis.ops[index]
         outputs = [n for n in op.outputs if n]
         found: set[str]
-        if layout.modes[index] != "lanes" and analysis.state.pure.issuperset(outputs):
+        if layout.modes[index] != "per_part" and analysis.state.weights_only.issuperset(outputs):
             found = set().union(*(uses.get(n, set()) for n in outputs))
         else:
             found = {layout.modes[index]}
             rule = analysis.rules[index]
             if index in layout.reductions:
                 found = {"reduce"}
-            elif layout.modes[index] == "tail" and rule is not None and rule.linear == "sum":
+            elif layout.modes[index] == "after_reduction" and rule is not None and rule.mean == "sum":
                 found = {"bias"}
         for name in op.reads:
             uses.setdefault(name, set()).update(found)
@@ -113,14 +115,14 @@ def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str], memo:
         raise PartitionError(f"{where} would have nothing of {name!r}; try another order or K.")
     divided = layout.divided(name)
     reduces = divided and name in layout.scaled
-    if "lanes" in uses and (layout.replicated(name) or len(blocks[0]) > 1):
+    if "per_part" in uses and (layout.replicated(name) or len(blocks[0]) > 1):
         stored: Literal["once", "sum", "apart"] = "apart"
     elif reduces and "reduce" not in uses and name not in layout.divided_ahead(layout.reductions):
         stored = "sum"
     else:
         stored = "once"
-    tail = bool(uses & {"bias", "reduce"}) and not divided
-    return InitializerPlan(name, shape, blocks, reduces, tail, stored, not analysis.model.trainable(name))
+    behind = bool(uses & {"bias", "reduce"}) and not divided
+    return InitializerPlan(name, shape, blocks, reduces, behind, stored, not analysis.model.trainable(name))
 
 
 def _blocks(fields: Fields, parts: Parts, k: int, shape: tuple[int, ...], memo: Memo) -> tuple[tuple[Block, ...], ...]:

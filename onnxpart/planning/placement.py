@@ -1,8 +1,8 @@
 """Which nodes of the duplicated whole exist once, and which once per part.
 
-`merged`: the node stands once, over all units. `lanes`: K copies, each over its own part (a mix, a region that can't be
-divided). `tail`: the node stands once, behind the point where the parts' contributions meet. A tensor in the tail is
-`mean` where it equals the mean of what the parts compute.
+`joint`: the node stands once, over all units. `per_part`: K copies, each over its own part (a mix, a region that can't
+be divided). `after_reduction`: the node stands once, behind the point where the parts' contributions meet. A tensor
+there is a `mean` where it equals the mean of what the parts compute.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def layout_of(analysis: Analysis, plan: Plan) -> Layout:
     return layout
 
 
-Mode = Literal["merged", "lanes", "tail"]
-WEIGHTED = ("equation", "recurrent")
+Mode = Literal["joint", "per_part", "after_reduction"]
+WEIGHTED = ("contraction", "recurrent")
 """The kinds of operators that have weights between units."""
 
 
@@ -68,7 +68,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         analysis = self.analysis
-        self._pure, self._trained = analysis.state.pure, analysis.state.trained
+        self._weights_only, self._depends = analysis.state.weights_only, analysis.state.depends_on_parameters
         fields = analysis.all_fields()
         least, most = extent(self.parts, fields)
         self._some = {id(f) for f, part in zip(fields, most.tolist(), strict=True) if part > ANYWHERE}
@@ -85,8 +85,10 @@ class Layout:
                     self._dealt.add(name)
         self._outputs = [[n for n in op.outputs if n in analysis.state.read] for op in analysis.ops]
         """By node: the outputs that anything reads."""
-        self._activations = [[n for n in op.reads if n not in self._pure] for op in analysis.ops]
-        self._parameters = [[n for n in op.reads if n in self._pure and n in self._trained] for op in analysis.ops]
+        self._activations = [[n for n in op.reads if n not in self._weights_only] for op in analysis.ops]
+        self._parameters = [
+            [n for n in op.reads if n in self._weights_only and n in self._depends] for op in analysis.ops
+        ]
         self._linear: set[str] = set()
         self._lanes: set[str] = set()
         """What nodes in lanes give."""
@@ -94,7 +96,7 @@ class Layout:
         """Nodes of the regions that exist once per part as a whole, and nodes that read what has no mean."""
         self._choosing = any(
             (op.op_type in SELECTIONS or (op.op_type == "If" and op.domain == LEAVE))
-            and not self._trained.isdisjoint(op.outputs)
+            and not self._depends.isdisjoint(op.outputs)
             for op in analysis.ops
         )
         """Whether how many elements there are of something depends on parameters."""
@@ -151,18 +153,18 @@ class Layout:
 
     def replicated(self, name: str) -> bool:
         """Whether a tensor has, or is made of parameters that have, elements with a value of its own in every part."""
-        if name not in self._trained:
+        if name not in self._depends:
             return False
         if name not in self._dealt:
             return True
         producer = self.analysis.producer.get(name)
-        if producer is None or name not in self._pure:
+        if producer is None or name not in self._weights_only:
             return False
         return any(self.replicated(n) for n in self.analysis.ops[producer].reads)
 
     def varies(self, name: str) -> bool:
         """Whether the parts hold different things under the tensor's name."""
-        return self.divided(name) or name in self._trained
+        return self.divided(name) or name in self._depends
 
     def joinable(self, name: str) -> bool:
         """Whether the parts' pieces of a tensor, side by side, make up the tensor."""
@@ -176,7 +178,7 @@ class Layout:
 
     def _unequal(self, name: str) -> bool:
         """Whether a tensor may be longer in one part than in another."""
-        return self._choosing and name in self._trained and self.analysis.shapes.sized_by_data(name)
+        return self._choosing and name in self._depends and self.analysis.shapes.sized_by_data(name)
 
     def no_mean(self, name: str) -> str:
         """Why the parts' values of a tensor have no mean; empty if they have one."""
@@ -216,7 +218,7 @@ class Layout:
                 reductions[region.start : region.stop] = [False] * len(inside)
             if torn:
                 continue
-            meanless = [i for i, mode in enumerate(self.modes) if mode == "tail" and self._reads_no_mean(i)]
+            meanless = [i for i, mode in enumerate(self.modes) if mode == "after_reduction" and self._reads_no_mean(i)]
             self._apart.update(meanless)
             if meanless:
                 continue
@@ -243,8 +245,8 @@ class Layout:
         inside = range(region.start, region.stop)
         if self._apart.issuperset(inside) or self.k == 1:
             return False
-        ends = [n for i in inside[-len(region.leaves) :] for n in self._outputs[i] if n in self._trained]
-        if any(self.modes[i] == "lanes" for i in inside):
+        ends = [n for i in inside[-len(region.leaves) :] for n in self._outputs[i] if n in self._depends]
+        if any(self.modes[i] == "per_part" for i in inside):
             return True
         meets = not self.reductions.isdisjoint(inside)
         return meets and any(not self.divided(n) and n not in self.mean for n in ends)
@@ -263,7 +265,7 @@ class Layout:
     def factors(self, name: str) -> frozenset[str] | None:
         """Initializers to divide by K to divide a pure tensor by K; None where no choice of them does."""
         analysis = self.analysis
-        if not self.divided(name) or name not in self._trained:
+        if not self.divided(name) or name not in self._depends:
             return None
         if name in analysis.model.initializers:
             return frozenset((name,))
@@ -271,12 +273,12 @@ class Layout:
         rule = analysis.rules[producer]
         names = [n for n in analysis.ops[producer].inputs if n]
         found = [self.factors(n) for n in names]
-        if rule is None or rule.linear == "no":
+        if rule is None or rule.mean == "no":
             return None
-        if rule.linear == "sum":
+        if rule.mean == "sum":
             known = [f for f in found if f is not None]
             return frozenset().union(*known) if len(known) == len(found) else None
-        for i, factors in enumerate(found[:1] if rule.linear == "data" else found):
+        for i, factors in enumerate(found[:1] if rule.mean == "data" else found):
             rest = [self._origins(n) for j, n in enumerate(names) if j != i]
             others = set().union(*rest)
             if factors is not None and factors.isdisjoint(others) and not any(map(self.replicated, others)):
@@ -288,15 +290,15 @@ class Layout:
 
         What is divided has no such mean.
         """
-        if name not in self._trained or self.divided(name) or name in self.analysis.model.initializers:
+        if name not in self._depends or self.divided(name) or name in self.analysis.model.initializers:
             return True
         producer = self.analysis.producer[name]
         rule = self.analysis.rules[producer]
         names = [n for n in self.analysis.ops[producer].inputs if n]
-        own = [n for n in names if n in self._trained]
-        if rule is None or rule.linear == "no" or not all(map(self._averages, own)):
+        own = [n for n in names if n in self._depends]
+        if rule is None or rule.mean == "no" or not all(map(self._averages, own)):
             return False
-        return rule.linear == "sum" or (len(own) == 1 and (rule.linear == "scale" or own == names[:1]))
+        return rule.mean == "sum" or (len(own) == 1 and (rule.mean == "scale" or own == names[:1]))
 
     def _origins(self, name: str) -> set[str]:
         """Initializers that a pure tensor is made of."""
@@ -318,7 +320,7 @@ class Layout:
     def _at_hand(self, name: str) -> bool:
         """Whether a divided tensor exists over all units, or can be joined."""
         producer = self.analysis.producer.get(name)
-        return producer is None or self.modes[producer] != "lanes" or not self.divided(name) or self.joinable(name)
+        return producer is None or self.modes[producer] != "per_part" or not self.divided(name) or self.joinable(name)
 
     def _settle(self, reductions: list[bool]) -> None:
         """Modes, given which nodes may be where the parts' contributions meet."""
@@ -330,14 +332,14 @@ class Layout:
         tail = self._tail(reductions)
         for i in range(len(analysis.ops)):
             if tail[i]:
-                self.modes.append("tail")
+                self.modes.append("after_reduction")
                 if reductions[i]:
                     self.reductions.add(i)
                 if reductions[i] or self._is_mean(i):
                     self.mean.update(analysis.ops[i].outputs)
             else:
                 self.modes.append(self._mode(i))
-            if self.modes[i] == "lanes":
+            if self.modes[i] == "per_part":
                 self._lanes.update(analysis.ops[i].outputs)
                 self.mean.update(n for n in analysis.ops[i].outputs if n and not self.divided(n))
 
@@ -356,24 +358,24 @@ class Layout:
     def _is_linear(self, i: int) -> bool:
         """Whether the node passes a mean on, as far as its operator and inputs tell."""
         rule = self.analysis.rules[i]
-        if rule is None or rule.linear == "no":
+        if rule is None or rule.mean == "no":
             return False
         names = [n for n in self.analysis.ops[i].inputs if n]
         means = [n in self._linear for n in names]
-        if rule.linear == "sum":
+        if rule.mean == "sum":
             return any(means) and all(
-                m or n not in self._trained or (n in self._pure and not self.divided(n) and self._averages(n))
+                m or n not in self._depends or (n in self._weights_only and not self.divided(n) and self._averages(n))
                 for m, n in zip(means, names, strict=True)
             )
         rest = [n for m, n in zip(means, names, strict=True) if not m]
-        if any(n in self._trained for n in rest):
+        if any(n in self._depends for n in rest):
             return False
-        return sum(means) == 1 and (rule.linear == "scale" or means[0])
+        return sum(means) == 1 and (rule.mean == "scale" or means[0])
 
     def _is_mean(self, i: int) -> bool:
         """The same once it is known which tensors are means."""
         return self._is_linear(i) and all(
-            n in self.mean or n in self._pure or n not in self._trained for n in self.analysis.ops[i].reads
+            n in self.mean or n in self._weights_only or n not in self._depends for n in self.analysis.ops[i].reads
         )
 
     def _tail(self, reductions: list[bool]) -> list[bool]:
@@ -387,14 +389,14 @@ class Layout:
                 continue
             if users and all(map(self._untrained, users)) and ends.isdisjoint(outputs):
                 continue
-            if self._pure.issuperset(outputs) or not self._divided.isdisjoint(outputs):
+            if self._weights_only.issuperset(outputs) or not self._divided.isdisjoint(outputs):
                 continue
             if i in self.duplicated or i in self._apart:
                 continue
             if not reductions[i] and not self._divided.isdisjoint(self._activations[i]):
                 continue
             rule = analysis.rules[i]
-            bias = rule is not None and rule.linear == "sum" and all(n in self._linear for n in outputs)
+            bias = rule is not None and rule.mean == "sum" and all(n in self._linear for n in outputs)
             if self._parameters[i] and not reductions[i] and not bias:
                 continue
             tail[i] = True
@@ -402,29 +404,29 @@ class Layout:
 
     def _untrained(self, i: int) -> bool:
         """Whether a node stands once because nothing that comes out of it, such as a size, depends on parameters."""
-        return self._trained.isdisjoint(self._outputs[i]) and i not in self._apart
+        return self._depends.isdisjoint(self._outputs[i]) and i not in self._apart
 
     def _mode(self, i: int) -> Mode:
         analysis = self.analysis
         outputs = self._outputs[i]
         if self.k == 1 or self._untrained(i):
-            return "merged"
+            return "joint"
         if i in self.duplicated or i in self._apart:
-            return "lanes"
-        if self._pure.issuperset(outputs):
-            return "merged" if all(self._is_block(n, i) for n in outputs) else "lanes"
-        if not self._pure.isdisjoint(self._lanes.intersection(analysis.ops[i].reads)):
-            return "lanes"
+            return "per_part"
+        if self._weights_only.issuperset(outputs):
+            return "joint" if all(self._is_block(n, i) for n in outputs) else "per_part"
+        if not self._weights_only.isdisjoint(self._lanes.intersection(analysis.ops[i].reads)):
+            return "per_part"
         parameters = self._parameters[i]
         if any(self.replicated(n) for n in parameters):
-            return "lanes"
+            return "per_part"
         rule = analysis.rules[i]
         weighted = rule is not None and rule.kind in WEIGHTED and bool(parameters)
         if weighted and any(self.replicated(n) for n in outputs) and any(map(self.divided, self._activations[i])):
-            return "lanes"
+            return "per_part"
         if any(not (weighted and self.joinable(name)) for name in self._lanes.intersection(self._activations[i])):
-            return "lanes"
-        return "merged" if all(self.divided(n) for n in outputs if n in self._trained) else "lanes"
+            return "per_part"
+        return "joint" if all(self.divided(n) for n in outputs if n in self._depends) else "per_part"
 
     def _is_block(self, name: str, i: int) -> bool:
         """Whether a tensor made of parameters by node `i` has zeros between parts where those it is made of have."""
@@ -434,7 +436,7 @@ class Layout:
         if not self._has_blocks(name):
             return True
         rule = self.analysis.rules[i]
-        linear = "no" if rule is None else rule.linear
+        linear = "no" if rule is None else rule.mean
         if linear == "data":
             return self._has_blocks(inputs[0])
         return linear != "no" and (any if linear == "scale" else all)(self._has_blocks(n) for n in inputs)

@@ -77,18 +77,18 @@ def _window(ranges: Ranges | None, start: int, stop: int) -> tuple[Ranges | None
 class InitializerPlan:
     """How one initializer is divided.
 
-    `shape` in the whole network; `blocks` for each part the blocks that its array is made of, one under the other along
-    axis 0, indices ascending; `reduces`: scaled by 1/K, as a weight where the parts' contributions meet, or as what
-    leads to one that can't be scaled; `tail`: a parameter behind that point; `constant`: a number of the formula, no
-    parameter; `stored` says how the duplicated whole holds it: `once`, `sum` (once, contributions unscaled), or `apart`
-    (one array per part).
+    `shape` in the whole network; `blocks` for each part the blocks that its array is made of, one under the other
+    along axis 0, indices ascending; `reduces`: scaled by 1/K, as a weight where the parts' contributions meet, or
+    as what leads to one that can't be scaled; `after_reduction`: a parameter behind that point; `constant`: a
+    number of the formula, no parameter; `stored` says how the duplicated whole holds it: `once`, `sum` (once,
+    contributions unscaled), or `apart` (one array per part).
     """
 
     name: str
     shape: tuple[int, ...]
     blocks: tuple[tuple[Block, ...], ...]
     reduces: bool = False
-    tail: bool = False
+    after_reduction: bool = False
     stored: Literal["once", "sum", "apart"] = "once"
     constant: bool = False
 

@@ -80,18 +80,23 @@ def _refuse_meanless(layout: Layout) -> None:
     """
     analysis = layout.analysis
     made = ((n, analysis.producer[n]) for n in analysis.model.outputs if n in analysis.producer)
-    name = next((n for n, i in made if layout.modes[i] == "lanes" and layout.no_mean(n)), None)
+    name = next((n for n, i in made if layout.modes[i] == "per_part" and layout.no_mean(n)), None)
     if name is None:
         return
     found, seen, waiting = list[str](), {name}, deque([name])
     while waiting:
         for read in analysis.ops[analysis.producer[waiting.popleft()]].reads:
             producer = analysis.producer.get(read)
-            if producer is None or read in seen or read not in analysis.state.trained:
+            if producer is None or read in seen or read not in analysis.state.depends_on_parameters:
                 continue
             seen.add(read)
             inside = analysis.model.flat.inside(producer)
-            if inside or read in analysis.state.pure or read not in analysis.shapes.shape or layout.no_mean(read):
+            if (
+                inside
+                or read in analysis.state.weights_only
+                or read not in analysis.shapes.shape
+                or layout.no_mean(read)
+            ):
                 waiting.append(read)
             else:
                 found.append(read)

@@ -35,7 +35,7 @@ def ahead(layout: Layout, points: Iterable[int]) -> dict[int, Ahead]:
     found = {}
     for i in points:
         divided = {n for n in layout.analysis.inputs(i) if layout.divided(n)}
-        weights = divided & layout.analysis.state.pure
+        weights = divided & layout.analysis.state.weights_only
         divided -= weights
         way = Ahead()
         if any(layout.factors(n) is None for n in weights):
@@ -59,16 +59,16 @@ def _follow(layout: Layout, name: str, way: Ahead) -> bool:
     way.values.add(name)
     way.nodes.add(producer)
     inputs = [n for n in op.input if n]
-    parameters = [n for n in inputs if n in analysis.state.pure]
+    parameters = [n for n in inputs if n in analysis.state.weights_only]
     if op.op_type in NORMALISATIONS:
         return all(_divide(layout, n, way) for n in inputs[1:3])
     if op.op_type in CONTRACTIONS:
         return len(inputs) == len(parameters) + 1 and all(_divide(layout, n, way) for n in parameters)
-    if rule.linear == "scale" and any(_divide(layout, n, way) for n in parameters):
+    if rule.mean == "scale" and any(_divide(layout, n, way) for n in parameters):
         return True
-    if rule.linear == "sum":
+    if rule.mean == "sum":
         return all(_divide(layout, n, way) if n in parameters else _follow(layout, n, way) for n in inputs)
-    return rule.linear == "data" and inputs[0] not in parameters and _follow(layout, inputs[0], way)
+    return rule.mean == "data" and inputs[0] not in parameters and _follow(layout, inputs[0], way)
 
 
 def _divide(layout: Layout, name: str, way: Ahead) -> bool:

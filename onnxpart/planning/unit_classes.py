@@ -123,7 +123,7 @@ def _wide(analysis: Analysis) -> list[tuple[Field, int]]:
     """The fields along several axes that must come out as grids, each once, and the nodes that they come from."""
     grids = list(analysis.labels.grids)
     for name, fields in analysis.state.fields.items():
-        if name not in analysis.virtual and name not in analysis.state.pure:
+        if name not in analysis.virtual and name not in analysis.state.weights_only:
             grids += [(f, analysis.producer.get(name, -1)) for f in fields]
     found: dict[int, tuple[Field, int]] = {}
     for f, node in grids:

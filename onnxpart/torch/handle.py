@@ -199,7 +199,7 @@ def _norm_of(analysis: Analysis, weight: str) -> set[int]:
     while waiting:
         for name in analysis.inputs(waiting.pop()):
             i = analysis.producer.get(name)
-            if i is not None and i not in before and name in analysis.state.trained:
+            if i is not None and i not in before and name in analysis.state.depends_on_parameters:
                 before.add(i)
                 waiting += [] if _has_parameters(analysis, i) else [i]
     mixes = {i for i in before if analysis.ops[i].node.op_type.startswith("Reduce")}
@@ -211,7 +211,8 @@ def _norm_of(analysis: Analysis, weight: str) -> set[int]:
 
 
 def _has_parameters(analysis: Analysis, i: int) -> bool:
-    return any(name in analysis.state.pure and name in analysis.state.trained for name in analysis.inputs(i))
+    parameters = analysis.state.weights_only & analysis.state.depends_on_parameters
+    return not parameters.isdisjoint(analysis.inputs(i))
 
 
 def _names(module: nn.Module, model: Model) -> dict[str, str]:

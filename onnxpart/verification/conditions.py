@@ -96,7 +96,7 @@ def _misplaced_elements(initializer: InitializerPlan, fields: Fields, parts: Par
     owned = [_owned(fields, parts, p, initializer.shape) for p in range(k)]
     held = [_held(initializer, p) for p in range(k)]
     name, result = repr(initializer.name), []
-    shared = initializer.reduces or initializer.tail or initializer.stored == "apart"
+    shared = initializer.reduces or initializer.after_reduction or initializer.stored == "apart"
     several = np.sum(held, axis=0) > 1
     if shared:
         several &= ~np.all(owned, axis=0)

@@ -237,7 +237,11 @@ def _hidden(layout: Layout, models: Iterable[onnx.ModelProto]) -> list[str]:
     reduced = set().union(*(way.values for i, way in layout.ahead.items() if i in layout.reductions))
     for index, op in enumerate(layout.analysis.ops):
         for name in op.outputs:
-            if name not in present - reduced or layout.modes[index] != "merged" or name in layout.analysis.state.pure:
+            if (
+                name not in present - reduced
+                or layout.modes[index] != "joint"
+                or name in layout.analysis.state.weights_only
+            ):
                 continue
             if not layout.divided(name) or layout.analysis.shapes.dtype.get(name) not in FLOATS:
                 continue

@@ -188,7 +188,7 @@ class _Units:
         state, rule, names = self.analysis.state, self.analysis.rules[index], self.analysis.inputs(index)
         if index in self.makers or (rule is not None and rule.kind not in WEIGHTED):
             return index in self.makers
-        return any(n in state.trained and n in state.pure for n in names)
+        return any(n in state.depends_on_parameters and n in state.weights_only for n in names)
 
     def _final(self) -> list[bool]:
         """For each operator whether no other operator behind it makes units: its results are the outputs'."""
@@ -204,9 +204,9 @@ class _Units:
         analysis, op, rule = self.analysis, self.analysis.ops[index], self.analysis.rules[index]
         if rule is not None and rule.kind == "source":
             return
-        names = [n for n in analysis.inputs(index) if n not in analysis.state.pure]
+        names = [n for n in analysis.inputs(index) if n not in analysis.state.weights_only]
         for out in op.outputs:
-            if not out or out in analysis.state.pure:
+            if not out or out in analysis.state.weights_only:
                 continue
             units = self._units(analysis.fields(out))
             if self._open(out):

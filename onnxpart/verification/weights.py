@@ -54,7 +54,7 @@ def scaled(analysis: Analysis) -> dict[str, str]:
             continue
         if op.op_type == "BatchNormalization" and op.inputs[1] in analysis.model.initializers:
             result[op.outputs[0]] = op.inputs[1]
-        elif rule.kind == "equation":
+        elif rule.kind == "contraction":
             result |= dict.fromkeys(op.outputs[:1], next((n for n in op.inputs[:2] if n in tensors), ""))
     return {output: name for output, name in result.items() if name}
 

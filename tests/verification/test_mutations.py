@@ -254,7 +254,7 @@ WRONG_REWRITES = {
     "ScatterND keeps its blocks": "ScatterND: blocks from the input",
 }
 
-WRONG_FLAGS: dict[str, tuple[Callable[[], ModelProto], str, rules.Linear]] = {
+WRONG_FLAGS: dict[str, tuple[Callable[[], ModelProto], str, rules.Mean]] = {
     "GlobalMaxPool is linear": (max_pooled, "GlobalMaxPool", "data"),
     "Relu is linear": (clipped, "Relu", "data"),
     "Mul is linear in both": (squared, "Mul", "sum"),
@@ -288,9 +288,9 @@ def test_a_missing_rewrite_is_found(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", WRONG_FLAGS)
 def test_wrong_linearity_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, op_type, linear = WRONG_FLAGS[name]
+    network, op_type, mean = WRONG_FLAGS[name]
     assert holds(network())
-    monkeypatch.setitem(rules.TABLE, op_type, replace(rules.TABLE[op_type], linear=linear))
+    monkeypatch.setitem(rules.TABLE, op_type, replace(rules.TABLE[op_type], mean=mean))
     assert not holds(network())
 
 
@@ -361,9 +361,11 @@ Scale = Callable[[Plan, str, int], float]
 WRONG_SCALES: dict[str, Scale] = {
     "1/K left out": lambda p, name, k: k if p.by_name[name].reduces else 1,
     "1/K twice": lambda p, name, k: 1 / k if p.by_name[name].reduces else 1,
-    "bias of the output summed": lambda p, name, k: k if p.by_name[name].tail else 1,
-    "bias of the output divided": lambda p, name, k: 1 / k if p.by_name[name].tail else 1,
-    "hidden weights divided": lambda p, name, k: 1 if p.by_name[name].reduces or p.by_name[name].tail else 1 / k,
+    "bias of the output summed": lambda p, name, k: k if p.by_name[name].after_reduction else 1,
+    "bias of the output divided": lambda p, name, k: 1 / k if p.by_name[name].after_reduction else 1,
+    "hidden weights divided": lambda p, name, k: (
+        1 if p.by_name[name].reduces or p.by_name[name].after_reduction else 1 / k
+    ),
 }
 
 

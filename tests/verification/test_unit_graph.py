@@ -155,7 +155,7 @@ def an_element_lost(_: Analysis, made: Plan) -> Plan:
 
 
 def no_output_parameter(_: Analysis, made: Plan) -> Plan:
-    spoilt = tuple(replace(i, tail=False) for i in made.initializers)
+    spoilt = tuple(replace(i, after_reduction=False) for i in made.initializers)
     return replace(made, initializers=spoilt)
 
 

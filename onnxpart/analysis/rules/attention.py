@@ -77,7 +77,7 @@ def _with_past(op: Op, i: int, fields: Fields) -> Fields:
 def _masked(op: Op, scores: Fields) -> Fields:
     result = list(scores)
     for f in op.fields(3):
-        meet(op, result, align(f, 4), follows=op.pure(3))
+        meet(op, result, align(f, 4), follows=op.weights_only(3))
     return tuple(result)
 
 
@@ -99,7 +99,7 @@ def rotary(op: Op) -> list[Fields]:
             follow(op, (first,), tuple(align(g, 4) for g in op.fields(i) if varying(g) == {g.ndim - 1}))
     for i in (1, 2):
         op.share(g for g in op.fields(i) if varying(g) != {g.ndim - 1})
-    if not op.pure(1) and op.fields(1):
+    if not op.weights_only(1) and op.fields(1):
         raise Barrier("its angles are divided")
     return [op.fields(0)]
 

@@ -158,7 +158,7 @@ def matmul(op: Op) -> list[Fields]:
 def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
     terms = left, right
     batch = set(left) & set(right) & set(out)
-    weights = [i for i in (0, 1) if op.trained(i) and not _computed_in_batches(op, i, terms[i], batch)]
+    weights = [i for i in (0, 1) if op.trainable(i) and not _computed_in_batches(op, i, terms[i], batch)]
     if len(weights) != 1:  # constants are no weights, and two weights make another
         a, b = (Operand(() if op.constant(i) else op.fields(i), terms[i]) for i in (0, 1))
         return product(op, a, b, contracted, out)
@@ -219,9 +219,9 @@ def _convolution(op: Op, transposed: bool) -> list[Fields]:
     kernel, results = "wxyz"[:spatial], "pqrl"[:spatial]
     places = "".join(r if i + 2 in sliding else s for i, (r, s) in enumerate(zip(results, "stuv", strict=False)))
     note_weight(op, 1, (1,) if transposed else (0,))
-    if not op.pure(1) and op.fields(1):
+    if not op.weights_only(1) and op.fields(1):
         raise Barrier("its kernel is computed from activations")
-    if not op.trained(1) and (group == 1 or 1 not in (op.shape(0)[1] // group, op.out_shape()[1] // group)):
+    if not op.trainable(1) and (group == 1 or 1 not in (op.shape(0)[1] // group, op.out_shape()[1] // group)):
         raise Barrier("its kernel is no trained weight")
     if group == 1:
         x = Operand(op.fields(0), "nc" + places)
@@ -237,7 +237,7 @@ def deform_conv(op: Op) -> list[Fields]:
     """DeformConv: a Conv at places that every part takes alike."""
     if int(op.attributes.get("group", 1)) > 1 or int(op.attributes.get("offset_group", 1)) > 1:
         raise Barrier("a deformable convolution in groups has no rule")
-    if not op.pure(1) and op.fields(1):
+    if not op.weights_only(1) and op.fields(1):
         raise Barrier("its kernel is computed from activations")
     for i in (2, 4):
         op.share(op.fields(i), "it says where to sample")

@@ -121,7 +121,7 @@ def incoming(op: Op) -> Fields:
         if kept:
             result.append(drop_axes(op.labels.tie_along(f, kept), gone))
         else:
-            op.share([f], "" if op.pure(0) else "every part runs all iterations")
+            op.share([f], "" if op.weights_only(0) else "every part runs all iterations")
     return tuple(result)
 
 

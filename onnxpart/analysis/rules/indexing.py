@@ -12,15 +12,15 @@ from onnxpart.analysis.rewrite import Rewrite
 
 def across(op: Op, inputs: Iterable[int], axes: Iterable[int]) -> Fields:
     """Fields of inputs that meet place by place; units that lie along `axes` are shared."""
-    order = sorted(inputs, key=op.pure)
-    activations = any(not op.pure(i) for i in order)
+    order = sorted(inputs, key=op.weights_only)
+    activations = any(not op.weights_only(i) for i in order)
     result: list[Field] = []
     for i in order:
         for f in op.fields(i):
             if varying(f).isdisjoint(axes):
-                meet(op, result, f, follows=activations and op.pure(i))
+                meet(op, result, f, follows=activations and op.weights_only(i))
             else:
-                op.share([f], "" if op.pure(i) else "it depends on positions along a divided axis")
+                op.share([f], "" if op.weights_only(i) else "it depends on positions along a divided axis")
     return tuple(result)
 
 
@@ -67,10 +67,10 @@ def gather_nd(op: Op) -> list[Fields]:
     result = []
     for f in op.fields(0):
         if not varying(f).isdisjoint(range(looked_up)):
-            op.share([f], "" if op.pure(0) else "it depends on positions along a divided axis")
+            op.share([f], "" if op.weights_only(0) else "it depends on positions along a divided axis")
             continue
         result.append(f.reshape(front + f.shape[looked_up:]))
-        if op.pure(0) and not op.pure(1):
+        if op.weights_only(0) and not op.weights_only(1):
             op.labels.root(result[-1], op.index)
     return [tuple(result)]
 
@@ -82,7 +82,7 @@ def scatter_nd(op: Op) -> list[Fields]:
     result = list(across(op, [0], range(written)))
     front = len(op.shape(2)) - len(op.shape(0)) + written
     for f in across(op, [2], range(front)):
-        meet(op, result, f.reshape((1,) * written + f.shape[front:]), follows=op.pure(2))
+        meet(op, result, f.reshape((1,) * written + f.shape[front:]), follows=op.weights_only(2))
     return [tuple(result)]
 
 

@@ -84,11 +84,11 @@ def concat(op: Op) -> list[Fields]:
     count = len(op.inputs)
     kept = [i for i in range(count) if op.shape(i)[axis] > 0]
     rest: dict[frozenset[int], list[dict[int, Field]]] = {}
-    activations = any(not op.pure(i) for i in kept)
-    for i in sorted(kept, key=op.pure):
+    activations = any(not op.weights_only(i) for i in kept)
+    for i in sorted(kept, key=op.weights_only):
         for f in op.fields(i):
             others = varying(f) - {axis}
-            if activations and op.pure(i) and others not in rest:
+            if activations and op.weights_only(i) and others not in rest:
                 op.share([f])
                 continue
             columns = rest.setdefault(others, [])
@@ -113,7 +113,7 @@ def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) 
     if not along and len(column) == len(kept):
         if all(f is fields[0] for f in fields):
             return fields[0]
-        if any(op.pure(i) for i in column) and varying(fields[0]):
+        if any(op.weights_only(i) for i in column) and varying(fields[0]):
             for f in fields[1:]:
                 op.labels.tie(fields[0], f)
             return fields[0]
@@ -187,10 +187,10 @@ def gather(op: Op) -> list[Fields]:
             result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
             continue
         if f.shape[axis] > 1:
-            op.share([f], "" if op.pure(0) else "it selects units at run time")
+            op.share([f], "" if op.weights_only(0) else "it selects units at run time")
             continue
         g = f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])
-        if index is None and op.pure(0) and varying(g):
+        if index is None and op.weights_only(0) and varying(g):
             op.labels.root(g, op.index)
         result.append(g)
     return [tuple(result)]

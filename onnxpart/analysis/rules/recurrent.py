@@ -56,7 +56,7 @@ def _check(op: Op) -> None:
     unknown = {a.decode() for a in op.attributes.get("activations", ()) if a.decode().lower() not in _PLACEWISE}
     if unknown:
         raise Barrier(f"the activation {min(unknown)} has no rule")
-    if any(op.has(i) and not op.pure(i) for i in (_W, _R, _B, _P)):
+    if any(op.has(i) and not op.weights_only(i) for i in (_W, _R, _B, _P)):
         raise Barrier("its weights are computed from activations")
 
 
@@ -83,7 +83,7 @@ def tie(op: Op, i: int, along: dict[int, Field]) -> None:
             (axis,) = axes
             op.labels.tie(op.labels.tie_along(f, axes).reshape(-1), along[axis])
         else:
-            op.share([f], "" if op.pure(i) else "its first state is divided along another axis than the units")
+            op.share([f], "" if op.weights_only(i) else "its first state is divided along another axis than the units")
 
 
 def rewrite(r: Rewrite) -> None:

@@ -30,8 +30,8 @@ from onnxpart.analysis.rules.opaque import opaque
 from onnxpart.analysis.rules.versions import VERSIONS
 from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, opaque_reason
 
-Kind = Literal["equation", "recurrent", "elementwise", "movement", "mix", "source", "control flow"]
-Linear = Literal["no", "data", "sum", "scale"]
+Kind = Literal["contraction", "recurrent", "elementwise", "movement", "mix", "source", "control flow"]
+Mean = Literal["no", "data", "sum", "scale"]
 """Whether the mean over parts passes through: never; if the first input has it and the rest is the same in every part;
 if every input has it or is the same in every part; if one input has it and the others are the same in every part."""
 
@@ -48,24 +48,24 @@ class Rule:
     versions: tuple[int, ...]
     labels: Callable[[Op], list[Fields]]
     rewrite: Callable[[Rewrite], None] | None = None
-    linear: Linear = "no"
+    mean: Mean = "no"
 
 
-def _all(names: str, kind: Kind, rule: Callable[[Op], list[Fields]], linear: Linear = "no") -> dict[str, Rule]:
+def _all(names: str, kind: Kind, rule: Callable[[Op], list[Fields]], mean: Mean = "no") -> dict[str, Rule]:
     adapt = elementwise.rewrite_operands if rule is elementwise.broadcast else None
-    return {name: Rule(kind, VERSIONS[name], rule, adapt, linear) for name in names.split()}
+    return {name: Rule(kind, VERSIONS[name], rule, adapt, mean) for name in names.split()}
 
 
-_ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[Rewrite], None] | None, Linear]] = {
-    "Conv": ("equation", contraction.conv, contraction.rewrite_conv, "no"),
-    "ConvTranspose": ("equation", contraction.conv_transpose, contraction.rewrite_conv, "no"),
-    "Gemm": ("equation", contraction.gemm, contraction.rewrite_contraction, "no"),
-    "MatMul": ("equation", contraction.matmul, contraction.rewrite_contraction, "no"),
-    "Einsum": ("equation", contraction.einsum, contraction.rewrite_contraction, "no"),
-    "Attention": ("equation", attention.attention, attention.adapt, "no"),
+_ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[Rewrite], None] | None, Mean]] = {
+    "Conv": ("contraction", contraction.conv, contraction.rewrite_conv, "no"),
+    "ConvTranspose": ("contraction", contraction.conv_transpose, contraction.rewrite_conv, "no"),
+    "Gemm": ("contraction", contraction.gemm, contraction.rewrite_contraction, "no"),
+    "MatMul": ("contraction", contraction.matmul, contraction.rewrite_contraction, "no"),
+    "Einsum": ("contraction", contraction.einsum, contraction.rewrite_contraction, "no"),
+    "Attention": ("contraction", attention.attention, attention.adapt, "no"),
     "RotaryEmbedding": ("mix", attention.rotary, attention.adapt, "no"),
     **dict.fromkeys(recurrent.GATES, ("recurrent", recurrent.recurrent, recurrent.rewrite, "no")),
-    "DeformConv": ("equation", contraction.deform_conv, None, "no"),
+    "DeformConv": ("contraction", contraction.deform_conv, None, "no"),
     "PRelu": ("elementwise", elementwise.prelu, elementwise.rewrite_operands, "no"),
     "BatchNormalization": ("elementwise", elementwise.per_channel, None, "no"),
     "QuantizeLinear": ("elementwise", elementwise.quantize, elementwise.rewrite_quantize, "no"),
@@ -153,11 +153,9 @@ TABLE: dict[str, Rule] = {
         "source",
         elementwise.source,
     ),
-    **{
-        name: Rule(kind, VERSIONS[name], labels, adapt, linear) for name, (kind, labels, adapt, linear) in _ROWS.items()
-    },
+    **{name: Rule(kind, VERSIONS[name], labels, adapt, mean) for name, (kind, labels, adapt, mean) in _ROWS.items()},
 }
-Marker = tuple[Callable[[Op], list[Fields]], Callable[[Rewrite], None] | None, Linear]
+Marker = tuple[Callable[[Op], list[Fields]], Callable[[Rewrite], None] | None, Mean]
 MARKERS: dict[tuple[str, str], Marker] = {
     (ENTER, "condition"): (control_flow.setting, None, "no"),
     (ENTER, "count"): (control_flow.setting, None, "no"),
@@ -196,8 +194,8 @@ def find(op: Op) -> Rule | str:
     if marker:
         if control_flow.differ(op):
             return "its branches give tensors with different numbers of axes"
-        labels, adapt, linear = MARKERS[op.domain, op.attributes["role"].decode()]
-        return Rule("control flow", rule.versions, labels, adapt, linear)
+        labels, adapt, mean = MARKERS[op.domain, op.attributes["role"].decode()]
+        return Rule("control flow", rule.versions, labels, adapt, mean)
     if op.op_type in GRAPHS:
         return opaque_reason(op.node)
     return rule

@@ -343,7 +343,7 @@ def test_a_convolutional_cell() -> None:
 
 @pytest.mark.parametrize("function", ["Identity", "Softmax"])
 def test_contributions_meet_inside(function: str) -> None:
-    """Linear results leave a branch as the mean of the parts', and the network stays as it is; others are averaged."""
+    """Mean results leave a branch as the mean of the parts', and the network stays as it is; others are averaged."""
     n = Net(("x", ("N", FEATURES)))
     h = n.op("Tanh", n.linear("x", FEATURES, SIZE, name="before"))
 
