@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnxpart.analysis.labels import Field, Fields, Labels
 from onnxpart.analysis.op import Op, State
-from onnxpart.analysis.rules import table as rules
+from onnxpart.analysis.rules.table import Rule
 from onnxpart.ir.model import Model
 from onnxpart.ir.shapes import Shapes
 
@@ -30,7 +30,7 @@ class Analysis:
     state: State
     layout: tuple[Plan, Layout] | None = None
     ops: list[Op] = field(default_factory=list)
-    rules: list[rules.Rule | None] = field(default_factory=list)
+    rules: list[Rule | None] = field(default_factory=list)
     consumers: dict[str, list[int]] = field(default_factory=dict)
     producer: dict[str, int] = field(default_factory=dict)
     virtual: dict[str, str] = field(default_factory=dict)

@@ -119,6 +119,11 @@ class State:
             ) from None
 
 
+def qualified(domain: str, op_type: str) -> str:
+    """The name of an operator among those of all domains; ONNX's own have none in front."""
+    return f"{domain}.{op_type}" if domain not in ("", "ai.onnx") else op_type
+
+
 _VALUES: dict[int, Callable[[onnx.AttributeProto], Any]] = {
     onnx.AttributeProto.INT: attrgetter("i"),
     onnx.AttributeProto.INTS: lambda a: a.ints[:],
@@ -129,8 +134,9 @@ _VALUES: dict[int, Callable[[onnx.AttributeProto], Any]] = {
 class Op:
     """One operator of the graph, with what is known of its inputs and outputs.
 
-    `inputs` and `outputs` are their names, empty where an optional one is left out. What a node says is read once: that
-    takes long.
+    `op_type` is the operator's name (see `qualified`), `schema_domain` the domain that defines it: for a marker that of
+    its If, Loop or Scan. `inputs` and `outputs` are names, empty where an optional one is left out. What a node says
+    is read once: that takes long.
     """
 
     def __init__(self, state: State, index: int, node: onnx.NodeProto) -> None:
@@ -138,8 +144,9 @@ class Op:
         self.index = index
         self.node = node
         self.labels = state.labels
-        self.op_type = node.op_type
         self.domain = node.domain
+        self.schema_domain = "" if node.domain in ("ai.onnx", ENTER, LEAVE) else node.domain
+        self.op_type = qualified(self.schema_domain, node.op_type)
         self.inputs = tuple(node.input[:])
         self.outputs = tuple(node.output[:])
 
@@ -147,7 +154,7 @@ class Op:
     def title(self) -> str:
         """How messages name the operator."""
         name = self.node.name or "-> " + next(n for n in self.outputs if n)
-        return f"{self.op_type} {name!r}"
+        return f"{self.node.op_type} {name!r}"
 
     @cached_property
     def reads(self) -> list[str]:
@@ -163,8 +170,7 @@ class Op:
     @property
     def opset(self) -> int:
         """Version of the operator's domain."""
-        domain = "" if self.domain in ("ai.onnx", ENTER, LEAVE) else self.domain
-        return self.state.model.opsets.get(domain, 1)
+        return self.state.model.opsets.get(self.schema_domain, 1)
 
     def has(self, i: int) -> bool:
         """Whether the optional input `i` is there."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from onnxpart.analysis.labels import Fields, TooMany, tight
 from onnxpart.analysis.op import Barrier, Carried, Op, State
 from onnxpart.analysis.rules import control_flow
-from onnxpart.analysis.rules import table as rules
+from onnxpart.analysis.rules.table import Rule, find
 from onnxpart.errors import ModelError
 from onnxpart.ir import region_shapes
 from onnxpart.ir.flatten import ENTER, LEAVE, Region
@@ -57,7 +57,7 @@ def analyse(model: Model) -> Analysis:
     return analysis
 
 
-def _walk(ops: Sequence[Op], regions: Mapping[int, Region]) -> list[rules.Rule | None]:
+def _walk(ops: Sequence[Op], regions: Mapping[int, Region]) -> list[Rule | None]:
     """Visit operators in order; `regions` are those among them by their first operator."""
     result = []
     for op in ops:
@@ -98,12 +98,12 @@ def _carry(state: State, region: Region, regions: Mapping[int, Region]) -> None:
     state.carried.update(found)
 
 
-def _visit(op: Op) -> rules.Rule | None:
+def _visit(op: Op) -> Rule | None:
     """Apply the operator's rule; make it a barrier where there is none or it can't tell."""
-    rule = rules.find(op)
+    rule = find(op)
     outputs: list[Fields] = []
     reason = rule if isinstance(rule, str) else ""
-    if isinstance(rule, rules.Rule):
+    if isinstance(rule, Rule):
         try:
             outputs = _labels(op, rule)
         except Barrier as barrier:
@@ -119,11 +119,13 @@ def _visit(op: Op) -> rules.Rule | None:
     return None if reason or isinstance(rule, str) else rule
 
 
-def _labels(op: Op, rule: rules.Rule) -> list[Fields]:
+def _labels(op: Op, rule: Rule) -> list[Fields]:
     """What the rule makes of the operator's outputs.
 
     :raises Barrier: where it can't tell. :raises ModelError: where shapes contradict each other, or are absurd.
     """
+    if control_flow.differ(op):
+        raise Barrier("its branches give tensors with different numbers of axes")
     known, read = op.state.shapes.shape, op.state.read  # the shapes of values that nothing reads don't matter
     missing = [name for name in (*op.reads, *op.outputs) if name not in known and name in read]
     if missing:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxpart.analysis.rules.table import TABLE
+from onnxpart.analysis.op import qualified
+from onnxpart.analysis.rules.table import TABLE, Mean
 from onnxpart.errors import MergeError
 from onnxpart.ir.flatten import GRAPHS
 from onnxpart.ir.infer import infer
@@ -55,7 +56,7 @@ class _Scaling:
         for node in self.graph.node:
             if node.op_type in GRAPHS:
                 self._check_inside(node, {n for n in node.output if n in self.leads})
-            elif node in self.inner and TABLE[node.op_type].mean == "sum":
+            elif node in self.inner and _mean(node) == "sum":
                 for i, name in enumerate(node.input):
                     if name and name not in self.summed:
                         node.input[i] = self._times(name, self.plan.k, unused(f"{name}__times", self.taken))
@@ -93,10 +94,10 @@ class _Scaling:
     def _linear(self, graph: onnx.GraphProto, leads: set[str]) -> Iterator[onnx.NodeProto]:
         """Nodes by which sums lead to any of some tensors; what they read is added to these."""
         for node in reversed(graph.node):
-            rule = TABLE.get(node.op_type)
-            if rule is None or rule.mean == "no" or leads.isdisjoint(node.output):
+            mean = _mean(node)
+            if mean == "no" or leads.isdisjoint(node.output):
                 continue
-            if rule.mean == "sum" or len([n for n in node.input if n in self.summed]) == 1 or node.op_type in GRAPHS:
+            if mean == "sum" or len([n for n in node.input if n in self.summed]) == 1 or node.op_type in GRAPHS:
                 leads.update([*node.input, *captured(node)])
                 yield node
 
@@ -113,7 +114,7 @@ class _Scaling:
             for inner in self._linear(graph, inside):
                 if inner.op_type in GRAPHS:
                     self._check_inside(inner, inside)
-                elif TABLE[inner.op_type].mean == "sum":
+                elif _mean(inner) == "sum":
                     read.update(filter(None, inner.input))
             read |= inside & {value.name for value in graph.input}
             if not read <= self.summed:
@@ -121,6 +122,12 @@ class _Scaling:
                     f"{node.op_type} {node.name!r} adds something to the parts' sum that is no part's own; "
                     "merge with --normalize weights."
                 )
+
+
+def _mean(node: onnx.NodeProto) -> Mean:
+    """Whether the mean over parts passes through a node."""
+    rule = TABLE.get(qualified(node.domain, node.op_type))
+    return "no" if rule is None else rule.mean
 
 
 def _summed(graph: onnx.GraphProto, plan: Plan) -> set[str]:

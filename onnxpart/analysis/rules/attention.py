@@ -9,6 +9,7 @@ from onnxpart.analysis.labels import Field, Fields, align, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Indices, Rewrite
 from onnxpart.analysis.rules.contraction import Operand, product
+from onnxpart.analysis.rules.table import operator
 
 
 def heads(op: Op, i: int) -> int:
@@ -41,6 +42,21 @@ def _joined(op: Op, f: Field, width: int) -> Field:
     return np.broadcast_to(f, (b, count, t, width)).transpose(0, 2, 1, 3).reshape(b, t, count * width)
 
 
+def rewrite_heads(r: Rewrite) -> None:
+    """The number of heads that the part keeps, and the scale of the whole's heads."""
+    op = r.op
+    if op.op_type == "Attention" and "scale" not in op.attributes:
+        r.set("scale", (op.shape(0)[-1] / (1 if len(op.shape(0)) == 4 else heads(op, 0))) ** -0.5)
+    if len(op.shape(0)) == 4:
+        return
+    names = {0: "num_heads"} if op.op_type == "RotaryEmbedding" else {0: "q_num_heads", 1: "kv_num_heads"}
+    for i, name in names.items():
+        kept: Indices | None = r.kept_in(i)[-1]
+        if kept is not None:
+            r.set(name, len(np.unique(kept // (op.shape(i)[-1] // heads(op, i)))))
+
+
+@operator("Attention", versions=(23, 24, 25), kind="contraction", rewrite=rewrite_heads)
 def attention(op: Op) -> list[Fields]:
     """Attention: `bhid,bhjd->bhij`, softmax, `bhij,bhje->bhie`; key/value heads go with all their query heads."""
     queries = _by_head(op, op.fields(0), heads(op, 0))
@@ -81,6 +97,7 @@ def _masked(op: Op, scores: Fields) -> Fields:
     return tuple(result)
 
 
+@operator("RotaryEmbedding", versions=(23,), kind="mix", rewrite=rewrite_heads)
 def rotary(op: Op) -> list[Fields]:
     """RotaryEmbedding: turns pairs of units, by angles that are the same for every head."""
     count, rank = heads(op, 0), len(op.shape(0))
@@ -102,17 +119,3 @@ def rotary(op: Op) -> list[Fields]:
     if not op.weights_only(1) and op.fields(1):
         raise Barrier("its angles are divided")
     return [op.fields(0)]
-
-
-def adapt(r: Rewrite) -> None:
-    """The number of heads that the part keeps, and the scale of the whole's heads."""
-    op = r.op
-    if op.op_type == "Attention" and "scale" not in op.attributes:
-        r.set("scale", (op.shape(0)[-1] / (1 if len(op.shape(0)) == 4 else heads(op, 0))) ** -0.5)
-    if len(op.shape(0)) == 4:
-        return
-    names = {0: "num_heads"} if op.op_type == "RotaryEmbedding" else {0: "q_num_heads", 1: "kv_num_heads"}
-    for i, name in names.items():
-        kept: Indices | None = r.kept_in(i)[-1]
-        if kept is not None:
-            r.set(name, len(np.unique(kept // (op.shape(i)[-1] // heads(op, i)))))

@@ -12,6 +12,7 @@ from onnxpart.analysis.labels import Field, Fields, Groups, varying
 from onnxpart.analysis.op import Barrier, Op, Weight
 from onnxpart.analysis.rewrite import Indices, Rewrite
 from onnxpart.analysis.rules.mix import slides
+from onnxpart.analysis.rules.table import operator
 from onnxpart.errors import PartitionError
 
 
@@ -149,6 +150,27 @@ def letters(op: Op) -> tuple[list[str], str]:
     return [a, b], batch + ("i" if ranks[0] > 1 else "") + ("k" if ranks[1] > 1 else "")
 
 
+def rewrite_contraction(r: Rewrite) -> None:
+    """Gemm, MatMul, Einsum: an operand that is shared along the summed axis is cut to the other's share of it."""
+    op = r.op
+    terms, out = letters(op)
+    if len(terms) < 2:
+        return
+    want: dict[str, Indices | None] = dict(zip(out, r.kept_out(), strict=True))
+    for i in (0, 1):
+        for letter, kept in zip(terms[i], r.kept_in(i), strict=True):
+            if letter not in out and kept is not None:
+                before = want.get(letter)
+                want[letter] = kept if before is None or len(kept) < len(before) else before
+    for i in (0, 1):
+        shape = op.shape(i)
+        r.narrow(i, tuple(want.get(c) if n > 1 else None for c, n in zip(terms[i], shape, strict=True)))
+    if op.op_type == "Gemm" and op.has(2):
+        aligned = r.kept_out()[2 - len(op.shape(2)) :]
+        r.narrow(2, tuple(k if n > 1 else None for k, n in zip(aligned, op.shape(2), strict=True)))
+
+
+@operator("MatMul", versions=(1, 9, 13), kind="contraction", rewrite=rewrite_contraction)
 def matmul(op: Op) -> list[Fields]:
     """MatMul, and Gemm's product: `...ij, ...jk -> ...ik` with numpy's broadcasting."""
     (a, b), out = letters(op)
@@ -193,6 +215,7 @@ def note_bias(op: Op, i: int) -> None:
     op.state.biases.update(op.state.sources(op.inputs[i]))
 
 
+@operator("Gemm", versions=(7, 9, 11, 13), kind="contraction", rewrite=rewrite_contraction)
 def gemm(op: Op) -> list[Fields]:
     """Gemm: `alpha A' B' + beta C`."""
     (fields,) = matmul(op)
@@ -202,11 +225,34 @@ def gemm(op: Op) -> list[Fields]:
     return [fields]
 
 
+def rewrite_conv(r: Rewrite) -> None:
+    """Conv, ConvTranspose: `group` becomes the number of groups that the part keeps."""
+    op = r.op
+    group = int(op.attributes.get("group", 1))
+    if group == 1:
+        return
+    channels, units = op.shape(0)[1], op.out_shape()[1]
+    kept_in, kept_out = r.kept_in(0)[1], r.kept_out()[1]
+    if kept_in is None and kept_out is None:
+        return
+    ins = np.arange(channels) if kept_in is None else kept_in
+    outs = np.arange(units) if kept_out is None else kept_out
+    out_groups, counts = np.unique(outs // (units // group), return_counts=True)
+    wanted = ins[np.isin(ins // (channels // group), out_groups)]
+    in_groups, in_counts = np.unique(wanted // (channels // group), return_counts=True)
+    if len(set(counts)) != 1 or len(set(in_counts)) != 1 or not np.array_equal(in_groups, out_groups):
+        raise PartitionError(f"{op.title}: the part's groups differ in size; try another order or K.")
+    r.narrow(0, (None, wanted, *[None] * (len(op.shape(0)) - 2)))
+    r.set("group", len(out_groups))
+
+
+@operator("Conv", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv)
 def conv(op: Op) -> list[Fields]:
     """Conv: `n c *, o c/g * -> n o *`."""
     return _convolution(op, transposed=False)
 
 
+@operator("ConvTranspose", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv)
 def conv_transpose(op: Op) -> list[Fields]:
     """ConvTranspose: `n c *, c o/g * -> n o *`."""
     return _convolution(op, transposed=True)
@@ -233,6 +279,7 @@ def _convolution(op: Op, transposed: bool) -> list[Fields]:
     return [fields]
 
 
+@operator("DeformConv", versions=(19, 22), kind="contraction")
 def deform_conv(op: Op) -> list[Fields]:
     """DeformConv: a Conv at places that every part takes alike."""
     if int(op.attributes.get("group", 1)) > 1 or int(op.attributes.get("offset_group", 1)) > 1:
@@ -350,6 +397,7 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
     return letters, out
 
 
+@operator("Einsum", versions=(12, 28), kind="contraction", rewrite=rewrite_contraction)
 def einsum(op: Op) -> list[Fields]:
     """Einsum: its equation, of one operand (axes are exchanged and summed) or of two."""
     if len(op.inputs) == 1:
@@ -363,44 +411,3 @@ def einsum(op: Op) -> list[Fields]:
         raise Barrier("its equation sums one operand alone")
     contracted = "".join(c for c in a if c in b and c not in out)
     return [_either(op, a, b, contracted, out)]
-
-
-def rewrite_contraction(r: Rewrite) -> None:
-    """Gemm, MatMul, Einsum: an operand that is shared along the summed axis is cut to the other's share of it."""
-    op = r.op
-    terms, out = letters(op)
-    if len(terms) < 2:
-        return
-    want: dict[str, Indices | None] = dict(zip(out, r.kept_out(), strict=True))
-    for i in (0, 1):
-        for letter, kept in zip(terms[i], r.kept_in(i), strict=True):
-            if letter not in out and kept is not None:
-                before = want.get(letter)
-                want[letter] = kept if before is None or len(kept) < len(before) else before
-    for i in (0, 1):
-        shape = op.shape(i)
-        r.narrow(i, tuple(want.get(c) if n > 1 else None for c, n in zip(terms[i], shape, strict=True)))
-    if op.op_type == "Gemm" and op.has(2):
-        aligned = r.kept_out()[2 - len(op.shape(2)) :]
-        r.narrow(2, tuple(k if n > 1 else None for k, n in zip(aligned, op.shape(2), strict=True)))
-
-
-def rewrite_conv(r: Rewrite) -> None:
-    """Conv, ConvTranspose: `group` becomes the number of groups that the part keeps."""
-    op = r.op
-    group = int(op.attributes.get("group", 1))
-    if group == 1:
-        return
-    channels, units = op.shape(0)[1], op.out_shape()[1]
-    kept_in, kept_out = r.kept_in(0)[1], r.kept_out()[1]
-    if kept_in is None and kept_out is None:
-        return
-    ins = np.arange(channels) if kept_in is None else kept_in
-    outs = np.arange(units) if kept_out is None else kept_out
-    out_groups, counts = np.unique(outs // (units // group), return_counts=True)
-    wanted = ins[np.isin(ins // (channels // group), out_groups)]
-    in_groups, in_counts = np.unique(wanted // (channels // group), return_counts=True)
-    if len(set(counts)) != 1 or len(set(in_counts)) != 1 or not np.array_equal(in_groups, out_groups):
-        raise PartitionError(f"{op.title}: the part's groups differ in size; try another order or K.")
-    r.narrow(0, (None, wanted, *[None] * (len(op.shape(0)) - 2)))
-    r.set("group", len(out_groups))

@@ -1,7 +1,7 @@
-"""If, Loop and Scan: what goes into their graphs and comes out (see `onnxpart.control` for the markers).
+"""If, Loop and Scan: what goes into their graphs and comes out (see `ir.flatten` for the markers).
 
 A state is the same units before, in and behind the loop. Which axes it has units along is found by walking the body
-before it is analysed (`context.Carried`). Iterations lie along an axis of their own, which is never divided.
+before it is analysed (`op.Carried`). Iterations lie along an axis of their own, which is never divided.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from onnxpart.analysis.joins import join
 from onnxpart.analysis.labels import Field, Fields, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Kept, Rewrite
+from onnxpart.analysis.rules.table import operator, register
+from onnxpart.ir.flatten import ENTER, LEAVE
 from onnxpart.ir.region_shapes import state_of
 from onnxpart.ir.shapes import Shape
 
@@ -21,6 +23,8 @@ def axes(op: Op, rank: int) -> list[int]:
     return sorted(int(axis) % rank for axis in op.attributes.get("axes", ()))
 
 
+@register("condition", "count", "going", "lengths", domain=ENTER, versions=(), kind="control flow")
+@register("going", domain=LEAVE, versions=(), kind="control flow")
 def setting(op: Op) -> list[Fields]:
     """A condition or a count: every part has it."""
     for i in range(len(op.inputs)):
@@ -28,6 +32,13 @@ def setting(op: Op) -> list[Fields]:
     return [()] * len(op.outputs)
 
 
+def rewrite_enter_state(r: Rewrite) -> None:
+    """A first state of which the part holds more than its share."""
+    gone = axes(r.op, len(r.op.shape(0)))
+    _cut(r, 0, r.kept_out(), gone)
+
+
+@register("state", domain=ENTER, versions=(), kind="control flow", rewrite=rewrite_enter_state)
 def enter_state(op: Op) -> list[Fields]:
     """A state as the body sees it: the first one and what the body makes of it are the same units."""
     if op.outputs[0] not in op.state.shapes.shape:
@@ -41,6 +52,18 @@ def enter_state(op: Op) -> list[Fields]:
     return [made]
 
 
+def rewrite_leave_state(r: Rewrite) -> None:
+    """A state of which the body makes more than the part's share."""
+    _cut(r, 0, r.kept(state_of(r.op.node)), ())
+
+
+@operator(
+    "Loop", versions=(1, 11, 13, 16, 19, 21, 23, 24, 25), kind="control flow", rewrite=rewrite_leave_state, mean="data"
+)
+@operator(
+    "Scan", versions=(8, 9, 11, 16, 19, 21, 23, 24, 25), kind="control flow", rewrite=rewrite_leave_state, mean="data"
+)
+@register("state", domain=LEAVE, versions=(), kind="control flow", rewrite=rewrite_leave_state)
 def leave_state(op: Op) -> list[Fields]:
     """States are the same units before, in and behind the body; iterations are in every part."""
     state = state_of(op.node)
@@ -55,11 +78,13 @@ def leave_state(op: Op) -> list[Fields]:
     return [_with(op, made)]
 
 
+@register("each", domain=ENTER, versions=(), kind="control flow", mean="data")
 def enter_each(op: Op) -> list[Fields]:
     """What one iteration sees of a sequence."""
     return [incoming(op)]
 
 
+@register("each", domain=LEAVE, versions=(), kind="control flow", mean="data")
 def leave_each(op: Op) -> list[Fields]:
     """The results of all iterations, along an axis of their own."""
     for i in range(1, len(op.inputs)):
@@ -69,11 +94,20 @@ def leave_each(op: Op) -> list[Fields]:
 
 def differ(op: Op) -> bool:
     """Whether a marker is of what two branches give with different numbers of axes."""
+    if op.domain != LEAVE or op.attributes["role"] != b"branches":
+        return False
     known = op.state.shapes.shape
-    ranks = {len(known[n]) for n in op.inputs[:2] if n in known}
-    return op.attributes["role"] == b"branches" and len(ranks) > 1
+    return len({len(known[n]) for n in op.inputs[:2] if n in known}) > 1
 
 
+def rewrite_branches(r: Rewrite) -> None:
+    """Branches that give more than the part's share."""
+    for i in (0, 1):
+        _cut(r, i, r.kept_out(), ())
+
+
+@operator("If", versions=(1, 11, 13, 16, 19, 21, 23, 24, 25), kind="control flow", rewrite=rewrite_branches, mean="sum")
+@register("branches", domain=LEAVE, versions=(), kind="control flow", rewrite=rewrite_branches, mean="sum")
 def branches(op: Op) -> list[Fields]:
     """What both branches give meets place by place, and every part takes the same branch."""
     op.share(op.fields(2), "it says which branch is taken")
@@ -134,23 +168,6 @@ def _with(op: Op, fields: Fields) -> Fields:
             shape.insert(axis, 1)
         result.append(f.reshape(shape))
     return tuple(result)
-
-
-def cut_in(r: Rewrite) -> None:
-    """A first state of which the part holds more than its share."""
-    gone = axes(r.op, len(r.op.shape(0)))
-    _cut(r, 0, r.kept_out(), gone)
-
-
-def cut_back(r: Rewrite) -> None:
-    """A state of which the body makes more than the part's share."""
-    _cut(r, 0, r.kept(state_of(r.op.node)), ())
-
-
-def cut_branches(r: Rewrite) -> None:
-    """Branches that give more than the part's share."""
-    for i in (0, 1):
-        _cut(r, i, r.kept_out(), ())
 
 
 def _cut(r: Rewrite, i: int, want: Kept, gone: Sequence[int]) -> None:

@@ -7,75 +7,41 @@ from onnxpart.analysis.labels import Fields
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite, dims
 from onnxpart.analysis.rules.mix import slides
+from onnxpart.analysis.rules.table import operator
 
 
+@operator("Relu", versions=(6, 13, 14), kind="elementwise")
+@operator("LeakyRelu", versions=(6, 16), kind="elementwise")
+@operator("Elu", "Selu", "HardSigmoid", versions=(6, 22), kind="elementwise")
+@operator("Celu", versions=(12, 28), kind="elementwise")
+@operator("Gelu", versions=(20,), kind="elementwise")
+@operator(
+    "Sigmoid", "Tanh", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", versions=(6, 13), kind="elementwise"
+)
+@operator("HardSwish", versions=(14, 22), kind="elementwise")
+@operator("Softplus", "Softsign", versions=(1, 22), kind="elementwise")
+@operator("Mish", versions=(18, 22), kind="elementwise")
+@operator("Swish", versions=(24,), kind="elementwise")
+@operator("ThresholdedRelu", versions=(10, 22), kind="elementwise")
+@operator("Round", versions=(11, 22), kind="elementwise")
+@operator("Sign", "Erf", versions=(9, 13), kind="elementwise")
+@operator("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", versions=(7, 22), kind="elementwise")
+@operator("Sinh", "Cosh", "Asinh", "Acosh", "Atanh", versions=(9, 22), kind="elementwise")
+@operator("Clip", versions=(6, 11, 12, 13), kind="elementwise")
+@operator("Not", versions=(1,), kind="elementwise")
+@operator("IsNaN", versions=(9, 13, 20), kind="elementwise")
+@operator("IsInf", versions=(10, 20), kind="elementwise")
+@operator("Shrink", versions=(9,), kind="elementwise")
+@operator("BitwiseNot", versions=(18,), kind="elementwise")
+@operator("BitCast", versions=(26,), kind="elementwise")
+@operator("Identity", versions=(1, 13, 14, 16, 19, 21, 23, 24, 25), kind="elementwise", mean="data")
+@operator("Cast", versions=(6, 9, 13, 19, 21, 23, 24, 25, 28), kind="elementwise", mean="data")
+@operator("CastLike", versions=(15, 19, 21, 23, 24, 25), kind="elementwise", mean="data")
+@operator("Dropout", versions=(7, 10, 12, 13, 22), kind="elementwise", mean="data")
+@operator("Neg", versions=(6, 13), kind="elementwise", mean="data")
 def unary(op: Op) -> list[Fields]:
     """The result carries the labels of its first input; any further inputs are settings."""
     return [op.fields(0)] * len(op.outputs)
-
-
-def broadcast(op: Op) -> list[Fields]:
-    """All inputs meet place by place with numpy broadcasting."""
-    inputs = [i for i in range(len(op.inputs)) if op.has(i)]
-    return [join(op, inputs, len(op.out_shape()))]
-
-
-def prelu(op: Op) -> list[Fields]:
-    """PRelu: the slope broadcasts to the input."""
-    fields = op.fields(0)
-    follow(op, fields, op.fields(1))
-    return [fields]
-
-
-def per_channel(op: Op) -> list[Fields]:
-    """BatchNormalization: parameters of shape [C] apply along axis 1."""
-    fields = op.fields(0)
-    rank = len(op.shape(0))
-    for i in range(1, len(op.inputs)):
-        if op.has(i):
-            follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
-    return [fields, *[op.fields(3)] * (len(op.outputs) - 1)]
-
-
-def pool(op: Op) -> list[Fields]:
-    """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
-    keep = (0, 1, *slides(op))
-    fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
-    if any(name in op.state.read for name in op.outputs[1:]):
-        op.share(fields, "it returns positions that count over all channels")
-    return [fields, *[()] * (len(op.outputs) - 1)]
-
-
-def sample(op: Op) -> list[Fields]:
-    """RoiAlign, MaxRoiPool, GridSample: places of one channel meet, at places that every part takes alike."""
-    for i in range(1, len(op.inputs)):
-        op.share(op.fields(i), "it says where to sample")
-    result = []
-    for f in op.fields(0):
-        if f.shape[0] > 1:
-            op.share([f], "its batch axis is divided")
-        else:
-            result.append(op.labels.tie_along(f, (1,)))
-    return [tuple(result)]
-
-
-def quantize(op: Op) -> list[Fields]:
-    """QuantizeLinear, DequantizeLinear: place by place; scale and zero point are one for all or one to a channel."""
-    rank, axis = len(op.shape(0)), op.axis(1)
-    if len(op.shape(1)) > 1 or op.attributes.get("block_size"):
-        raise Barrier("its scales are per block")
-    name = op.inputs[0]
-    if name in op.state.model.initializers and not op.state.model.is_float(name) and rank > 0:
-        raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
-    fields = op.fields(0)
-    if len(op.shape(1)) == 1:
-        follow(op, fields, tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)))
-    return [fields]
-
-
-def source(op: Op) -> list[Fields]:
-    """Shape arithmetic, constants and random numbers: nothing is divided."""
-    return [()] * len(op.outputs)
 
 
 def rewrite_operands(r: Rewrite) -> None:
@@ -89,6 +55,83 @@ def rewrite_operands(r: Rewrite) -> None:
         r.narrow(i, tuple(k if size > 1 else None for k, size in zip(aligned, shape, strict=True)))
 
 
+@operator("Pow", versions=(7, 12, 13, 15), kind="elementwise", rewrite=rewrite_operands)
+@operator("Min", "Max", versions=(6, 8, 12, 13), kind="elementwise", rewrite=rewrite_operands)
+@operator("Where", versions=(9, 16), kind="elementwise", rewrite=rewrite_operands)
+@operator("Equal", versions=(7, 11, 13, 19), kind="elementwise", rewrite=rewrite_operands)
+@operator("Less", "Greater", versions=(7, 9, 13), kind="elementwise", rewrite=rewrite_operands)
+@operator("LessOrEqual", "GreaterOrEqual", versions=(12, 16), kind="elementwise", rewrite=rewrite_operands)
+@operator("And", "Or", "Xor", versions=(7,), kind="elementwise", rewrite=rewrite_operands)
+@operator("Mod", versions=(10, 13, 28), kind="elementwise", rewrite=rewrite_operands)
+@operator("BitShift", versions=(11, 28), kind="elementwise", rewrite=rewrite_operands)
+@operator("BitwiseAnd", "BitwiseOr", "BitwiseXor", versions=(18,), kind="elementwise", rewrite=rewrite_operands)
+@operator("Add", "Sub", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_operands, mean="sum")
+@operator("Sum", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_operands, mean="sum")
+@operator("Mul", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_operands, mean="scale")
+@operator("Div", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_operands, mean="data")
+@operator("Mean", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_operands)
+def broadcast(op: Op) -> list[Fields]:
+    """All inputs meet place by place with numpy broadcasting."""
+    inputs = [i for i in range(len(op.inputs)) if op.has(i)]
+    return [join(op, inputs, len(op.out_shape()))]
+
+
+@operator("PRelu", versions=(7, 9, 16), kind="elementwise", rewrite=rewrite_operands)
+def prelu(op: Op) -> list[Fields]:
+    """PRelu: the slope broadcasts to the input."""
+    fields = op.fields(0)
+    follow(op, fields, op.fields(1))
+    return [fields]
+
+
+@operator("BatchNormalization", versions=(7, 9, 14, 15), kind="elementwise")
+def per_channel(op: Op) -> list[Fields]:
+    """BatchNormalization: parameters of shape [C] apply along axis 1."""
+    fields = op.fields(0)
+    rank = len(op.shape(0))
+    for i in range(1, len(op.inputs)):
+        if op.has(i):
+            follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+    return [fields, *[op.fields(3)] * (len(op.outputs) - 1)]
+
+
+def rewrite_resize(r: Rewrite) -> None:
+    """Resize: `sizes` names all axes."""
+    if r.op.has(3) and "axes" not in r.op.attributes:
+        dims(r, 3)
+
+
+@operator("AveragePool", versions=(7, 10, 11, 19, 22), kind="elementwise", mean="data")
+@operator("MaxPool", versions=(1, 8, 10, 11, 12, 22), kind="elementwise")
+@operator("LpPool", versions=(2, 11, 18, 22), kind="elementwise")
+@operator("GlobalLpPool", versions=(2, 22), kind="elementwise")
+@operator("Resize", versions=(10, 11, 13, 18, 19), kind="elementwise", rewrite=rewrite_resize, mean="data")
+@operator("Upsample", versions=(7, 9, 10), kind="elementwise", mean="data")
+def pool(op: Op) -> list[Fields]:
+    """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
+    keep = (0, 1, *slides(op))
+    fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
+    if any(name in op.state.read for name in op.outputs[1:]):
+        op.share(fields, "it returns positions that count over all channels")
+    return [fields, *[()] * (len(op.outputs) - 1)]
+
+
+@operator("MaxRoiPool", versions=(1, 22), kind="elementwise")
+@operator("RoiAlign", versions=(10, 16, 22), kind="elementwise")
+@operator("GridSample", versions=(16, 20, 22), kind="elementwise", mean="data")
+def sample(op: Op) -> list[Fields]:
+    """RoiAlign, MaxRoiPool, GridSample: places of one channel meet, at places that every part takes alike."""
+    for i in range(1, len(op.inputs)):
+        op.share(op.fields(i), "it says where to sample")
+    result = []
+    for f in op.fields(0):
+        if f.shape[0] > 1:
+            op.share([f], "its batch axis is divided")
+        else:
+            result.append(op.labels.tie_along(f, (1,)))
+    return [tuple(result)]
+
+
 def rewrite_quantize(r: Rewrite) -> None:
     """QuantizeLinear, DequantizeLinear: scales and zero points that are one to a channel."""
     kept = r.kept_out()
@@ -97,7 +140,22 @@ def rewrite_quantize(r: Rewrite) -> None:
             r.narrow(i, (kept[r.op.axis(1)],))
 
 
-def rewrite_resize(r: Rewrite) -> None:
-    """Resize: `sizes` names all axes."""
-    if r.op.has(3) and "axes" not in r.op.attributes:
-        dims(r, 3)
+@operator(
+    "QuantizeLinear",
+    "DequantizeLinear",
+    versions=(10, 13, 19, 21, 23, 24, 25, 28),
+    kind="elementwise",
+    rewrite=rewrite_quantize,
+)
+def quantize(op: Op) -> list[Fields]:
+    """QuantizeLinear, DequantizeLinear: place by place; scale and zero point are one for all or one to a channel."""
+    rank, axis = len(op.shape(0)), op.axis(1)
+    if len(op.shape(1)) > 1 or op.attributes.get("block_size"):
+        raise Barrier("its scales are per block")
+    name = op.inputs[0]
+    if name in op.state.model.initializers and not op.state.model.is_float(name) and rank > 0:
+        raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
+    fields = op.fields(0)
+    if len(op.shape(1)) == 1:
+        follow(op, fields, tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)))
+    return [fields]

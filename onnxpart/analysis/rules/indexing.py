@@ -8,6 +8,7 @@ from onnxpart.analysis.joins import meet
 from onnxpart.analysis.labels import Field, Fields, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite
+from onnxpart.analysis.rules.table import operator
 
 
 def across(op: Op, inputs: Iterable[int], axes: Iterable[int]) -> Fields:
@@ -24,6 +25,18 @@ def across(op: Op, inputs: Iterable[int], axes: Iterable[int]) -> Fields:
     return tuple(result)
 
 
+def rewrite_elements(r: Rewrite) -> None:
+    """Inputs of the result's rank are cut to the part's share."""
+    out = r.kept_out()
+    for i in range(len(r.op.inputs)):
+        if r.op.has(i) and len(r.op.shape(i)) == len(out):
+            r.narrow(i, tuple(k if n > 1 else None for k, n in zip(out, r.op.shape(i), strict=True)))
+
+
+@operator("GatherElements", versions=(11, 13), kind="movement", rewrite=rewrite_elements, mean="data")
+@operator("Scatter", versions=(9,), kind="movement", rewrite=rewrite_elements)
+@operator("ScatterElements", versions=(11, 13, 16, 18), kind="movement", rewrite=rewrite_elements)
+@operator("TensorScatter", versions=(24,), kind="movement", rewrite=rewrite_elements)
 def elements(op: Op) -> list[Fields]:
     """GatherElements, ScatterElements, TensorScatter: positions along `axis`, place by place along the others."""
     rank = len(op.shape(0))
@@ -36,18 +49,21 @@ def elements(op: Op) -> list[Fields]:
     return [fields]
 
 
+@operator("Trilu", versions=(14,), kind="movement", mean="data")
 def triangle(op: Op) -> list[Fields]:
     """Trilu: depends on positions along the last two axes."""
     rank = len(op.shape(0))
     return [across(op, [0], [rank - 2, rank - 1])]
 
 
+@operator("ReverseSequence", versions=(10, 28), kind="movement", mean="data")
 def reverse_sequence(op: Op) -> list[Fields]:
     """ReverseSequence: depends on positions along the time and batch axes."""
     time, batch = int(op.attributes.get("time_axis", 0)), int(op.attributes.get("batch_axis", 1))
     return [across(op, [0], [time, batch])]
 
 
+@operator("DFT", versions=(17, 20), kind="mix", mean="data")
 def fourier(op: Op) -> list[Fields]:
     """DFT: sums over positions along its axis, with fixed weights; the last axis holds real and imaginary part."""
     rank = len(op.shape(0))
@@ -59,6 +75,7 @@ def fourier(op: Op) -> list[Fields]:
     return [across(op, [0], [axis[0] % rank, rank - 1])]
 
 
+@operator("GatherND", versions=(11, 12, 13), kind="movement", mean="data")
 def gather_nd(op: Op) -> list[Fields]:
     """GatherND: positions along the leading axes, whole blocks along the others (rows of a table make units)."""
     looked_up = int(op.attributes.get("batch_dims", 0)) + op.shape(1)[-1]
@@ -75,6 +92,16 @@ def gather_nd(op: Op) -> list[Fields]:
     return [tuple(result)]
 
 
+def rewrite_scatter_nd(r: Rewrite) -> None:
+    """ScatterND: blocks that are shared along a divided axis are cut."""
+    written = r.op.shape(1)[-1]
+    out = r.kept_out()
+    r.narrow(0, out)
+    front = len(r.op.shape(2)) - len(out) + written
+    r.narrow(2, ((None,) * front + out[written:]))
+
+
+@operator("ScatterND", versions=(11, 13, 16, 18), kind="movement", rewrite=rewrite_scatter_nd)
 def scatter_nd(op: Op) -> list[Fields]:
     """ScatterND: positions along the leading axes, whole blocks along the others."""
     written = op.shape(1)[-1]
@@ -86,26 +113,10 @@ def scatter_nd(op: Op) -> list[Fields]:
     return [tuple(result)]
 
 
+@operator("OneHot", versions=(9, 11, 28), kind="movement")
 def one_hot(op: Op) -> list[Fields]:
     """OneHot: a new axis, along which nothing is divided."""
     rank = len(op.out_shape())
     axis = op.axis(-1, rank)
     op.share(op.fields(2))
     return [tuple(f.reshape((*f.shape[:axis], 1, *f.shape[axis:])) for f in op.fields(0))]
-
-
-def narrow_elements(r: Rewrite) -> None:
-    """Inputs of the result's rank are cut to the part's share."""
-    out = r.kept_out()
-    for i in range(len(r.op.inputs)):
-        if r.op.has(i) and len(r.op.shape(i)) == len(out):
-            r.narrow(i, tuple(k if n > 1 else None for k, n in zip(out, r.op.shape(i), strict=True)))
-
-
-def narrow_blocks(r: Rewrite) -> None:
-    """ScatterND: blocks that are shared along a divided axis are cut."""
-    written = r.op.shape(1)[-1]
-    out = r.kept_out()
-    r.narrow(0, out)
-    front = len(r.op.shape(2)) - len(out) + written
-    r.narrow(2, ((None,) * front + out[written:]))

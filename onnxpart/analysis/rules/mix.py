@@ -10,9 +10,11 @@ from onnxpart.analysis.joins import follow, mix
 from onnxpart.analysis.labels import Field, Fields, Groups, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite
+from onnxpart.analysis.rules.table import operator
 from onnxpart.errors import PartitionError
 
 
+@operator("Softmax", "LogSoftmax", "Hardmax", versions=(1, 11, 13), kind="mix")
 def softmax(op: Op) -> list[Fields]:
     """Softmax, LogSoftmax, Hardmax: mixes along `axis` (before opset 13: from `axis` on)."""
     rank = len(op.shape(0))
@@ -22,6 +24,9 @@ def softmax(op: Op) -> list[Fields]:
     return [op.fields(0)]
 
 
+@operator("LpNormalization", versions=(1, 22), kind="mix")
+@operator("CumSum", versions=(11, 14), kind="mix")
+@operator("CumProd", versions=(26,), kind="mix")
 def along_axis(op: Op) -> list[Fields]:
     """LpNormalization, CumSum and their like: mix along one axis."""
     axis = op.ints(1, "axis") if op.has(1) or "axis" in op.attributes else [-1]
@@ -31,12 +36,25 @@ def along_axis(op: Op) -> list[Fields]:
     return [op.fields(0)]
 
 
+@operator("LRN", versions=(1, 13), kind="mix")
 def channels(op: Op) -> list[Fields]:
     """LRN: mixes neighbouring channels."""
     mix(op, op.fields(0), [1], "normalises over neighbouring channels")
     return [op.fields(0)]
 
 
+def rewrite_layer_norm(r: Rewrite) -> None:
+    """LayerNormalization: parameters that are shared along a divided axis are cut."""
+    out = r.kept_out()
+    for i in range(1, len(r.op.inputs)):
+        if r.op.has(i):
+            shape = r.op.shape(i)
+            aligned = out[len(out) - len(shape) :]
+            r.narrow(i, tuple(k if n > 1 else None for k, n in zip(aligned, shape, strict=True)))
+
+
+@operator("LayerNormalization", versions=(17,), kind="mix", rewrite=rewrite_layer_norm)
+@operator("RMSNormalization", versions=(23,), kind="mix", rewrite=rewrite_layer_norm)
 def layer_norm(op: Op) -> list[Fields]:
     """LayerNormalization and RMSNormalization: mix from `axis` on; scale and bias broadcast."""
     axis = op.axis(-1)
@@ -48,6 +66,7 @@ def layer_norm(op: Op) -> list[Fields]:
     return [fields, *[statistics] * (len(op.outputs) - 1)]
 
 
+@operator("InstanceNormalization", versions=(6, 22), kind="mix")
 def instance_norm(op: Op) -> list[Fields]:
     """InstanceNormalization: mixes the places of a channel, which are several units after a reshape."""
     fields = op.fields(0)
@@ -58,11 +77,14 @@ def instance_norm(op: Op) -> list[Fields]:
     return [fields]
 
 
+@operator("GlobalAveragePool", versions=(1, 22), kind="mix", mean="data")
+@operator("GlobalMaxPool", versions=(1, 22), kind="mix")
 def places(op: Op) -> list[Fields]:
     """Global pooling: mixes the places of a channel, which are several units after a transpose."""
     return [mix(op, op.fields(0), range(2, len(op.shape(0))), "reduces over units")]
 
 
+@operator("MeanVarianceNormalization", versions=(9, 13), kind="mix")
 def mean_variance(op: Op) -> list[Fields]:
     """MeanVarianceNormalization: mixes along `axes`, by default all but the channels."""
     axes = op.ints(1, "axes") or [0, 2, 3]
@@ -70,6 +92,22 @@ def mean_variance(op: Op) -> list[Fields]:
     return [op.fields(0)]
 
 
+def rewrite_group_norm(r: Rewrite) -> None:
+    """GroupNormalization: as many groups as the part keeps some of."""
+    op = r.op
+    kept = r.kept_out()[1]
+    if kept is None:
+        return
+    channels, groups = op.shape(0)[1], int(op.attributes["num_groups"])
+    held, counts = np.unique(kept // (channels // groups), return_counts=True)
+    if len(set(counts)) != 1:
+        raise PartitionError(f"{op.title}: the part's groups differ in size; try another order or K.")
+    r.set("num_groups", len(held))
+    for i in (1, 2):
+        r.narrow(i, (kept,))
+
+
+@operator("GroupNormalization", versions=(21,), kind="mix", rewrite=rewrite_group_norm)
 def group_norm(op: Op) -> list[Fields]:
     """GroupNormalization: mixes the channels of a group; scale and bias apply by channel."""
     groups = int(op.attributes["num_groups"])
@@ -91,6 +129,11 @@ def group_norm(op: Op) -> list[Fields]:
     return [fields]
 
 
+@operator("ReduceMax", "ReduceMin", versions=(1, 11, 12, 13, 18, 20), kind="mix")
+@operator("ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", versions=(1, 11, 13, 18), kind="mix")
+@operator("ReduceLogSum", "ReduceLogSumExp", versions=(1, 11, 13, 18, 28), kind="mix")
+@operator("ReduceMean", versions=(1, 11, 13, 18), kind="mix", mean="data")
+@operator("ReduceSum", versions=(1, 11, 13), kind="mix", mean="data")
 def reduce(op: Op) -> list[Fields]:
     """ReduceSum, ReduceMean and the other reductions: mix along the reduced axes."""
     rank = len(op.shape(0))
@@ -108,6 +151,7 @@ def reduce(op: Op) -> list[Fields]:
     return [fields]
 
 
+@operator("ArgMax", "ArgMin", versions=(1, 11, 12, 13), kind="mix")
 def arg(op: Op) -> list[Fields]:
     """ArgMax, ArgMin: what lies along `axis` is shared; an index into divided units would mean nothing in a part."""
     axis = op.axis(0)
@@ -117,6 +161,7 @@ def arg(op: Op) -> list[Fields]:
     return [rest]
 
 
+@operator("TopK", versions=(1, 10, 11, 24), kind="mix")
 def top_k(op: Op) -> list[Fields]:
     """TopK: what lies along `axis` is shared; an index into divided units would mean nothing in a part."""
     return [_undivided_along(op, op.axis(-1))] * 2
@@ -144,28 +189,3 @@ def slides(op: Op) -> frozenset[int]:
         if varying(f) & axes:
             mix(op, (f,), axes, "its window covers several units")
     return axes
-
-
-def rewrite_layer_norm(r: Rewrite) -> None:
-    """LayerNormalization: parameters that are shared along a divided axis are cut."""
-    out = r.kept_out()
-    for i in range(1, len(r.op.inputs)):
-        if r.op.has(i):
-            shape = r.op.shape(i)
-            aligned = out[len(out) - len(shape) :]
-            r.narrow(i, tuple(k if n > 1 else None for k, n in zip(aligned, shape, strict=True)))
-
-
-def rewrite_group_norm(r: Rewrite) -> None:
-    """GroupNormalization: as many groups as the part keeps some of."""
-    op = r.op
-    kept = r.kept_out()[1]
-    if kept is None:
-        return
-    channels, groups = op.shape(0)[1], int(op.attributes["num_groups"])
-    held, counts = np.unique(kept // (channels // groups), return_counts=True)
-    if len(set(counts)) != 1:
-        raise PartitionError(f"{op.title}: the part's groups differ in size; try another order or K.")
-    r.set("num_groups", len(held))
-    for i in (1, 2):
-        r.narrow(i, (kept,))

@@ -12,6 +12,7 @@ from onnx import helper
 from onnxpart.analysis.labels import MAX_FIELD, Field, Fields, align, alike, bounded, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite, dims, sizes
+from onnxpart.analysis.rules.table import operator
 from onnxpart.errors import PartitionError
 from onnxpart.ir.shapes import Shape
 
@@ -61,6 +62,14 @@ def _fit(op: Op, f: Field, a: Shape, pairs: list[tuple[slice, slice]]) -> Field:
         f = op.labels.tie_along(f, varying(f) - {smallest})
 
 
+def rewrite_reshape(r: Rewrite) -> None:
+    """Reshape: the divided positions of its target."""
+    dims(r, 1)
+
+
+@operator("Reshape", versions=(5, 13, 14, 19, 21, 23, 24, 25), kind="movement", rewrite=rewrite_reshape, mean="data")
+@operator("Flatten", versions=(1, 9, 11, 13, 21, 23, 24, 25), kind="movement", mean="data")
+@operator("Squeeze", "Unsqueeze", versions=(1, 11, 13, 21, 23, 24, 25), kind="movement", mean="data")
 def reshape(op: Op) -> list[Fields]:
     """Reshape, Flatten, Squeeze and Unsqueeze: the same data in another shape."""
     a, b = op.shape(0), op.out_shape()
@@ -71,12 +80,25 @@ def reshape(op: Op) -> list[Fields]:
     return [tuple(reshape_field(op, f, a, b) for f in op.fields(0))]
 
 
+@operator("Transpose", versions=(1, 13, 21, 23, 24, 25), kind="movement", mean="data")
 def transpose(op: Op) -> list[Fields]:
     """Transpose: labels move with their axes."""
     perm = op.attributes.get("perm") or list(range(len(op.shape(0))))[::-1]
     return [tuple(f.transpose(perm) for f in op.fields(0))]
 
 
+def rewrite_concat(r: Rewrite) -> None:
+    """Concat: operands that are shared along another, divided axis are cut."""
+    out = list(r.kept_out())
+    axis = r.op.axis(1, len(out))
+    for i in range(len(r.op.inputs)):
+        want = list(out)
+        want[axis] = None
+        shape = r.op.shape(i)
+        r.narrow(i, tuple(w if n > 1 else None for w, n in zip(want, shape, strict=True)))
+
+
+@operator("Concat", versions=(4, 11, 13), kind="movement", rewrite=rewrite_concat, mean="sum")
 def concat(op: Op) -> list[Fields]:
     """Concat: the labels of the inputs stand side by side along `axis`."""
     rank = len(op.out_shape())
@@ -126,6 +148,20 @@ def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) 
     return np.concatenate(pieces, axis=axis)
 
 
+def rewrite_split(r: Rewrite) -> None:
+    """Split: the sizes of what is kept of each piece."""
+    op = r.op
+    axis = op.axis(0)
+    if r.kept_in(0)[axis] is None:
+        return
+    lengths = [sizes(r.kept_out(j), op.out_shape(j))[axis] for j in range(len(op.outputs))]
+    for a in list(r.node.attribute):
+        if a.name == "num_outputs":
+            r.node.attribute.remove(a)
+    r.set_ints(1, "split", lengths, since=13)
+
+
+@operator("Split", versions=(2, 11, 13, 18), kind="movement", rewrite=rewrite_split, mean="data")
 def split(op: Op) -> list[Fields]:
     """Split: each output has its piece of the labels along `axis`."""
     axis = op.axis(0)
@@ -152,203 +188,6 @@ def slice_ranges(op: Op) -> dict[int, range] | None:
         stop = None if step < 0 and end < -size else end
         result[axis % len(shape)] = range(*slice(start, stop, step).indices(size))
     return result
-
-
-def slice_(op: Op) -> list[Fields]:
-    """Slice: a selection of the labels; its bounds must be known along divided axes."""
-    fields = op.fields(0)
-    if not fields:
-        return [()]
-    ranges = slice_ranges(op)
-    if ranges is None:
-        axes = op.ints(3, "axes") or list(range(len(op.shape(0))))
-        if any(f.shape[axis] > 1 for f in fields for axis in axes):
-            raise Barrier("its bounds are computed at run time along a divided axis")
-        return [fields]
-    result = []
-    for f in fields:
-        for axis, positions in ranges.items():
-            if f.shape[axis] > 1:
-                f = np.take(f, np.asarray(positions, np.int64), axis=axis)
-        result.append(f)
-    return [tuple(f for f in result if f.size)]
-
-
-def gather(op: Op) -> list[Fields]:
-    """Gather along `axis`: a selection of units, or a look-up in a table (an embedding makes units)."""
-    axis = op.axis(0)
-    index = op.value(1)
-    rank = len(op.shape(1))
-    result = []
-    for f in op.fields(0):
-        if f.shape[axis] > 1 and index is not None:
-            if not rank and op.outputs[0] in op.state.shaped:
-                continue  # whichever is selected has the same shape
-            result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
-            continue
-        if f.shape[axis] > 1:
-            op.share([f], "" if op.weights_only(0) else "it selects units at run time")
-            continue
-        g = f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])
-        if index is None and op.weights_only(0) and varying(g):
-            op.labels.root(g, op.index)
-        result.append(g)
-    return [tuple(result)]
-
-
-def expand(op: Op) -> list[Fields]:
-    """Expand: numpy broadcasting to a shape."""
-    rank = len(op.out_shape())
-    return [tuple(align(f, rank) for f in op.fields(0))]
-
-
-def tile(op: Op) -> list[Fields]:
-    """Tile: copies side by side."""
-    a, b = op.shape(0), op.out_shape()
-    result = []
-    for f in op.fields(0):
-        copies = [n // m if size > 1 else 1 for m, n, size in zip(a, b, f.shape, strict=True)]
-        bounded(n * size for n, size in zip(copies, f.shape, strict=True))
-        result.append(np.tile(f, copies))
-    return [tuple(result)]
-
-
-def pad_amounts(op: Op) -> list[tuple[int, int]] | None:
-    """For each axis how much is added in front and behind; None where that isn't known."""
-    rank = len(op.shape(0))
-    pads = op.ints(1, "pads") if "pads" in op.attributes or op.has(1) else op.ints(1, "paddings")
-    if pads is None:
-        return None
-    axes: Sequence[int] = range(rank)
-    if op.has(3):
-        known = op.value(3)
-        if known is None:
-            return None
-        axes = [int(a) % rank for a in np.ravel(known)]
-    result = [(0, 0)] * rank
-    for i, axis in enumerate(axes):
-        result[axis] = (pads[i], pads[i + len(axes)])
-    return result
-
-
-def pad(op: Op) -> list[Fields]:
-    """Pad: constant padding along a divided axis makes places that any unit may take."""
-    fields = op.fields(0)
-    if not fields:
-        return [()]
-    amounts = pad_amounts(op)
-    if amounts is None:
-        raise Barrier("its amounts are computed at run time")
-    mode = op.attributes.get("mode", b"constant").decode()
-    return [tuple(_padded(op, f, amounts, mode) for f in fields)]
-
-
-def _padded(op: Op, f: Field, amounts: list[tuple[int, int]], mode: str) -> Field:
-    for axis, (front, behind) in enumerate(amounts):
-        if f.shape[axis] == 1 or (front, behind) == (0, 0):
-            continue
-        if front < 0 or behind < 0 or mode != "constant":
-            raise Barrier(f"it pads a divided axis in a way without a rule (mode {mode!r})")
-        added = [op.labels.fresh((*f.shape[:axis], amount, *f.shape[axis + 1 :])) for amount in (front, behind)]
-        f = np.concatenate([added[0], f, added[1]], axis=axis)
-    return f
-
-
-def depth_to_space(op: Op) -> list[Fields]:
-    """DepthToSpace: the channels that make up one block are one unit."""
-    block = int(op.attributes["blocksize"])
-    channels = op.shape(0)[1]
-    crd = op.attributes.get("mode", b"DCR") == b"CRD"
-    result = []
-    for f in op.fields(0):
-        f = op.labels.tie_along(f, (0, 1))
-        if f.shape[1] > 1:
-            shape = (channels // block**2, block**2) if crd else (block**2, channels // block**2)
-            g = f.reshape((f.shape[0], *shape, 1, 1))
-            f = op.labels.tie_along(g, (0, 1) if crd else (0, 2))
-            f = drop_axes(f, (2,) if crd else (1,))
-        result.append(f)
-    return [tuple(result)]
-
-
-def col2im(op: Op) -> list[Fields]:
-    """Col2Im: the places of a window, which stand as channels, are one unit."""
-    rank, channels = len(op.out_shape()), op.out_shape()[1]
-    result = []
-    for f in op.fields(0):
-        f = op.labels.tie_along(f, (0, 1))
-        if f.shape[1] > 1:
-            f = drop_axes(op.labels.tie_along(f.reshape(f.shape[0], channels, -1, 1), (0, 1)), (2, 3))
-        result.append(f.reshape((*f.shape[:2], *[1] * (rank - 2))))
-    return [tuple(f for f in result if varying(f))]
-
-
-def center_crop_pad(op: Op) -> list[Fields]:
-    """CenterCropPad: along divided axes the size must stay."""
-    for f in op.fields(0):
-        if any(op.shape(0)[axis] != op.out_shape()[axis] for axis in varying(f)):
-            raise Barrier("it crops or pads a divided axis")
-    return [op.fields(0)]
-
-
-def space_to_depth(op: Op) -> list[Fields]:
-    """SpaceToDepth: a unit's places become channels of the same unit."""
-    block = int(op.attributes["blocksize"])
-    fields = [op.labels.tie_along(f, (0, 1)) for f in op.fields(0)]
-    return [tuple(np.tile(f, (1, block**2 if f.shape[1] > 1 else 1, 1, 1)) for f in fields)]
-
-
-def rewrite_center_crop_pad(r: Rewrite) -> None:
-    """CenterCropPad: the divided positions of its target."""
-    if "axes" not in r.op.attributes:
-        dims(r, 1)
-
-
-def rewrite_reshape(r: Rewrite) -> None:
-    """Reshape: the divided positions of its target."""
-    dims(r, 1)
-
-
-def rewrite_expand(r: Rewrite) -> None:
-    """Expand: the divided positions of its target."""
-    rank = len(r.op.out_shape())
-    if r.op.state.shapes.shape[r.op.inputs[1]] == (rank,):
-        dims(r, 1)
-
-
-def rewrite_tile(r: Rewrite) -> None:
-    """Tile: copies of what the part keeps; nothing to adapt unless the order within copies were lost."""
-    a, b = r.op.shape(0), r.op.out_shape()
-    for axis, (kept_in, kept_out) in enumerate(zip(r.kept_in(0), r.kept_out(), strict=True)):
-        if kept_in is None:
-            continue
-        copies = np.concatenate([kept_in + n * a[axis] for n in range(b[axis] // a[axis])])
-        if kept_out is None or not np.array_equal(copies, kept_out):
-            raise PartitionError(f"{r.op.title}: the copies of a unit are in different parts.")
-
-
-def rewrite_concat(r: Rewrite) -> None:
-    """Concat: operands that are shared along another, divided axis are cut."""
-    out = list(r.kept_out())
-    axis = r.op.axis(1, len(out))
-    for i in range(len(r.op.inputs)):
-        want = list(out)
-        want[axis] = None
-        shape = r.op.shape(i)
-        r.narrow(i, tuple(w if n > 1 else None for w, n in zip(want, shape, strict=True)))
-
-
-def rewrite_split(r: Rewrite) -> None:
-    """Split: the sizes of what is kept of each piece."""
-    op = r.op
-    axis = op.axis(0)
-    if r.kept_in(0)[axis] is None:
-        return
-    lengths = [sizes(r.kept_out(j), op.out_shape(j))[axis] for j in range(len(op.outputs))]
-    for a in list(r.node.attribute):
-        if a.name == "num_outputs":
-            r.node.attribute.remove(a)
-    r.set_ints(1, "split", lengths, since=13)
 
 
 def rewrite_slice(r: Rewrite) -> None:
@@ -380,6 +219,27 @@ def rewrite_slice(r: Rewrite) -> None:
     bounds.insert(2, r.constant(axes, "axes", known.dtype))
     del r.node.input[1:]
     r.node.input.extend(bounds)
+
+
+@operator("Slice", versions=(1, 10, 11, 13), kind="movement", rewrite=rewrite_slice, mean="data")
+def slice_(op: Op) -> list[Fields]:
+    """Slice: a selection of the labels; its bounds must be known along divided axes."""
+    fields = op.fields(0)
+    if not fields:
+        return [()]
+    ranges = slice_ranges(op)
+    if ranges is None:
+        axes = op.ints(3, "axes") or list(range(len(op.shape(0))))
+        if any(f.shape[axis] > 1 for f in fields for axis in axes):
+            raise Barrier("its bounds are computed at run time along a divided axis")
+        return [fields]
+    result = []
+    for f in fields:
+        for axis, positions in ranges.items():
+            if f.shape[axis] > 1:
+                f = np.take(f, np.asarray(positions, np.int64), axis=axis)
+        result.append(f)
+    return [tuple(f for f in result if f.size)]
 
 
 def _some(r: Rewrite, i: int, places: Sequence[int], hint: str) -> str:
@@ -414,6 +274,84 @@ def rewrite_gather(r: Rewrite) -> None:
     r.node.input[1] = r.constant(place, "index")
 
 
+@operator("Gather", versions=(1, 11, 13), kind="movement", rewrite=rewrite_gather, mean="data")
+def gather(op: Op) -> list[Fields]:
+    """Gather along `axis`: a selection of units, or a look-up in a table (an embedding makes units)."""
+    axis = op.axis(0)
+    index = op.value(1)
+    rank = len(op.shape(1))
+    result = []
+    for f in op.fields(0):
+        if f.shape[axis] > 1 and index is not None:
+            if not rank and op.outputs[0] in op.state.shaped:
+                continue  # whichever is selected has the same shape
+            result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
+            continue
+        if f.shape[axis] > 1:
+            op.share([f], "" if op.weights_only(0) else "it selects units at run time")
+            continue
+        g = f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])
+        if index is None and op.weights_only(0) and varying(g):
+            op.labels.root(g, op.index)
+        result.append(g)
+    return [tuple(result)]
+
+
+def rewrite_expand(r: Rewrite) -> None:
+    """Expand: the divided positions of its target."""
+    rank = len(r.op.out_shape())
+    if r.op.state.shapes.shape[r.op.inputs[1]] == (rank,):
+        dims(r, 1)
+
+
+@operator("Expand", versions=(8, 13), kind="movement", rewrite=rewrite_expand, mean="data")
+def expand(op: Op) -> list[Fields]:
+    """Expand: numpy broadcasting to a shape."""
+    rank = len(op.out_shape())
+    return [tuple(align(f, rank) for f in op.fields(0))]
+
+
+def rewrite_tile(r: Rewrite) -> None:
+    """Tile: copies of what the part keeps; nothing to adapt unless the order within copies were lost."""
+    a, b = r.op.shape(0), r.op.out_shape()
+    for axis, (kept_in, kept_out) in enumerate(zip(r.kept_in(0), r.kept_out(), strict=True)):
+        if kept_in is None:
+            continue
+        copies = np.concatenate([kept_in + n * a[axis] for n in range(b[axis] // a[axis])])
+        if kept_out is None or not np.array_equal(copies, kept_out):
+            raise PartitionError(f"{r.op.title}: the copies of a unit are in different parts.")
+
+
+@operator("Tile", versions=(6, 13), kind="movement", rewrite=rewrite_tile, mean="data")
+def tile(op: Op) -> list[Fields]:
+    """Tile: copies side by side."""
+    a, b = op.shape(0), op.out_shape()
+    result = []
+    for f in op.fields(0):
+        copies = [n // m if size > 1 else 1 for m, n, size in zip(a, b, f.shape, strict=True)]
+        bounded(n * size for n, size in zip(copies, f.shape, strict=True))
+        result.append(np.tile(f, copies))
+    return [tuple(result)]
+
+
+def pad_amounts(op: Op) -> list[tuple[int, int]] | None:
+    """For each axis how much is added in front and behind; None where that isn't known."""
+    rank = len(op.shape(0))
+    pads = op.ints(1, "pads") if "pads" in op.attributes or op.has(1) else op.ints(1, "paddings")
+    if pads is None:
+        return None
+    axes: Sequence[int] = range(rank)
+    if op.has(3):
+        known = op.value(3)
+        if known is None:
+            return None
+        axes = [int(a) % rank for a in np.ravel(known)]
+    result = [(0, 0)] * rank
+    for i, axis in enumerate(axes):
+        result[axis] = (pads[i], pads[i + len(axes)])
+    return result
+
+
 def rewrite_pad(r: Rewrite) -> None:
     """Pad: how much of the padding along a divided axis is the part's."""
     op = r.op
@@ -429,3 +367,81 @@ def rewrite_pad(r: Rewrite) -> None:
     if len(r.node.input) > 3:
         r.node.input[3] = ""
     r.set_ints(1, "pads", [*front, *behind], since=11)
+
+
+@operator("Pad", versions=(2, 11, 13, 18, 19, 21, 23, 24, 25), kind="movement", rewrite=rewrite_pad, mean="data")
+def pad(op: Op) -> list[Fields]:
+    """Pad: constant padding along a divided axis makes places that any unit may take."""
+    fields = op.fields(0)
+    if not fields:
+        return [()]
+    amounts = pad_amounts(op)
+    if amounts is None:
+        raise Barrier("its amounts are computed at run time")
+    mode = op.attributes.get("mode", b"constant").decode()
+    return [tuple(_padded(op, f, amounts, mode) for f in fields)]
+
+
+def _padded(op: Op, f: Field, amounts: list[tuple[int, int]], mode: str) -> Field:
+    for axis, (front, behind) in enumerate(amounts):
+        if f.shape[axis] == 1 or (front, behind) == (0, 0):
+            continue
+        if front < 0 or behind < 0 or mode != "constant":
+            raise Barrier(f"it pads a divided axis in a way without a rule (mode {mode!r})")
+        added = [op.labels.fresh((*f.shape[:axis], amount, *f.shape[axis + 1 :])) for amount in (front, behind)]
+        f = np.concatenate([added[0], f, added[1]], axis=axis)
+    return f
+
+
+@operator("DepthToSpace", versions=(1, 11, 13, 28), kind="movement", mean="data")
+def depth_to_space(op: Op) -> list[Fields]:
+    """DepthToSpace: the channels that make up one block are one unit."""
+    block = int(op.attributes["blocksize"])
+    channels = op.shape(0)[1]
+    crd = op.attributes.get("mode", b"DCR") == b"CRD"
+    result = []
+    for f in op.fields(0):
+        f = op.labels.tie_along(f, (0, 1))
+        if f.shape[1] > 1:
+            shape = (channels // block**2, block**2) if crd else (block**2, channels // block**2)
+            g = f.reshape((f.shape[0], *shape, 1, 1))
+            f = op.labels.tie_along(g, (0, 1) if crd else (0, 2))
+            f = drop_axes(f, (2,) if crd else (1,))
+        result.append(f)
+    return [tuple(result)]
+
+
+@operator("Col2Im", versions=(18,), kind="movement", mean="data")
+def col2im(op: Op) -> list[Fields]:
+    """Col2Im: the places of a window, which stand as channels, are one unit."""
+    rank, channels = len(op.out_shape()), op.out_shape()[1]
+    result = []
+    for f in op.fields(0):
+        f = op.labels.tie_along(f, (0, 1))
+        if f.shape[1] > 1:
+            f = drop_axes(op.labels.tie_along(f.reshape(f.shape[0], channels, -1, 1), (0, 1)), (2, 3))
+        result.append(f.reshape((*f.shape[:2], *[1] * (rank - 2))))
+    return [tuple(f for f in result if varying(f))]
+
+
+def rewrite_center_crop_pad(r: Rewrite) -> None:
+    """CenterCropPad: the divided positions of its target."""
+    if "axes" not in r.op.attributes:
+        dims(r, 1)
+
+
+@operator("CenterCropPad", versions=(18,), kind="movement", rewrite=rewrite_center_crop_pad, mean="data")
+def center_crop_pad(op: Op) -> list[Fields]:
+    """CenterCropPad: along divided axes the size must stay."""
+    for f in op.fields(0):
+        if any(op.shape(0)[axis] != op.out_shape()[axis] for axis in varying(f)):
+            raise Barrier("it crops or pads a divided axis")
+    return [op.fields(0)]
+
+
+@operator("SpaceToDepth", versions=(1, 13, 28), kind="movement", mean="data")
+def space_to_depth(op: Op) -> list[Fields]:
+    """SpaceToDepth: a unit's places become channels of the same unit."""
+    block = int(op.attributes["blocksize"])
+    fields = [op.labels.tie_along(f, (0, 1)) for f in op.fields(0)]
+    return [tuple(np.tile(f, (1, block**2 if f.shape[1] > 1 else 1, 1, 1)) for f in fields)]

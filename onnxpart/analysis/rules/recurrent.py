@@ -12,6 +12,7 @@ from onnxpart.analysis.labels import Field, Fields, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Indices, Rewrite
 from onnxpart.analysis.rules.contraction import note_bias, note_weight
+from onnxpart.analysis.rules.table import operator
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 """How many gates each unit has."""
@@ -27,6 +28,30 @@ _PLACEWISE = frozenset(
 """The activations that ONNX has; of each the result at a unit depends on that unit alone."""
 
 
+def rewrite_recurrent(r: Rewrite) -> None:
+    """As many hidden units as the part keeps; what is shared along a divided axis is cut to the part's share of it."""
+    op = r.op
+    size = op.shape(_R)[2]
+    units = next(r.kept_out(j)[-1] for j, name in enumerate(op.outputs) if name)
+    features = _fewer(r.kept_in(_X)[2], r.kept_in(_W)[2])
+    rows = _gates(units, size, GATES[op.op_type])
+    want = {
+        _X: (None, None, features),
+        _W: (None, rows, features),
+        _R: (None, rows, units),
+        _B: (None, _gates(units, size, 2 * GATES[op.op_type])),
+        _H: (None, None, units),
+        _C: (None, None, units),
+        _P: (None, _gates(units, size, PEEPHOLES)),
+    }
+    for i, kept in want.items():
+        if op.has(i):
+            r.narrow(i, kept)
+    if units is not None:
+        r.set("hidden_size", len(units))
+
+
+@operator("RNN", "GRU", "LSTM", versions=(7, 14, 22), kind="recurrent", rewrite=rewrite_recurrent)
 def recurrent(op: Op) -> list[Fields]:
     """LSTM, GRU and RNN, in any direction and with any optional input; `layout` moves other axes than the units'."""
     _check(op)
@@ -84,29 +109,6 @@ def tie(op: Op, i: int, along: dict[int, Field]) -> None:
             op.labels.tie(op.labels.tie_along(f, axes).reshape(-1), along[axis])
         else:
             op.share([f], "" if op.weights_only(i) else "its first state is divided along another axis than the units")
-
-
-def rewrite(r: Rewrite) -> None:
-    """As many hidden units as the part keeps; what is shared along a divided axis is cut to the part's share of it."""
-    op = r.op
-    size = op.shape(_R)[2]
-    units = next(r.kept_out(j)[-1] for j, name in enumerate(op.outputs) if name)
-    features = _fewer(r.kept_in(_X)[2], r.kept_in(_W)[2])
-    rows = _gates(units, size, GATES[op.op_type])
-    want = {
-        _X: (None, None, features),
-        _W: (None, rows, features),
-        _R: (None, rows, units),
-        _B: (None, _gates(units, size, 2 * GATES[op.op_type])),
-        _H: (None, None, units),
-        _C: (None, None, units),
-        _P: (None, _gates(units, size, PEEPHOLES)),
-    }
-    for i, kept in want.items():
-        if op.has(i):
-            r.narrow(i, kept)
-    if units is not None:
-        r.set("hidden_size", len(units))
 
 
 def _fewer(a: Indices | None, b: Indices | None) -> Indices | None:

@@ -6,7 +6,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxpart.analysis.labels import Fields
+from onnxpart.analysis.op import Op
 from onnxpart.analysis.rewrite import Indices, Rewrite, put, sizes
+from onnxpart.analysis.rules.table import operator
 
 
 def rewrite_shape(r: Rewrite) -> None:
@@ -51,3 +54,16 @@ def _scaled_size(r: Rewrite, whole: Indices, part: Indices, dynamic: bool) -> No
     up, down = r.constant(np.prod(whole), "factor"), r.constant(np.prod(part), "factor")
     r.after.append(helper.make_node("Mul", [raw, up], [scaled], name=scaled))
     r.after.append(helper.make_node("Div", [scaled, down], [out], name=r.name("div")))
+
+
+@operator("Constant", versions=(1, 9, 11, 12, 13, 19, 21, 23, 24, 25), kind="source")
+@operator("ConstantOfShape", versions=(9, 20, 21, 23, 24, 25), kind="source")
+@operator("Range", versions=(11, 27), kind="source")
+@operator("RandomNormal", "RandomUniform", versions=(1, 22), kind="source")
+@operator("EyeLike", versions=(9, 22), kind="source")
+@operator("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix", versions=(17,), kind="source")
+@operator("Shape", versions=(1, 13, 15, 19, 21, 23, 24, 25), kind="source", rewrite=rewrite_shape)
+@operator("Size", versions=(1, 13, 19, 21, 23, 24, 25), kind="source", rewrite=rewrite_shape)
+def source(op: Op) -> list[Fields]:
+    """Shape arithmetic, constants and random numbers: nothing is divided."""
+    return [()] * len(op.outputs)

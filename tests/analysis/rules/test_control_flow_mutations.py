@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,40 +47,40 @@ def first_branch(op: Op) -> list[Fields]:
     return [op.fields(0)]
 
 
-WRONG_LABELS: dict[str, tuple[tuple[str, str], Labels, Callable[[], ModelProto]]] = {
+WRONG_LABELS: dict[str, tuple[str, Labels, Callable[[], ModelProto]]] = {
     "a state moved on its way in": (
-        (ENTER, "state"),
+        f"{ENTER}.state",
         rolled(control_flow.enter_state),
         lambda: recurrent("elman", "Loop", learned=True),
     ),
     "a state that forgets where it comes from": (
-        (ENTER, "state"),
+        f"{ENTER}.state",
         untied(control_flow.enter_state),
         lambda: network(CASES["Loop"]),
     ),
     "a state that forgets what the body makes of it": (
-        (LEAVE, "state"),
+        f"{LEAVE}.state",
         untied(control_flow.leave_state),
         lambda: recurrent("elman", "Loop"),
     ),
-    "the same in a Scan": ((LEAVE, "state"), untied(control_flow.leave_state), lambda: recurrent("elman", "Scan")),
+    "the same in a Scan": (f"{LEAVE}.state", untied(control_flow.leave_state), lambda: recurrent("elman", "Scan")),
     "a state moved on its way out": (
-        (LEAVE, "state"),
+        f"{LEAVE}.state",
         rolled(control_flow.leave_state),
         lambda: recurrent("elman", "Scan"),
     ),
     "iterations moved on their way in": (
-        (ENTER, "each"),
+        f"{ENTER}.each",
         rolled(control_flow.enter_each),
         lambda: network(CASES["Scan: axes and directions"]),
     ),
     "iterations moved on their way out": (
-        (LEAVE, "each"),
+        f"{LEAVE}.each",
         rolled(control_flow.leave_each),
         lambda: recurrent("lstm", "Loop"),
     ),
-    "branches that aren't tied": ((LEAVE, "branches"), untied(control_flow.branches), lambda: network(CASES["If"])),
-    "one branch only": ((LEAVE, "branches"), first_branch, lambda: network(CASES["If: within If"])),
+    "branches that aren't tied": (f"{LEAVE}.branches", untied(control_flow.branches), lambda: network(CASES["If"])),
+    "one branch only": (f"{LEAVE}.branches", first_branch, lambda: network(CASES["If: within If"])),
 }
 
 
@@ -87,13 +88,13 @@ WRONG_LABELS: dict[str, tuple[tuple[str, str], Labels, Callable[[], ModelProto]]
 def test_a_wrong_tie_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     marker, labels, build = WRONG_LABELS[name]
     assert holds(build())
-    monkeypatch.setitem(rules.MARKERS, marker, (labels, *rules.MARKERS[marker][1:]))
+    monkeypatch.setitem(rules.TABLE, marker, replace(rules.TABLE[marker], labels=labels))
     assert not holds(build())
 
 
-WRONG_REWRITES: dict[str, tuple[tuple[str, str], Callable[[], ModelProto]]] = {
-    "a first state that isn't cut": ((ENTER, "state"), lambda: recurrent("elman", "Loop")),
-    "a branch that isn't cut": ((LEAVE, "branches"), lambda: network(CASES["If: a branch of zeros"])),
+WRONG_REWRITES: dict[str, tuple[str, Callable[[], ModelProto]]] = {
+    "a first state that isn't cut": (f"{ENTER}.state", lambda: recurrent("elman", "Loop")),
+    "a branch that isn't cut": (f"{LEAVE}.branches", lambda: network(CASES["If: a branch of zeros"])),
 }
 
 
@@ -101,8 +102,7 @@ WRONG_REWRITES: dict[str, tuple[tuple[str, str], Callable[[], ModelProto]]] = {
 def test_a_missing_rewrite_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     marker, build = WRONG_REWRITES[name]
     assert holds(build())
-    labels, _, linear = rules.MARKERS[marker]
-    monkeypatch.setitem(rules.MARKERS, marker, (labels, None, linear))
+    monkeypatch.setitem(rules.TABLE, marker, replace(rules.TABLE[marker], rewrite=None))
     assert not holds(build())
 
 
