@@ -2,6 +2,8 @@
 
 import json
 import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +35,7 @@ STAGES = ("load", "analyse", "plan", "emit", "merge")
 KINDS = ("gemm", "conv", "residual")
 WIDTH = 8
 ENOUGH_SECONDS = 10.0
+IMPORTS = 9
 PACKAGES = ("onnxpart", "onnx", "numpy", "scipy", "protobuf")
 Result = TypeVar("Result")
 
@@ -122,6 +125,17 @@ def apart(call: Callable[..., Result], *args: object) -> Result:
         return pool.submit(call, *args).result()
 
 
+def import_seconds() -> float:
+    """Seconds that `import onnxpart` takes in a fresh interpreter: the median of several."""
+    code = "import time; start = time.perf_counter(); import onnxpart; print(time.perf_counter() - start)"
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", code]
+    return statistics.median(
+        float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout)
+        for _ in range(IMPORTS)
+    )
+
+
 def table(runs: list[Run]) -> Table:
     """Seconds by stage, time per node, and peaks."""
     result = Table(
@@ -157,9 +171,11 @@ def main(
                 apart(build, name, path)
                 runs.append(apart(measure, name, path, repeat))
     console.print(table(runs))
+    importing = import_seconds()
+    console.print(f"import onnxpart: {importing:.3f} s (median of {IMPORTS} processes)")
     console.print(", ".join(f"{key} {value}" for key, value in where.items()))
     if json_file is not None:
-        figures = {"machine": where, "parts": PARTS, "runs": [asdict(run) for run in runs]}
+        figures = {"machine": where, "parts": PARTS, "import": importing, "runs": [asdict(run) for run in runs]}
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
