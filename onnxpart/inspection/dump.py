@@ -26,10 +26,10 @@ IN_FULL = 64
 
 
 def dump_analysis(analysis: Analysis) -> str:
-    """The operators with their kinds, the unit classes of every tensor, and the wishes that are left to a plan.
+    """The operators with their kinds, the unit classes of every tensor, and the soft ties that are left to a plan.
 
-    Classes are those of the ties alone, before any wish: `1-4` are four classes, `1-4 each 9` nine neighbours of each,
-    `.` is shared. A wish names the classes that would become one, in braces.
+    Classes are those of the firm ties alone: `1-4` are four classes, `1-4 each 9` nine neighbours of each, `.` is
+    shared. A soft tie names the classes that would become one, in braces.
     """
     units = _Units(analysis)
     lines = ["operators:"]
@@ -37,7 +37,7 @@ def dump_analysis(analysis: Analysis) -> str:
         what = rule.kind if rule is not None else f"barrier: {analysis.state.barriers[op.index]}"
         lines.append(f"  {op.title}: {what}")
     lines += ["tensors:", *(f"  {name} {_dims(analysis, name)}: {units.of(name)}" for name in _tensors(analysis))]
-    lines += _section("wishes", (line for c in analysis.labels.choices for line in units.wish(c)))
+    lines += _section("soft ties", (line for c in analysis.labels.choices for line in units.soft_tie(c)))
     lines += _section("groups", units.groups())
     lines += _section("shared", _pins(analysis))
     lines += _section("shuffles", (f"{name} starts at {root}" for name, root in sorted(analysis.virtual.items())))
@@ -96,8 +96,8 @@ class _Units:
         fields = [f for f in _ordered(self.analysis, name) if any(self.numbers(f))]
         return ", ".join(dict.fromkeys(f"{_axes(f)}: {_compact(self.numbers(f))}" for f in fields)) or "shared"
 
-    def wish(self, choice: Choice) -> Iterator[str]:
-        """What a choice would make one, an alternative a line."""
+    def soft_tie(self, choice: Choice) -> Iterator[str]:
+        """The classes that a soft tie would make one, by alternative, and what happens without it."""
         title = "graph" if choice.node < 0 else self.analysis.ops[choice.node].title
         otherwise = "duplicated" if choice.mix else "in every part" if choice.drop is not None else "shared"
         sets = [self._united(pairs) for pairs in choice.alternatives]

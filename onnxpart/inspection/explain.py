@@ -153,10 +153,10 @@ def _advice(ties: Ties, name: str, axes: frozenset[int], undivided: int, cause: 
         fields = [f for f in other.analysis.fields(name) if varying(f) == axes]
         return bool(fields) and sum(int((other.parts[f] < 0).sum()) for f in fields) < undivided
 
-    if cause.kind in ("wish", "mix", "narrow", "operator"):
+    if cause.kind in ("soft tie", "mix", "narrow", "operator"):
         most = ties.k - 1 if cause.classes is None else min(ties.k - 1, cause.classes)
         yield from _fewer(ties, most, better)
-    if cause.kind in ("wish", "output", "barrier", "operator") and (outputs := _without(ties, name, cause, better)):
+    if cause.kind in ("soft tie", "output", "barrier", "operator") and (outputs := _without(ties, name, cause, better)):
         yield Advice(ties.k, outputs)
 
 

@@ -16,14 +16,14 @@ from onnxpart.planning.assign import Order
 from onnxpart.planning.plan import ORDERS
 from onnxpart.planning.planner import settle
 
-Kind = Literal["output", "barrier", "operator", "wish", "mix", "narrow", "shared", "input"]
-"""What holds units: a graph output; an operator without a rule; one that needs them whole; a wish that was given up; a
-mix that was duplicated; a layer of fewer than K classes; something that every part has; nothing made them here."""
+Kind = Literal["output", "barrier", "operator", "soft tie", "mix", "narrow", "shared", "input"]
+"""What holds units: a graph output; an operator without a rule; one that needs them whole; a soft tie that was given
+up; a mix that was duplicated; a layer of fewer than K classes; what every part has; nothing made them here."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One tie: `node` makes units of `source` and of `target` the same (`reason`: why, where that was a wish)."""
+    """One tie: `node` makes units of `source` and of `target` the same (`reason`: why, where the tie is soft)."""
 
     node: str
     source: str
@@ -54,8 +54,8 @@ class Ties:
         """Both ends of every tie, the number of the tie, and for each number its operator and reason."""
         labels = self.trial.labels
         made = [(pair, (node, "")) for pair, node in zip(labels.ties, labels.tied_at, strict=True)]
-        wishes = [*self.decision.granted, *((c, c.otherwise) for c in self.decision.failed)]
-        made += [(pair, (c.node, c.reason)) for c, pairs in wishes for pair in pairs]
+        soft = [*self.decision.granted, *((c, c.otherwise) for c in self.decision.failed)]
+        made += [(pair, (c.node, c.reason)) for c, pairs in soft for pair in pairs]
         left, right = flatten(pair for pair, _ in made)
         number = np.repeat(np.arange(len(made)), [np.broadcast(a, b).size for (a, b), _ in made])
         gone = np.zeros(labels.count, bool)
@@ -76,7 +76,7 @@ class Ties:
             return (), Cause("shared", "", "it comes from what every part has")
         for choice in self.decision.failed:
             if choice.drop is not None and np.isin(labels, choice.drop).any():
-                return (), Cause("mix" if choice.mix else "wish", self.title(choice.node), choice.reason)
+                return (), Cause("mix" if choice.mix else "soft tie", self.title(choice.node), choice.reason)
         order, before = self._walk(labels)
         place = np.full(self.trial.labels.count, len(order))
         place[order] = np.arange(len(order))
@@ -103,7 +103,7 @@ class Ties:
                 found.append((f, Cause("output", output, reason)))
             elif reason:
                 found.append((f, Cause("operator", self.title(node), reason)))
-        return found + [(f, Cause("wish", self.title(c.node), c.reason)) for c, f in self.decision.shared]
+        return found + [(f, Cause("soft tie", self.title(c.node), c.reason)) for c, f in self.decision.shared]
 
     @cached_property
     def _silent(self) -> list[tuple[Field, Cause]]:

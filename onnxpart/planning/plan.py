@@ -24,7 +24,7 @@ def copy_name(name: str, part: int) -> str:
 
 SCHEMA = 1
 ORDERS = ("contiguous", "interleaved", "random")
-METADATA = "onnxpart.planning.plan"
+METADATA = "onnxpart.plan"
 """Key under which an emitted model carries its plan."""
 METADATA_PART = "onnxpart.part"
 """Key under which a part carries its index."""

@@ -109,7 +109,7 @@ def test_no_golden_is_left_over(update_golden: bool) -> None:
 
 
 def test_text_does_not_depend_on_what_was_done_before() -> None:
-    """A plan may give up wishes, but the analysis of a fresh load is the same, and so are two dumps in a row."""
+    """A plan may give up soft ties, but the analysis of a fresh load is the same, and so are two dumps in a row."""
     model = load(counted(GOLDEN["qkv"]()))
     analysis = analyse(model)
     first = dump_analysis(analysis)

@@ -185,17 +185,17 @@ def test_a_duplicated_mix_and_the_parts_with_which_it_stands_once() -> None:
     assert (channels.parts, channels.undivided, channels.cause) == ((3,) * 4, 0, None)
 
 
-def test_a_wish_that_was_given_up() -> None:
+def test_a_soft_tie_that_was_given_up() -> None:
     found = axis(shared_scale(), "scale", 4)
-    assert found.cause == Cause("wish", "Mul 'scaled'", "the parameter is the same for several units")
+    assert found.cause == Cause("soft tie", "Mul 'scaled'", "the parameter is the same for several units")
     assert found.advice == (Advice(3),)
     assert units(follow(shared_scale(), Advice(4)), "scale") == [3] * 4
     assert units(follow(shared_scale(), found.advice[0]), "scale") == [1] * 3
 
 
-def test_a_wish_without_anything_to_drop() -> None:
+def test_a_soft_tie_without_anything_to_drop() -> None:
     found = axis(narrow_groups(), "grouped.weight", 5)
-    assert found.cause == Cause("wish", "Conv 'grouped'", "its groups are too narrow to divide")
+    assert found.cause == Cause("soft tie", "Conv 'grouped'", "its groups are too narrow to divide")
     assert found.advice == (Advice(4),)
     assert units(follow(narrow_groups(), found.advice[0]), "grouped.weight") == [3] * 4
 
@@ -222,7 +222,7 @@ def test_how_a_layer_is_divided() -> None:
     assert (found.chain, found.cause, found.advice) == ((), None, ())
 
 
-def test_a_granted_wish_is_a_tie() -> None:
+def test_a_soft_tie_that_holds_is_a_tie() -> None:
     """Odd channels go to the logits; the first, which a softmax mixes with the second, is an output."""
     n = Net(IMAGE)
     h = n.op("Reshape", n.conv("x", 2, 12, name="wide"), n.ints(0, 6, 2, 4, 4))
@@ -231,8 +231,8 @@ def test_a_granted_wish_is_a_tie() -> None:
     one = n.op("Slice", h, n.ints(0), n.ints(1), n.ints(1), name="one")
     found = axis(classified(n, odd, 6, one), "odd", along=1)
     assert (found.units, found.undivided) == (6, 1)
-    wish = ("Softmax 'pairs'", "normalises over units")
-    assert [(step.node, step.reason) for step in found.chain] == [wish, wish]
+    tie = ("Softmax 'pairs'", "normalises over units")
+    assert [(step.node, step.reason) for step in found.chain] == [tie, tie]
     assert found.chain[0].source == "odd axis 1"
     assert found.cause == Cause("output", "one", "it is tied to the output 'one'")
     assert found.advice == (Advice(2, ("logits",)),)
