@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxpart.analysis.joins import follow, join
-from onnxpart.analysis.labels import Fields
+from onnxpart.analysis.labels import Fields, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite, dims
 from onnxpart.analysis.rules.mix import slides
@@ -46,6 +46,24 @@ def pool(op: Op) -> list[Fields]:
     return [fields, *[()] * (len(op.outputs) - 1)]
 
 
+def _resized(op: Op) -> set[int]:
+    """The axes along which a Resize or Upsample may give other places than it takes."""
+    rank = len(op.shape(0))
+    axes = [axis % rank for axis in op.attributes.get("axes", range(rank))]
+    if op.attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        return set(axes)
+    if op.has(3):
+        stretched = op.attributes.get("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+        same = [a == b for a, b in zip(op.shape(0), op.out_shape(), strict=True)]
+        return {axis for axis in axes if not (stretched and same[axis]) or op.dynamic(0)[axis]}
+    if "scales" in op.attributes:
+        return {axis for axis, factor in zip(axes, op.attributes["scales"], strict=True) if factor != 1}
+    known = op.trial(2 if op.op_type == "Resize" and op.opset >= 11 else 1)
+    if known is None:
+        return set(axes)
+    return {axis for axis, f, varies in zip(axes, known.value, known.varies, strict=True) if f != 1 or varies}
+
+
 def sample(op: Op) -> list[Fields]:
     """RoiAlign, MaxRoiPool, GridSample: places of one channel meet, at places that every part takes alike."""
     for i in range(1, len(op.inputs)):
@@ -71,6 +89,14 @@ def quantize(op: Op) -> list[Fields]:
     if len(op.shape(1)) == 1:
         follow(op, fields, tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)))
     return [fields]
+
+
+def resize(op: Op) -> list[Fields]:
+    """Resize, Upsample: places of one channel meet; along axes that keep their size nothing does."""
+    resized, rank = _resized(op), len(op.shape(0))
+    if any(varying(f) & resized & {0, 1} for f in op.fields(0)):
+        raise Barrier("it resizes a divided axis")
+    return [tuple(op.labels.tie_along(f, set(range(rank)) - resized) for f in op.fields(0))]
 
 
 def source(op: Op) -> list[Fields]:

@@ -6,7 +6,25 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxpart.analysis.labels import Fields
+from onnxpart.analysis.op import Op
 from onnxpart.analysis.rewrite import Indices, Rewrite, put, sizes
+
+
+def eye_like(op: Op) -> list[Fields]:
+    """EyeLike: a constant of the whole's shape, which is known for what is divided."""
+    if any(op.dynamic(0)):
+        op.share(op.fields(0), f"{op.title} needs its whole size, which isn't fixed")
+    return [()]
+
+
+def rewrite_eye_like(r: Rewrite) -> None:
+    """EyeLike: of a tensor with the sizes that it has in the whole network."""
+    if all(k is None for k in r.kept_in(0)):
+        return
+    if "dtype" not in r.op.attributes:
+        r.set("dtype", r.op.state.shapes.dtype[r.op.inputs[0]])
+    r.node.input[0] = r.add("ConstantOfShape", [r.constant(r.op.shape(0), "shape")], "zeros")
 
 
 def rewrite_shape(r: Rewrite) -> None:

@@ -97,8 +97,8 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[Rewrite], N
     "ReverseSequence": ("movement", indexing.reverse_sequence, None, "data"),
     "OneHot": ("movement", indexing.one_hot, None, "no"),
     "DFT": ("mix", indexing.fourier, None, "data"),
-    "Resize": ("elementwise", elementwise.pool, elementwise.rewrite_resize, "data"),
-    "Upsample": ("elementwise", elementwise.pool, None, "data"),
+    "Resize": ("elementwise", elementwise.resize, elementwise.rewrite_resize, "data"),
+    "Upsample": ("elementwise", elementwise.resize, None, "data"),
     "LRN": ("mix", mix.channels, None, "no"),
     "LayerNormalization": ("mix", mix.layer_norm, mix.rewrite_layer_norm, "no"),
     "RMSNormalization": ("mix", mix.layer_norm, mix.rewrite_layer_norm, "no"),
@@ -110,6 +110,7 @@ _ROWS: dict[str, tuple[Kind, Callable[[Op], list[Fields]], Callable[[Rewrite], N
     "ArgMax": ("mix", mix.arg, None, "no"),
     "ArgMin": ("mix", mix.arg, None, "no"),
     "TopK": ("mix", mix.top_k, None, "no"),
+    "EyeLike": ("source", sources.eye_like, sources.rewrite_eye_like, "no"),
     "Shape": ("source", elementwise.source, sources.rewrite_shape, "no"),
     "Size": ("source", elementwise.source, sources.rewrite_shape, "no"),
     "If": ("control flow", control_flow.branches, control_flow.cut_branches, "sum"),
@@ -148,7 +149,7 @@ TABLE: dict[str, Rule] = {
     ),
     **_all("MaxRoiPool RoiAlign", "elementwise", elementwise.sample),
     **_all(
-        "Constant ConstantOfShape Range RandomNormal RandomUniform EyeLike HannWindow HammingWindow BlackmanWindow "
+        "Constant ConstantOfShape Range RandomNormal RandomUniform HannWindow HammingWindow BlackmanWindow "
         "MelWeightMatrix",
         "source",
         elementwise.source,
