@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from onnxpart.analysis.labels import Choice, Field, Fields, Labels, Pair, TooMany, collapse
@@ -33,6 +34,17 @@ class Weight:
     tensor: str
     outputs: tuple[int, ...]
     gain: float = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A value at trial sizes of the symbolic dimensions, and which of its elements `varies` with them.
+
+    It is no array, so that none takes it for a constant.
+    """
+
+    value: Array
+    varies: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,8 @@ class Op:
         self.op_type = qualified(self.schema_domain, node.op_type)
         self.inputs = tuple(node.input[:])
         self.outputs = tuple(node.output[:])
+        self.followed: set[int] = set()
+        """The inputs whose labels the rule has asked for."""
 
     @property
     def title(self) -> str:
@@ -177,7 +191,8 @@ class Op:
         return i < len(self.inputs) and bool(self.inputs[i])
 
     def fields(self, i: int) -> Fields:
-        """Label fields of input `i`."""
+        """Label fields of input `i`; a rule that doesn't ask for them leaves the input in every part."""
+        self.followed.add(i)
         return self.state.of(self.inputs[i]) if self.has(i) else ()
 
     def shape(self, i: int) -> Shape:
@@ -188,12 +203,26 @@ class Op:
         """Shape of output `j`."""
         return self.state.shapes.shape[self.outputs[j]]
 
+    def dynamic(self, i: int) -> tuple[bool, ...]:
+        """For each axis of input `i`, whether its size depends on a symbolic dimension."""
+        return self.state.shapes.dynamic_dims(self.inputs[i])
+
     def value(self, i: int) -> Array | None:
-        """Value of input `i` where it is known."""
-        return self.state.shapes.value(self.inputs[i]) if self.has(i) else None
+        """Value of input `i` where it is known, and the same at all sizes of the symbolic dimensions."""
+        found = self.trial(i)
+        return None if found is None or found.varies.any() else found.value
+
+    def trial(self, i: int) -> Trial | None:
+        """Value of input `i` at trial sizes, where it is known there."""
+        name = self.inputs[i] if self.has(i) else ""
+        value = self.state.shapes.value(name) if name else None
+        return None if value is None else Trial(value, self.state.shapes.dynamic_value(name))
 
     def ints(self, i: int, attribute: str) -> list[int] | None:
-        """A list of integers that older operators take as attribute and newer ones as input `i`; None if absent."""
+        """Integers that older operators take as attribute and newer ones as input `i`; None if absent or not known.
+
+        They are known where they are the same at all sizes of the symbolic dimensions.
+        """
         if attribute in self.attributes:
             value = self.attributes[attribute]
             return list(value) if isinstance(value, Sequence) else [int(value)]

@@ -142,9 +142,9 @@ def dims(r: Rewrite, i: int) -> None:
     dynamic = op.state.shapes.dynamic_dims(out)
     part = sizes(kept, shape)
     name = op.inputs[i]
-    known = op.value(i)
+    known = op.trial(i)
     if name in op.state.model.initializers and known is not None:
-        raw = [int(v) for v in known]
+        raw = [int(v) for v in known.value]
         target = [v if d else s for v, d, s in zip(raw, dynamic, part, strict=True)] if len(raw) == len(part) else part
         r.node.input[i] = r.constant(target, "shape")
         return
@@ -153,7 +153,7 @@ def dims(r: Rewrite, i: int) -> None:
         return
     value = r.node.input[i]
     scaled = [
-        d and k is not None and not (known is not None and known[a] == -1)
+        d and k is not None and not (known is not None and known.value[a] == -1)
         for a, (d, k) in enumerate(zip(dynamic, kept, strict=True))
     ]
     if any(scaled):

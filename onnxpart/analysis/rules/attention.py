@@ -60,10 +60,13 @@ def rewrite_heads(r: Rewrite) -> None:
 def attention(op: Op) -> list[Fields]:
     """Attention: `bhid,bhjd->bhij`, softmax, `bhij,bhje->bhie`; key/value heads go with all their query heads."""
     queries = _by_head(op, op.fields(0), heads(op, 0))
+    placed = op.has(3) or op.has(6) or bool(op.attributes.get("is_causal"))
     repeated, present = [], []
     for i in (1, 2):
         count = heads(op, i)
         fields = _with_past(op, i, _by_head(op, op.fields(i), count))
+        if placed and any(2 in varying(f) for f in fields):
+            raise Barrier("the positions that it tells apart are divided")
         present.append(fields)
         copies = heads(op, 0) // count
         repeated.append(tuple(np.repeat(f, copies, axis=1) if f.shape[1] > 1 else f for f in fields))
@@ -105,6 +108,8 @@ def rotary(op: Op) -> list[Fields]:
     turned = int(op.attributes.get("rotary_embedding_dim", 0)) or width
     fields = _by_head(op, op.fields(0), count)
     for f in fields:
+        if varying(f) & {0, 2}:
+            raise Barrier("its batch or its positions are divided")
         if f.shape[3] == 1:
             continue
         if turned != width:

@@ -327,6 +327,7 @@ def _grouped(op: Op, group: int, transposed: bool) -> Fields:
     rank = len(shape)
     channels = _channels(op)
     name = op.inputs[1]
+    op.followed.add(1)
     if name not in op.state.model.initializers:
         return _whole_groups(op, group, transposed, channels)
     if name not in op.state.grouped:

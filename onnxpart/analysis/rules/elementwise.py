@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxpart.analysis.joins import follow, join
-from onnxpart.analysis.labels import Fields
+from onnxpart.analysis.labels import Fields, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite, dims
 from onnxpart.analysis.rules.mix import slides
@@ -105,15 +105,41 @@ def rewrite_resize(r: Rewrite) -> None:
 @operator("MaxPool", versions=(1, 8, 10, 11, 12, 22), kind="elementwise")
 @operator("LpPool", versions=(2, 11, 18, 22), kind="elementwise")
 @operator("GlobalLpPool", versions=(2, 22), kind="elementwise")
-@operator("Resize", versions=(10, 11, 13, 18, 19), kind="elementwise", rewrite=rewrite_resize, mean="data")
-@operator("Upsample", versions=(7, 9, 10), kind="elementwise", mean="data")
 def pool(op: Op) -> list[Fields]:
-    """Pooling and resizing: places of one channel meet; labels stay along batch and channels."""
+    """Pooling: places of one channel meet; labels stay along batch and channels."""
     keep = (0, 1, *slides(op))
     fields = tuple(op.labels.tie_along(f, keep) for f in op.fields(0))
     if any(name in op.state.read for name in op.outputs[1:]):
         op.share(fields, "it returns positions that count over all channels")
     return [fields, *[()] * (len(op.outputs) - 1)]
+
+
+def _resized(op: Op) -> set[int]:
+    """The axes along which a Resize or Upsample may give other places than it takes."""
+    rank = len(op.shape(0))
+    axes = [axis % rank for axis in op.attributes.get("axes", range(rank))]
+    if op.attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        return set(axes)
+    if op.has(3):
+        stretched = op.attributes.get("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+        same = [a == b for a, b in zip(op.shape(0), op.out_shape(), strict=True)]
+        return {axis for axis in axes if not (stretched and same[axis]) or op.dynamic(0)[axis]}
+    if "scales" in op.attributes:
+        return {axis for axis, factor in zip(axes, op.attributes["scales"], strict=True) if factor != 1}
+    known = op.trial(2 if op.op_type == "Resize" and op.opset >= 11 else 1)
+    if known is None:
+        return set(axes)
+    return {axis for axis, f, varies in zip(axes, known.value, known.varies, strict=True) if f != 1 or varies}
+
+
+@operator("Resize", versions=(10, 11, 13, 18, 19), kind="elementwise", rewrite=rewrite_resize, mean="data")
+@operator("Upsample", versions=(7, 9, 10), kind="elementwise", mean="data")
+def resize(op: Op) -> list[Fields]:
+    """Resize, Upsample: places of one channel meet; along axes that keep their size nothing does."""
+    resized, rank = _resized(op), len(op.shape(0))
+    if any(varying(f) & resized & {0, 1} for f in op.fields(0)):
+        raise Barrier("it resizes a divided axis")
+    return [tuple(op.labels.tie_along(f, set(range(rank)) - resized) for f in op.fields(0))]
 
 
 @operator("MaxRoiPool", versions=(1, 22), kind="elementwise")

@@ -42,7 +42,7 @@ def elements(op: Op) -> list[Fields]:
     rank = len(op.shape(0))
     axis = op.axis(-2 if op.op_type == "TensorScatter" else 0)
     inputs = [i for i in range(len(op.inputs)) if op.has(i) and len(op.shape(i)) == rank]
-    fields = across(op, inputs, [axis])
+    fields = across(op, inputs, [0, axis] if op.op_type == "TensorScatter" and op.has(2) else [axis])
     along = {a for f in fields for a in varying(f)}
     if any(op.shape(i)[a] != op.shape(0)[a] for i in inputs for a in along):
         raise Barrier("it reaches some of the places along a divided axis only")

@@ -165,6 +165,8 @@ def rewrite_split(r: Rewrite) -> None:
 def split(op: Op) -> list[Fields]:
     """Split: each output has its piece of the labels along `axis`."""
     axis = op.axis(0)
+    if op.dynamic(0)[axis] and any(f.shape[axis] > 1 for f in op.fields(0)):
+        raise Barrier("it splits a divided axis whose length isn't fixed")
     ends = np.cumsum([0, *(op.out_shape(j)[axis] for j in range(len(op.outputs)))])
     return [
         tuple(f[(slice(None),) * axis + (slice(i, j),)] if f.shape[axis] > 1 else f for f in op.fields(0))
@@ -172,22 +174,35 @@ def split(op: Op) -> list[Fields]:
     ]
 
 
-def slice_ranges(op: Op) -> dict[int, range] | None:
-    """Axis -> kept positions of a Slice; None where its bounds aren't known."""
-    starts, ends = op.ints(1, "starts"), op.ints(2, "ends")
-    if starts is None or ends is None:
+def slice_ranges(op: Op) -> dict[int, range | None] | None:
+    """Axis -> kept positions of a Slice, None where they vary with the sizes; None where its bounds aren't known.
+
+    Along an axis whose own length varies they are known where all of it is kept.
+    """
+    known = [bounds(op, 1, "starts"), bounds(op, 2, "ends")]
+    count = 0 if known[0] is None else len(known[0])
+    axes = op.ints(3, "axes") if op.has(3) or "axes" in op.attributes else list(range(count))
+    known.append(bounds(op, 4, "steps") if op.has(4) else [1] * count)
+    if axes is None or any(k is None for k in known):
         return None
-    axes = op.ints(3, "axes") if op.has(3) or "axes" in op.attributes else list(range(len(starts)))
-    steps = op.ints(4, "steps") if op.has(4) else [1] * len(starts)
-    if axes is None or steps is None:
-        return None
-    shape = op.shape(0)
-    result = {}
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = shape[axis]
-        stop = None if step < 0 and end < -size else end
-        result[axis % len(shape)] = range(*slice(start, stop, step).indices(size))
+    result: dict[int, range | None] = {}
+    for axis, start, end, step in zip(axes, *(k or () for k in known), strict=True):
+        axis, size, kept = axis % len(op.shape(0)), op.shape(0)[axis], None
+        if start is not None and end is not None and step is not None:
+            stop = None if step < 0 and end < -size else end
+            kept = range(*slice(start, stop, step).indices(size))
+        result[axis] = None if op.dynamic(0)[axis] and kept != range(size) else kept
     return result
+
+
+def bounds(op: Op, i: int, attribute: str) -> list[int | None] | None:
+    """Integers of an attribute or input: None for those that vary with symbolic sizes; None where none is known."""
+    if attribute in op.attributes:
+        return list(op.attributes[attribute])
+    found = op.trial(i)
+    if found is None:
+        return None
+    return [None if varies else int(v) for v, varies in zip(found.value.ravel(), found.varies.ravel(), strict=True)]
 
 
 def rewrite_slice(r: Rewrite) -> None:
@@ -198,7 +213,8 @@ def rewrite_slice(r: Rewrite) -> None:
         return
     for axis, positions in ranges.items():
         kept = r.kept_in(0)[axis]
-        if kept is not None:
+        if kept is not None and positions != range(op.shape(0)[axis]):
+            assert positions is not None
             wanted = np.asarray(positions, np.int64)
             out = r.kept_out()[axis]
             place = np.searchsorted(kept, wanted if out is None else wanted[out])
@@ -214,9 +230,9 @@ def rewrite_slice(r: Rewrite) -> None:
         r.set("axes", axes)
         return
     bounds = [_some(r, i, rest, hint) for i, hint in ((1, "starts"), (2, "ends"), (4, "steps")) if op.has(i)]
-    known = op.value(1)
+    known = op.trial(1)
     assert known is not None
-    bounds.insert(2, r.constant(axes, "axes", known.dtype))
+    bounds.insert(2, r.constant(axes, "axes", known.value.dtype))
     del r.node.input[1:]
     r.node.input.extend(bounds)
 
@@ -229,21 +245,20 @@ def slice_(op: Op) -> list[Fields]:
         return [()]
     ranges = slice_ranges(op)
     if ranges is None:
-        axes = op.ints(3, "axes") or list(range(len(op.shape(0))))
-        if any(f.shape[axis] > 1 for f in fields for axis in axes):
-            raise Barrier("its bounds are computed at run time along a divided axis")
-        return [fields]
+        ranges = dict.fromkeys(op.ints(3, "axes") or range(len(op.shape(0))))
     result = []
     for f in fields:
         for axis, positions in ranges.items():
+            if f.shape[axis] > 1 and positions is None:
+                raise Barrier("its bounds are computed at run time along a divided axis")
             if f.shape[axis] > 1:
                 f = np.take(f, np.asarray(positions, np.int64), axis=axis)
         result.append(f)
-    return [tuple(f for f in result if f.size)]
+    return [tuple(result)]
 
 
 def _some(r: Rewrite, i: int, places: Sequence[int], hint: str) -> str:
-    """Some of the integers of input `i`, whose value is known, if only for trial sizes."""
+    """Some of the integers of input `i`."""
     known = r.op.value(i)
     if known is None or r.op.inputs[i] not in r.op.state.model.initializers:
         return r.add("Gather", [r.node.input[i], r.constant(places, "places")], hint, axis=0)
@@ -262,7 +277,7 @@ def rewrite_gather(r: Rewrite) -> None:
     axis = op.axis(0)
     kept = r.kept_in(0)[axis]
     index = op.value(1)
-    if kept is None or index is None:
+    if kept is None or index is None:  # (shared labels aren't selected from)
         return
     index = np.where(index < 0, index + op.shape(0)[axis], index)
     rank = index.ndim
@@ -278,7 +293,7 @@ def rewrite_gather(r: Rewrite) -> None:
 def gather(op: Op) -> list[Fields]:
     """Gather along `axis`: a selection of units, or a look-up in a table (an embedding makes units)."""
     axis = op.axis(0)
-    index = op.value(1)
+    index = None if op.dynamic(0)[axis] else op.value(1)
     rank = len(op.shape(1))
     result = []
     for f in op.fields(0):
@@ -291,7 +306,7 @@ def gather(op: Op) -> list[Fields]:
             op.share([f], "" if op.weights_only(0) else "it selects units at run time")
             continue
         g = f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])
-        if index is None and op.weights_only(0) and varying(g):
+        if op.trial(1) is None and op.weights_only(0) and varying(g):
             op.labels.root(g, op.index)
         result.append(g)
     return [tuple(result)]
@@ -334,36 +349,37 @@ def tile(op: Op) -> list[Fields]:
     return [tuple(result)]
 
 
-def pad_amounts(op: Op) -> list[tuple[int, int]] | None:
-    """For each axis how much is added in front and behind; None where that isn't known."""
+Amounts = tuple[int, int] | None
+"""How much a Pad adds in front and behind; None where that varies with the sizes of symbolic dimensions."""
+
+
+def pad_amounts(op: Op) -> list[Amounts] | None:
+    """What is added along each axis; None where nothing is known of it."""
     rank = len(op.shape(0))
-    pads = op.ints(1, "pads") if "pads" in op.attributes or op.has(1) else op.ints(1, "paddings")
-    if pads is None:
+    named = next((name for name in ("pads", "paddings") if name in op.attributes), "pads")
+    pads = bounds(op, 1, named)
+    axes = op.ints(3, "axes") if op.has(3) else list(range(rank))
+    if pads is None or axes is None:
         return None
-    axes: Sequence[int] = range(rank)
-    if op.has(3):
-        known = op.value(3)
-        if known is None:
-            return None
-        axes = [int(a) % rank for a in np.ravel(known)]
-    result = [(0, 0)] * rank
+    result: list[Amounts] = [(0, 0)] * rank
     for i, axis in enumerate(axes):
-        result[axis] = (pads[i], pads[i + len(axes)])
+        front, behind = pads[i], pads[i + len(axes)]
+        result[axis % rank] = None if front is None or behind is None else (front, behind)
     return result
 
 
 def rewrite_pad(r: Rewrite) -> None:
     """Pad: how much of the padding along a divided axis is the part's."""
     op = r.op
-    amounts = pad_amounts(op)
-    if amounts is None or all(k is None for k in r.kept_out()):
+    amounts, kept_out = pad_amounts(op), r.kept_out()
+    if amounts is None or all(k is None or a == (0, 0) for k, a in zip(kept_out, amounts, strict=True)):
         return
     front, behind = [], []
-    for axis, (before, after) in enumerate(amounts):
-        kept = r.kept_out()[axis]
-        size = op.shape(0)[axis]
-        front.append(before if kept is None else int((kept < before).sum()))
-        behind.append(after if kept is None else int((kept >= before + size).sum()))
+    for axis, amount in enumerate(amounts):
+        assert amount is not None
+        kept, size = kept_out[axis], op.shape(0)[axis]
+        front.append(amount[0] if kept is None else int((kept < amount[0]).sum()))
+        behind.append(amount[1] if kept is None else int((kept >= amount[0] + size).sum()))
     if len(r.node.input) > 3:
         r.node.input[3] = ""
     r.set_ints(1, "pads", [*front, *behind], since=11)
@@ -376,20 +392,23 @@ def pad(op: Op) -> list[Fields]:
     if not fields:
         return [()]
     amounts = pad_amounts(op)
-    if amounts is None:
+    divided = {axis for f in fields for axis in varying(f)}
+    if amounts is None or any(amounts[axis] is None for axis in divided):
         raise Barrier("its amounts are computed at run time")
+    if None in amounts and any(amounts[axis] != (0, 0) for axis in divided):
+        raise Barrier("it pads a divided axis, and others by amounts that are computed at run time")
     mode = op.attributes.get("mode", b"constant").decode()
     return [tuple(_padded(op, f, amounts, mode) for f in fields)]
 
 
-def _padded(op: Op, f: Field, amounts: list[tuple[int, int]], mode: str) -> Field:
-    for axis, (front, behind) in enumerate(amounts):
-        if f.shape[axis] == 1 or (front, behind) == (0, 0):
+def _padded(op: Op, f: Field, amounts: Sequence[Amounts], mode: str) -> Field:
+    for axis, amount in enumerate(amounts):
+        if f.shape[axis] == 1 or amount is None or amount == (0, 0):
             continue
-        if front < 0 or behind < 0 or mode != "constant":
+        if min(amount) < 0 or mode != "constant":
             raise Barrier(f"it pads a divided axis in a way without a rule (mode {mode!r})")
-        added = [op.labels.fresh((*f.shape[:axis], amount, *f.shape[axis + 1 :])) for amount in (front, behind)]
-        f = np.concatenate([added[0], f, added[1]], axis=axis)
+        front, behind = (op.labels.fresh((*f.shape[:axis], n, *f.shape[axis + 1 :])) for n in amount)
+        f = np.concatenate([front, f, behind], axis=axis)
     return f
 
 

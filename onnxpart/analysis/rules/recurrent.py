@@ -83,6 +83,8 @@ def _check(op: Op) -> None:
         raise Barrier(f"the activation {min(unknown)} has no rule")
     if any(op.has(i) and not op.weights_only(i) for i in (_W, _R, _B, _P)):
         raise Barrier("its weights are computed from activations")
+    if op.constant(_W) or op.constant(_R):
+        raise Barrier("its weights are constants")
 
 
 def _features(op: Op) -> Field:

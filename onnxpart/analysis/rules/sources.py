@@ -12,6 +12,23 @@ from onnxpart.analysis.rewrite import Indices, Rewrite, put, sizes
 from onnxpart.analysis.rules.table import operator
 
 
+def rewrite_eye_like(r: Rewrite) -> None:
+    """EyeLike: of a tensor with the sizes that it has in the whole network."""
+    if all(k is None for k in r.kept_in(0)):
+        return
+    if "dtype" not in r.op.attributes:
+        r.set("dtype", r.op.state.shapes.dtype[r.op.inputs[0]])
+    r.node.input[0] = r.add("ConstantOfShape", [r.constant(r.op.shape(0), "shape")], "zeros")
+
+
+@operator("EyeLike", versions=(9, 22), kind="source", rewrite=rewrite_eye_like)
+def eye_like(op: Op) -> list[Fields]:
+    """EyeLike: a constant of the whole's shape, which is known for what is divided."""
+    if any(op.dynamic(0)):
+        op.share(op.fields(0), f"{op.title} needs its whole size, which isn't fixed")
+    return [()]
+
+
 def rewrite_shape(r: Rewrite) -> None:
     """Shape, Size: the sizes of the whole network's tensor."""
     op = r.op
@@ -60,7 +77,6 @@ def _scaled_size(r: Rewrite, whole: Indices, part: Indices, dynamic: bool) -> No
 @operator("ConstantOfShape", versions=(9, 20, 21, 23, 24, 25), kind="source")
 @operator("Range", versions=(11, 27), kind="source")
 @operator("RandomNormal", "RandomUniform", versions=(1, 22), kind="source")
-@operator("EyeLike", versions=(9, 22), kind="source")
 @operator("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix", versions=(17,), kind="source")
 @operator("Shape", versions=(1, 13, 15, 19, 21, 23, 24, 25), kind="source", rewrite=rewrite_shape)
 @operator("Size", versions=(1, 13, 19, 21, 23, 24, 25), kind="source", rewrite=rewrite_shape)

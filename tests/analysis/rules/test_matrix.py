@@ -1,0 +1,26 @@
+"""Every operator of the table, each input made of hidden units along each axis: verified or refused, never wrong."""
+
+from __future__ import annotations
+
+import onnxruntime
+import pytest
+
+from tests.networks.matrix import cells, judge
+
+CELLS = cells(4)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("operator", sorted({cell.op_type for cell in CELLS}))
+def test_never_wrong(operator: str, k: int) -> None:
+    onnxruntime.set_default_logger_severity(4)
+    found = {cell.title: judge(cell, k) for cell in CELLS if cell.op_type == operator}
+    wrong = {title: outcome.reason for title, outcome in found.items() if outcome.status == "wrong"}
+    assert not wrong
+
+
+def test_an_input_that_a_rule_forgets_is_in_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that, the matrix has wrong cells: what tests it can fail."""
+    monkeypatch.setattr("onnxpart.analysis.walk._share_rest", lambda op: None)
+    forgotten = [cell for cell in CELLS if cell.op_type in ("Gather", "ReverseSequence") and cell.slot == 1]
+    assert "wrong" in {judge(cell, 2).status for cell in forgotten}
