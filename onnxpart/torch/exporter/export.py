@@ -25,6 +25,7 @@ from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.check import difference
+from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.tensors import to_array
 
@@ -46,8 +47,8 @@ def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[st
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
     Here all of them stay: every parameter that the module's outputs depend on is an initializer of its own name and
     layout, other constants and buffers are Constant nodes. The file itself computes what the module does in evaluation
-    mode, which is tried on several inputs, and its first axis is symbolic. The module is left as it was, its mode and
-    buffers included.
+    mode, and its gradients are the module's: both are tried. Its first axis is symbolic. The module is left as it was,
+    its mode and buffers included.
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
@@ -205,6 +206,7 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
             with _unchanged(module), _silent():
                 module.eval()
                 problem = difference(draft, call.run, call.inputs)
+                problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
         except ImportError as error:
             problem = f"it needs {error.name} (pip install {error.name})"
         except Exception as error:  # whatever the module or the exporter raises: they share no base class

@@ -1,0 +1,105 @@
+"""Whether gradients through an exported model are those of the module: what a graph can't hold is lost in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.storage.draft import Draft
+from onnxpart.storage.onnx_file import save
+from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.module import ImportedModule, parameters
+
+TOLERANCE = 2e-2
+"""Of a parameter's gradient, by its norm."""
+FLAT = 1e-3
+"""Gradients smaller than this share of the largest are measured by that share: rounding is no deviation."""
+CAUSES = "detach(), torch.no_grad(), a straight-through estimator or an autograd.Function of your own"
+Named = Mapping[str, Tensor]
+
+
+def gradient_difference(
+    draft: Draft, module: nn.Module, run: Callable[[Named], object], inputs: Named, folder: Path
+) -> str | None:
+    """Say which parameter's gradient through the graph differs from that in the module; None where none does.
+
+    Compared in evaluation mode, and in training mode where the module then gives the same twice. Modules that don't
+    pass gradients on at all, and graphs that can't be imported, are taken on trust.
+
+    :param run: the module. :param inputs: those of the export, by the names of `run`'s, in order. :param folder: for
+        files that live as long as this takes.
+    """
+    try:
+        if draft.streams:
+            save(draft, folder / "gradients.onnx")
+            imported = import_onnx(folder / "gradients.onnx")
+        else:
+            imported = import_onnx(draft.model())
+    except OnnxpartError:
+        return None
+    for training in (False, True):
+        module.train(training)
+        imported.train(training)
+        problem = _compared(module, imported, run, inputs)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _compared(module: nn.Module, imported: ImportedModule, run: Callable[[Named], object], inputs: Named) -> str | None:
+    own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    held = parameters(imported)
+    names = sorted(own.keys() & held.keys())
+    want, again = (_gradients(lambda: run(inputs), [own[name] for name in names]) for _ in range(2))
+    if not want or not again or any(not _close(a, b, 0.0) for a, b in zip(want, again, strict=True)):
+        return None
+    feed = [value.detach() for value in inputs.values()]
+    got = _gradients(lambda: imported(*feed), [held[name] for name in names])
+    if not got:
+        return f"no gradient passes through the graph, but through the module: {CAUSES} is lost"
+    largest = max((float(g.norm()) for g in want), default=0.0)
+    for name, a, b in zip(names, got, want, strict=True):
+        if not _close(a.to(b), b, FLAT * largest):
+            kind = "none reaches it" if not b.any() else "it differs"
+            return (
+                f"the gradient of {name!r} through the graph isn't that in the module ({kind} there): a graph can't "
+                f"hold {CAUSES}"
+            )
+    return None
+
+
+def _close(a: Tensor, b: Tensor, floor: float) -> bool:
+    """Whether two gradients are as good as equal."""
+    if torch.equal(a.isnan(), b.isnan()):
+        a, b = a.nan_to_num(), b.nan_to_num()
+    scale = max(float(a.norm()), float(b.norm()), floor)
+    return bool((a - b).norm() <= TOLERANCE * scale)
+
+
+def _gradients(run: Callable[[], object], wanted: list[Tensor]) -> list[Tensor]:
+    """The gradients of a fixed random sum of the results; empty where nothing passes one on."""
+    with torch.enable_grad():
+        results = [x for x in _tensors(run()) if x.requires_grad and x.is_floating_point()]
+        if not results or not wanted:
+            return []
+        generator = torch.Generator().manual_seed(0)
+        weights = [torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x) for x in results]
+        total = torch.stack([(x * w).sum().float() for x, w in zip(results, weights, strict=True)]).sum()
+        found: Sequence[Tensor | None] = torch.autograd.grad(total, wanted, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(wanted, found, strict=True)]
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """The tensors among a module's results."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
