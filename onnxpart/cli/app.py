@@ -22,6 +22,7 @@ from onnxpart.emission.split import WHOLE, part_file, split
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
+from onnxpart.frontend.torch_export import advice
 from onnxpart.inspection.explain import why
 from onnxpart.inspection.sizes import measure
 from onnxpart.ir.model import Model, redraft
@@ -315,6 +316,8 @@ app.command("report")(_reported(reporting.report))
 
 def _loaded(path: Path, outputs: list[str] | None) -> Model:
     model = load(path)
+    for sentence in advice(model.proto):
+        warnings.warn(sentence, stacklevel=2)
     return model if outputs is None else cut(model, [name for text in outputs for name in text.split(",")])
 
 

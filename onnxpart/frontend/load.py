@@ -16,6 +16,7 @@ from onnxpart.errors import ModelError
 from onnxpart.frontend.functions import without_functions
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.simplify import resolve
+from onnxpart.frontend.torch_export import untie
 from onnxpart.ir.flatten import Misfit
 from onnxpart.ir.model import OLDEST_OPSET, Model, digest
 from onnxpart.ir.protos import SMALL, captured, constant_value, live, without_weights
@@ -45,7 +46,9 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
 
 
 def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx.ModelProto, str, Path | None]:
-    """Read and check a model: itself, its nodes in order, with what to call it and the folder of its external data.
+    """Read and check a model: its nodes in order, its parameters apart (see `torch_export.untie`).
+
+    :returns: the model, what to call it, and the folder of its external data.
 
     :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
     """
@@ -62,6 +65,7 @@ def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx
         _fetch_small(proto, folder)
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
+    untie(proto)
     light = without_weights(proto)
     _sort(proto, light, name)
     _check(light, name)

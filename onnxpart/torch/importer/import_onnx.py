@@ -12,12 +12,12 @@ import onnx
 from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.load import read_checked
 from onnxpart.frontend.norm_statistics import own_statistics
+from onnxpart.frontend.torch_export import advice
 from onnxpart.ir.model import rows_of
 from onnxpart.storage.rows import stream
 from onnxpart.torch.importer import trainable
 from onnxpart.torch.importer.builder import Builder, Scope
 from onnxpart.torch.importer.decompose import inlined, opsets_of, with_branches
-from onnxpart.torch.importer.folded_norms import has_folded_norms
 from onnxpart.torch.importer.module import ImportedModule
 from onnxpart.torch.importer.types import inferred, info_of
 from onnxpart.torch.importer.values import Constant
@@ -39,8 +39,8 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     """
     proto, _, folder = read_checked(model)
     _check_types(proto.graph)
-    if has_folded_norms(proto):
-        _warn_of_folded_norms()
+    for sentence in advice(proto):
+        _warn(sentence)
     proto = inlined(proto)
     own_statistics(proto)
     names = frozenset(_constants(proto, folder))
@@ -67,13 +67,9 @@ def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
 
 
 @cache
-def _warn_of_folded_norms() -> None:
+def _warn(sentence: str) -> None:
     """Warn once, not for each of K parts."""
-    warnings.warn(
-        "batch norms were folded into convolutions when the model was exported, and dropouts left out, so it trains "
-        "without them; export it for training with onnxpart.torch.export(module, example_inputs, path)",
-        stacklevel=3,
-    )
+    warnings.warn(sentence, stacklevel=3)
 
 
 def _constants(proto: onnx.ModelProto, folder: Path | None) -> dict[str, Constant]:
