@@ -227,7 +227,7 @@ def _of_size(kind: str, name: str, size: int) -> list[NodeProto]:
     return [count, little, make(kind, [f"{name}.0", f"{name}.n"], [name])]  # Expand, Tile
 
 
-def _repeated(kind: str, name: str, times: int, **attributes: int) -> list[NodeProto]:
+def _repeated(kind: str, name: str, times: int, **attributes: Any) -> list[NodeProto]:
     """Nodes each of which combines the one before with itself."""
     values = [f"{name}.{i}" for i in range(times)] + [name]
     first = _constant(values[0], [1, 3])
@@ -240,7 +240,7 @@ def _replace_by_bomb(rng: Rng, graph: GraphProto, node: NodeProto) -> None:
         return
     name, out = f"bomb{int(rng.integers(0, 1 << 30))}", node.output[0]
     kind, size = str(rng.choice(BOMBS)), int(rng.choice([1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -5]))
-    attributes = {"axis": 0} if kind == "Concat" else {}
+    attributes: dict[str, Any] = {"axis": 0} if kind == "Concat" else {}
     new = _repeated(kind, name, 40, **attributes) if kind in ("Concat", "Mul") else _of_size(kind, name, size)
     at = list(graph.node).index(node)
     rest = [NodeProto.FromString(n.SerializeToString()) for n in graph.node[at + 1 :]]
