@@ -27,6 +27,10 @@ class MergeError(OnnxpartError):
     """Parts that don't fit the plan, or don't belong together."""
 
 
+class VerificationError(OnnxpartError):
+    """Parts and whole that don't compute what they should, which is a fault of this package."""
+
+
 class DataError(OnnxpartError):
     """Samples that don't fit the graph or the loss, or can't be read."""
 

@@ -31,6 +31,7 @@ from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE
 from onnxpart.planning.plan import ORDERS, Plan
 from onnxpart.planning.planner import plan
+from onnxpart.verification.check import check
 from onnxpart.verification.oracles import Verdict, verify
 
 P = ParamSpec("P")
@@ -169,6 +170,14 @@ def split_(
     ] = None,
     init: Annotated[str, typer.Option(help=f"The parts' weights: {', '.join(INITS)}.")] = INITS[0],
     outputs: Outputs = None,
+    checked: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Run parts and whole in ONNX Runtime and compare them before anything is written; "
+            "models that take more than 512 MB or some ten seconds are left to `onnxpart verify`.",
+        ),
+    ] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -176,6 +185,7 @@ def split_(
     target = out if out is not None else Path(f"{model.stem}_parts")
     with tables.busy(f"splitting {model}"):
         done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
+        found = check(done) if checked else None
         done.save(target, force=force)
         sizes = measure(done.analysis, done.plan)
     if as_json:
@@ -186,10 +196,12 @@ def split_(
                 "files": _files(target),
                 **_decisions(done.plan),
                 "sizes": asdict(sizes),
+                "check": None if found is None else asdict(found),
             }
         )
         return
-    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), f"wrote {k} parts and the whole to {target}")
+    told = [] if found is None else [found.sentence]
+    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told, f"wrote {k} parts and the whole to {target}")
 
 
 @app.command("merge")

@@ -75,6 +75,7 @@ def verify(
     parts: Sequence[onnx.ModelProto | Draft] | None = None,
     whole: onnx.ModelProto | Draft | None = None,
     seed: int = 0,
+    fresh: bool = True,
 ) -> Verdict:
     """Check that the merged whole is the parts' ensemble, and that its blocks behave as the parts side by side.
 
@@ -84,7 +85,8 @@ def verify(
     symbolic. Half types are merged and computed in float32 here, where a deviation is no rounding; float64 too where
     ONNX Runtime lacks a kernel, and to `TOLERANCE_DOUBLE` where the model is all float64 and it doesn't.
 
-    :param parts: the emitted parts, :param whole: the duplicated whole; emitted here when omitted.
+    :param parts: the emitted parts, :param whole: the duplicated whole; emitted here when omitted. :param fresh:
+        compare on freshly drawn weights, too, beside the parts' own.
     :returns: one finding per oracle, set of weights and batch size.
     :raises OnnxpartError: when ONNX Runtime can't run the models.
     """
@@ -96,21 +98,31 @@ def verify(
     drafts, joined = ([m if isinstance(m, Draft) else Draft(m) for m in models] for models in (parts, [whole]))
     rng = np.random.default_rng(seed)
     own = [draft.arrays() for draft in drafts]
-    fresh = [{**values, **draw(analysis, plan, layout, p, rng)} for p, values in enumerate(own)]
     runs = _Runs(analysis, plan, layout, joined[0], drafts)
-    trials = (0, 1) if _dynamic_batch(analysis) or analysis.model.flat.regions else (0,)
+    trials = (0, 1) if _symbolic(analysis) or analysis.model.flat.regions else (0,)
     findings = runs.compare("own", own, trials, rng)
-    found = runs.compare("fresh", fresh, trials, rng)
-    if not all(f.holds for f in found):  # rounding may have grown with the activations
-        factors = runs.damping(fresh[0], rng)
-        calm = [{n: v * v.dtype.type(factors.get(n, 1)) for n, v in values.items()} for values in fresh]
-        found = runs.compare("fresh", calm, trials, rng)
-    return Verdict("original" if plan.same_graph else "duplicated whole", tuple(findings + found))
+    if fresh:
+        drawn = [{**values, **draw(analysis, plan, layout, p, rng)} for p, values in enumerate(own)]
+        findings += _on_fresh(runs, drawn, trials, rng)
+    return Verdict("original" if plan.same_graph else "duplicated whole", tuple(findings))
 
 
-def _dynamic_batch(analysis: Analysis) -> bool:
-    first = [d for v in analysis.model.proto.graph.input for d in v.type.tensor_type.shape.dim[:1]]
-    return any(not d.HasField("dim_value") for d in first)
+def _on_fresh(
+    runs: _Runs, drawn: Sequence[dict[str, Array]], trials: Iterable[int], rng: np.random.Generator
+) -> list[Finding]:
+    """The findings on freshly drawn weights, damped where rounding has grown with the activations."""
+    found = runs.compare("fresh", drawn, trials, rng)
+    if all(f.holds for f in found):
+        return found
+    factors = runs.damping(drawn[0], rng)
+    calm = [{n: v * v.dtype.type(factors.get(n, 1)) for n, v in values.items()} for values in drawn]
+    return runs.compare("fresh", calm, trials, rng)
+
+
+def _symbolic(analysis: Analysis) -> bool:
+    """Whether the inputs have a symbolic dimension."""
+    dims = [d for v in analysis.model.proto.graph.input for d in v.type.tensor_type.shape.dim]
+    return any(not d.HasField("dim_value") for d in dims)
 
 
 class _Runs:

@@ -99,7 +99,7 @@ def test_split_writes_beside_the_current_folder(here: Path) -> None:
 def test_split_json_and_options(here: Path) -> None:
     options = ("--order", "random", "--seed", 3, "--shares", "2,1", "--init", "he")
     data = run_json("split", here / "lrn.onnx", "-k", 2, "-o", here / "deep" / "out", *options)
-    assert data.keys() == FIELDS | {"model", "folder", "files", "sizes"}
+    assert data.keys() == FIELDS | {"model", "folder", "files", "sizes", "check"}
     assert data["files"] == ["original.onnx", "part0.onnx", "part1.onnx", "plan.json", "whole.onnx"]
     assert (data["order"], data["seed"], data["shares"]) == ("random", 3, [2, 1])
     assert data["duplicated"] == ["LRN 'norm'"]
