@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnxpart.analysis import rules
     from onnxpart.analysis.analysis import Analysis
     from onnxpart.analysis.walk import analyse
     from onnxpart.emission.split import Split, split
@@ -49,6 +50,7 @@ __all__ = [
     "merge_states_to",
     "merge_to",
     "plan",
+    "rules",
     "scatter",
     "split",
     "unmerge",
@@ -111,9 +113,12 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first used."""
-    if name not in _HOME:
+    if name == "rules":
+        value: object = import_module(f"{__name__}.analysis.rules")
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

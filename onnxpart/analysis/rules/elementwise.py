@@ -44,7 +44,7 @@ def unary(op: Op) -> list[Fields]:
     return [op.fields(0)] * len(op.outputs)
 
 
-def rewrite_operands(r: Rewrite) -> None:
+def rewrite_broadcast(r: Rewrite) -> None:
     """Broadcasting: operands that are shared along a divided axis are cut to the part's share of it."""
     out = r.kept_out()
     for i, name in enumerate(r.op.inputs):
@@ -55,28 +55,28 @@ def rewrite_operands(r: Rewrite) -> None:
         r.narrow(i, tuple(k if size > 1 else None for k, size in zip(aligned, shape, strict=True)))
 
 
-@operator("Pow", versions=(7, 12, 13, 15), kind="elementwise", rewrite=rewrite_operands)
-@operator("Min", "Max", versions=(6, 8, 12, 13), kind="elementwise", rewrite=rewrite_operands)
-@operator("Where", versions=(9, 16), kind="elementwise", rewrite=rewrite_operands)
-@operator("Equal", versions=(7, 11, 13, 19), kind="elementwise", rewrite=rewrite_operands)
-@operator("Less", "Greater", versions=(7, 9, 13), kind="elementwise", rewrite=rewrite_operands)
-@operator("LessOrEqual", "GreaterOrEqual", versions=(12, 16), kind="elementwise", rewrite=rewrite_operands)
-@operator("And", "Or", "Xor", versions=(7,), kind="elementwise", rewrite=rewrite_operands)
-@operator("Mod", versions=(10, 13, 28), kind="elementwise", rewrite=rewrite_operands)
-@operator("BitShift", versions=(11, 28), kind="elementwise", rewrite=rewrite_operands)
-@operator("BitwiseAnd", "BitwiseOr", "BitwiseXor", versions=(18,), kind="elementwise", rewrite=rewrite_operands)
-@operator("Add", "Sub", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_operands, mean="sum")
-@operator("Sum", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_operands, mean="sum")
-@operator("Mul", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_operands, mean="scale")
-@operator("Div", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_operands, mean="data")
-@operator("Mean", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_operands)
+@operator("Pow", versions=(7, 12, 13, 15), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("Min", "Max", versions=(6, 8, 12, 13), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("Where", versions=(9, 16), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("Equal", versions=(7, 11, 13, 19), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("Less", "Greater", versions=(7, 9, 13), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("LessOrEqual", "GreaterOrEqual", versions=(12, 16), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("And", "Or", "Xor", versions=(7,), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("Mod", versions=(10, 13, 28), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("BitShift", versions=(11, 28), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("BitwiseAnd", "BitwiseOr", "BitwiseXor", versions=(18,), kind="elementwise", rewrite=rewrite_broadcast)
+@operator("Add", "Sub", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="sum")
+@operator("Sum", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_broadcast, mean="sum")
+@operator("Mul", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="scale")
+@operator("Div", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="data")
+@operator("Mean", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_broadcast)
 def broadcast(op: Op) -> list[Fields]:
     """All inputs meet place by place with numpy broadcasting."""
     inputs = [i for i in range(len(op.inputs)) if op.has(i)]
     return [join(op, inputs, len(op.out_shape()))]
 
 
-@operator("PRelu", versions=(7, 9, 16), kind="elementwise", rewrite=rewrite_operands)
+@operator("PRelu", versions=(7, 9, 16), kind="elementwise", rewrite=rewrite_broadcast)
 def prelu(op: Op) -> list[Fields]:
     """PRelu: the slope broadcasts to the input."""
     fields = op.fields(0)
