@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from onnxpart.merging.optimizer_state import OptimizerState, merge_states
     from onnxpart.planning.plan import Plan
     from onnxpart.planning.planner import plan
+    from onnxpart.verification import unit_graph as graph
+    from onnxpart.verification.conditions import check_conditions
     from onnxpart.verification.oracles import Verdict, verify
+    from onnxpart.verification.unit_graph import operator_graph, part_subgraph, unit_graph
 
 __all__ = [
     "Analysis",
@@ -41,16 +44,21 @@ __all__ = [
     "Why",
     "analyse",
     "arrays",
+    "check_conditions",
     "cut",
     "draw_edges",
+    "graph",
     "load",
     "merge",
     "merge_states",
     "merge_states_to",
     "merge_to",
+    "operator_graph",
+    "part_subgraph",
     "plan",
     "scatter",
     "split",
+    "unit_graph",
     "unmerge",
     "verify",
     "why",
@@ -101,19 +109,30 @@ _HOMES = {
     ),
     "planning.plan": ("Plan",),
     "planning.planner": ("plan",),
+    "verification.conditions": ("check_conditions",),
     "verification.oracles": (
         "Verdict",
         "verify",
     ),
+    "verification.unit_graph": (
+        "operator_graph",
+        "part_subgraph",
+        "unit_graph",
+    ),
 }
+_MODULES = {"graph": "verification.unit_graph"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first used."""
-    if name not in _HOME:
+    value: object
+    if name in _MODULES:
+        value = import_module(f"{__name__}.{_MODULES[name]}")
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 
