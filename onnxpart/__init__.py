@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnxpart.analysis.analysis import Analysis
     from onnxpart.analysis.walk import analyse
     from onnxpart.emission.split import Split, split
-    from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError
+    from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError, VerificationError
     from onnxpart.frontend.extract import cut
     from onnxpart.frontend.load import arrays, load
     from onnxpart.inspection.explain import Why, why
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from onnxpart.merging.optimizer_state import OptimizerState, merge_states
     from onnxpart.planning.plan import Plan
     from onnxpart.planning.planner import plan
+    from onnxpart.verification import unit_graph as graph
+    from onnxpart.verification.conditions import check_conditions
     from onnxpart.verification.oracles import Verdict, verify
+    from onnxpart.verification.unit_graph import operator_graph, part_subgraph, unit_graph
 
 __all__ = [
     "Analysis",
@@ -39,20 +42,26 @@ __all__ = [
     "Split",
     "UsageError",
     "Verdict",
+    "VerificationError",
     "Why",
     "analyse",
     "arrays",
+    "check_conditions",
     "cut",
     "draw_edges",
+    "graph",
     "load",
     "merge",
     "merge_states",
     "merge_states_to",
     "merge_to",
+    "operator_graph",
+    "part_subgraph",
     "plan",
     "rules",
     "scatter",
     "split",
+    "unit_graph",
     "unmerge",
     "verify",
     "why",
@@ -74,6 +83,7 @@ _HOMES = {
         "OnnxpartError",
         "PartitionError",
         "UsageError",
+        "VerificationError",
     ),
     "frontend.extract": ("cut",),
     "frontend.load": (
@@ -103,18 +113,26 @@ _HOMES = {
     ),
     "planning.plan": ("Plan",),
     "planning.planner": ("plan",),
+    "verification.conditions": ("check_conditions",),
     "verification.oracles": (
         "Verdict",
         "verify",
     ),
+    "verification.unit_graph": (
+        "operator_graph",
+        "part_subgraph",
+        "unit_graph",
+    ),
 }
+_MODULES = {"graph": "verification.unit_graph", "rules": "analysis.rules"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first used."""
-    if name == "rules":
-        value: object = import_module(f"{__name__}.analysis.rules")
+    value: object
+    if name in _MODULES:
+        value = import_module(f"{__name__}.{_MODULES[name]}")
     elif name in _HOME:
         value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     else:
