@@ -17,7 +17,7 @@ from onnxpart.analysis.labels import Choice, Field, Fields, Labels, Pair, TooMan
 from onnxpart.errors import ModelError
 from onnxpart.ir.flatten import ENTER, LEAVE
 from onnxpart.ir.model import Model
-from onnxpart.ir.protos import captured
+from onnxpart.ir.protos import captured, normal_domain
 from onnxpart.ir.shapes import Shape, Shapes
 from onnxpart.storage.rows import Array
 
@@ -163,7 +163,7 @@ class Op:
     @property
     def opset(self) -> int:
         """Version of the operator's domain."""
-        domain = "" if self.domain in ("ai.onnx", ENTER, LEAVE) else self.domain
+        domain = "" if self.domain in (ENTER, LEAVE) else normal_domain(self.domain)
         return self.state.model.opsets.get(domain, 1)
 
     def has(self, i: int) -> bool:

@@ -24,7 +24,8 @@ from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.inspection.explain import why
 from onnxpart.inspection.sizes import measure
-from onnxpart.ir.model import Model, redraft
+from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE

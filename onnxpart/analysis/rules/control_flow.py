@@ -12,7 +12,7 @@ from onnxpart.analysis.joins import join
 from onnxpart.analysis.labels import Field, Fields, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Kept, Rewrite
-from onnxpart.ir.region_shapes import state_of
+from onnxpart.ir.flatten import Role, role_of, state_of
 from onnxpart.ir.shapes import Shape
 
 
@@ -71,7 +71,7 @@ def differ(op: Op) -> bool:
     """Whether a marker is of what two branches give with different numbers of axes."""
     known = op.state.shapes.shape
     ranks = {len(known[n]) for n in op.inputs[:2] if n in known}
-    return op.attributes["role"] == b"branches" and len(ranks) > 1
+    return role_of(op.node) == Role.BRANCHES and len(ranks) > 1
 
 
 def branches(op: Op) -> list[Fields]:

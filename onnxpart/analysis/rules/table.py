@@ -28,7 +28,8 @@ from onnxpart.analysis.rules import (
 )
 from onnxpart.analysis.rules.opaque import opaque
 from onnxpart.analysis.rules.versions import VERSIONS
-from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, opaque_reason
+from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, Role, opaque_reason, role_of
+from onnxpart.ir.protos import is_onnx
 
 Kind = Literal["contraction", "recurrent", "elementwise", "movement", "mix", "source", "control flow"]
 Mean = Literal["no", "data", "sum", "scale"]
@@ -156,17 +157,17 @@ TABLE: dict[str, Rule] = {
     **{name: Rule(kind, VERSIONS[name], labels, adapt, mean) for name, (kind, labels, adapt, mean) in _ROWS.items()},
 }
 Marker = tuple[Callable[[Op], list[Fields]], Callable[[Rewrite], None] | None, Mean]
-MARKERS: dict[tuple[str, str], Marker] = {
-    (ENTER, "condition"): (control_flow.setting, None, "no"),
-    (ENTER, "count"): (control_flow.setting, None, "no"),
-    (ENTER, "going"): (control_flow.setting, None, "no"),
-    (ENTER, "lengths"): (control_flow.setting, None, "no"),
-    (ENTER, "state"): (control_flow.enter_state, control_flow.cut_in, "no"),
-    (ENTER, "each"): (control_flow.enter_each, None, "data"),
-    (LEAVE, "going"): (control_flow.setting, None, "no"),
-    (LEAVE, "state"): (control_flow.leave_state, control_flow.cut_back, "no"),
-    (LEAVE, "each"): (control_flow.leave_each, None, "data"),
-    (LEAVE, "branches"): (control_flow.branches, control_flow.cut_branches, "sum"),
+MARKERS: dict[tuple[str, Role], Marker] = {
+    (ENTER, Role.CONDITION): (control_flow.setting, None, "no"),
+    (ENTER, Role.COUNT): (control_flow.setting, None, "no"),
+    (ENTER, Role.GOING): (control_flow.setting, None, "no"),
+    (ENTER, Role.LENGTHS): (control_flow.setting, None, "no"),
+    (ENTER, Role.STATE): (control_flow.enter_state, control_flow.cut_in, "no"),
+    (ENTER, Role.EACH): (control_flow.enter_each, None, "data"),
+    (LEAVE, Role.GOING): (control_flow.setting, None, "no"),
+    (LEAVE, Role.STATE): (control_flow.leave_state, control_flow.cut_back, "no"),
+    (LEAVE, Role.EACH): (control_flow.leave_each, None, "data"),
+    (LEAVE, Role.BRANCHES): (control_flow.branches, control_flow.cut_branches, "sum"),
 }
 """The same for the markers of what goes into If, Loop and Scan and of what comes out, by domain and role."""
 
@@ -182,7 +183,7 @@ def _version(op_type: str, opset: int) -> int | None:
 def find(op: Op) -> Rule | str:
     """The rule of an operator, or why there is none."""
     marker = op.domain in (ENTER, LEAVE)
-    if op.domain not in ("", "ai.onnx") and not marker:
+    if not is_onnx(op.node) and not marker:
         return f"operators of the domain {op.domain!r} have no rule"
     rule = TABLE.get(op.op_type)
     if rule is None:
@@ -194,7 +195,7 @@ def find(op: Op) -> Rule | str:
     if marker:
         if control_flow.differ(op):
             return "its branches give tensors with different numbers of axes"
-        labels, adapt, mean = MARKERS[op.domain, op.attributes["role"].decode()]
+        labels, adapt, mean = MARKERS[op.domain, role_of(op.node)]
         return Rule("control flow", rule.versions, labels, adapt, mean)
     if op.op_type in GRAPHS:
         return opaque_reason(op.node)
