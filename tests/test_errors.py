@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from models import BUILDERS
 from onnxpart import MergeError, ModelError, UsageError, analyse, load, merge, plan, split
 from onnxpart.cli import app as cli
-from onnxpart.ir.model import restored
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.safetensors import save_arrays
+from tests.networks.copies import restored
 
 
 def refused(*arguments: object, code: int = 1) -> str:

@@ -13,8 +13,7 @@ from onnxpart.analysis.op import Barrier, Carried, Op, State
 from onnxpart.analysis.rules import control_flow
 from onnxpart.analysis.rules.table import Rule, find
 from onnxpart.errors import ModelError
-from onnxpart.ir import region_shapes
-from onnxpart.ir.flatten import ENTER, LEAVE, Region
+from onnxpart.ir.flatten import ENTER, LEAVE, Region, state_of
 from onnxpart.ir.infer import infer
 from onnxpart.ir.model import Model
 
@@ -75,7 +74,7 @@ def _walk(ops: Sequence[Op], regions: Mapping[int, Region]) -> list[Rule | None]
 
 def _carry(state: State, region: Region, regions: Mapping[int, Region]) -> None:
     """Find what the states of a loop carry: its body is walked until nothing is added."""
-    states = {region_shapes.state_of(m): m.input[0] for m in region.leaves if region_shapes.state_of(m)}
+    states = {state_of(m): m.input[0] for m in region.leaves if state_of(m)}
     found = dict.fromkeys(states, Carried())
     inner = {i: r for i, r in regions.items() if region.start < i < region.stop}
     known = state.shapes.shape

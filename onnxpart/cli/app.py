@@ -25,7 +25,8 @@ from onnxpart.frontend.load import load
 from onnxpart.frontend.torch_export import advice
 from onnxpart.inspection.explain import why
 from onnxpart.inspection.sizes import measure
-from onnxpart.ir.model import Model, redraft
+from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE

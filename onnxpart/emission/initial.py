@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.rewrite import sizes
+from onnxpart.ir.arrays import rows_of
 from onnxpart.planning.placement import Layout
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.rows import Array, Stream, rows_shape, windows
@@ -41,7 +42,7 @@ def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: 
             bound = float(np.sqrt(variance))
         elif name not in analysis.state.biases:
             continue
-        dtype = analysis.model.rows(name).dtype
+        dtype = rows_of(analysis.model, name).dtype
         result[name] = _drawn(initializer.part_shape(part), dtype, init, bound, (seed, part, number))
     return result
 

@@ -19,7 +19,8 @@ from onnxpart.emission.part import draft_part
 from onnxpart.emission.whole import draft_whole
 from onnxpart.errors import ModelError, UsageError
 from onnxpart.frontend.load import load
-from onnxpart.ir.model import Model, redraft
+from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import redraft
 from onnxpart.planning.placement import layout_of
 from onnxpart.planning.plan import Plan
 from onnxpart.planning.planner import plan

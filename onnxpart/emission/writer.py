@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxpart.analysis.op import Op
 from onnxpart.analysis.rewrite import Kept, Rewrite
+from onnxpart.ir.arrays import array_of, rows_of
 from onnxpart.ir.flatten import Place
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import captured, constant_node, live, unused
@@ -65,15 +66,15 @@ class Writer:
     def hold(self, name: str) -> None:
         """Take over an initializer of the source as it is."""
         tensor = self.model.initializers[name]
-        self.initializers[name] = stream(self.model.rows(name)) if self.model.external(name) else tensor
+        self.initializers[name] = stream(rows_of(self.model, name)) if self.model.external(name) else tensor
 
     def hold_slice(self, initializer: InitializerPlan, part: int, name: str) -> None:
         """Take over a part's piece of an initializer of the source, under the name `name`."""
         source = initializer.name
         if self.model.external(source):
-            self.initializers[name] = slice_stream(initializer, part, self.model.rows(source))
+            self.initializers[name] = slice_stream(initializer, part, rows_of(self.model, source))
         else:
-            self.initializers[name] = slice_array(initializer, part, self.model.array(source))
+            self.initializers[name] = slice_array(initializer, part, array_of(self.model, source))
 
     def finish(self, plan: Plan, part: int | None) -> Draft:
         """The model: live nodes and initializers, everything else as in the source."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from onnx import GraphProto, helper
 
-from onnxpart.ir.protos import graphs_of, set_repeated
+from onnxpart.ir.protos import graphs_of, is_onnx, set_repeated
 from onnxpart.storage.rows import Array
-
-if TYPE_CHECKING:
-    pass
 
 
 def take_branches(graph: GraphProto, known: Mapping[str, Array]) -> bool:
     """Put the nodes of the branch that is taken in place of every If whose condition is known."""
     nodes, changed = [], False
     for node in graph.node:
-        if node.op_type == "If" and node.domain in ("", "ai.onnx") and node.input[0] in known:
+        if is_onnx(node, "If") and node.input[0] in known:
             wanted = "then_branch" if known[node.input[0]].all() else "else_branch"
             branch = next(a.g for a in node.attribute if a.name == wanted)
             nodes.extend(branch.node)

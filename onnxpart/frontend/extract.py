@@ -9,7 +9,8 @@ import onnx
 from onnx import shape_inference
 
 from onnxpart.errors import UsageError
-from onnxpart.ir.model import Model, digest
+from onnxpart.ir.arrays import digest
+from onnxpart.ir.model import Model
 from onnxpart.ir.protos import keep, live, without_weights
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx.inliner import inline_local_functions
 
+from onnxpart.ir.protos import all_nodes
+
 
 def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its local functions written out; the same one if it has none."""
@@ -13,10 +15,8 @@ def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     functions = {(function.domain, function.name): function for function in result.functions}
-    bodies: list[onnx.GraphProto | onnx.FunctionProto] = [result.graph, *result.functions]
-    while bodies:
-        for node in bodies.pop().node:
-            bodies += [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    for body in (result.graph, *result.functions):
+        for node in all_nodes(body):
             if (node.domain, node.op_type) in functions:
                 given = {attribute.name for attribute in node.attribute}
                 defaults = functions[node.domain, node.op_type].attribute_proto

@@ -17,9 +17,10 @@ from onnxpart.frontend.functions import without_functions
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.simplify import resolve
 from onnxpart.frontend.torch_export import untie
+from onnxpart.ir.arrays import digest, rows_of
 from onnxpart.ir.flatten import Misfit
-from onnxpart.ir.model import OLDEST_OPSET, Model, digest
-from onnxpart.ir.protos import SMALL, captured, constant_value, live, without_weights
+from onnxpart.ir.model import OLDEST_OPSET, Model
+from onnxpart.ir.protos import SMALL, captured, constant_value, live, opsets_of, without_weights
 from onnxpart.ir.unflatten import normal
 from onnxpart.storage.onnx_file import check_external, fetch, inner_tensors, packed, read
 from onnxpart.storage.rows import Array, Rows, stream
@@ -116,7 +117,7 @@ def _sort(proto: onnx.ModelProto, light: onnx.ModelProto, name: str) -> None:
 
 
 def _check(light: onnx.ModelProto, name: str) -> None:
-    version = max((o.version for o in light.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    version = opsets_of(light)[""]
     if version < OLDEST_OPSET:
         raise ModelError(
             f"{name} is of opset {version}, before {OLDEST_OPSET}; convert it with onnx.version_converter first."
@@ -148,9 +149,8 @@ def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: fr
     if len(kept) < len(graph.node):
         del graph.node[:]
         graph.node.extend(kept)
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
     try:
-        constants += normal(graph, opset)
+        constants += normal(graph, opsets_of(proto)[""])
     except Misfit as misfit:
         raise ModelError(f"{name}: {misfit}; fix the export.") from None
     names = {tensor.name for tensor in graph.initializer}
@@ -176,7 +176,7 @@ def stored_arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> d
     if isinstance(source, str | os.PathLike) and _is_safetensors(source):
         return dict(read_safetensors(Path(source)))
     model = source if isinstance(source, Model) else load(source)
-    return {name: model.rows(name) for name in model.initializers}
+    return {name: rows_of(model, name) for name in model.initializers}
 
 
 def _is_safetensors(source: object) -> bool:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from onnx import GraphProto, NodeProto, helper
 
-from onnxpart.ir.protos import graphs_of, replace_reads, set_repeated
-
-if TYPE_CHECKING:
-    pass
+from onnxpart.ir.protos import graphs_of, is_onnx, replace_reads, set_repeated
 
 LOOPS = frozenset(("Loop", "Scan"))
 """Operators that hand states on from one iteration to the next."""
@@ -22,7 +17,7 @@ def free_states(graph: GraphProto, opset: int) -> bool:
         nodes.append(node)
         for inner in graphs_of(node):
             changed |= free_states(inner, opset)
-        if node.op_type in LOOPS and node.domain in ("", "ai.onnx") and not (node.op_type == "Scan" and opset < 9):
+        if is_onnx(node, *LOOPS) and not (node.op_type == "Scan" and opset < 9):
             freed = _free(node, 2 if node.op_type == "Loop" else 0)
             nodes += [helper.make_node("Identity", [given], [out], name=out) for given, out in freed.items() if out]
             changed |= bool(freed)

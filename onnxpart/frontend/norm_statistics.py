@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxpart.ir.protos import constant_value, graphs_of, keep, live, names_of, set_repeated, unused
+from onnxpart.ir.protos import constant_value, graphs_of, is_onnx, keep, live, names_of, set_repeated, unused
 
 _STATISTICS = {3: "mean", 4: "var"}
 """The inputs of BatchNormalization that hold them."""
@@ -99,7 +99,7 @@ class _Sources:
 
 def _enter(node: NodeProto, known: Known) -> None:
     """Enter what a node reads."""
-    norm = node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+    norm = is_onnx(node, "BatchNormalization")
     layer = tuple(known[name][0] if name in known else name for name in node.input[1:5]) if norm else ()
     for index, name in enumerate(node.input):
         if name not in known:

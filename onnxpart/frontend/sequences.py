@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from onnxpart.ir.protos import captured, graphs_of, names_of, replace_reads, set_repeated, unused
+from onnxpart.ir.protos import captured, graphs_of, is_onnx, names_of, replace_reads, set_repeated, unused
 from onnxpart.ir.shapes import Shapes
 
 OPERATORS = frozenset(
@@ -59,7 +59,7 @@ class Plumbing:
     def _graph(self, graph: GraphProto) -> None:
         outer, self.new = self.new, []
         for node in graph.node:
-            default = node.domain in ("", "ai.onnx")
+            default = is_onnx(node)
             behind = list(self._loop(node)) if default and node.op_type == "Loop" else []
             for inner in graphs_of(node):
                 self._graph(inner)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxpart.frontend import sequences
 from onnxpart.frontend.unroll import write_out
 from onnxpart.ir.flatten import ENTER
 from onnxpart.ir.infer import infer
-from onnxpart.ir.protos import SMALL, graphs_of, keep, live, set_repeated
+from onnxpart.ir.protos import SMALL, all_nodes, keep, live, set_repeated
 from onnxpart.ir.region_shapes import grown
 from onnxpart.ir.shapes import Shapes
 from onnxpart.ir.unflatten import normal
@@ -36,11 +35,11 @@ def resolve(model: Model) -> ModelProto | None:
 
     What comes back is the model's own proto, changed: a copy of large weights would be too much.
     """
-    kinds = {node.op_type for node in _all(model.proto.graph)}
+    kinds = {node.op_type for node in all_nodes(model.proto.graph)}
     if kinds.isdisjoint({"If", *LOOPS, *sequences.OPERATORS}):
         return None
     light = without_initializers(model.proto)
-    if not free_states(light.graph, model.opsets.get("", 1)):
+    if not free_states(light.graph, model.opsets[""]):
         if kinds.isdisjoint({"If", *sequences.OPERATORS}):
             return None
         shapes = infer(model)
@@ -55,16 +54,9 @@ def resolve(model: Model) -> ModelProto | None:
     return model.proto
 
 
-def _all(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for inner in graphs_of(node):
-            yield from _all(inner)
-
-
 def _replace_sequences(light: ModelProto, model: Model, shapes: Shapes) -> bool:
     """Replace sequences by tensors, unless a loop would have to collect tensors of different sizes."""
-    opset = model.opsets.get("", 1)
+    opset = model.opsets[""]
     pipes = sequences.Plumbing(light.graph, shapes, opset)
     if not pipes.run():
         return False

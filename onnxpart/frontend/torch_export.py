@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxpart.ir.model import FLOATS
+from onnxpart.ir.trainable import FLOATS
 
 _SOURCE, _SCOPES, _RULE = "pkg.torch.onnx.fx_node", "pkg.torch.onnx.name_scopes", "pkg.onnxscript.rewriter.rule_name"
 """Metadata of nodes: the call that a node was made of, the modules around it, the rewriter's rules that changed it."""

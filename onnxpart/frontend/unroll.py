@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from onnxpart.ir.protos import graphs_of, names_of, replace_reads, set_repeated, unused
+from onnxpart.ir.protos import graphs_of, is_onnx, names_of, replace_reads, set_repeated, unused
 from onnxpart.storage.rows import Array
 
 MOST = 16
@@ -32,7 +32,7 @@ def write_out(graph: GraphProto, known: Mapping[str, Array], initializers: Colle
 
 def _steps(node: NodeProto, known: Mapping[str, Array]) -> int:
     """How often a Loop that carries a sequence and gives states alone runs; 0 where it isn't to be written out."""
-    if node.op_type != "Loop" or node.domain not in ("", "ai.onnx"):
+    if not is_onnx(node, "Loop"):
         return 0
     (body,) = graphs_of(node)
     if not (len(body.input) == len(node.input) == len(body.output) + 1 == len(node.output) + 2):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto, helper
 
-from onnxpart.ir.protos import ATTRIBUTE_KINDS, graphs_of, set_repeated
+from onnxpart.ir.protos import ATTRIBUTE_KINDS, graphs_of, is_onnx, set_repeated
 
 ENTER = "onnxpart.enter"
 """The domain of markers of what goes into a graph."""
@@ -27,6 +28,40 @@ Path = tuple[tuple[int, int], ...]
 Place = tuple[Path, int]
 """A path, and the part whose copy of the regions it is in (-1: there is one for all)."""
 TOP: Place = ((), -1)
+
+
+class Role(StrEnum):
+    """What a marker hands over."""
+
+    CONDITION = "condition"
+    """Which branch an If takes."""
+    COUNT = "count"
+    """The number of iterations at most, and in the body the iteration's."""
+    GOING = "going"
+    """Whether a Loop goes on."""
+    LENGTHS = "lengths"
+    """The lengths of the sequences of a batch, in the oldest Scan."""
+    STATE = "state"
+    """What one iteration hands on to the next."""
+    EACH = "each"
+    """A sequence, of which each iteration sees or makes one element."""
+    BRANCHES = "branches"
+    """What an If gives, of the branch that it takes."""
+
+
+def role_of(marker: NodeProto) -> Role:
+    """What a marker hands over."""
+    return Role(next(a.s.decode() for a in marker.attribute if a.name == "role"))
+
+
+def axes_of(marker: NodeProto) -> list[int]:
+    """The axes that a marker takes away or adds, along which iterations or a batch lie."""
+    return next((list(a.ints) for a in marker.attribute if a.name == "axes"), [])
+
+
+def state_of(marker: NodeProto) -> str:
+    """What the body calls the state that a marker takes out of it; empty for other markers."""
+    return next((a.s.decode() for a in marker.attribute if a.name == "state"), "")
 
 
 class Misfit(Exception):
@@ -91,7 +126,7 @@ def flatten(graph: GraphProto, opset: int) -> Flat:
 
 def _flatten(flat: Flat, nodes: Iterable[NodeProto], path: Path, opset: int) -> None:
     for node in nodes:
-        if node.op_type not in GRAPHS or node.domain not in ("", "ai.onnx") or opaque_reason(node):
+        if not is_onnx(node, *GRAPHS) or opaque_reason(node):
             flat.nodes.append(node)
             flat.paths.append(path)
             continue
@@ -131,9 +166,9 @@ def _empty(graph: GraphProto) -> GraphProto:
 Markers = tuple[list[NodeProto], list[NodeProto]]
 
 
-def _marker(node: NodeProto, domain: str, role: str, inputs: list[str], outputs: list[str], **more: Any) -> NodeProto:
+def _marker(node: NodeProto, domain: str, role: Role, inputs: list[str], outputs: list[str], **more: Any) -> NodeProto:
     name = node.name or f"-> {next((n for n in node.output if n), '')}"
-    return helper.make_node(node.op_type, inputs, outputs, name=name, domain=domain, role=role, **more)
+    return helper.make_node(node.op_type, inputs, outputs, name=name, domain=domain, role=role.value, **more)
 
 
 def _expect(node: NodeProto, what: str, have: int, want: int) -> None:
@@ -147,8 +182,8 @@ def _if(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
     for graph in graphs:
         _expect(node, "results of a branch", len(graph.output), len(node.output))
     pairs = zip(graphs[0].output, graphs[1].output, node.output, strict=True)
-    return [_marker(node, ENTER, "condition", [condition], [])], [
-        _marker(node, LEAVE, "branches", [then.name, otherwise.name, condition], [out])
+    return [_marker(node, ENTER, Role.CONDITION, [condition], [])], [
+        _marker(node, LEAVE, Role.BRANCHES, [then.name, otherwise.name, condition], [out])
         for then, otherwise, out in pairs
     ]
 
@@ -159,20 +194,20 @@ def _loop(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
     _expect(node, "inputs of the body", len(body.input), len(given))
     _expect(node, "outputs of the body", len(body.output), 1 + len(node.output))
     _expect(node, "states among its outputs", min(len(node.output), len(given) - 2), len(given) - 2)
-    roles = ["count", "going", *["state"] * (len(given) - 2)]
+    roles = [Role.COUNT, Role.GOING, *[Role.STATE] * (len(given) - 2)]
     enters = [
         _marker(node, ENTER, role, [name], [value.name])
         for role, name, value in zip(roles, given, body.input, strict=True)
     ]
-    leaves = [_marker(node, LEAVE, "going", [body.output[0].name], [])]
+    leaves = [_marker(node, LEAVE, Role.GOING, [body.output[0].name], [])]
     ending = [body.output[0].name, *filter(None, given[:2])]
     for i, value in enumerate(body.output[1:]):
         out = [node.output[i] if i < len(node.output) else ""]
         if i < len(given) - 2:
             state = body.input[i + 2].name
-            leaves.append(_marker(node, LEAVE, "state", [value.name, *ending], out, state=state))
+            leaves.append(_marker(node, LEAVE, Role.STATE, [value.name, *ending], out, state=state))
         else:
-            leaves.append(_marker(node, LEAVE, "each", [value.name, *ending], out, axes=[0]))
+            leaves.append(_marker(node, LEAVE, Role.EACH, [value.name, *ending], out, axes=[0]))
     return enters, leaves
 
 
@@ -186,24 +221,24 @@ def _scan(node: NodeProto, graphs: Sequence[GraphProto], opset: int) -> Markers:
     in_axes = [1] * each if batch else settings.get("scan_input_axes", [0] * each)
     out_axes = [1] * collected if batch else settings.get("scan_output_axes", [0] * collected)
     given = list(node.input)
-    enters = [_marker(node, ENTER, "lengths", [given.pop(0)], [])] if batch else []
+    enters = [_marker(node, ENTER, Role.LENGTHS, [given.pop(0)], [])] if batch else []
     _expect(node, "inputs of the body", len(body.input), len(given))
     _expect(node, "outputs of the body", len(body.output), len(node.output))
     _expect(node, "sequences among its inputs", min(max(each, 1), len(given)), each)
     _expect(node, "axes of its sequences", len(in_axes), each)
     _expect(node, "axes of its results", len(out_axes), collected)
     for i, (name, value) in enumerate(zip(given, body.input, strict=True)):
-        role, axes = ("state", batch) if i < states else ("each", [*batch, in_axes[i - states]])
+        role, axes = (Role.STATE, batch) if i < states else (Role.EACH, [*batch, in_axes[i - states]])
         enters.append(_marker(node, ENTER, role, [name], [value.name], axes=axes or None))
     leaves = []
     for i, value in enumerate(body.output):
         out = [node.output[i] if i < len(node.output) else ""]
         if i < states:
             leaves.append(
-                _marker(node, LEAVE, "state", [value.name], out, axes=batch or None, state=body.input[i].name)
+                _marker(node, LEAVE, Role.STATE, [value.name], out, axes=batch or None, state=body.input[i].name)
             )
         else:
-            leaves.append(_marker(node, LEAVE, "each", [value.name], out, axes=[*batch, out_axes[i - states]]))
+            leaves.append(_marker(node, LEAVE, Role.EACH, [value.name], out, axes=[*batch, out_axes[i - states]]))
     return enters, leaves
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
-from onnxpart.storage.rows import Array
-
-if TYPE_CHECKING:
-    pass
-from onnxpart.ir.protos import SMALL
+from onnxpart.ir.protos import SMALL, is_onnx
 from onnxpart.ir.shapes import SELECTIONS, Shape, Shapes, declared_values, record, type_of
+from onnxpart.storage.rows import Array
 
 
 def _slice(data: Array, attrs: dict[str, Any], *inputs: Array) -> Array:
@@ -121,7 +118,7 @@ class Folding:
 
     def visit(self, node: onnx.NodeProto) -> None:
         shapes = self.shapes
-        if node.domain not in ("", "ai.onnx"):
+        if not is_onnx(node):
             if node.domain == "ai.onnx.ml" and node.op_type in _FLOATS_LIKE_INPUT and node.input[0] in shapes.shape:
                 shapes.shape[node.output[0]] = shapes.shape[node.input[0]]
                 shapes.dtype[node.output[0]] = TensorProto.FLOAT

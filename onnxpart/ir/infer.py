@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
 
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
 from onnxpart.errors import ModelError
 from onnxpart.ir.flatten import ENTER, LEAVE
-from onnxpart.ir.region_shapes import FOUND, cross, grown
-
-if TYPE_CHECKING:
-    from onnxpart.ir.model import Model
 from onnxpart.ir.fold import Folding
-from onnxpart.ir.protos import SMALL
-from onnxpart.ir.shapes import SELECTIONS, Shape, Shapes, record
-
-TRIALS = ((2, 16, 224), (3, 24, 256), (2, 16, 224))
-"""Trial values for symbols: along axis 0, in sequences, in images; for each set (see `region_shapes.FOUND`)."""
+from onnxpart.ir.model import Model
+from onnxpart.ir.protos import SMALL, light_copy
+from onnxpart.ir.region_shapes import cross, grown
+from onnxpart.ir.shapes import SELECTIONS, TRIALS, Shape, Shapes, Trial, record
 
 
 def infer(model: Model) -> Shapes:
@@ -28,12 +22,12 @@ def infer(model: Model) -> Shapes:
 
     :raises ModelError: when the shapes contradict each other.
     """
-    first = infer_at(model, 0)
+    first = infer_at(model, TRIALS[0])
     selects = any(node.op_type in SELECTIONS for node in model.flat.nodes)
     if _symbolic(model) or model.flat.regions or selects:
-        first.other = infer_at(model, 1)
+        first.other = infer_at(model, TRIALS[1])
     if selects or any(node.op_type == "If" for node in model.flat.nodes):
-        first.by_data = infer_at(model, 2)
+        first.by_data = infer_at(model, TRIALS[2])
     if model.flat.regions and grown(first):
         return _while_growing(model, first)
     return first
@@ -41,11 +35,11 @@ def infer(model: Model) -> Shapes:
 
 def _while_growing(model: Model, first: Shapes) -> Shapes:
     """Shapes where the states of loops grow: at the second iteration, and for other trial values at the third."""
-    result = infer_at(model, 0, grown(first))
+    result = infer_at(model, TRIALS[0], grown(first))
     result.by_data = first.by_data
     assert first.other is not None
     second = grown(first.other)
-    result.other = infer_at(model, 1, {**second, **grown(infer_at(model, 1, second))})
+    result.other = infer_at(model, TRIALS[1], {**second, **grown(infer_at(model, TRIALS[1], second))})
     return result
 
 
@@ -55,12 +49,12 @@ def _symbolic(model: Model) -> bool:
     )
 
 
-def input_shapes(model: Model, trial: int = 0) -> dict[str, Shape]:
+def input_shapes(model: Model, trial: Trial = TRIALS[0]) -> dict[str, Shape]:
     """Shapes of the inputs with trial values in place of symbols; the same symbol gets the same value."""
     return _trial_shapes(model, trial)[0]
 
 
-def _trial_shapes(model: Model, trial: int) -> tuple[dict[str, Shape], dict[str, int]]:
+def _trial_shapes(model: Model, trial: Trial) -> tuple[dict[str, Shape], dict[str, int]]:
     """Shapes of the inputs, and the trial value of each symbol."""
     symbols: dict[str, int] = {}
     shapes = {}
@@ -71,13 +65,13 @@ def _trial_shapes(model: Model, trial: int) -> tuple[dict[str, Shape], dict[str,
             if dim.HasField("dim_value"):
                 shape.append(dim.dim_value)
                 continue
-            size = TRIALS[trial][0 if axis == 0 else 2 if len(dims) >= 4 and axis >= 2 else 1]
+            size = trial.batch if axis == 0 else trial.image if len(dims) >= 4 and axis >= 2 else trial.length
             shape.append(symbols.setdefault(dim.dim_param, size) if dim.dim_param else size)
         shapes[value.name] = tuple(shape)
     return shapes, symbols
 
 
-def infer_at(model: Model, trial: int, states: Mapping[str, Shape | None] | None = None) -> Shapes:
+def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | None = None) -> Shapes:
     """Shapes and values at one set of trial sizes; `states` are those of loops' states, where they are known."""
     shapes = Shapes(model)
     given, symbols = _trial_shapes(model, trial)
@@ -91,7 +85,7 @@ def infer_at(model: Model, trial: int, states: Mapping[str, Shape | None] | None
         record(shapes, value.name, value.type)
     for name, tensor in model.initializers.items():
         shapes.shape[name], shapes.dtype[name] = tuple(tensor.dims), tensor.data_type
-    fold = Folding(shapes, symbols, FOUND[trial])
+    fold = Folding(shapes, symbols, trial.found)
     for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
         if node.domain in (ENTER, LEAVE):
             cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
@@ -103,9 +97,8 @@ def infer_at(model: Model, trial: int, states: Mapping[str, Shape | None] | None
 def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
     """The model with concrete inputs, and without the values of large initializers; integers become inputs for that."""
     graph = model.proto.graph
-    light = onnx.ModelProto(ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
-    light.graph.name = graph.name
-    light.graph.node.extend(graph.node)
+    light = light_copy(model.proto, "node")
+    light.ir_version, light.graph.name = model.proto.ir_version, graph.name
     for value in graph.input:
         type_ = value.type.tensor_type
         light.graph.input.append(helper.make_tensor_value_info(value.name, type_.elem_type, inputs[value.name]))

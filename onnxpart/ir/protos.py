@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
-
-if TYPE_CHECKING:
-    pass
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 ATTRIBUTE_KINDS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+"""Attributes that hold graphs."""
+SMALL = 4096
+"""Initializers of at most this many elements are looked at when shapes are computed."""
+
+
+def normal_domain(domain: str) -> str:
+    """The domain of an operator, or of a set of them; that of ONNX itself, which has two names, is the empty string."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def is_onnx(node: NodeProto, *op_types: str) -> bool:
+    """Whether a node is one of ONNX's own operators (and, where types are given, of one of these)."""
+    return (not op_types or node.op_type in op_types) and not normal_domain(node.domain)
+
+
+def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
+    """Opset version by domain; that of ONNX itself is the empty string, and always there."""
+    return {"": 1} | {normal_domain(entry.domain): entry.version for entry in proto.opset_import}
 
 
 def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
@@ -21,6 +36,22 @@ def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
     for attribute in node.attribute:
         if attribute.type in ATTRIBUTE_KINDS:
             yield from [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+
+
+def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and those inside its nodes, the outer before the inner."""
+    yield graph
+    for node in graph.node:
+        for inner in graphs_of(node):
+            yield from all_graphs(inner)
+
+
+def all_nodes(body: GraphProto | FunctionProto) -> Iterator[NodeProto]:
+    """The nodes of a graph, or of a function, and those of the graphs inside them, the outer before the inner."""
+    for node in body.node:
+        yield node
+        for inner in graphs_of(node):
+            yield from all_nodes(inner)
 
 
 def captured(node: NodeProto) -> Iterator[str]:
@@ -56,8 +87,8 @@ def unused(name: str, taken: set[str]) -> str:
 
 def names_of(graph: GraphProto) -> set[str]:
     """Names of the values that come into being in a graph and in those inside it, initializers apart."""
-    found = {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
-    return found.union(*(names_of(inner) for node in graph.node for inner in graphs_of(node)))
+    found = {value.name for inner in all_graphs(graph) for value in inner.input}
+    return found.union(*(node.output for node in all_nodes(graph)))
 
 
 def set_repeated(field_: Any, values: Sequence[Any]) -> None:
@@ -87,7 +118,7 @@ def live(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> tuple[list[NodeP
 
 def constant_value(node: NodeProto) -> TensorProto | None:
     """The tensor of a Constant node under its output's name; None for other nodes and for strings and sparse."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if not is_onnx(node, "Constant"):
         return None
     for attribute in node.attribute:
         value = helper.get_attribute_value(attribute)
@@ -103,14 +134,21 @@ def constant_value(node: NodeProto) -> TensorProto | None:
     return None
 
 
+def light_copy(proto: onnx.ModelProto, *fields: str) -> onnx.ModelProto:
+    """A model of the same operator sets that has of the graph these fields alone; weights cost time and memory."""
+    light = onnx.ModelProto(opset_import=proto.opset_import)
+    for field_ in fields:
+        getattr(light.graph, field_).extend(getattr(proto.graph, field_))
+    return light
+
+
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the bytes of large weights, which stand as inputs instead."""
-    light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    light = light_copy(proto, "node", "output", "sparse_initializer", "quantization_annotation")
+    light.ir_version = max(proto.ir_version, 4)
     light.functions.extend(proto.functions)
     graph = proto.graph
     light.graph.name = graph.name
-    for field_ in ("node", "output", "sparse_initializer", "quantization_annotation"):
-        getattr(light.graph, field_).extend(getattr(graph, field_))
     names = {tensor.name for tensor in graph.initializer}
     light.graph.input.extend(value for value in graph.input if value.name not in names)
     for tensor in graph.initializer:
@@ -126,7 +164,3 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 def constant_node(tensor: TensorProto) -> onnx.NodeProto:
     """The Constant node that gives a tensor under its name."""
     return helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
-
-
-SMALL = 4096
-"""Initializers of at most this many elements are looked at when shapes are computed."""

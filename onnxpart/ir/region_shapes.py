@@ -4,69 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto
 
 from onnxpart.errors import ModelError
-from onnxpart.ir.flatten import ENTER, Path, Region
-
-if TYPE_CHECKING:
-    from onnxpart.ir.shapes import Shape, Shapes
-
-_TRIPS = 16, 24, 16
-"""How often to take a Loop for repeated that only the run knows the end of, for each set of trial values."""
-FOUND = 5, 7, 7
-"""How many elements to take for chosen where only the data tells; the third set is the first with others of these."""
+from onnxpart.ir.flatten import ENTER, Path, Region, Role, axes_of, role_of, state_of
+from onnxpart.ir.shapes import TRIALS, Shape, Shapes, Trial
 
 
-def cross(shapes: Shapes, region: Region, node: NodeProto, trial: int, states: Mapping[str, Shape | None]) -> None:
+def cross(shapes: Shapes, region: Region, node: NodeProto, trial: Trial, states: Mapping[str, Shape | None]) -> None:
     """Record the shape and type of what a marker gives; nothing where it can't be told.
 
-    :param trial: the number of the set of trial values; with the second, the second iteration is looked at.
     :param states: shapes of states in the body that aren't those of the first ones (None: not known).
     """
-    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    role, axes = settings["role"].decode(), settings.get("axes", [])
+    role = role_of(node)
     if not node.output or not node.output[0]:
         return
     name, out = node.input[0], node.output[0]
-    if role == "count":
+    if role == Role.COUNT:
         shapes.shape[out], shapes.dtype[out] = (), TensorProto.INT64
-        shapes.guessed[out] = np.asarray(trial % 2)
-    elif role == "going":
+        shapes.guessed[out] = np.asarray(trial.iteration)
+    elif role == Role.GOING:
         shapes.shape[out], shapes.dtype[out] = (), TensorProto.BOOL
         shapes.folded[out] = np.asarray(True)  # the body isn't entered otherwise
     elif name in shapes.dtype:
         shapes.dtype.setdefault(out, shapes.dtype[name])
         shape = states.get(out, shapes.shape.get(name))
         if shape is not None:
-            _record(shapes, region, node, role, shape, list(axes), trial)
+            _record(shapes, region, node, shape, trial)
 
 
-def _record(
-    shapes: Shapes, region: Region, node: NodeProto, role: str, shape: Shape, axes: list[int], trial: int
-) -> None:
-    out = node.output[0]
+def _record(shapes: Shapes, region: Region, node: NodeProto, shape: Shape, trial: Trial) -> None:
+    """Record the shape of what a marker gives, of what goes in or out of the given shape."""
+    out, role, axes = node.output[0], role_of(node), axes_of(node)
     if node.domain == ENTER:
-        if role == "each":
-            _sizes(shapes, region, _TRIPS[trial], len(axes))
+        if role == Role.EACH:
+            _sizes(shapes, region, trial.iterations, len(axes))
         gone = {axis % len(shape) for axis in _within(shapes, node, axes, len(shape))}
         shapes.shape[out] = tuple(n for axis, n in enumerate(shape) if axis not in gone)
         return
-    if role == "branches":
+    if role == Role.BRANCHES:
         other = shapes.shape.get(node.input[1])
         if other is not None and len(other) == len(shape):
-            shapes.shape[out] = tuple(n if n == m else FOUND[trial] for n, m in zip(shape, other, strict=True))
+            shapes.shape[out] = tuple(n if n == m else trial.found for n, m in zip(shape, other, strict=True))
         return
-    if role == "state":
+    if role == Role.STATE:
         first = next(m for m in region.enters if m.output and m.output[0] == state_of(node))
         known = shapes.shape.get(state_of(node))
         if known is not None:
             shapes.shape[out] = shapes.shape[first.input[0]] if known == shape else shape
         return
-    sizes = _sizes(shapes, region, _TRIPS[trial], len(axes))
+    sizes = _sizes(shapes, region, trial.iterations, len(axes))
     rank = len(shape) + len(axes)
     if sizes is not None and out not in shapes.shape:
         rest = iter(shape)
@@ -101,21 +90,15 @@ def grown(shapes: Shapes) -> dict[str, Shape | None]:
     return result
 
 
-def state_of(node: NodeProto) -> str:
-    """What the body calls the state that a marker takes out of it."""
-    return next((a.s.decode() for a in node.attribute if a.name == "state"), "")
-
-
 def _sizes(shapes: Shapes, region: Region, unknown: int, count: int) -> list[int] | None:
     """Sizes of the axes along which the iterations' results lie: `count` of them, the iterations' last."""
     if region.node.op_type == "Loop":
         return [_trips(shapes, region, unknown)]
     found = set()
     for marker in region.enters:
-        settings = {a.name: helper.get_attribute_value(a) for a in marker.attribute}
-        if settings["role"] == b"each" and marker.input[0] in shapes.shape:
+        if role_of(marker) == Role.EACH and marker.input[0] in shapes.shape:
             shape = shapes.shape[marker.input[0]]
-            axes = _within(shapes, marker, settings["axes"], len(shape))
+            axes = _within(shapes, marker, axes_of(marker), len(shape))
             found.add(tuple(shape[axis] for axis in axes)[-count:])
     if len(found) > 1:
         raise ModelError(
@@ -128,7 +111,7 @@ def _sizes(shapes: Shapes, region: Region, unknown: int, count: int) -> list[int
 def repeats(shapes: Shapes, path: Path) -> int:
     """How often what stands at a path is run, under the trial values; each branch of an If counts as taken."""
     regions = [shapes.model.flat.regions[number] for number, _ in path]
-    return prod(prod(_sizes(shapes, region, _TRIPS[0], 2) or [1]) for region in regions)
+    return prod(prod(_sizes(shapes, region, TRIALS[0].iterations, 2) or [1]) for region in regions)
 
 
 def _trips(shapes: Shapes, region: Region, unknown: int) -> int:

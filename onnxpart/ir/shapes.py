@@ -9,21 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxpart.ir.protos import graphs_of
+from onnxpart.ir.arrays import array_of
+from onnxpart.ir.model import Model
+from onnxpart.ir.protos import all_graphs
 from onnxpart.storage.rows import Array
 
-if TYPE_CHECKING:
-    from onnxpart.ir.model import Model
-
 Shape = tuple[int, ...]
+NDBool = np.ndarray[Any, np.dtype[np.bool_]]
 SELECTIONS = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
 """Operators the size of whose results depends on the data."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The numbers that are put in place of those that only a run knows.
+
+    Of symbols: along axis 0, along other axes, and along images' height and width. `iterations` is how often a Loop is
+    repeated, `iteration` the one of them that is looked at, `found` how many elements are chosen by their values.
+    """
+
+    batch: int
+    length: int
+    image: int
+    iterations: int
+    iteration: int
+    found: int
+
+
+TRIALS = (Trial(2, 16, 224, 16, 0, 5), Trial(3, 24, 256, 24, 1, 7), Trial(2, 16, 224, 16, 0, 7))
+"""What is inferred with: what differs under the second depends on sizes, what does under the third on data."""
 
 
 @dataclass
@@ -47,7 +67,7 @@ class Shapes:
         if name in self.folded:
             return self.folded[name]
         if name in self.model.initializers:
-            return self.model.array(name)
+            return array_of(self.model, name)
         return None
 
     def dynamic_dims(self, name: str) -> tuple[bool, ...]:
@@ -74,15 +94,10 @@ class Shapes:
         return mine is not None and other is not None and mine != other
 
 
-NDBool = np.ndarray[Any, np.dtype[np.bool_]]
-
-
 def declared_values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
     """What is declared about values in a graph and in those inside it."""
-    yield from (*graph.value_info, *graph.output)
-    for node in graph.node:
-        for inner in graphs_of(node):
-            yield from declared_values(inner)
+    for inner in all_graphs(graph):
+        yield from (*inner.value_info, *inner.output)
 
 
 def record(shapes: Shapes, name: str, type_: onnx.TypeProto, unknown: int | None = None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto, helper
+from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
-from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, TOP, Path, Place, Region, flatten
+from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, TOP, Path, Place, Region, Role, flatten, role_of, state_of
 from onnxpart.ir.protos import graphs_of, live, set_repeated
 from onnxpart.ir.scopes import share_names
 
@@ -32,8 +32,7 @@ def normal(graph: GraphProto, opset: int) -> set[str]:
 
 def held(leaves: NodeProto, i: int) -> str:
     """The tensor of which the `i`-th graph gives what a marker takes out of it: after it was cut, where it is."""
-    settings = {a.name: a.s.decode() for a in leaves.attribute if a.type == AttributeProto.STRING}
-    whole: str = leaves.output[0] if settings["role"] == "branches" else settings.get("state", "")
+    whole = str(leaves.output[0]) if role_of(leaves) == Role.BRANCHES else state_of(leaves)
     return whole or str(leaves.input[i])
 
 

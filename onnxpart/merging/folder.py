@@ -10,7 +10,8 @@ from onnxpart.emission.scale_output import scale_output
 from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, Split, part_file
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.frontend.load import load, stored_arrays
-from onnxpart.ir.model import Model, redraft
+from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import redraft
 from onnxpart.merging.cross_weights import draw_streams
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams

@@ -12,7 +12,7 @@ from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import varying
 from onnxpart.emission.part import draft_part
 from onnxpart.errors import MergeError, UsageError
-from onnxpart.ir.model import FLOATS
+from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.merge import Into, merge_streams, scale, wide
 from onnxpart.planning.assign import ANYWHERE
 from onnxpart.planning.placement import WEIGHTED, Layout, layout_of

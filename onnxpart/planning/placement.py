@@ -19,8 +19,8 @@ from onnxpart.analysis.labels import Field, extent, varying
 from onnxpart.analysis.rewrite import Kept
 from onnxpart.errors import MergeError
 from onnxpart.ir.flatten import LEAVE, Region
-from onnxpart.ir.model import FLOATS
 from onnxpart.ir.shapes import SELECTIONS
+from onnxpart.ir.trainable import FLOATS
 from onnxpart.planning.assign import ANYWHERE, Parts
 from onnxpart.planning.plan import Plan
 from onnxpart.planning.scaling import CONTRACTIONS, Ahead, ahead

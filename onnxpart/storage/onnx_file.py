@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from onnxpart.errors import ModelError
 from onnxpart.storage.atomic import replacing, write_bytes
 from onnxpart.storage.draft import Draft, to_array, without_initializers
-from onnxpart.storage.rows import Array, Stored, Stream, stream, write_rows
+from onnxpart.storage.rows import Array, Rows, Stored, Stream, stream, write_rows
 
 MAX_PROTOBUF = 2**31 - 2**20
 """From this many bytes on protobuf refuses a message; weights then go to an external file."""
@@ -135,6 +135,14 @@ def stored(tensor: TensorProto, folder: Path) -> Stored:
     path = folder / _external(tensor)["location"]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return Stored(path, _span(tensor, path)[0], dtype, tuple(tensor.dims))
+
+
+def tensor_rows(tensor: TensorProto, folder: Path | None) -> Rows:
+    """An initializer, to be read a few rows at a time if it is external: then `folder` is where its file lies."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return to_array(tensor)
+    assert folder is not None
+    return stored(tensor, folder)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

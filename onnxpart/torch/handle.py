@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.inspection.obstacles import obstacles
+from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
 from onnxpart.merging.merge import merge
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
@@ -58,11 +59,10 @@ def split_module(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
         export(module, example_inputs, path, exporter=exporter)
-        model = load(path)
-        model.name = type(module).__name__
+        model = replace(load(path), name=type(module).__name__)
         model = model if outputs is None else cut(model, outputs)
         names = _names(module, model)
-        model.parameters = frozenset(names.values())
+        model = replace(model, parameters=frozenset(names.values()))
         divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
         parts = [import_onnx(part) for part in divided.parts]
     for part in parts:
@@ -226,7 +226,7 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
     }
     weights = [n for n in model.initializers if model.is_float(n) and n not in model.constants]
     for name in weights:
-        if name not in state or not _holds(state[name], model.array(name)):
+        if name not in state or not _holds(state[name], array_of(model, name)):
             raise OnnxpartError(
                 f"the exporter made the weight {name!r} of the module's parameters, and what the parts learn of it has "
                 "no way back; choose the other exporter."

@@ -11,6 +11,7 @@ from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split
 from onnxpart.errors import OnnxpartError, VerificationError
 from onnxpart.inspection.sizes import measure
+from onnxpart.ir.arrays import array_of
 from onnxpart.verification.feeds import inputs
 from onnxpart.verification.oracles import verify
 from onnxpart.verification.runtime import Session, assemble
@@ -72,7 +73,7 @@ def _runs(analysis: Analysis) -> bool:
     """Whether ONNX Runtime runs the original model."""
     model = analysis.model
     try:
-        session = Session(*assemble(model.proto, {name: model.array(name) for name in model.initializers}))
+        session = Session(*assemble(model.proto, {name: array_of(model, name) for name in model.initializers}))
         session.run(inputs(analysis, 0, np.random.default_rng(0)))
     except OnnxpartError:
         return False

@@ -7,8 +7,9 @@ from onnx import helper
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.rules.recurrent import GATES, LENGTHS
-from onnxpart.ir.flatten import ENTER
+from onnxpart.ir.flatten import ENTER, Role, role_of
 from onnxpart.ir.infer import input_shapes
+from onnxpart.ir.shapes import TRIALS
 from onnxpart.storage.rows import Array
 
 
@@ -18,12 +19,13 @@ def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str
     What a Loop counts by is 2 or 3, what it goes on by true; what an If decides by is true in the first trial only.
     """
     feed: dict[str, Array] = {}
-    shapes = input_shapes(analysis.model, trial)
+    shapes = input_shapes(analysis.model, TRIALS[trial])
     for value in analysis.model.proto.graph.input:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
         shape, role = shapes[value.name], _role(analysis, value.name)
         if role:
-            feed[value.name] = np.full(shape, {"count": 2 + trial, "going": 1, "condition": trial == 0}[role], dtype)
+            number = {Role.COUNT: 2 + trial, Role.GOING: 1, Role.CONDITION: trial == 0}[role]
+            feed[value.name] = np.full(shape, number, dtype)
         elif dtype == np.bool_:
             feed[value.name] = np.asarray(rng.random(shape) < 0.7)
         elif np.issubdtype(dtype, np.integer):
@@ -33,15 +35,15 @@ def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str
     return feed
 
 
-def _role(analysis: Analysis, name: str) -> str:
-    """What an input decides about an If or Loop: its `condition`, its `count`, `going` on; or nothing."""
+def _role(analysis: Analysis, name: str) -> Role | None:
+    """What an input decides about an If or Loop, if it does."""
     for i in analysis.consumers.get(name, []):
         op = analysis.ops[i]
-        if op.domain == ENTER and op.attributes["role"].decode() in ("condition", "count", "going"):
-            return str(op.attributes["role"].decode())
+        if op.domain == ENTER and role_of(op.node) in (Role.CONDITION, Role.COUNT, Role.GOING):
+            return role_of(op.node)
         if op.op_type in ("Cast", "Identity", "Reshape", "Squeeze") and (role := _role(analysis, op.outputs[0])):
             return role
-    return ""
+    return None
 
 
 def _limit(analysis: Analysis, name: str) -> int:

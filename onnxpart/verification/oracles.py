@@ -13,7 +13,7 @@ from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.part import draft_part
 from onnxpart.emission.whole import draft_whole
 from onnxpart.errors import OnnxpartError
-from onnxpart.ir.model import FLOATS
+from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.merge import merge
 from onnxpart.planning.placement import Layout, NotAGrid, layout_of
 from onnxpart.planning.plan import Plan

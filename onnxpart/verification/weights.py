@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.initial import fans
+from onnxpart.ir.arrays import array_of
 from onnxpart.planning.placement import Layout
 from onnxpart.planning.plan import Plan, slice_array
 from onnxpart.storage.rows import Array
@@ -31,7 +32,7 @@ def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.rand
         name = initializer.name
         if not analysis.model.trainable(name):
             continue
-        source = analysis.model.array(name)
+        source = array_of(analysis.model, name)
         shape = initializer.part_shape(part)
         value: Array = rng.standard_normal(shape, np.float32)
         if name in analysis.state.weights:

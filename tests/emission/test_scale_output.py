@@ -11,13 +11,13 @@ from models import BUILDERS
 from models.builder import GraphBuilder
 from onnxpart import MergeError, Split, arrays, merge, merge_to, split, verify
 from onnxpart.emission.scale_output import scale_output
-from onnxpart.ir.model import restored, with_arrays
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.planning.placement import layout_of
 from onnxpart.verification.feeds import inputs
 from onnxpart.verification.oracles import tap
 from onnxpart.verification.runtime import Session
 from onnxpart.verification.weights import draw
+from tests.networks.copies import restored, with_arrays
 from tests.networks.looping import given, recurrent, scan, taken, zeros
 from tests.networks.net import Net
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from onnxpart import PartitionError, UsageError, cut, load, merge, split, verify
 from onnxpart.cli import app as cli
+from onnxpart.ir.arrays import array_of
 from onnxpart.merging.folder import original, part_arrays, read_plan
 from tests.networks.net import Net
 
@@ -90,7 +91,7 @@ def test_commands_agree_on_the_cut_graph(norm: bool, tmp_path: Path, monkeypatch
     assert merged.digest == expected.digest
     assert merged.outputs == ["logits"]
     values = merge(plan, part_arrays(Path("parts"), plan), into="original")
-    np.testing.assert_array_equal(merged.array("stem.weight"), values["stem.weight"])
+    np.testing.assert_array_equal(array_of(merged, "stem.weight"), values["stem.weight"])
     assert Path("net.onnx").read_bytes() == before
 
 

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto
 from models import GOLDEN
 from onnxpart import PartitionError, Split, analyse, load, plan, split
 from onnxpart.inspection.dump import dump_analysis, dump_model, dump_plan
-from onnxpart.ir.model import with_arrays
+from tests.networks.copies import with_arrays
 
 FOLDER = Path(__file__).parents[1] / "golden"
 

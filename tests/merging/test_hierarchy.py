@@ -33,7 +33,6 @@ from onnxpart import (
     verify,
     within,
 )
-from onnxpart.ir.model import with_arrays
 from onnxpart.merging.hierarchy import coarsen
 from onnxpart.planning.placement import layout_of
 from onnxpart.planning.plan import ORDERS, InitializerPlan, slice_array, to_ranges
@@ -43,6 +42,7 @@ from onnxpart.verification.oracles import TOLERANCE, tap
 from onnxpart.verification.runtime import Session
 from onnxpart.verification.weights import draw
 from tests.cli.test_app import FIELDS, run, run_json
+from tests.networks.copies import with_arrays
 from tests.networks.exported import export
 from tests.networks.growing import Recipe
 from tests.networks.net import Net

@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 
 from models import BUILDERS
 from onnxpart import MergeError, OnnxpartError, Split, UsageError, arrays, merge, split, widen
-from onnxpart.ir.model import restored, with_arrays
 from onnxpart.merging.merge import Into
 from onnxpart.planning.placement import layout_of
 from onnxpart.planning.plan import ORDERS
@@ -23,6 +22,7 @@ from onnxpart.verification.oracles import TOLERANCE, tap
 from onnxpart.verification.runtime import Session
 from onnxpart.verification.weights import draw
 from tests.cli.test_app import run, run_json
+from tests.networks.copies import restored, with_arrays
 from tests.networks.exported import export
 from tests.networks.growing import Recipe
 from tests.networks.net import Net

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from onnxpart import OnnxpartError, Plan, Split, arrays, load, merge, scatter, split, verify
 from onnxpart.analysis.labels import solve
+from onnxpart.ir.arrays import array_of
 from onnxpart.merging.merge import unmerge
 from onnxpart.planning.plan import ORDERS, InitializerPlan, copy_name
 from tests.networks.net import Net
@@ -207,7 +208,7 @@ def check_merge(done: Split) -> None:
     for into in ("original", "duplicated"):
         merged = merge(plan, parts, into=into)
         for i in plan.initializers:
-            source, whole = done.analysis.model.array(i.name), merged[i.name]
+            source, whole = array_of(done.analysis.model, i.name), merged[i.name]
             count = holders(i, plan.k)
             summed = i.reduces and not (into == "duplicated" and i.stored == "sum")
             scale = count / plan.k if summed else count > 0

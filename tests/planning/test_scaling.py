@@ -10,9 +10,9 @@ import pytest
 from onnx import ModelProto
 
 import onnxpart
-from onnxpart.ir.model import with_arrays
 from onnxpart.planning.plan import copy_name
 from onnxpart.verification.runtime import Session
+from tests.networks.copies import with_arrays
 from tests.networks.net import Net
 
 WIDTH, VOCABULARY, SCALE = 8, 6, "scale"

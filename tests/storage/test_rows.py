@@ -17,13 +17,14 @@ from models import BUILDERS, GOLDEN
 from onnxpart import ModelError, Plan, arrays, load, merge, split, verify
 from onnxpart.cli import app as cli
 from onnxpart.emission.initial import initial
-from onnxpart.ir.model import restored
+from onnxpart.ir.arrays import array_of
 from onnxpart.merging.folder import merge_folder, read_plan
 from onnxpart.merging.merge import merge_streams
 from onnxpart.planning.plan import slice_array, slice_stream
 from onnxpart.storage.onnx_file import ALIGNMENT
 from onnxpart.storage.rows import Stream
 from onnxpart.storage.safetensors import save_arrays
+from tests.networks.copies import restored
 from tests.networks.net import Net
 
 ORACLES = import_module("onnxpart.verification.oracles")  # the package has a function of this name
@@ -36,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder; arrays go a few rows at a time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("onnxpart.storage.rows.CHUNK", FEW)
-    monkeypatch.setattr("onnxpart.ir.model.CHUNK", FEW)
+    monkeypatch.setattr("onnxpart.ir.arrays.CHUNK", FEW)
     return tmp_path
 
 
@@ -141,7 +142,7 @@ def test_rows_do_not_depend_on_how_many_at_a_time(name: str, size: int) -> None:
     done = split({**NETWORKS, **GOLDEN}[name](), 3, order="interleaved")
     parts = [arrays(part) for part in done.parts]
     for initializer in done.plan.initializers:
-        array = done.analysis.model.array(initializer.name)
+        array = array_of(done.analysis.model, initializer.name)
         for p in range(3):
             sliced = slice_stream(initializer, p, array)
             np.testing.assert_array_equal(joined(sliced, size), slice_array(initializer, p, array))
@@ -168,7 +169,7 @@ def test_fresh_weights_do_not_depend_on_how_many_at_a_time(init: str) -> None:
 
 def test_memory_stays_below_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 12 MB of weights, with tensors of 4 MB, nothing as large is ever held; the maps aren't counted here."""
-    for module in ("storage.rows", "ir.model"):
+    for module in ("storage.rows", "ir.arrays"):
         monkeypatch.setattr(f"onnxpart.{module}.CHUNK", 1 << 17)
     n = Net(("x", ("N", 1024)))
     h = n.op("Relu", n.linear("x", 1024, 1024))

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from onnxpart import Plan, arrays, load, merge, split, verify
 from onnxpart.cli import app as cli
+from onnxpart.ir.arrays import array_of
 from onnxpart.storage.safetensors import save_arrays
 from onnxpart.verification.oracles import TOLERANCE, TOLERANCE_DOUBLE
 from tests.networks.net import Net
@@ -146,7 +147,7 @@ def test_merged_weights_are_rounded_once(name: str, dtype: str, k: int) -> None:
     ]
     wide = merge(done.plan, [{n: a.astype(np.float64) for n, a in values.items()} for values in parts])
     for key, array in merge(done.plan, parts).items():
-        assert array.dtype == load(done.parts[0]).array(key.split("__part")[0]).dtype
+        assert array.dtype == array_of(load(done.parts[0]), key.split("__part")[0]).dtype
         digits = -np.finfo(array.dtype).machep if array.dtype != BF16 else 7
         np.testing.assert_allclose(array.astype(np.float64), wide[key], rtol=2.0 ** -(digits + 1) * 1.01, atol=1e-7)
 

@@ -12,9 +12,10 @@ from onnx import ModelProto, helper
 from models import BUILDERS, GOLDEN
 from onnxpart import OnnxpartError, PartitionError, Plan, Split, arrays, load, merge, plan, split, verify
 from onnxpart.inspection.dump import dump_model
-from onnxpart.ir.model import restored
+from onnxpart.ir.arrays import array_of
 from onnxpart.ir.protos import captured
 from onnxpart.planning.plan import METADATA, METADATA_PART, ORDERS
+from tests.networks.copies import restored
 
 REFUSED = {
     "refused": "tied to the output 'features'",
@@ -225,7 +226,7 @@ def test_merging_untrained_parts_gives_slices_back(name: str) -> None:
     done = split(GOLDEN[name](), 2)
     whole = merge(done.plan, own(done), into="original")
     for i in done.plan.initializers:
-        source = done.analysis.model.array(i.name)
+        source = array_of(done.analysis.model, i.name)
         held = np.zeros(i.shape, int)
         for p in range(2):
             for index, _ in i.pieces(p):
@@ -237,7 +238,7 @@ def test_merging_untrained_parts_gives_slices_back(name: str) -> None:
 
 def test_a_plan_does_not_touch_the_weights() -> None:
     model = load(GOLDEN["residual"]())
-    before = {name: model.array(name).copy() for name in model.initializers}
+    before = {name: array_of(model, name).copy() for name in model.initializers}
     done = split(model, 2)
     plan(done.analysis, 3)
-    assert all(np.array_equal(model.array(name), value) for name, value in before.items())
+    assert all(np.array_equal(array_of(model, name), value) for name, value in before.items())

@@ -13,8 +13,7 @@ from onnxpart.analysis.labels import Field, Fields, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Kept, Rewrite
 from onnxpart.analysis.rules.table import operator, register
-from onnxpart.ir.flatten import ENTER, LEAVE
-from onnxpart.ir.region_shapes import state_of
+from onnxpart.ir.flatten import ENTER, LEAVE, Role, role_of, state_of
 from onnxpart.ir.shapes import Shape
 
 
@@ -94,7 +93,7 @@ def leave_each(op: Op) -> list[Fields]:
 
 def differ(op: Op) -> bool:
     """Whether a marker is of what two branches give with different numbers of axes."""
-    if op.domain != LEAVE or op.attributes["role"] != b"branches":
+    if op.domain != LEAVE or role_of(op.node) != Role.BRANCHES:
         return False
     known = op.state.shapes.shape
     return len({len(known[n]) for n in op.inputs[:2] if n in known}) > 1

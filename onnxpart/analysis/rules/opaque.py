@@ -10,6 +10,7 @@ from functools import cache
 import onnx
 
 from onnxpart.ir.model import OLDEST_OPSET
+from onnxpart.ir.protos import normal_domain
 
 _REASONS = {
     "what its sequence holds isn't known": (
@@ -40,7 +41,7 @@ def history() -> dict[str, tuple[int, ...]]:
     """The operators of ONNX's default domain with all their versions, ascending."""
     found: dict[str, set[int]] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.domain in ("", "ai.onnx"):
+        if not normal_domain(schema.domain):
             found.setdefault(schema.name, set()).add(schema.since_version)
     return {name: tuple(sorted(found[name])) for name in sorted(found)}
 

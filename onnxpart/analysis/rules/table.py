@@ -17,7 +17,7 @@ from onnxpart.analysis.labels import Fields
 from onnxpart.analysis.op import Op, qualified
 from onnxpart.analysis.rewrite import Rewrite
 from onnxpart.analysis.rules.opaque import opaque
-from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, opaque_reason
+from onnxpart.ir.flatten import ENTER, GRAPHS, LEAVE, opaque_reason, role_of
 
 Kind = Literal["contraction", "recurrent", "elementwise", "movement", "mix", "source", "control flow"]
 Mean = Literal["no", "data", "sum", "scale"]
@@ -100,7 +100,7 @@ def find(op: Op) -> Rule | str:
     if version not in rule.versions:
         return f"version {version} of {op.op_type} has no rule"
     if op.domain in (ENTER, LEAVE):
-        return TABLE[qualified(op.domain, op.attributes["role"].decode())]
+        return TABLE[qualified(op.domain, role_of(op.node))]
     if op.op_type in GRAPHS:
         return opaque_reason(op.node)
     return rule

@@ -13,10 +13,11 @@ from onnx import TensorProto
 from torch import fx, nn
 
 from onnxpart.errors import OnnxpartError
+from onnxpart.ir.protos import normal_domain
 from onnxpart.torch.importer.decompose import branch_of
 from onnxpart.torch.importer.fuse_linear import fuse
 from onnxpart.torch.importer.graph_module import Body
-from onnxpart.torch.importer.node import Handler, Node, normal_domain
+from onnxpart.torch.importer.node import Handler, Node
 from onnxpart.torch.importer.operators import runtime
 from onnxpart.torch.importer.operators.eager import Interpreted, computed
 from onnxpart.torch.importer.operators.registry import find

@@ -8,9 +8,8 @@ from typing import Any
 import onnx
 
 from onnxpart.frontend.functions import without_functions
-from onnxpart.torch.importer.node import normal_domain
+from onnxpart.ir.protos import all_graphs, all_nodes, normal_domain, opsets_of
 from onnxpart.torch.importer.operators.registry import find
-from onnxpart.torch.importer.trainable import graphs
 from onnxpart.torch.importer.types import inferred
 
 _DOMAIN = "onnxpart.inlined"
@@ -21,9 +20,8 @@ def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     while True:
         proto = without_functions(proto)
         opsets = opsets_of(proto)
-        nodes = [node for graph in graphs(proto.graph) for node in graph.node]
-        composite = [node for node in nodes if not _has_entry(node, opsets) and _function_schema(node, opsets)]
-        if not composite:
+        without = (node for node in all_nodes(proto.graph) if not _has_entry(node, opsets))
+        if not any(_function_schema(node, opsets) for node in without):
             return proto
         written = _written_out(proto, opsets)
         if not written.functions:
@@ -42,7 +40,7 @@ def with_branches(proto: onnx.ModelProto, taken: Mapping[str, bool]) -> onnx.Mod
     """Put the branch that is taken, by the first output of its If, in place of the If."""
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    for graph in reversed(list(graphs(result.graph))):  # the inner ones first
+    for graph in reversed(list(all_graphs(result.graph))):  # the inner ones first
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
             if node.op_type != "If" or node.output[0] not in taken:
@@ -56,11 +54,6 @@ def with_branches(proto: onnx.ModelProto, taken: Mapping[str, bool]) -> onnx.Mod
         del graph.node[:]
         graph.node.extend(kept)
     return result
-
-
-def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
-    """Return the opset by domain; ONNX's own is the empty string."""
-    return {normal_domain(entry.domain): entry.version for entry in proto.opset_import}
 
 
 def _has_entry(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
@@ -83,7 +76,7 @@ def _written_out(proto: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.Mode
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     types = inferred(result)
-    for graph in graphs(result.graph):
+    for graph in all_graphs(result.graph):
         for node in graph.node:
             schema = None if _has_entry(node, opsets) else _function_schema(node, opsets)
             function = schema and _function(node, schema, types, opsets)

@@ -13,12 +13,13 @@ from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.load import read_checked
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.torch_export import advice
-from onnxpart.ir.model import rows_of
+from onnxpart.ir.protos import all_graphs, opsets_of
+from onnxpart.storage.onnx_file import tensor_rows
 from onnxpart.storage.rows import stream
-from onnxpart.torch.importer import trainable
 from onnxpart.torch.importer.builder import Builder, Scope
-from onnxpart.torch.importer.decompose import inlined, opsets_of, with_branches
+from onnxpart.torch.importer.decompose import inlined, with_branches
 from onnxpart.torch.importer.module import ImportedModule
+from onnxpart.torch.importer.trainable import trainable
 from onnxpart.torch.importer.types import inferred, info_of
 from onnxpart.torch.importer.values import Constant
 from onnxpart.torch.tensors import DTYPES
@@ -58,7 +59,7 @@ def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
     scope = Scope(
         opsets=opsets_of(proto),
         infos={name: info_of(kind) for name, kind in inferred(proto).items()},
-        trainable=trainable.trainable(proto.graph),
+        trainable=trainable(proto.graph),
         initializers=_constants(proto, folder),
     )
     builder = Builder(scope)
@@ -75,11 +76,11 @@ def _warn(sentence: str) -> None:
 def _constants(proto: onnx.ModelProto, folder: Path | None) -> dict[str, Constant]:
     """Return all initializers, those of bodies too; external data are mapped."""
     tensors: dict[str, onnx.TensorProto] = {}
-    for graph in trainable.graphs(proto.graph):
+    for graph in all_graphs(proto.graph):
         for tensor in graph.initializer:
             if tensors.setdefault(tensor.name, tensor) != tensor:
                 raise OnnxpartError(f"initializers of two bodies are called {tensor.name!r} and differ; rename one.")
-    return {name: Constant(name, stream(rows_of(tensor, folder)).array()) for name, tensor in tensors.items()}
+    return {name: Constant(name, stream(tensor_rows(tensor, folder)).array()) for name, tensor in tensors.items()}
 
 
 def _check_types(graph: onnx.GraphProto) -> None:

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.norm_statistics import own_statistics
-from onnxpart.torch.importer.trainable import graphs
+from onnxpart.ir.protos import all_graphs
 from onnxpart.torch.tensors import to_array, to_tensor, unescape
 
 _PREFIX = "body.tensors."
@@ -106,7 +106,7 @@ def export_weights(module: ImportedModule, model: onnx.ModelProto) -> onnx.Model
     result = onnx.ModelProto()
     result.CopyFrom(model)
     own_statistics(result)
-    initializers = {tensor.name: tensor for graph in graphs(result.graph) for tensor in graph.initializer}
+    initializers = {tensor.name: tensor for graph in all_graphs(result.graph) for tensor in graph.initializer}
     tensors = _tensors(module)
     for name in tensors.keys() & module.initializers:
         if name not in initializers or list(tensors[name].shape) != list(initializers[name].dims):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from onnxpart.errors import OnnxpartError
+from onnxpart.ir.protos import normal_domain
 from onnxpart.torch.importer.values import Constant, Info, Integers, Unknown, Value
 from onnxpart.torch.tensors import DTYPES, to_tensor
 
@@ -205,11 +206,6 @@ class Node:
     def unknown(self, reason: str) -> Unknown:
         """Return the error that lets this node be interpreted at run time."""
         return Unknown(f"{self.title}: {reason}; fold the model's constants before importing")
-
-
-def normal_domain(domain: str) -> str:
-    """Return a domain with ONNX's own two spellings made one: `ai.onnx` is the empty string."""
-    return "" if domain == "ai.onnx" else domain
 
 
 def _decode(value: object) -> object:

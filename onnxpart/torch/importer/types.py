@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnxpart.torch.importer.trainable import graphs
+from onnxpart.ir.protos import all_graphs, light_copy
 from onnxpart.torch.importer.values import Info
 
 _SMALL = 1024
@@ -13,11 +13,8 @@ _SMALL = 1024
 
 def inferred(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Infer types and shapes without the bytes of the weights, which would be copied a few times."""
-    graph, light = proto.graph, onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
-    light.graph.node.extend(graph.node)
-    light.graph.value_info.extend(graph.value_info)
-    light.graph.output.extend(graph.output)
-    light.graph.input.extend(graph.input)
+    graph, light = proto.graph, light_copy(proto, "node", "value_info", "output", "input")
+    light.ir_version = proto.ir_version
     listed = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if tensor.name not in listed:
@@ -27,7 +24,7 @@ def inferred(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
             light.graph.initializer.append(tensor)
     found = onnx.shape_inference.infer_shapes(light, data_prop=True)
     result: dict[str, onnx.TypeProto] = {}
-    for inner in graphs(found.graph):
+    for inner in all_graphs(found.graph):
         for value in (*inner.input, *inner.value_info, *inner.output):
             known = result.setdefault(value.name, value.type)
             if known != value.type:

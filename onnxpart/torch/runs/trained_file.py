@@ -11,7 +11,7 @@ from onnx.inliner import inline_local_functions
 
 from onnxpart.errors import ModelError, OnnxpartError
 from onnxpart.frontend.norm_statistics import own_statistics
-from onnxpart.ir.model import FLOATS
+from onnxpart.ir.trainable import FLOATS
 from onnxpart.storage.draft import Draft, empty, to_array
 from onnxpart.storage.onnx_file import check_external, read, save
 from onnxpart.storage.rows import stream

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from onnxpart.errors import DataError, OnnxpartError, UsageError
-from onnxpart.ir.model import FLOATS
-from onnxpart.ir.protos import live
+from onnxpart.ir.protos import live, opsets_of
+from onnxpart.ir.trainable import FLOATS
 from onnxpart.torch.data.signature import listed
 from onnxpart.torch.data.sources import Data, find_function
 from onnxpart.torch.training.losses import BinaryCrossEntropy, CrossEntropy, Custom, Loss, MeanSquaredError
@@ -144,7 +144,7 @@ def find_objective(loss: str, proto: onnx.ModelProto) -> Objective:
     graph = proto.graph
     outputs = [value.name for value in graph.output if value.type.tensor_type.elem_type in FLOATS]
     producer = {name: node for node in graph.node for name in node.output}
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset = opsets_of(proto)[""]
     found = {o.value: o for o in (_traced(loss, name, producer, opset) for name in outputs)}
     for objective in (_traced(loss, name, producer, opset) for name in outputs):
         if objective.functions:  # an output that is the value itself says less

@@ -16,12 +16,12 @@ from onnxpart.emission.scale_output import scale_output
 from onnxpart.emission.split import Split
 from onnxpart.frontend.load import arrays
 from onnxpart.inspection.sizes import measure
-from onnxpart.ir.model import with_arrays
 from onnxpart.planning.placement import layout_of
 from onnxpart.verification.conditions import check_conditions
 from onnxpart.verification.runtime import Session
 from onnxpart.verification.unit_graph import unit_graph
 from onnxpart.verification.weights import draw
+from tests.networks.copies import with_arrays
 from tests.networks.net import Attribute, Net
 from tests.networks.recurrent import BATCH, FEATURES, GATES, SIZE, Form, forms, network, recur, time_first
 

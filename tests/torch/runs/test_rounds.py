@@ -15,7 +15,6 @@ import torch
 
 from models import BUILDERS
 from onnxpart import OptimizerState, Plan, arrays, merge, merge_states, split
-from onnxpart.ir.model import with_arrays
 from onnxpart.merging.folder import read_plan
 from onnxpart.merging.optimizer_state import load_state
 from onnxpart.planning.plan import slice_array
@@ -27,6 +26,7 @@ from onnxpart.torch.training.settings import Settings
 from onnxpart.torch.training.train import train
 from tests.cli.test_app import run, run_json
 from tests.cli.test_training import MODULE, equal, lines
+from tests.networks.copies import with_arrays
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 MEETING = {"logits.weight"}

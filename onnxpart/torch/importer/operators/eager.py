@@ -10,7 +10,8 @@ import onnx
 import torch
 from torch import nn
 
-from onnxpart.torch.importer.node import Node, normal_domain
+from onnxpart.ir.protos import normal_domain
+from onnxpart.torch.importer.node import Node
 from onnxpart.torch.importer.operators.registry import find
 from onnxpart.torch.importer.values import Constant, Info, Integers, Value
 from onnxpart.torch.tensors import ELEMENT_TYPES, to_array, to_tensor

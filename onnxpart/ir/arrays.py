@@ -1,0 +1,42 @@
+"""The arrays of a model's initializers, and a model's digest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from onnxpart.ir.model import Model
+from onnxpart.ir.protos import captured, light_copy
+from onnxpart.ir.trainable import FLOATS
+from onnxpart.storage.onnx_file import tensor_rows
+from onnxpart.storage.rows import CHUNK, Array, Rows, stream
+
+
+def rows_of(model: Model, name: str) -> Rows:
+    """The initializer `name`, to be read a few rows at a time if it is external."""
+    return tensor_rows(model.initializers[name], model.folder)
+
+
+def array_of(model: Model, name: str) -> Array:
+    """The array of the initializer `name`; external data are mapped, not read."""
+    return stream(rows_of(model, name)).array()
+
+
+def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | None) -> str:
+    """SHA-256 of what a plan is made from: the canonical graph without the values of floats."""
+    graph = proto.graph
+    light = light_copy(proto, "node", "input", "output")
+    result = hashlib.sha256(light.SerializeToString(deterministic=True))
+    read = {name for node in graph.node for name in (*node.input, *captured(node))}
+    for tensor in sorted(graph.initializer, key=lambda tensor: tensor.name in constants):
+        if tensor.name not in read:
+            continue
+        what = (tensor.name, tensor.data_type, tuple(tensor.dims), tensor.name in constants)
+        result.update(repr(what).encode())
+        if tensor.data_type not in (*FLOATS, TensorProto.STRING):
+            for chunk in stream(tensor_rows(tensor, folder)).chunks(CHUNK):
+                result.update(chunk.tobytes())
+    return result.hexdigest()
