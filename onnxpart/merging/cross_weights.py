@@ -34,16 +34,16 @@ def draw_streams(plan: Plan, whole: Mapping[str, Stream], spread: float, *, seed
     :raises UsageError: when the spread is negative.
     """
     if not spread >= 0:
-        raise UsageError(f"the spread {spread} of new edges is no share of the others'; give 0 or more.")
+        raise UsageError(f"the spread {spread} of cross weights is no share of the others'; give 0 or more.")
     result = dict(whole)
     for number, initializer in enumerate(plan.initializers):
         name = initializer.name
-        if spread and name in whole and not initializer.constant and _has_edges(initializer):
+        if spread and name in whole and not initializer.constant and _has_cross_weights(initializer):
             result[name] = _drawn(initializer, whole[name], spread, (seed, number))
     return result
 
 
-def _has_edges(initializer: InitializerPlan) -> bool:
+def _has_cross_weights(initializer: InitializerPlan) -> bool:
     """Whether an element of the whole may be in no part: two of its axes are divided."""
     return any(sum(ranges is not None for ranges in block) > 1 for blocks in initializer.blocks for block in blocks)
 

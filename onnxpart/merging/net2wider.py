@@ -182,6 +182,7 @@ def _tiled(initializer: InitializerPlan, array: Rows, into: Into) -> Stream:
     places = [_place([blocks[0][axis] for blocks in initializer.blocks], size) for axis, size in enumerate(shape)]
 
     def chunks(size: int) -> Iterator[Array]:
+        """Rows of the whole, each filled from the part's and divided."""
         for start, stop in windows(shape, array.dtype, size):
             whole = np.zeros(rows_shape(shape, start, stop), array.dtype)
             for p in range(k):
