@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what is wrong, where, and what to do next."""
+"""Errors that a user can act on. The message names what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not exists(page, link)] == []
 
 
-@pytest.mark.parametrize("page", READMES, ids=named)
+@pytest.mark.parametrize("page", [*READMES, ROOT / ".github" / "CONTRIBUTING.md"], ids=named)
 def test_files_and_functions_that_a_readme_names_exist(page: Path) -> None:
     assert [word for word in words(page) if not is_found(page, word)] == []
 

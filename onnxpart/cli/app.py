@@ -62,10 +62,11 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def _reported(command: Callable[P, None]) -> Callable[P, None]:
-    """The command with errors as one sentence and an exit code, and warnings as one line each, on stderr."""
+    """Return the command with errors as one sentence and an exit code, and warnings as one line each, on stderr."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        """Run the command; an error becomes a sentence and an exit code."""
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning
@@ -235,7 +236,7 @@ def merge_(
         Normalize, typer.Option(help="Divide by K the weights of the output, or the output itself.")
     ] = "weights",
     edges: Edges = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the new edges.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights between parts.")] = 0,
     initializers: Annotated[
         Path | None,
         typer.Option(
@@ -335,6 +336,10 @@ def _loaded(path: Path, outputs: list[str] | None) -> Model:
 
 
 def _shares(text: str | None) -> list[int] | None:
+    """Return the shares that an option lists.
+
+    :raises UsageError: when they are no whole numbers.
+    """
     if text is None:
         return None
     try:

@@ -29,7 +29,7 @@ ORACLES = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that writes plain text, and wide lines where nobody watches."""
+    """A console that writes plain text; where the output is no terminal, no line is wrapped."""
     result = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not result.is_terminal:
         result.width = WIDE
@@ -88,7 +88,11 @@ def sizes_table(sizes: Sizes) -> Table:
 
 
 def outcome(layer: Layer, meeting: frozenset[str]) -> str:
-    """What became of a layer; `meeting` are the nodes where the parts' contributions meet."""
+    """What became of a layer.
+
+    :param layer: as the plan has it.
+    :param meeting: titles of the reductions.
+    """
     if layer.parts:
         return "divided"
     if layer.node in meeting and layer.reason.startswith("it is tied to the output"):
@@ -198,7 +202,7 @@ def initializers(plan: Plan) -> list[dict[str, Any]]:
 
 
 def initializers_table(plan: Plan) -> Table:
-    """The same, one row for each."""
+    """How each floating-point initializer merges, one row for each (see `initializers`)."""
     table = _table("initializer", "shape", "in the parts", "merging")
     for row in initializers(plan):
         shapes = row["parts"]

@@ -32,7 +32,7 @@ Edges = Annotated[
     typer.Option(
         min=0,
         metavar="SPREAD",
-        help="How the edges between parts start: zero, or random, with this share of the other weights' deviation.",
+        help="How weights between parts start: zero, or random, with this share of the other weights' deviation.",
     ),
 ]
 _EVERY = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?min")
@@ -82,7 +82,7 @@ class Training:
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
 
     def recipe(self) -> Recipe:
-        """Return them as the training takes them.
+        """Return the options as the training takes them.
 
         :raises UsageError: for values that make no sense, or without PyTorch.
         """
@@ -245,7 +245,10 @@ def fit(
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Add to the news of an interruption how to go on."""
+    """Let the error of an interruption say how to go on.
+
+    :raises Interrupted: with that.
+    """
     try:
         yield
     except Interrupted as error:
@@ -253,7 +256,7 @@ def _resumable() -> Iterator[None]:
 
 
 def _torch(name: str) -> Any:
-    """Return a module of `onnxpart.torch`.
+    """Return a module of `onnxpart.torch`, by its name there.
 
     :raises UsageError: when PyTorch isn't installed.
     """

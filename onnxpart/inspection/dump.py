@@ -30,6 +30,8 @@ def dump_analysis(analysis: Analysis) -> str:
 
     Classes are those of the firm ties alone: `1-4` are four classes, `1-4 each 9` nine neighbours of each, `.` is
     shared. A soft tie names the classes that would become one, in braces.
+
+    :returns: lines that depend on the model alone.
     """
     units = _Units(analysis)
     lines = ["operators:"]
@@ -45,7 +47,10 @@ def dump_analysis(analysis: Analysis) -> str:
 
 
 def dump_plan(plan: Plan) -> str:
-    """Everything that a plan says but for the numbering of labels and the digest of the model."""
+    """Everything that a plan says but for the numbering of labels and the digest of the model.
+
+    :returns: lines that depend on the plan alone.
+    """
     shares = " ".join(str(s) for s in plan.shares)
     sizes = " ".join(str(plan.parameters(p)) for p in range(plan.k))
     lines = [
@@ -65,7 +70,11 @@ def dump_plan(plan: Plan) -> str:
 
 
 def dump_model(model: onnx.ModelProto) -> str:
-    """Inputs, outputs, opsets, nodes in order and initializers of a model; what onnxpart wrote into it is left out."""
+    """Inputs, outputs, opsets, nodes in order and initializers of a model; what onnxpart wrote into it is left out.
+
+    :param model: as emitted, or any other.
+    :returns: lines that depend on the model alone; weights stand as digits of their SHA-256.
+    """
     opsets = " ".join(f"{o.domain or 'onnx'}={o.version}" for o in sorted(model.opset_import, key=lambda o: o.domain))
     lines = [f"model {model.graph.name}: ir {model.ir_version}, opset {opsets}"]
     lines += [f"  {p.key}: {p.value}" for p in model.metadata_props if not p.key.startswith(METADATA.split(".")[0])]
@@ -177,6 +186,7 @@ def _layer(layer: Layer) -> str:
 
 
 def _initializer(initializer: InitializerPlan, k: int) -> Iterator[str]:
+    """The lines of an initializer: how it merges, and what each part holds."""
     words = [
         *(["reduces"] if initializer.reduces else []),
         *(["after reduction"] if initializer.after_reduction else []),
@@ -225,6 +235,7 @@ def _dtype(elem_type: int) -> str:
 
 
 def _node(node: onnx.NodeProto) -> Iterator[str]:
+    """The lines of a node, those of the graphs inside it indented."""
     kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     attributes = sorted(node.attribute, key=lambda a: a.name)
     settings = " ".join(f"{a.name}={_attribute(a)}" for a in attributes)
@@ -238,6 +249,7 @@ def _node(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _attribute(attribute: onnx.AttributeProto) -> str:
+    """An attribute's value; `below` for a graph, which has lines of its own."""
     value = helper.get_attribute_value(attribute)
     if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
         return "below"

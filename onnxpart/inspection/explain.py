@@ -71,10 +71,12 @@ class Why:
 def why(analysis: Analysis, name: str, k: int) -> Why:
     """Explain how a tensor's units are divided into K equal parts, or what keeps them together.
 
+    :param analysis: of the network.
     :param name: of a value, an initializer, or a node (which stands for its first output).
+    :param k: the number of parts.
     :returns: for each axis with units their chain of ties to the cause, and only such advice as was tried on the
         network and divides more of them.
-    :raises UsageError: when the network holds nothing of that name.
+    :raises UsageError: when the network holds nothing of that name, or `k` is less than 2.
     """
     if k < 2:
         raise UsageError(f"K is {k}; nothing is divided into fewer than 2 parts.")
@@ -87,6 +89,10 @@ def why(analysis: Analysis, name: str, k: int) -> Why:
 
 
 def _tensor(analysis: Analysis, name: str) -> str:
+    """The tensor that a name stands for.
+
+    :raises UsageError: when the network holds nothing of that name.
+    """
     values = {*analysis.model.inputs, *analysis.model.initializers, *analysis.producer} - {""}
     if name in values:
         return name
@@ -99,6 +105,7 @@ def _tensor(analysis: Analysis, name: str) -> str:
 
 
 def _axis(ties: Ties, name: str, f: Field) -> Axis:
+    """What becomes of the units of one field of a tensor."""
     labels = np.unique(f)
     here = ties.parts[f.ravel()]
     held = ties.decision.classes[labels]

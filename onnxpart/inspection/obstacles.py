@@ -7,9 +7,11 @@ from onnxpart.planning.placement import Layout, layout_of
 
 
 def obstacles(split: Split) -> dict[int, str]:
-    """Operators, by index, at which the original differs from the duplicated whole in what it computes, and why.
+    """The operators at which the original computes something else than the duplicated whole, and why.
 
-    None where they compute the same, which then is exactly the mean of the parts at the linear outputs.
+    :param split: the original network divided.
+    :returns: operator index -> reason. Empty where both compute the same; then the original graph with merged weights
+        is exactly the mean of the parts, at the linear outputs.
     """
     layout, plan = layout_of(split.analysis, split.plan), split.plan
     apart = {i.name for i in plan.initializers if i.stored == "apart"}

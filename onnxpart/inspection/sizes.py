@@ -52,9 +52,11 @@ class Sizes:
 def measure(analysis: Analysis, plan: Plan) -> Sizes:
     """Measure the original network and the parts of a plan.
 
+    :param analysis: the analysis that `plan` was made from.
     :returns: multiply-accumulates of contractions and recurrent operators outside subgraphs, per sample where the batch
         is symbolic and per run where it isn't; other symbolic dimensions have their trial values, sequences are counted
         in full, and an Einsum without a rule isn't counted.
+    :raises MergeError: when the plan is of another model.
     """
     layout = layout_of(analysis, plan)
     batch = _batch(analysis)

@@ -70,7 +70,12 @@ class Ties:
         return self.analysis.ops[node].title if node >= 0 else "the graph"
 
     def chain(self, labels: NDArray[np.int32], start: str) -> tuple[tuple[Step, ...], Cause]:
-        """The shortest chain of ties from any of the undivided `labels`, called `start`, to what holds it."""
+        """The shortest chain of ties from undivided units to what holds them.
+
+        :param labels: of the units, int32; any of them may begin the chain.
+        :param start: what they are called.
+        :returns: the steps in order, none where nothing is in between; and the cause.
+        """
         labels = labels[labels != SHARED]
         if not len(labels):
             return (), Cause("shared", "", "it comes from what every part has")
@@ -136,6 +141,7 @@ class Ties:
         return order[1:], before
 
     def _steps(self, end: int, before: NDArray[np.int32], start: str) -> list[Step]:
+        """The ties on the way to label `end`, in order."""
         left, right, number, origins = self._edges
         steps: list[Step] = []
         hub = len(before) - 1

@@ -25,7 +25,7 @@ from onnxpart.storage.safetensors import save_arrays
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a folder of parts.
+    """The plan of a folder that `split` or `merge --to` wrote.
 
     :raises MergeError: when there is none, or it can't be read.
     """
@@ -39,8 +39,11 @@ def read_plan(folder: Path) -> Plan:
 
 
 def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
-    """The parts of a plan from files, in the plan's order.
+    """The parts of a plan from files.
 
+    :param plan: the plan that the parts were made by.
+    :param files: one per part, in any order where they say which part they are.
+    :returns: the parts, in the plan's order.
     :raises MergeError: when a part is missing, given twice, or of another split.
     """
     _check_count(plan, files)
@@ -74,6 +77,10 @@ def _metadata(model: Model) -> dict[str, str]:
 
 
 def _check_count(plan: Plan, files: Sequence[Path]) -> None:
+    """Check that there is one file per part.
+
+    :raises MergeError: when there is not.
+    """
     if len(files) != plan.k:
         raise MergeError(f"the plan has {plan.k} parts, {len(files)} files were given; name one file per part.")
 
@@ -93,8 +100,11 @@ def original(folder: Path, plan: Plan) -> Model:
 def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -> list[dict[str, Rows]]:
     """The parts' initializers in the plan's order.
 
+    :param folder: the folder of the split.
+    :param plan: its plan.
     :param files: one per part, ONNX (in any order, where they say which part they are) or all of them safetensors of
         the parts' weights (in order); the folder's parts when omitted.
+    :returns: for each part, initializer name -> array, which is mapped, not read, where it is external.
     :raises MergeError: when a part is missing, given twice, or of another split.
     """
     if files is None:
@@ -133,11 +143,17 @@ def merge_folder(
 
     The states that training left beside the parts are merged, too, and left beside the file (see `optimizer_state`).
 
-    :param out: the model to write. :param parts: files of the parts (see `part_arrays`).
-    :param edges: how new edges start (see `cross_weights.draw_edges`), :param seed: of those. :param initializers: a
-        safetensors file to write the merged initializers to. :param force: replace files that exist.
+    :param folder: the folder of the split.
+    :param out: the model to write; none when omitted.
+    :param parts: files of the parts (see `part_arrays`).
+    :param into: the duplicated whole, or the original graph.
+    :param normalize: what is divided by K: the weights of the output, or the output itself.
+    :param edges: how cross weights start (see `cross_weights.draw_edges`).
+    :param seed: of the cross weights.
+    :param initializers: a safetensors file to write the merged initializers to.
+    :param force: replace files that exist.
     :returns: names of the merged initializers.
-    :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `normalize`).
+    :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `scale_output`).
     :raises ModelError: when a file can't be read or written.
     """
     plan = read_plan(folder)
@@ -163,8 +179,14 @@ def merge_folder(
 def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None = None, force: bool = False) -> Split:
     """Merge the parts of a folder to `k` larger ones (see `hierarchy.merge_to`), into a folder like that of a split.
 
-    :param parts: files of the parts (see `part_arrays`). :param force: replace a folder that exists.
-    :raises UsageError: when `k` doesn't fit. :raises MergeError: when the parts don't fit the plan.
+    :param folder: the folder of the split.
+    :param out: the folder to write.
+    :param k: the number of larger parts.
+    :param parts: files of the parts (see `part_arrays`).
+    :param force: replace a folder that exists.
+    :returns: the split into larger parts, as written.
+    :raises UsageError: when `k` doesn't fit.
+    :raises MergeError: when the parts don't fit the plan.
     :raises ModelError: when a file can't be read or written.
     """
     plan = read_plan(folder)
@@ -178,7 +200,7 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
 
 
 def _states(folder: Path, plan: Plan, files: Sequence[Path] | None) -> list[OptimizerState]:
-    """What training left beside the parts of optimisers of one kind, in the plan's order; none unless each has it."""
+    """The states that training left beside the parts, in the plan's order; none unless all have one, of one kind."""
     files = [folder / part_file(p) for p in range(plan.k)] if files is None else files
     if len({state.kind for state in found_states(files)}) != 1:
         return []
@@ -197,10 +219,16 @@ def widen_part(
 ) -> list[str]:
     """Fill the whole from one trained part into a file (see `net2wider.widen`); external data go from file to file.
 
-    :param part: ONNX, or safetensors of its weights. :param folder: that of its split; the one it lies in when omitted.
+    :param part: ONNX, or safetensors of its weights.
+    :param out: the model to write.
+    :param folder: the folder of its split; the one that it lies in when omitted.
+    :param into: the duplicated whole, or the original graph.
+    :param noise: on the copies (see `net2wider.widen`).
+    :param seed: of the noise.
+    :param force: replace a file that exists.
     :returns: names of the initializers.
-    :raises MergeError: when the part isn't the split's, or the parts aren't alike. :raises ModelError: when a file
-        can't be read or written.
+    :raises MergeError: when the part isn't the split's, or the parts aren't alike.
+    :raises ModelError: when a file can't be read or written.
     """
     folder = part.parent if folder is None else folder
     plan = read_plan(folder)
@@ -216,7 +244,9 @@ def widen_part(
 def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:
     """The model with the merged initializers; those that are external in it stay streams.
 
-    :raises MergeError: when it isn't the one that they belong to.
+    :param model: the duplicated whole, or the original.
+    :param merged: initializer name -> array in the model's shape.
+    :raises MergeError: when the model isn't the one that they belong to.
     """
     for name, tensor in model.initializers.items():
         if name in merged and tuple(tensor.dims) != tuple(merged[name].shape):
@@ -238,6 +268,8 @@ def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:
 def check_output(path: Path, force: bool) -> None:
     """Refuse to replace a file that exists, unless `force`.
 
+    :param path: of the model to write.
+    :param force: replace it.
     :raises ModelError: when it exists, or is a folder.
     """
     if path.is_dir():

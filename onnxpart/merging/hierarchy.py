@@ -1,4 +1,4 @@
-"""K parts -> fewer and larger ones: the hierarchical training of section 4, one level at a time.
+"""K parts -> fewer and larger ones: the hierarchical training of section 4, one step at a time.
 
 Neighbours make up a larger part, so any K that isn't prime is a hierarchy: 8 parts merge to 4, these to 2, and these to
 the whole, with training in between. Only the first K is chosen when the network is split.
@@ -35,15 +35,16 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
     """Merge parts to `k` larger ones, which train and merge on as those of a split do.
 
     A larger part computes, at its linear outputs, the mean of those that it is made of: what mixes units, or can't be
-    divided, exists in it once for each part of the first split. Where nothing was trained in between, merging level by
-    level gives the same whole as merging at once.
+    divided, exists in it once for each part of the first split. Where nothing was trained in between, merging step by
+    step gives the same whole as merging at once.
 
-    :param split: what the parts are of: a split, or a result of this function. :param parts: for each part, in order,
-        initializer name -> array in the part's shape, of all that the plan has. :param k: more than 1, and a divisor of
-        the number of parts.
+    :param split: what the parts are of: a split, or a result of this function.
+    :param parts: for each part, in order, initializer name -> array in the part's shape, of all that the plan has.
+    :param k: more than 1, and a divisor of the number of parts.
     :returns: a split into `k` parts with the merged weights, and the whole that they merge into. For momenta see
         `merge_states_to`.
-    :raises UsageError: when `k` isn't such a number. :raises MergeError: when the parts don't fit the plan.
+    :raises UsageError: when `k` isn't such a number.
+    :raises MergeError: when the parts don't fit the plan.
     """
     analysis, plan = split.analysis, split.plan
     coarse = coarsen(analysis, plan, k)
@@ -58,8 +59,12 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
 
 
 def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) -> list[OptimizerState]:
-    """Merge the states of the optimisers of all parts of `plan` into those of the larger parts of `coarse`.
+    """Merge the states of the optimisers of all parts into those of the larger parts.
 
+    :param plan: the plan of the parts.
+    :param coarse: the plan of the larger parts (see `coarsen`).
+    :param states: of the parts, in order.
+    :returns: a state for each larger part, in order.
     :raises MergeError: when the states are of different optimisers, or don't fit the plan.
     """
     size = plan.k // coarse.k
@@ -121,7 +126,9 @@ def _members(network: Analysis, analysis: Analysis, layout: Layout, finest: Plan
 def coarsen(analysis: Analysis, plan: Plan, k: int) -> Plan:
     """The plan of `k` parts each of which is made of neighbours in `plan`.
 
-    :raises UsageError: unless `k` is more than 1 and a divisor of the number of parts, and not that number.
+    :param k: more than 1, and a divisor of the number of parts.
+    :returns: a plan that keeps every decision of the first one.
+    :raises UsageError: when `k` isn't such a number.
     :raises MergeError: when the plan is of another model.
     """
     if not 1 < k < plan.k or plan.k % k:
@@ -144,8 +151,12 @@ def _sums(counts: Sequence[int], size: int) -> tuple[int, ...]:
 def within(plan: Plan, coarse: Plan, part: int) -> Plan:
     """The plan by which parts of `plan` merge to part `part` of the plan that it was coarsened to.
 
-    It is for `merge` and for nothing else: weights, momenta and second moments merge by it as by any other. With
-    ``n = plan.k // coarse.k`` it is about the parts from ``part * n`` on.
+    It is for `merge` and for nothing else: weights, momenta and second moments merge by it as by any other.
+
+    :param plan: the plan of the smaller parts.
+    :param coarse: the plan of the larger parts (see `coarsen`).
+    :param part: the larger part.
+    :returns: a plan of ``n = plan.k // coarse.k`` parts: those from ``part * n`` on.
     """
     size = plan.k // coarse.k
     members = slice(part * size, (part + 1) * size)

@@ -26,14 +26,15 @@ def merge(
 ) -> dict[str, Array]:
     """Scatter the parts' arrays into the whole's, Eq. (1) of section 2.2.
 
+    :param plan: the plan that the parts were made by.
     :param parts: for each part, in order, initializer name -> array in the part's shape; weights, gradients or momenta;
         any subset of the plan's initializers, the same for every part. Other names are ignored.
     :param into: the duplicated whole, or the original graph.
     :param normalize: `weights` divides the weights of the output by K; `output` sums weights and biases of the output
         as they are, for a network whose output is scaled by 1/K.
     :returns: initializer name -> array in the whole's shape and the parts' dtype; elements in no part are zero,
-        elements in every part are means. For the duplicated whole, what it holds once per part is in the result once
-        per part too (see `plan.copy_name`).
+        elements in every part are means. What the duplicated whole holds once per part is in the result once per part
+        (see `plan.copy_name`).
     :raises MergeError: when the parts don't fit the plan.
     """
     streams = merge_streams(plan, parts, into=into, normalize=normalize)
@@ -47,7 +48,10 @@ def merge_streams(
     into: Into = "duplicated",
     normalize: Normalize = "weights",
 ) -> dict[str, Stream]:
-    """The same a few rows at a time, from arrays that are in memory or not (see `merge`)."""
+    """Merge arrays a few rows at a time, whether they are in memory or not (see `merge`).
+
+    :raises MergeError: when the parts don't fit the plan.
+    """
     result: dict[str, Stream] = {}
     for initializer in held(plan, parts):
         name = initializer.name
@@ -64,6 +68,9 @@ def merge_streams(
 def held(plan: Plan, parts: Sequence[Mapping[str, Rows]]) -> list[InitializerPlan]:
     """The initializers of which every part holds an array, or copies.
 
+    :param plan: the plan that the parts were made by.
+    :param parts: for each part, in order, initializer name -> array.
+    :returns: the plan's initializers, in its order; those that no part holds are left out.
     :raises MergeError: when the parts don't fit the plan.
     """
     if len(parts) != plan.k:
@@ -79,12 +86,16 @@ def held(plan: Plan, parts: Sequence[Mapping[str, Rows]]) -> list[InitializerPla
 
 
 def copies(part: Mapping[str, Rows], name: str) -> list[Rows]:
-    """What a part holds of an initializer: a part that was merged from others may have theirs beside each other."""
+    """What a part holds of an initializer; one that was merged from others may hold their copies beside each other."""
     names = list(takewhile(part.__contains__, (copy_name(name, p) for p in range(len(part)))))
     return [part[n] for n in names or [name] if n in part]
 
 
 def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
+    """Check the shape of a part's array.
+
+    :raises MergeError: when the plan says another one.
+    """
     want = initializer.part_shape(part)
     if tuple(array.shape) != want:
         raise MergeError(
@@ -94,8 +105,9 @@ def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
 
 
 def unmerge(plan: Plan, whole: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Return the parts' arrays whose merge is the whole's: a reduction's weights times K, everything else as it is.
+    """Slice the whole's arrays into the parts' whose merge they are: a reduction's weights times K, the rest as it is.
 
+    :param plan: the plan of the parts that are wanted.
     :param whole: initializer name -> array in the original graph's shape, weights or momenta; any subset of the plan's
         initializers. Other names are ignored.
     :returns: for each part, in order, initializer name -> array in the part's shape and the whole's dtype. Merged into
@@ -134,16 +146,25 @@ def scatter(
     into: Into = "duplicated",
     normalize: Normalize = "weights",
 ) -> Array:
-    """One initializer of the whole from those of the parts (see `merge`).
+    """Merge one initializer (see `merge`).
 
-    Where parts overlap sums are taken in float64, where they don't weights are divided in float32 at least; both are
+    Where parts overlap, sums are taken in float64. Where they don't, weights are divided in float32 at least. Both are
     rounded once to the parts' dtype.
+
+    :param initializer: its entry in the plan.
+    :param arrays: for each part, in order, an array in the part's shape.
+    :param into: the duplicated whole, or the original graph.
+    :param normalize: what is divided by K: the weights of the output, or the output itself.
+    :returns: an array in the whole's shape and the parts' dtype.
     """
     return scatter_stream(initializer, arrays, into=into, normalize=normalize).array()
 
 
 def scatter_stream(initializer: InitializerPlan, arrays: Sequence[Rows], *, into: Into, normalize: Normalize) -> Stream:
-    """The same a few rows at a time. Warns once of each array, but for constants, that holds NaN or infinite values."""
+    """Merge one initializer a few rows at a time (see `scatter`).
+
+    Warns once of each array, but for constants, that holds NaN or infinite values.
+    """
     divisor = scale(initializer, into, normalize, len(arrays))
     combine = _join if initializer.disjoint else _average
 
@@ -193,7 +214,13 @@ def _average(
 
 
 def scale(initializer: InitializerPlan, into: Into, normalize: Normalize, k: int) -> int | None:
-    """What to divide the sum over the parts by; None: by how many parts hold the element."""
+    """The number by which to divide the sum over the parts; None: by how many parts hold the element.
+
+    :param initializer: its entry in the plan.
+    :param into: the duplicated whole, or the original graph.
+    :param normalize: what is divided by K: the weights of the output, or the output itself.
+    :param k: the number of parts.
+    """
     if initializer.reduces and (into == "original" or initializer.stored != "sum"):
         return k if normalize == "weights" else 1
     return 1 if initializer.after_reduction and not initializer.constant and normalize == "output" else None

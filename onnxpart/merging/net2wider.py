@@ -36,14 +36,18 @@ def widen(
     """Fill the whole with K copies of one trained part, every layer duplicated.
 
     Each copy of a unit gets a share of 1/K of what went out of the unit. Without noise the duplicated whole computes
-    exactly what the part does; so does the original graph where nothing is duplicated. What a mix does to copies side
-    by side is another question there: LayerNormalization doesn't notice them, LRN does. Momenta start at zero.
+    exactly what the part does, and so does the original graph where nothing is duplicated. What a mix does to copies
+    side by side is another question there: LayerNormalization doesn't notice them, LRN does. Momenta start at zero.
 
+    :param analysis: the analysis of the original network.
+    :param plan: the plan that the part was made by.
     :param part: initializer name -> array, all of the part's; which of the K parts it was doesn't matter.
     :param into: the whole to fill: the duplicated one, or the original graph.
     :param noise: half the width of the uniform noise on what is duplicated, as a share of each parameter's largest
-        magnitude; the statistics of batch normalisation get none. :param seed: of the noise.
+        magnitude; the statistics of batch normalisation get none.
+    :param seed: of the noise.
     :returns: initializer name -> array in the whole's shape, as from `merge`.
+    :raises UsageError: when the noise is negative.
     :raises MergeError: when an array is missing or of another shape, or when the parts aren't alike: copies of one fill
         the places of the others only where every layer divides evenly.
     """
@@ -60,7 +64,11 @@ def widen_streams(
     noise: float = NOISE,
     seed: int = 0,
 ) -> dict[str, Stream]:
-    """The same a few rows at a time (see `widen`)."""
+    """Fill the whole a few rows at a time (see `widen`).
+
+    :raises UsageError: when the noise is negative.
+    :raises MergeError: when an array is missing or of another shape, or when the parts aren't alike.
+    """
     if not noise >= 0:
         raise UsageError(f"the noise {noise} is no share of a parameter; give 0 or more.")
     parameters = [initializer for initializer in plan.initializers if not initializer.constant]
@@ -174,6 +182,7 @@ def _tiled(initializer: InitializerPlan, array: Rows, into: Into) -> Stream:
     places = [_place([blocks[0][axis] for blocks in initializer.blocks], size) for axis, size in enumerate(shape)]
 
     def chunks(size: int) -> Iterator[Array]:
+        """Rows of the whole, each filled from the part's and divided."""
         for start, stop in windows(shape, array.dtype, size):
             whole = np.zeros(rows_shape(shape, start, stop), array.dtype)
             for p in range(k):

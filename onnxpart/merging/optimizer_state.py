@@ -45,10 +45,15 @@ def merge_states(
 ) -> OptimizerState:
     """Merge the states of all parts, in order, into the whole's (see `merge.merge`).
 
-    Momenta and first moments of gradients go like the weights. Second moments get the square of the weights' scale:
-    where an element of the whole is s times the sum of those of c parts, s^2 c times the sum, which is s^2 times the
-    part's own where c = 1, and the mean where the weights' is. Steps are those of the part that took the fewest.
+    Momenta and first moments of gradients go like the weights. Second moments get the square of the weights' scale.
+    Where an element of the whole is s times the sum of those of c parts, its second moment is s^2 c times the sum of
+    theirs: s^2 times the part's own where c = 1, and the mean where the weights' is.
 
+    :param plan: the plan that the parts were made by.
+    :param states: of the parts, in order.
+    :param into: the duplicated whole, or the original graph.
+    :param normalize: what is divided by K: the weights of the output, or the output itself.
+    :returns: the whole's state; its steps are those of the part that took the fewest.
     :raises MergeError: when the states are of different optimisers, or don't fit the plan.
     """
     kinds = sorted({state.kind for state in states})
@@ -69,10 +74,13 @@ def merge_states(
 
 
 def unmerge_states(plan: Plan, state: OptimizerState) -> list[OptimizerState]:
-    """Return the parts' states whose merge is the whole's, as the original graph has it (see `merge.unmerge`).
+    """Slice the whole's state into the parts' whose merge it is, as the original graph has it (see `merge.unmerge`).
 
-    They are sliced, not reset: a part goes on where the whole is, each moment scaled as the weight that it moves.
+    They are not reset: a part goes on where the whole is, each slot scaled as the weight that it moves.
 
+    :param plan: the plan of the parts that are wanted.
+    :param state: of the optimiser that trained the original graph.
+    :returns: a state for each part, in order.
     :raises MergeError: when an array doesn't fit the plan.
     """
     slots: list[dict[str, dict[str, Array]]] = [{} for _ in range(plan.k)]
@@ -134,8 +142,9 @@ def leave_state(state: OptimizerState | None, model: Path) -> None:
 
 
 def found_states(models: Sequence[Path]) -> list[OptimizerState]:
-    """The states beside the files of models; none unless each has one.
+    """The states beside the files of models.
 
+    :returns: one for each file, in order; none unless each file has one.
     :raises ModelError: when one can't be read.
     """
     files = [state_file(path) for path in models]

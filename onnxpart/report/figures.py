@@ -13,7 +13,10 @@ from onnxpart.report.records import Run
 
 
 def beliefs(pairs: Mapping[int, Sequence[Sequence[float]]]) -> Figure:
-    """What two parts believe of each sample, for each K (Figure 2 of the paper)."""
+    """What two parts believe of each sample, for each K (Figure 2 of the paper).
+
+    :param pairs: K -> for each sample, the probability that parts 0 and 1 give to the correct class.
+    """
     figure = Figure(figsize=(3.4 * max(len(pairs), 1), 3.6), layout="constrained")
     for axes, (k, found) in zip(figure.subplots(1, max(len(pairs), 1), squeeze=False)[0], pairs.items(), strict=False):
         x, y = np.asarray(found).T
@@ -23,7 +26,11 @@ def beliefs(pairs: Mapping[int, Sequence[Sequence[float]]]) -> Figure:
 
 
 def curves(runs: Mapping[int, Iterable[Run]], name: str) -> Figure:
-    """Loss and metric over epochs for each K (1: the whole), means over seeds and parts (Figure 3 of the paper)."""
+    """Loss and metric over epochs, means over seeds and parts (Figure 3 of the paper).
+
+    :param runs: K -> its runs; K = 1 is the whole.
+    :param name: of the metric; one that ends with % is drawn in percent.
+    """
     figure = Figure(figsize=(11, 4), layout="constrained")
     scale = 100.0 if name.endswith("%") else 1.0
     shown = ("loss", 1.0, "loss"), ("metric", scale, name)
@@ -50,9 +57,11 @@ def _mean(points: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray[Any
 def times(
     points: Sequence[tuple[float | None, float, float, float, str]], base: tuple[float, float, float], name: str
 ) -> Figure:
-    """Final metric over seconds of training; `points`: seconds in series and in parallel, mean, spread, method.
+    """Final metric over seconds of training.
 
+    :param points: seconds in series (None where one part alone is trained) and in parallel, mean, spread, method.
     :param base: seconds, mean and spread of the baseline, which is a band.
+    :param name: of the metric; one that ends with % is drawn in percent.
     """
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes, scale = figure.subplots(), 100.0 if name.endswith("%") else 1.0

@@ -28,9 +28,13 @@ SUFFIXES = (".html", ".md")
 
 
 def write(records: Records, path: Path) -> list[Path]:
-    """Write the report, whole or not at all; return the files.
+    """Write the report, whole or not at all.
 
-    :raises UsageError: unless the name ends with .html or .md. :raises ModelError: when a file can't be written.
+    :param records: what to tell of.
+    :param path: of the page, .html or .md; the pictures of the latter go beside it.
+    :returns: the files.
+    :raises UsageError: unless the name ends with .html or .md.
+    :raises ModelError: when a file can't be written.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is neither {' nor '.join(SUFFIXES)}; give a name with one of these endings.")

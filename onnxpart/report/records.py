@@ -70,8 +70,9 @@ class Times:
     machine: Mapping[str, str]
 
     def of(self, run: Run) -> tuple[float | None, float]:
-        """Seconds of training of a run: all parts on one machine (None where only one is trained), and each on its own.
+        """Seconds of training of a run.
 
+        :returns: with all parts on one machine (None where one part alone is trained), and with each on its own.
         :raises ModelError: when one of its networks wasn't timed.
         """
         if run.method in ("whole", "duplicated"):
@@ -146,8 +147,8 @@ KINDS = {"run": Run, "times": Times, "diversity": Diversity}
 def read(paths: Sequence[Path]) -> Records:
     """Read files of JSON lines, folders of such, and folders that `fit` wrote.
 
-    A run that is found twice counts once.
-
+    :param paths: of files and folders.
+    :returns: all records; a run that is found twice counts once, as it was found last.
     :raises ModelError: when one can't be read, or holds nothing of that; when networks weren't timed.
     """
     found: dict[type, list[Any]] = {kind: [] for kind in (*KINDS.values(), Fitted)}
@@ -164,6 +165,10 @@ def read(paths: Sequence[Path]) -> Records:
 
 
 def _files(path: Path) -> list[Path]:
+    """The files with records at a path.
+
+    :raises ModelError: when there are none.
+    """
     if not path.exists():
         raise ModelError(f"{path} doesn't exist; name a folder that fit wrote, or a file of an experiment's results.")
     if path.is_file():
@@ -176,6 +181,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _lines(file: Path) -> Iterator[Run | Times | Diversity]:
+    """The records in a file of JSON lines.
+
+    :raises ModelError: when it can't be read, or a line is no record.
+    """
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -190,7 +199,10 @@ def _lines(file: Path) -> Iterator[Run | Times | Diversity]:
 
 
 def _made(kind: type[T], record: Mapping[str, Any], place: str) -> T:
-    """A record of a kind from a mapping."""
+    """A record of a kind from a mapping.
+
+    :raises ModelError: when a field is missing.
+    """
     known = fields(kind)  # type: ignore[arg-type]
     missing = [field.name for field in known if field.name not in record and field.default is MISSING]
     if missing:
@@ -199,7 +211,10 @@ def _made(kind: type[T], record: Mapping[str, Any], place: str) -> T:
 
 
 def _fitted(file: Path) -> Fitted:
-    """The report of `fit` in brief."""
+    """The report of `fit` in brief.
+
+    :raises ModelError: when it can't be read, or is something else.
+    """
     try:
         data = json.loads(file.read_text())
         which = "metric" if data["metric"] else "loss"

@@ -62,20 +62,30 @@ class Way:
 
 
 def ways(runs: Iterable[Run], times: Times) -> list[Way]:
-    """Group runs by what they have in common."""
+    """Group runs that differ by their seeds alone.
+
+    :param runs: of one experiment.
+    :param times: of the same experiment.
+    :raises ModelError: when one of their networks wasn't timed.
+    """
     ordered = sorted(runs, key=lambda run: (repr(run.way), run.seed))
     groups = (tuple(group) for _, group in groupby(ordered, key=lambda run: run.way))
     return [Way(group, *times.of(group[0])) for group in groups]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table in Markdown, the first columns aligned left."""
+    """A table in Markdown.
+
+    :param columns: their titles.
+    :param rows: cells, as many as columns.
+    :param left: how many of the first columns are aligned left; numbers are aligned right.
+    """
     rule = ["---"] * left + ["---:"] * (len(columns) - left)
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows))
 
 
 def shown(values: Sequence[float], metric: str) -> str:
-    """Mean and standard deviation of a metric, for one value no deviation; an error in %."""
+    """Mean and standard deviation of a metric, in percent for an error; for one value no deviation."""
     scale, text, precise = (100.0, "{:.2f}", "{:.2f}") if metric == "error" else (1.0, "{:.4g}", "{:.2g}")
     spread = f" ± {precise.format(scale * stdev(values))}" if len(values) > 1 else ""
     return text.format(scale * mean(values)) + spread
@@ -269,6 +279,7 @@ def faster(experiment: str) -> Callable[[Records], list[Block]]:
 
 
 def _faster(experiment: str, found: list[Way]) -> list[Block]:
+    """The section's blocks: a row per way, the fastest that is as good, the whole with fewer epochs, a figure."""
     wholes = [way for way in found if way.runs[0].method == "whole"]
     longest = max(way.runs[0].epochs for way in wholes)
     base = min((way for way in wholes if way.runs[0].epochs == longest), key=lambda way: way.mean)

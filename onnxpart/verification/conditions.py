@@ -14,9 +14,8 @@ from onnxpart.planning.unit_classes import Decision, decide
 from onnxpart.verification.unit_graph import Mask, Node, part_subgraph, unit_graph
 
 
-# -- the conditions of section 2.2 ------------------------------------------------------------------------------
 def check_conditions(analysis: Analysis, plan: Plan) -> list[str]:
-    """The conditions of section 2.2 that a plan breaks, each with what breaks it; none when all hold.
+    """The conditions of section 2.2 that a plan breaks, each with what breaks it.
 
     1. Each part is a complete flow: its nodes lie on paths from an input to an output. 2. Each vertex-induced subgraph
     is a valid network: its only sources are inputs, its only sinks outputs, and its parameters belong to its units.
@@ -25,6 +24,7 @@ def check_conditions(analysis: Analysis, plan: Plan) -> list[str]:
     no path in the whole network either is left out.
 
     :param analysis: the analysis that `plan` was made from.
+    :returns: a sentence for each breach, sorted; none when all conditions hold.
     :raises MergeError: when the plan is of another model.
     """
     graph = unit_graph(analysis, plan)

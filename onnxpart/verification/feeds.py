@@ -16,7 +16,12 @@ from onnxpart.storage.rows import Array
 def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str, Array]:
     """Random inputs for a model: normal floats, integers that are valid indices where they are used as such.
 
-    What a Loop counts by is 2 or 3, what it goes on by true; what an If decides by is true in the first trial only.
+    The count of a Loop is 2 or 3, and its condition true. The condition of an If is true in the first trial only.
+
+    :param analysis: of the model.
+    :param trial: which sizes symbolic dimensions have (see `ir.infer.input_shapes`).
+    :param rng: draws them.
+    :returns: input name -> array of the input's type and shape.
     """
     feed: dict[str, Array] = {}
     shapes = input_shapes(analysis.model, TRIALS[trial])

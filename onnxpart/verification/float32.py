@@ -18,7 +18,11 @@ _TYPE_ATTRIBUTES = frozenset(("dtype", "output_dtype", "output_datatype", "softm
 
 
 def to_float32(model: onnx.ModelProto, types: frozenset[int]) -> None:
-    """Let a model compute in float32 what it computes in `types`: inputs, outputs, initializers, casts, constants."""
+    """Let a model compute in float32 what it computes in `types`: inputs, outputs, initializers, casts, constants.
+
+    :param model: changed in place.
+    :param types: ONNX element types.
+    """
     _graph(model.graph, types)
 
 

@@ -82,12 +82,16 @@ def verify(
     *Ensemble identity*: right after merging, the whole's linear outputs are the mean over the parts'. *Block identity*:
     with every weight between parts at zero, each hidden tensor of the whole holds, at a part's indices, what the part
     computes. Both on the parts' own weights and on freshly drawn ones, for several batch sizes where the batch is
-    symbolic. Half types are merged and computed in float32 here, where a deviation is no rounding; float64 too where
-    ONNX Runtime lacks a kernel, and to `TOLERANCE_DOUBLE` where the model is all float64 and it doesn't.
+    symbolic. Half types are merged and computed in float32 here, where a deviation is no rounding. A model that is
+    float64 throughout is computed in float64, to `TOLERANCE_DOUBLE`, unless ONNX Runtime lacks a kernel.
 
-    :param parts: the emitted parts, :param whole: the duplicated whole; emitted here when omitted. :param fresh:
-        compare on freshly drawn weights, too, beside the parts' own.
+    :param analysis: the analysis that `plan` was made from.
+    :param parts: the emitted parts; emitted here when omitted.
+    :param whole: the duplicated whole; emitted here when omitted.
+    :param seed: of fresh weights and inputs.
+    :param fresh: compare on freshly drawn weights, too, beside the parts' own.
     :returns: one finding per oracle, set of weights and batch size.
+    :raises MergeError: when the plan is of another model.
     :raises OnnxpartError: when ONNX Runtime can't run the models.
     """
     layout = layout_of(analysis, plan)
@@ -156,7 +160,14 @@ class _Runs:
     def compare(
         self, label: str, values: Sequence[Mapping[str, Array]], trials: Iterable[int], rng: np.random.Generator
     ) -> list[Finding]:
-        """One finding per oracle and trial."""
+        """Compare the merged whole with the parts.
+
+        :param label: what the weights are called.
+        :param values: for each part, initializer name -> array.
+        :param trials: which sizes symbolic dimensions have.
+        :param rng: draws the inputs.
+        :returns: one finding per oracle and trial.
+        """
         values = [arrays_to_float32(arrays, self.types) for arrays in values]
         feeds = [arrays_to_float32(inputs(self.analysis, trial, rng), self.types) for trial in trials]
         wholes = self._session(self.whole, merge(self.plan, values)).run_all(feeds)
@@ -175,6 +186,11 @@ class _Runs:
     def _findings(
         self, label: str, feed: Mapping[str, Array], whole: Mapping[str, Array], parts: Sequence[Mapping[str, Array]]
     ) -> list[Finding]:
+        """What each oracle says of one run.
+
+        :param whole: tensor name -> what the whole computed.
+        :param parts: the same for each part.
+        """
         batch = next(iter(feed.values())).shape[:1]
         size = int(batch[0]) if batch else 1
         ensemble = {n: _deviation(whole[n], np.mean([p[n] for p in parts], axis=0)) for n in self.mean}
@@ -242,7 +258,7 @@ def _batchwise(kept: Array | None, size: int) -> Array:
 def _hidden(layout: Layout, models: Iterable[onnx.ModelProto]) -> list[str]:
     """Divided tensors that the whole holds over all units, and every part: what the block identity compares.
 
-    Those that the whole holds divided by K (see `ahead`) are left out.
+    Those that the whole holds divided by K, in front of a reduction, are left out.
     """
     present = set.intersection(*({n for node in model.graph.node for n in node.output} for model in models))
     result = []
@@ -292,7 +308,13 @@ def _smooth(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def tap(model: onnx.ModelProto, names: Sequence[str], analysis: Analysis) -> onnx.ModelProto:
-    """The model with further outputs."""
+    """Make tensors outputs of a model.
+
+    :param model: changed in place.
+    :param names: of the tensors; those that are outputs already are left out.
+    :param analysis: knows their element types.
+    :returns: the model.
+    """
     have = {v.name for v in model.graph.output}
     for name in names:
         if name not in have:

@@ -17,12 +17,18 @@ SMALL_MODEL = 1 << 22
 
 
 def _refused(verb: str, error: Exception) -> OnnxpartError:
+    """The error for what ONNX Runtime can't do."""
     text = " ".join(str(error).split())[:300]
     return OnnxpartError(f"ONNX Runtime can't {verb} the model: {text}; check its operators.")
 
 
 def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A copy of a model with other weights; where they are large, they are returned beside it."""
+    """A copy of a model with other weights.
+
+    :param model: left as it is.
+    :param values: initializer name -> array.
+    :returns: the model, and those arrays that are to be handed over beside it: large ones of a large model.
+    """
     result, outside = without_initializers(model), {}
     large = sum(array.nbytes for array in values.values()) >= SMALL_MODEL
     for tensor in model.graph.initializer:
@@ -39,7 +45,10 @@ def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.
 
 
 class Session:
-    """A model in ONNX Runtime; `outside` are the initializers that it declares external."""
+    """A model in ONNX Runtime; `outside` are the initializers that it declares external.
+
+    :raises OnnxpartError: when ONNX Runtime can't load it.
+    """
 
     def __init__(self, model: onnx.ModelProto, outside: Mapping[str, Array] | None = None) -> None:
         import onnxruntime
@@ -61,7 +70,12 @@ class Session:
         self._names = [o.name for o in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Output name -> array."""
+        """Run the model.
+
+        :param feed: input name -> array; names that the model doesn't know are left out.
+        :returns: output name -> array.
+        :raises OnnxpartError: when ONNX Runtime can't run it.
+        """
         known = {i.name for i in self._session.get_inputs()}
         try:
             values = self._session.run(self._names, {n: v for n, v in feed.items() if n in known})
@@ -70,5 +84,5 @@ class Session:
         return dict(zip(self._names, values, strict=True))
 
     def run_all(self, feeds: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
-        """The outputs for each of several inputs."""
+        """Run the model on several inputs, one after the other (see `run`)."""
         return [self.run(feed) for feed in feeds]

@@ -1,4 +1,4 @@
-"""networkx views of models and plans, and the five conditions of section 2.2 on them."""
+"""networkx views: the operators and tensors of a model, and the units of a partition."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ Mask = NDArray[np.bool_]
 def operator_graph(source: Model | onnx.ModelProto) -> nx.DiGraph:
     """Operators and tensors of a model as a bipartite graph.
 
+    :param source: a model, loaded or as ONNX has it.
     :returns: nodes `("operator", index)` with `kind`, `op_type`, `domain`, `name` and `("tensor", name)` with `kind`,
         `name`, `shape` (None where it isn't known, and in it where it depends on a symbol) and `initializer`; edges
         producer -> tensor -> consumer, `captured` where only a subgraph of the consumer reads the tensor.
@@ -72,9 +73,9 @@ def _shapes(model: Model) -> dict[str, tuple[int | None, ...]]:
 def unit_graph(analysis: Analysis, plan: Plan, by: By = "block") -> nx.DiGraph:
     """What leads where in the whole network: inputs, blocks of hidden units, outputs.
 
-    :param analysis: the analysis that `plan` was made from. :param by: `block` makes one node of the units of a layer
-        in a part, and of each input and output; `class` one of each unit class, and of each neuron of an output, or
-        of an input that a contraction reads.
+    :param analysis: the analysis that `plan` was made from.
+    :param by: `block` makes one node of the units of a layer in a part, and of each input and output; `class` one of
+        each unit class, and of each neuron of an output, or of an input that a contraction reads.
     :returns: nodes with `kind` (input, hidden, output, or replicated: hidden units that every part has), `part` (None:
         every part), `layer` (title of the operator where the units come into being, or name of the input or output)
         and `size` in units; edges where a weight leads from one to another, or what is shared enters directly, with
@@ -85,7 +86,12 @@ def unit_graph(analysis: Analysis, plan: Plan, by: By = "block") -> nx.DiGraph:
 
 
 def part_subgraph(graph: nx.DiGraph, part: int) -> nx.DiGraph:
-    """The vertex-induced subgraph of one part of a `unit_graph`: its own nodes and those of every part."""
+    """The vertex-induced subgraph of one part: its own nodes and those of every part.
+
+    :param graph: a `unit_graph`.
+    :param part: the part's index.
+    :returns: a copy.
+    """
     return graph.subgraph([node for node, owner in graph.nodes(data="part") if owner in (None, part)]).copy()
 
 
@@ -201,6 +207,7 @@ class _Units:
         return final
 
     def _visit(self, index: int) -> None:
+        """Add what an operator leads to: edges from what it reads, and what its results carry."""
         analysis, op, rule = self.analysis, self.analysis.ops[index], self.analysis.rules[index]
         if rule is not None and rule.kind == "source":
             return

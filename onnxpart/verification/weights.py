@@ -22,10 +22,14 @@ BRANCH = 0.5
 
 
 def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Fresh weights for a part that keep the variance of what flows through it, so that errors show.
+    """Draw fresh weights for a part that keep the variance of what flows through it, so that errors show.
 
     Weights of contractions are normal with variance 1 / fan-in, so that neither residual streams nor what is fed back
-    outgrow rounding; other parameters are the whole's, each element scaled by a random factor: signs and masks stay.
+    outgrow rounding. Other parameters are the whole's, each element scaled by a random factor: signs and masks stay.
+
+    :param part: the part's index.
+    :param rng: draws them.
+    :returns: initializer name -> array in the part's shape and the whole's dtype, for what is trained.
     """
     result = {}
     for initializer in plan.initializers:
@@ -47,7 +51,10 @@ def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.rand
 
 
 def scaled(analysis: Analysis) -> dict[str, str]:
-    """The tensor that scales the result of each contraction with a weight and each batch normalisation, by result."""
+    """The tensor that scales the result of each contraction with a weight and each batch normalisation.
+
+    :returns: result -> tensor.
+    """
     tensors = {weight.tensor for weight in analysis.state.weights.values()}
     result = {}
     for op, rule in zip(analysis.ops, analysis.rules, strict=True):

@@ -18,7 +18,7 @@ def merged(k: int) -> tuple[onnxpart.Split, dict[str, np.ndarray]]:
 
 
 @pytest.mark.parametrize("spread", [0.5, 1.0])
-def test_edges_between_parts_are_drawn_and_others_kept(spread: float) -> None:
+def test_cross_weights_are_drawn_and_others_kept(spread: float) -> None:
     split, whole = merged(4)
     drawn = onnxpart.draw_edges(split.plan, whole, spread)
     changed = {name for name, array in drawn.items() if not np.array_equal(array, whole[name])}
@@ -47,7 +47,7 @@ def test_what_is_drawn_depends_on_the_seed_and_on_nothing_else() -> None:
     assert not np.array_equal(once, other)
 
 
-def test_weights_that_are_apart_have_no_edges_between_parts() -> None:
+def test_weights_that_are_apart_have_no_cross_weights() -> None:
     split = onnxpart.split(cifar10_net(), 2)
     whole = onnxpart.merge(split.plan, [onnxpart.arrays(part) for part in split.parts])
     drawn = onnxpart.draw_edges(split.plan, whole, 1.0)
@@ -57,7 +57,7 @@ def test_weights_that_are_apart_have_no_edges_between_parts() -> None:
 
 def test_a_negative_spread_is_refused() -> None:
     split, whole = merged(2)
-    with pytest.raises(UsageError, match="the spread -1 of new edges"):
+    with pytest.raises(UsageError, match="the spread -1 of cross weights"):
         onnxpart.draw_edges(split.plan, whole, -1)
 
 
