@@ -126,7 +126,7 @@ def flatten(graph: GraphProto, opset: int) -> Flat:
 
 def _flatten(flat: Flat, nodes: Iterable[NodeProto], path: Path, opset: int) -> None:
     for node in nodes:
-        if not is_onnx(node, *GRAPHS) or opaque_reason(node):
+        if node.op_type not in GRAPHS or not is_onnx(node) or opaque_reason(node):
             flat.nodes.append(node)
             flat.paths.append(path)
             continue

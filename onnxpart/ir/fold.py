@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -15,96 +15,31 @@ from onnxpart.ir.protos import SMALL, is_onnx
 from onnxpart.ir.shapes import SELECTIONS, Shape, Shapes, declared_values, record, type_of
 from onnxpart.storage.rows import Array
 
-
-def _slice(data: Array, attrs: dict[str, Any], *inputs: Array) -> Array:
-    given: tuple[Any, ...] = inputs or (attrs["starts"], attrs["ends"], attrs.get("axes"))
-    starts, ends, axes, steps = (*given, None, None)[:4]
-    index: list[slice] = [slice(None)] * data.ndim
-    order = range(len(starts)) if axes is None else axes
-    for i, axis in enumerate(order):
-        step = 1 if steps is None else int(steps[i])
-        stop: int | None = int(ends[i])
-        if step < 0 and stop is not None and stop < -data.shape[axis]:
-            stop = None
-        index[int(axis)] = slice(int(starts[i]), stop, step)
-    return data[tuple(index)]
-
-
-def _clip(x: Array, attrs: dict[str, Any], low: Array | None = None, high: Array | None = None) -> Array:
-    low, high = attrs.get("min", low), attrs.get("max", high)
-    x = x if low is None else np.maximum(x, low)
-    return x if high is None else np.minimum(x, high)
-
-
-def _div(a: Array, b: Array) -> Array:
-    if np.issubdtype(a.dtype, np.integer):
-        return np.asarray(np.trunc(np.true_divide(a, b))).astype(a.dtype)
-    return np.asarray(np.divide(a, b))
-
-
-def _axes(attrs: dict[str, Any], rest: tuple[Array, ...]) -> tuple[int, ...] | None:
-    if rest:
-        return tuple(int(a) for a in rest[0])
-    return tuple(attrs["axes"]) if "axes" in attrs else None
-
-
-def _cast(x: Array, to: int) -> Array:
-    return x.astype(helper.tensor_dtype_to_np_dtype(to))
-
-
-def _constant_of_shape(attrs: dict[str, Any], x: Array) -> Array:
-    value = onnx.numpy_helper.to_array(attrs["value"]) if "value" in attrs else np.zeros(1, np.float32)
-    return np.full(tuple(int(d) for d in x), value.ravel()[0])
-
-
-_FOLD: dict[str, Callable[..., Any]] = {
-    "Identity": lambda a, x: x,
-    "Gather": lambda a, x, i: np.take(x, i, axis=a.get("axis", 0)),
-    "Concat": lambda a, *xs: np.concatenate(xs, axis=a["axis"]),
-    "Slice": lambda a, x, *rest: _slice(x, a, *rest),
-    "Squeeze": lambda a, x, *rest: np.squeeze(x, _axes(a, rest)),
-    "Unsqueeze": lambda a, x, *rest: np.expand_dims(x, _axes(a, rest) or ()),
-    "Cast": lambda a, x: _cast(x, a["to"]),
-    "Add": lambda a, x, y: x + y,
-    "Sub": lambda a, x, y: x - y,
-    "Mul": lambda a, x, y: x * y,
-    "Div": lambda a, x, y: _div(x, y),
-    "Mod": lambda a, x, y: np.fmod(x, y) if a.get("fmod") else np.mod(x, y),
-    "Pow": lambda a, x, y: np.power(x, y).astype(x.dtype),
-    "Sum": lambda a, *xs: sum(xs[1:], xs[0]),
-    "Clip": lambda a, x, *rest: _clip(x, a, *rest),
-    "Neg": lambda a, x: -x,
-    "Abs": lambda a, x: np.abs(x),
-    "Sqrt": lambda a, x: np.sqrt(x),
-    "Floor": lambda a, x: np.floor(x),
-    "Ceil": lambda a, x: np.ceil(x),
-    "Round": lambda a, x: np.rint(x),
-    "Min": lambda a, *xs: np.minimum.reduce(xs),
-    "Max": lambda a, *xs: np.maximum.reduce(xs),
-    "Equal": lambda a, x, y: x == y,
-    "Greater": lambda a, x, y: x > y,
-    "Less": lambda a, x, y: x < y,
-    "GreaterOrEqual": lambda a, x, y: x >= y,
-    "LessOrEqual": lambda a, x, y: x <= y,
-    "Not": lambda a, x: ~x,
-    "And": lambda a, x, y: x & y,
-    "Or": lambda a, x, y: x | y,
-    "Where": lambda a, c, x, y: np.where(c, x, y),
-    "Range": lambda a, x, y, z: np.arange(x, y, z, dtype=x.dtype),
-    "ReduceProd": lambda a, x, *r: np.prod(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0, dtype=x.dtype),
-    "ReduceSum": lambda a, x, *r: np.sum(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0, dtype=x.dtype),
-    "ReduceMax": lambda a, x, *r: np.max(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0),
-    "ReduceMin": lambda a, x, *r: np.min(x, axis=_axes(a, r), keepdims=a.get("keepdims", 1) > 0),
-    "Tile": lambda a, x, n: np.tile(x, n),
-    "ConstantOfShape": _constant_of_shape,
-    "Expand": lambda a, x, s: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(d) for d in s))),
-    "Reshape": lambda a, x, s: x.reshape([x.shape[i] if d == 0 else int(d) for i, d in enumerate(s)]),
-    "Transpose": lambda a, x: np.transpose(x, a.get("perm")),
-}  # fmt: skip
+_FOLDED = frozenset(
+    (
+        "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor",
+        "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg",
+        "Not", "Or", "Pow", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Slice",
+        "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where",
+    )
+)  # fmt: skip
+"""The operators of shape arithmetic."""
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 """Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
 _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))
 """Operators of ai.onnx.ml, for which ONNX infers nothing: floats in the input's shape."""
+
+
+_RUN = {"log": lambda *_: None, "verbose": 0, "opsets": {}, "new_ops": None, "existing_functions": {}}
+"""What onnx's reference operators want to know of where they run."""
+
+
+@cache
+def _reference(op_type: str, opset: int) -> Any:
+    """ONNX's reference implementation of an operator, a class that is made for a node."""
+    from onnx.reference.ops import load_op  # it takes as long to import as a large network to load
+
+    return load_op("", op_type, opset)
 
 
 class Folding:
@@ -132,7 +67,7 @@ class Folding:
                 value = np.asarray(part if node.op_type == "Shape" else np.prod(shape, dtype=np.int64), np.int64)
                 self._set(node.output[0], value)
             return
-        if node.op_type in _FOLD and all(self._known(name) or self._small(name) for name in node.input if name):
+        if node.op_type in _FOLDED and all(self._known(name) or self._small(name) for name in node.input if name):
             self._evaluate(node)
         if all(name in shapes.shape for name in node.output if name):
             return
@@ -178,15 +113,15 @@ class Folding:
             dtype = self.shapes.dtype[node.input[0]]
             if dtype not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
                 return  # arithmetic on weights alone is not shape arithmetic
-        attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         guess = any(name in self.shapes.guessed for name in node.input)
         values = [self.shapes.guessed.get(name, self.shapes.value(name)) if name else None for name in node.input]
         known = self.shapes.shape.get(node.output[0])
         if known is not None and prod(known) > SMALL:
             return
         try:
-            result = np.asarray(_FOLD[node.op_type](attrs, *values))
-        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError, AttributeError):
+            with np.errstate(all="ignore"):
+                result = np.asarray(_reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)[0])
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return  # an unusual form: its value stays unknown, which is always safe
         if result.size <= SMALL:
             self._set(node.output[0], result, guess)

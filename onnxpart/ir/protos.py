@@ -16,14 +16,18 @@ SMALL = 4096
 """Initializers of at most this many elements are looked at when shapes are computed."""
 
 
+_ONNX = ("", "ai.onnx")
+"""The two names of ONNX's own domain."""
+
+
 def normal_domain(domain: str) -> str:
     """The domain of an operator, or of a set of them; that of ONNX itself, which has two names, is the empty string."""
-    return "" if domain == "ai.onnx" else domain
+    return "" if domain in _ONNX else domain
 
 
 def is_onnx(node: NodeProto, *op_types: str) -> bool:
     """Whether a node is one of ONNX's own operators (and, where types are given, of one of these)."""
-    return (not op_types or node.op_type in op_types) and not normal_domain(node.domain)
+    return (not op_types or node.op_type in op_types) and node.domain in _ONNX
 
 
 def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import IntEnum
 from math import prod
 
@@ -54,21 +54,15 @@ SLOTS: Mapping[str, Mapping[int, Kind]] = {
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def kinds(tensors: Iterable[TensorProto], nodes: Iterable[NodeProto]) -> dict[str, Kind]:
+def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[str, Kind]:
     """What each initializer is, by name.
 
     :param nodes: all that may read them, in order, those inside others included; what an Identity gives is what goes
         into it.
     :returns: constants for those that nothing reads, too, unless they hold several floats.
     """
-    reads: dict[str, list[tuple[Kind | None, bool]]] = {}
-    for name, use, added in _reads(nodes):
-        reads.setdefault(name, []).append((use, added))
-    return {tensor.name: _kind(tensor, reads.get(tensor.name, [(None, False)])) for tensor in tensors}
-
-
-def _reads(nodes: Iterable[NodeProto]) -> Iterator[tuple[str, Kind | None, bool]]:
-    """Each value that is read, what the table says of that, and whether it is added to a product."""
+    floats = {tensor.name: tensor for tensor in tensors if tensor.data_type in FLOATS}
+    found: dict[str, Kind] = {}
     root: dict[str, str] = {}
     products: set[str] = set()
     for node in nodes:
@@ -80,13 +74,15 @@ def _reads(nodes: Iterable[NodeProto]) -> Iterator[tuple[str, Kind | None, bool]
             products.add(node.output[0])
         slots, added = SLOTS.get(op_type, {}), op_type == "Add" and not products.isdisjoint(names)
         for i, name in enumerate(names):
-            if name:
-                yield root.get(name, name), slots.get(i), added
+            source = root.get(name, name)
+            if source in floats:
+                kind = slots.get(i) or _by_size(floats[source], added)
+                found[source] = max(kind, found.get(source, kind))
+    unread = {name: _by_size(tensor, False) for name, tensor in floats.items() if name not in found}
+    return {tensor.name: Kind.CONSTANT for tensor in tensors} | unread | found
 
 
-def _kind(tensor: TensorProto, reads: Iterable[tuple[Kind | None, bool]]) -> Kind:
-    if tensor.data_type not in FLOATS:
-        return Kind.CONSTANT
-    several, vector = prod(tensor.dims) > 1, len(tensor.dims) > 0
-    elsewhere = {added: Kind.PARAMETER if several or (added and vector) else Kind.CONSTANT for added in (False, True)}
-    return max(elsewhere[added] if use is None else use for use, added in reads)
+def _by_size(tensor: TensorProto, added: bool) -> Kind:
+    """What floats are where the table says nothing; a vector that is `added` to a product is its bias."""
+    size = prod(tensor.dims)
+    return Kind.PARAMETER if size > 1 or (added and tensor.dims) else Kind.CONSTANT

@@ -1,0 +1,48 @@
+"""What an initializer is, where several operators read it or it is found by roundabout ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from onnxpart.ir.trainable import SLOTS, Kind, kinds
+
+
+def _tensor(*shape: int, dtype: type = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.ones(shape, dtype), "t")
+
+
+def _reads(op_type: str, slot: int, domain: str = "") -> NodeProto:
+    return helper.make_node(op_type, ["x"] * slot + ["t"], [f"{op_type}_{slot}"], domain=domain)
+
+
+@pytest.mark.parametrize("op_type", SLOTS)
+def test_the_table_counts_whatever_the_size(op_type: str) -> None:
+    for slot, kind in SLOTS[op_type].items():
+        for tensor in (_tensor(), _tensor(1), _tensor(3, 2)):
+            assert kinds([tensor], [_reads(op_type, slot)]) == {"t": kind}
+
+
+@pytest.mark.parametrize(("nodes", "kind"), [
+    ([], Kind.PARAMETER),
+    ([_reads("Mul", 1)], Kind.PARAMETER),
+    ([_reads("BatchNormalization", 3), _reads("Mul", 1)], Kind.PARAMETER),
+    ([_reads("Conv", 1), _reads("OneHot", 2)], Kind.SETTING),
+    ([_reads("OneHot", 2, "example.other")], Kind.PARAMETER),
+    ([_reads("OneHot", 2, "ai.onnx")], Kind.SETTING),
+])  # fmt: skip
+def test_the_highest_counts(nodes: list[NodeProto], kind: Kind) -> None:
+    for order in (nodes, nodes[::-1]):
+        assert kinds([_tensor(4)], order) == {"t": kind}
+
+
+def test_only_floats_are_anything_but_constants() -> None:
+    assert kinds([_tensor(4, dtype=np.int64)], [_reads("Conv", 1)]) == {"t": Kind.CONSTANT}
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((1,), Kind.PARAMETER), ((), Kind.CONSTANT)])
+def test_a_single_bias_of_a_product_is_a_parameter(shape: tuple[int, ...], kind: Kind) -> None:
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    assert kinds([_tensor(*shape)], [product, helper.make_node("Add", ["t", "y"], ["z"])]) == {"t": kind}
+    assert kinds([_tensor(*shape)], [helper.make_node("Add", ["t", "y"], ["z"])]) == {"t": Kind.CONSTANT}
