@@ -101,6 +101,12 @@ class Rewrite:
             have_sizes = sizes(have, self.op.shape(i))
             self.node.input[i] = self.select(self.node.input[i], self.op.inputs[i], axis, positions, have_sizes)
 
+    def narrow_broadcast(self, i: int, want: Kept) -> None:
+        """`narrow` where input `i` broadcasts to a tensor that holds the indices `want`: axes of size 1 stay."""
+        shape = self.op.shape(i)
+        aligned = want[len(want) - len(shape) :]
+        self.narrow(i, tuple(w if size > 1 else None for w, size in zip(aligned, shape, strict=True)))
+
     def select(self, value: str, tensor: str, axis: int, positions: Indices, shape: Sequence[int]) -> str:
         """`gather` from a value that holds a block, of size `shape`, of the whole network's `tensor`.
 

@@ -163,11 +163,9 @@ def rewrite_contraction(r: Rewrite) -> None:
                 before = want.get(letter)
                 want[letter] = kept if before is None or len(kept) < len(before) else before
     for i in (0, 1):
-        shape = op.shape(i)
-        r.narrow(i, tuple(want.get(c) if n > 1 else None for c, n in zip(terms[i], shape, strict=True)))
+        r.narrow_broadcast(i, tuple(map(want.get, terms[i])))
     if op.op_type == "Gemm" and op.has(2):
-        aligned = r.kept_out()[2 - len(op.shape(2)) :]
-        r.narrow(2, tuple(k if n > 1 else None for k, n in zip(aligned, op.shape(2), strict=True)))
+        r.narrow_broadcast(2, r.kept_out())
 
 
 @operator("MatMul", versions=(1, 9, 13), kind="contraction", rewrite=rewrite_contraction)

@@ -89,13 +89,10 @@ def transpose(op: Op) -> list[Fields]:
 
 def rewrite_concat(r: Rewrite) -> None:
     """Concat: operands that are shared along another, divided axis are cut."""
-    out = list(r.kept_out())
-    axis = r.op.axis(1, len(out))
+    want = list(r.kept_out())
+    want[r.op.axis(1, len(want))] = None
     for i in range(len(r.op.inputs)):
-        want = list(out)
-        want[axis] = None
-        shape = r.op.shape(i)
-        r.narrow(i, tuple(w if n > 1 else None for w, n in zip(want, shape, strict=True)))
+        r.narrow_broadcast(i, tuple(want))
 
 
 @operator("Concat", versions=(4, 11, 13), kind="movement", rewrite=rewrite_concat, mean="sum")
