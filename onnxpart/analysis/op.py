@@ -1,4 +1,4 @@
-"""What a rule sees of the operator it is about, and the few ways in which labels meet."""
+"""What a rule sees of the operator that it is about, and what is known while the graph is walked."""
 
 from __future__ import annotations
 
@@ -40,16 +40,20 @@ class Carried:
     """What a state carries through a loop: the axes of each of its fields, and whether it depends on parameters."""
 
     axes: frozenset[frozenset[int]] = frozenset()
-    trained: bool = False
+    depends_on_parameters: bool = False
 
-    def joined(self, more: Iterable[frozenset[int]], trained: bool) -> Carried:
-        """What it carries where fields along `more` axes come in as well; those with an axis in common become one."""
+    def joined(self, more: Iterable[frozenset[int]], depends_on_parameters: bool) -> Carried:
+        """What it carries where more comes in as well.
+
+        :param more: the axes of each field that comes in; those with an axis in common become one.
+        :param depends_on_parameters: whether what comes in does.
+        """
         found: list[frozenset[int]] = []
         for axes in [*self.axes, *more]:
             touching = [other for other in found if other & axes]
             found = [other for other in found if not other & axes]
             found.append(axes.union(*touching))
-        return Carried(frozenset(axes for axes in found if axes), self.trained or trained)
+        return Carried(frozenset(axes for axes in found if axes), self.depends_on_parameters or depends_on_parameters)
 
 
 @dataclass
@@ -230,14 +234,16 @@ class Op:
         otherwise: tuple[Pair, ...] = (),
         sides: Fields = (),
     ) -> None:
-        """Leave a decision to the plan (see `Choice`)."""
+        """Leave a soft tie to the plan (see `Choice`)."""
         self.labels.choices.append(Choice(self.index, reason, (alternative,), drop, False, otherwise, sides))
 
     def choose_whole(self, reason: str, f: Field, axes: Iterable[int], result: bool = True) -> Field:
-        """The wish that what is mixed along `axes` of a field stays together; returns the field of each mixture.
+        """Make a soft tie between units that are mixed along some axes of a field.
 
-        `result`: the mixture is what the operator gives; where it is in every part, the field may differ along `axes`
-        only.
+        :param reason: why they want to stay together. :param f: the field. :param axes: the axes that are mixed.
+        :param result: the mixture is what the operator gives; where it is in every part, the field may differ along
+            `axes` only.
+        :returns: the field of the mixtures, of size 1 along `axes`.
         """
         mixed = frozenset(axes)
         r = self.labels.mix([1 if a in mixed else size for a, size in enumerate(f.shape)])
