@@ -75,6 +75,15 @@ def test_a_parameter_of_one_axis_for_units_of_two_is_a_soft_tie() -> None:
     assert choice.drop.shape == (1, 1, 4)
 
 
+def test_units_that_read_one_parameter_are_one_where_it_is_in_every_part() -> None:
+    labels = wide().op.labels
+    alone, (f,) = follows(labels.fresh((1, 1, 4)), labels.fresh((1, 3, 4)))
+    (choice,) = alone.op.labels.choices
+    ((wider, narrower),) = choice.otherwise
+    assert wider is f
+    assert narrower.tolist() == f[:, :, :1].tolist()
+
+
 def test_a_parameter_along_another_axis_is_shared() -> None:
     labels = wide().op.labels
     parameter = labels.fresh((1, 3, 1))

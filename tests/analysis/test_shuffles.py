@@ -11,12 +11,15 @@ from onnxpart.analysis.shuffles import permutation
 from tests.networks.net import Net
 
 
-def shuffled(groups: int, *, back: bool = True, read: bool = False) -> Analysis:
-    """Twelve channels in groups, groups and channels exchanged; ``read``: something else reads what is between."""
+def shuffled(groups: int, *, back: bool = True, read: bool = False, places: bool = False) -> Analysis:
+    """Twelve channels in groups, groups and channels exchanged.
+
+    ``read``: something else reads what is between. ``places``: rows and columns are exchanged, too.
+    """
     n = Net(("x", (1, 2, 4, 4)))
     h = n.conv("x", 2, 12, name="before")
     apart = n.op("Reshape", h, n.ints(1, groups, 12 // groups, 4, 4), name="apart")
-    turned = n.op("Transpose", apart, perm=[0, 2, 1, 3, 4], name="turned")
+    turned = n.op("Transpose", apart, perm=[0, 2, 1, 4, 3] if places else [0, 2, 1, 3, 4], name="turned")
     shape = (1, 12, 4, 4) if back else (1, 12, 16)
     joined = n.op("Reshape", turned, n.ints(*shape), name="joined")
     y = n.conv(joined, 12, 3, name="last") if back else n.op("MatMul", joined, n.random("w", 16, 3))
@@ -40,6 +43,10 @@ def test_a_channel_shuffle_is_one_selection(groups: int) -> None:
 
 def test_a_chain_that_ends_in_another_shape_is_no_shuffle() -> None:
     assert shuffled(2, back=False).virtual == {}
+
+
+def test_a_chain_that_moves_places_as_well_is_no_shuffle() -> None:
+    assert shuffled(2, places=True).virtual == {}
 
 
 def test_what_something_else_reads_is_there() -> None:

@@ -181,9 +181,7 @@ def slice_ranges(op: Op) -> dict[int, range] | None:
     shape = op.shape(0)
     result = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = shape[axis]
-        stop = None if step < 0 and end < -size else end
-        result[axis % len(shape)] = range(*slice(start, stop, step).indices(size))
+        result[axis % len(shape)] = range(*slice(start, end, step).indices(shape[axis]))
     return result
 
 

@@ -76,6 +76,14 @@ def test_the_group_of_a_depthwise_convolution_is_the_unit() -> None:
     assert roots(alone) == []
 
 
+def test_channels_of_a_group_with_one_result_are_that_unit() -> None:
+    alone = Alone("Conv", [(1, 6, 5, 5)], [(2, 3, 2, 2)], group=2)
+    x = alone.label(0, 1)
+    ((out,),) = alone.run()
+    assert alone.units(x) == [0, 0, 0, 1, 1, 1]
+    assert alone.same(out.ravel(), x.ravel()[::3])
+
+
 def test_groups_are_told_to_the_plan() -> None:
     alone = Alone("Conv", [(1, 4, 5, 5)], [(6, 2, 2, 2)], group=2)
     x = alone.label(0, 1)

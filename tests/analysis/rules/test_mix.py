@@ -8,7 +8,9 @@ from onnxpart.analysis.labels import varying
 from tests.networks.operators import Alone
 
 
-@pytest.mark.parametrize(("opset", "axes", "wanted"), [(17, (1,), 0), (17, (2,), 1), (11, (1,), 1), (11, (0,), 0)])
+@pytest.mark.parametrize(
+    ("opset", "axes", "wanted"), [(17, (1,), 0), (17, (2,), 1), (11, (0,), 0), (11, (1,), 1), (11, (2,), 1)]
+)
 def test_softmax_mixes_from_an_axis_on_before_opset_13(opset: int, axes: tuple[int, ...], wanted: int) -> None:
     alone = Alone("Softmax", [(2, 3, 4)], opset=opset, axis=2 if opset > 12 else 1)
     f = alone.label(0, *axes)
