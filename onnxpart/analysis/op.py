@@ -94,7 +94,10 @@ class State:
         return result
 
     def of(self, name: str) -> Fields:
-        """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for."""
+        """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for.
+
+        :raises ModelError: when an initializer has too many.
+        """
         if name not in self.fields:
             self.fields[name] = self._initializer(name)
         return self.fields[name]
@@ -104,6 +107,10 @@ class State:
         return frozenset((name,)) if name in self.model.initializers else self.source.get(name, frozenset())
 
     def _initializer(self, name: str) -> Fields:
+        """Fresh labels along each axis of an initializer, one field to an axis; none for constants.
+
+        :raises ModelError: when there are too many.
+        """
         if name not in self.model.initializers or not self.model.has_labels(name):
             return ()
         shape = self.shapes.shape[name]
@@ -197,7 +204,10 @@ class Op:
         return self.state.shapes.value(self.inputs[i]) if self.has(i) else None
 
     def ints(self, i: int, attribute: str) -> list[int] | None:
-        """A list of integers that older operators take as attribute and newer ones as input `i`; None if absent."""
+        """A list of integers that older operators take as an attribute and newer ones as input `i`.
+
+        :returns: the integers; None where they are absent, or computed at run time.
+        """
         if attribute in self.attributes:
             value = self.attributes[attribute]
             return list(value) if isinstance(value, Sequence) else [int(value)]
@@ -217,7 +227,10 @@ class Op:
         return self.weights_only(i) and self.inputs[i] in self.state.depends_on_parameters
 
     def axis(self, default: int, rank: int | None = None) -> int:
-        """The attribute `axis`, counted from the front."""
+        """The attribute `axis`, counted from the front.
+
+        :param default: where there is none. :param rank: number of axes; None for that of the first input.
+        """
         axis = int(self.attributes.get("axis", default))
         return axis + (len(self.shape(0)) if rank is None else rank) if axis < 0 else axis
 

@@ -14,12 +14,13 @@ from tests.networks.net import Net
 def shuffled(groups: int, *, back: bool = True, read: bool = False, places: bool = False) -> Analysis:
     """Twelve channels in groups, groups and channels exchanged.
 
-    ``read``: something else reads what is between. ``places``: rows and columns are exchanged, too.
+    ``read``: something else reads what is between. ``places``: rows are shuffled, too.
     """
     n = Net(("x", (1, 2, 4, 4)))
     h = n.conv("x", 2, 12, name="before")
-    apart = n.op("Reshape", h, n.ints(1, groups, 12 // groups, 4, 4), name="apart")
-    turned = n.op("Transpose", apart, perm=[0, 2, 1, 4, 3] if places else [0, 2, 1, 3, 4], name="turned")
+    rows = (2, 2) if places else (1, 4)
+    apart = n.op("Reshape", h, n.ints(1, groups, 12 // groups, *rows, 4), name="apart")
+    turned = n.op("Transpose", apart, perm=[0, 2, 1, *((4, 3) if places else (3, 4)), 5], name="turned")
     shape = (1, 12, 4, 4) if back else (1, 12, 16)
     joined = n.op("Reshape", turned, n.ints(*shape), name="joined")
     y = n.conv(joined, 12, 3, name="last") if back else n.op("MatMul", joined, n.random("w", 16, 3))

@@ -127,6 +127,10 @@ def concat(op: Op) -> list[Fields]:
 
 
 def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) -> Field:
+    """One field of a concatenation; inputs without a field in `column` are in every part.
+
+    :param column: a field by input. :param kept: the inputs that aren't empty. :param axis: along which they stand.
+    """
     fields = list(column.values())
     along = any(axis in varying(f) for f in fields)
     if not along and len(column) == len(kept):
