@@ -23,7 +23,9 @@ from onnxpart.analysis.op import Op
 def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
     """Fields of a result each element of which comes from the elements at the same place of the operands.
 
-    Numpy broadcasting. Same axes: the units are tied. Parameters follow the activations: they make no units here.
+    :param operands: indices of the operator's inputs, which broadcast as in numpy. :param rank: number of axes of the
+        result.
+    :returns: the fields. Along the same axes units are tied; parameters follow the activations, and make no units.
     """
     order = sorted(operands, key=op.weights_only)
     activations = any(not op.weights_only(i) for i in order)
@@ -52,7 +54,10 @@ def _combine(op: Op, result: list[Field], fields: Fields) -> None:
 
 
 def follow(op: Op, fields: Fields, parameters: Fields) -> None:
-    """Tie the labels of a parameter to those of the activations that it applies to (shapes broadcast)."""
+    """Tie the labels of a parameter to those of the activations that it applies to.
+
+    :param fields: the activations'. :param parameters: the parameter's; its shape broadcasts to theirs.
+    """
     result = list(fields)
     for f in parameters:
         rank = max([f.ndim, *(g.ndim for g in fields)])
@@ -60,10 +65,11 @@ def follow(op: Op, fields: Fields, parameters: Fields) -> None:
 
 
 def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bool = False) -> None:
-    """Add a field to those of a result: along the same axes units are tied, along others a plan decides.
+    """Add a field to those of a result, in place: along the same axes units are tied, along others a plan decides.
 
-    `follows`: the field is a parameter's, which makes no units beside those of activations. `apart`: the result is a
-    parameter, which may have units along several axes.
+    :param result: the fields so far. :param f: the field that joins them, of the same rank.
+    :param follows: it is a parameter's, which makes no units beside those of activations.
+    :param apart: the result is a parameter, which may have units along several axes.
     """
     v = varying(f)
     for i, e in enumerate(result):
@@ -115,7 +121,10 @@ def _both(e: Field, f: Field, keep: Iterable[int]) -> tuple[Pair, ...]:
 def mix(op: Op, fields: Fields, axes: Iterable[int], reason: str, keepdims: bool = True) -> Fields:
     """Fields of a result in which everything along `axes` is mixed without a weight in between.
 
-    Units that are mixed want to stay together; where that leaves too few classes the node is duplicated.
+    :param fields: of what is mixed. :param axes: the axes that are mixed, counted from the front.
+    :param reason: why, as reports say it. :param keepdims: the result has size 1 along `axes`, else not even that.
+    :returns: the fields. Units that are mixed are tied softly; where that leaves a plan too few classes, the node is
+        duplicated.
     """
     mixed = frozenset(axes)
     result = []

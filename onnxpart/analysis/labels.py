@@ -75,7 +75,7 @@ def align(f: Field, rank: int) -> Field:
 
 @dataclass(frozen=True)
 class Choice:
-    """Ties that are wanted but not needed, in order of preference; a plan takes the first that leaves K classes.
+    """Soft ties: wanted but not needed, in order of preference; a plan takes the first that leaves K classes.
 
     `node` is the index of the operator that wants them and `reason` says why. When none holds, the labels in `drop`
     cease to be units: what they stand for is then in every part, and the ties `otherwise` hold. Without `drop`, what

@@ -1,4 +1,4 @@
-"""What a rule sees of the operator it is about, and the few ways in which labels meet."""
+"""What a rule sees of the operator that it is about, and what is known while the graph is walked."""
 
 from __future__ import annotations
 
@@ -52,16 +52,20 @@ class Carried:
     """What a state carries through a loop: the axes of each of its fields, and whether it depends on parameters."""
 
     axes: frozenset[frozenset[int]] = frozenset()
-    trained: bool = False
+    depends_on_parameters: bool = False
 
-    def joined(self, more: Iterable[frozenset[int]], trained: bool) -> Carried:
-        """What it carries where fields along `more` axes come in as well; those with an axis in common become one."""
+    def joined(self, more: Iterable[frozenset[int]], depends_on_parameters: bool) -> Carried:
+        """What it carries where more comes in as well.
+
+        :param more: the axes of each field that comes in; those with an axis in common become one.
+        :param depends_on_parameters: whether what comes in does.
+        """
         found: list[frozenset[int]] = []
         for axes in [*self.axes, *more]:
             touching = [other for other in found if other & axes]
             found = [other for other in found if not other & axes]
             found.append(axes.union(*touching))
-        return Carried(frozenset(axes for axes in found if axes), self.trained or trained)
+        return Carried(frozenset(axes for axes in found if axes), self.depends_on_parameters or depends_on_parameters)
 
 
 @dataclass
@@ -102,7 +106,10 @@ class State:
         return result
 
     def of(self, name: str) -> Fields:
-        """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for."""
+        """The fields of a tensor; an initializer gets fresh labels along each axis when it is first asked for.
+
+        :raises ModelError: when an initializer has too many.
+        """
         if name not in self.fields:
             self.fields[name] = self._initializer(name)
         return self.fields[name]
@@ -112,6 +119,10 @@ class State:
         return frozenset((name,)) if name in self.model.initializers else self.source.get(name, frozenset())
 
     def _initializer(self, name: str) -> Fields:
+        """Fresh labels along each axis of an initializer, one field to an axis; none for constants.
+
+        :raises ModelError: when there are too many.
+        """
         if name not in self.model.initializers or not self.model.has_labels(name):
             return ()
         shape = self.shapes.shape[name]
@@ -219,9 +230,9 @@ class Op:
         return None if value is None else Trial(value, self.state.shapes.dynamic_value(name))
 
     def ints(self, i: int, attribute: str) -> list[int] | None:
-        """Integers that older operators take as attribute and newer ones as input `i`; None if absent or not known.
+        """A list of integers that older operators take as an attribute and newer ones as input `i`.
 
-        They are known where they are the same at all sizes of the symbolic dimensions.
+        :returns: the integers; None where they are absent, or not the same at all sizes of the symbolic dimensions.
         """
         if attribute in self.attributes:
             value = self.attributes[attribute]
@@ -242,7 +253,10 @@ class Op:
         return self.weights_only(i) and self.inputs[i] in self.state.depends_on_parameters
 
     def axis(self, default: int, rank: int | None = None) -> int:
-        """The attribute `axis`, counted from the front."""
+        """The attribute `axis`, counted from the front.
+
+        :param default: where there is none. :param rank: number of axes; None for that of the first input.
+        """
         axis = int(self.attributes.get("axis", default))
         return axis + (len(self.shape(0)) if rank is None else rank) if axis < 0 else axis
 
@@ -259,14 +273,16 @@ class Op:
         otherwise: tuple[Pair, ...] = (),
         sides: Fields = (),
     ) -> None:
-        """Leave a decision to the plan (see `Choice`)."""
+        """Leave a soft tie to the plan (see `Choice`)."""
         self.labels.choices.append(Choice(self.index, reason, (alternative,), drop, False, otherwise, sides))
 
     def choose_whole(self, reason: str, f: Field, axes: Iterable[int], result: bool = True) -> Field:
-        """The wish that what is mixed along `axes` of a field stays together; returns the field of each mixture.
+        """Make a soft tie between units that are mixed along some axes of a field.
 
-        `result`: the mixture is what the operator gives; where it is in every part, the field may differ along `axes`
-        only.
+        :param reason: why they want to stay together. :param f: the field. :param axes: the axes that are mixed.
+        :param result: the mixture is what the operator gives; where it is in every part, the field may differ along
+            `axes` only.
+        :returns: the field of the mixtures, of size 1 along `axes`.
         """
         mixed = frozenset(axes)
         r = self.labels.mix([1 if a in mixed else size for a, size in enumerate(f.shape)])

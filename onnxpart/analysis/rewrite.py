@@ -26,8 +26,8 @@ Kept = tuple[Indices | None, ...]
 class Rewrite:
     """One node on its way into a part.
 
-    `op` is the operator in the whole network, `node` the copy that may be changed, `before` nodes to put in front,
-    `constants` new initializers.
+    `op` is the operator in the whole network, `node` the copy that may be changed, `kept` tells the indices that the
+    part keeps of a tensor, `before` and `after` are nodes to put in front and behind, `constants` new initializers.
     """
 
     def __init__(self, op: Op, node: onnx.NodeProto, kept: Callable[[str], Kept], unique: Callable[[str], str]) -> None:
@@ -90,7 +90,10 @@ class Rewrite:
         return self.add("Gather", [name, self.constant(positions, "index")], "gather", axis=axis)
 
     def narrow(self, i: int, want: Kept) -> None:
-        """Make input `i` hold the indices `want`, of which it holds at least these."""
+        """Make input `i` hold the indices `want`, by nodes in front that select them.
+
+        :raises PartitionError: when it lacks some of them.
+        """
         have = self.kept_in(i)
         for axis, (h, w) in enumerate(zip(have, want, strict=True)):
             if w is None or (h is not None and np.array_equal(h, w)):
@@ -101,10 +104,22 @@ class Rewrite:
             have_sizes = sizes(have, self.op.shape(i))
             self.node.input[i] = self.select(self.node.input[i], self.op.inputs[i], axis, positions, have_sizes)
 
+    def narrow_broadcast(self, i: int, want: Kept) -> None:
+        """`narrow` where input `i` broadcasts to a tensor that holds the indices `want`: axes of size 1 stay."""
+        shape = self.op.shape(i)
+        aligned = want[len(want) - len(shape) :]
+        self.narrow(i, tuple(w if size > 1 else None for w, size in zip(aligned, shape, strict=True)))
+
     def select(self, value: str, tensor: str, axis: int, positions: Indices, shape: Sequence[int]) -> str:
-        """`gather` from a value that holds a block, of size `shape`, of the whole network's `tensor`.
+        """`gather` from a value that holds a block of a tensor of the whole network.
 
         Where the axis' length is known at run time only, the pattern of what is selected is repeated.
+
+        :param value: its name in the part. :param tensor: the tensor's in the whole network.
+        :param axis: along which to select. :param positions: of what is selected, in the block.
+        :param shape: the block's, at trial sizes.
+        :returns: the name of what is selected.
+        :raises PartitionError: when the axis' length isn't known and nothing repeats.
         """
         dynamic = self.op.state.shapes.dynamic_dims(tensor)
         if not dynamic[axis]:
@@ -167,7 +182,12 @@ def dims(r: Rewrite, i: int) -> None:
 
 
 def put(r: Rewrite, static: Sequence[bool], values: Sequence[int], value: str, out: str = "") -> list[onnx.NodeProto]:
-    """Nodes that put `values` in the `static` places of the integers `value`; the last gives `out`, or a new name."""
+    """Nodes that put numbers in some places of integers that are computed at run time.
+
+    :param static: for each place, whether a number is put there. :param values: the numbers, read in those places only.
+    :param value: name of the integers, int64 [n]. :param out: name of the result; empty for a new one.
+    :returns: the nodes, of which the last gives the result.
+    """
     if r.op.opset >= 9:
         inputs = [r.constant(static, "static", bool), r.constant(values, "shape"), value]
         name = r.name("where" if out else "shape")

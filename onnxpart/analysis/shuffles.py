@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import Field, Fields, varying
 from onnxpart.analysis.op import Op, State
-
-if TYPE_CHECKING:
-    pass
-from onnxpart.analysis.analysis import Analysis
 
 CHAIN = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"))
 """Movements that may be replaced as a chain by one selection (channel shuffle)."""

@@ -6,21 +6,17 @@ The graph is walked once in topological order; nothing depends on K here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import Fields, TooMany, tight
 from onnxpart.analysis.op import Barrier, Carried, Op, State
 from onnxpart.analysis.rules import control_flow
 from onnxpart.analysis.rules.table import Rule, find
+from onnxpart.analysis.shuffles import CHAIN, find_shuffles
 from onnxpart.errors import ModelError
 from onnxpart.ir.flatten import ENTER, LEAVE, Region, state_of
 from onnxpart.ir.infer import infer
 from onnxpart.ir.model import Model
-
-if TYPE_CHECKING:
-    pass
-from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.shuffles import CHAIN, find_shuffles
 
 MOVED = CHAIN | {"Cast", "Identity", "Slice", "Split"}
 """Operators whose results are pieces of their first input; a Concat is made of all of its inputs."""
@@ -154,11 +150,11 @@ def _share_rest(op: Op) -> None:
 
 
 def _propagate(op: Op) -> None:
-    """Carry purity, training and the source initializers to the outputs."""
+    """Carry to the outputs whether they are weights only, whether they depend on parameters, and their initializers."""
     state, names = op.state, op.reads
     outputs = [name for name in op.outputs if name]
     carried = state.carried.keys() & outputs
-    state.depends_on_parameters.update(name for name in carried if state.carried[name].trained)
+    state.depends_on_parameters.update(name for name in carried if state.carried[name].depends_on_parameters)
     changes = op.domain == LEAVE or bool(carried)
     weights_only = bool(names) and state.weights_only.issuperset(names) and not changes
     if weights_only:

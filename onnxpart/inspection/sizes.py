@@ -19,7 +19,8 @@ from onnxpart.ir.shapes import Shape
 from onnxpart.planning.placement import Layout, layout_of
 from onnxpart.planning.plan import Plan
 
-CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", *GATES))
+COUNTED = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", *GATES))
+"""Operators whose multiply-accumulates are counted."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def measure(analysis: Analysis, plan: Plan) -> Sizes:
 
 def _counts(analysis: Analysis, op: Op) -> bool:
     """Whether the operator is a contraction of activations whose shapes are known."""
-    if op.op_type not in CONTRACTIONS or op.outputs[0] in analysis.state.weights_only:
+    if op.op_type not in COUNTED or op.outputs[0] in analysis.state.weights_only:
         return False
     if op.op_type == "Einsum" and op.index in analysis.state.barriers:
         return False

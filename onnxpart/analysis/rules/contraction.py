@@ -46,7 +46,9 @@ def place(f: Field, letters: str, out: str) -> Field:
 def weighted(op: Op, x: Operand, w: Operand, contracted: str, out: str) -> Fields:
     """Fields of a contraction of activations with a weight; its output axis is where units come into being.
 
-    `contracted`: letters of `x` and `w` that are summed over; windows (letters of `x` missing in `out`) are tied.
+    :param x: the activations. :param w: the weight. :param contracted: the letters of both that are summed over.
+    :param out: the letters of the result. Letters of `x` that are in neither are those of a window, whose places are
+        tied.
     """
     summed, passed = [], []
     for f in x.fields:
@@ -106,7 +108,11 @@ def _weight_field(
 
 
 def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
-    """Fields of a product of two activations, summed over `contracted`: units that are summed want to stay together."""
+    """Fields of a product of two activations; units that are summed are tied softly.
+
+    :param a: one factor. :param b: the other. :param contracted: the letters that are summed over.
+    :param out: the letters of the result.
+    """
     result: list[Field] = []
     sums: list[Field] = []
     for operand in (a, b):
@@ -163,11 +169,9 @@ def rewrite_contraction(r: Rewrite) -> None:
                 before = want.get(letter)
                 want[letter] = kept if before is None or len(kept) < len(before) else before
     for i in (0, 1):
-        shape = op.shape(i)
-        r.narrow(i, tuple(want.get(c) if n > 1 else None for c, n in zip(terms[i], shape, strict=True)))
+        r.narrow_broadcast(i, tuple(map(want.get, terms[i])))
     if op.op_type == "Gemm" and op.has(2):
-        aligned = r.kept_out()[2 - len(op.shape(2)) :]
-        r.narrow(2, tuple(k if n > 1 else None for k, n in zip(aligned, op.shape(2), strict=True)))
+        r.narrow_broadcast(2, r.kept_out())
 
 
 @operator("MatMul", versions=(1, 9, 13), kind="contraction", rewrite=rewrite_contraction)
@@ -178,6 +182,7 @@ def matmul(op: Op) -> list[Fields]:
 
 
 def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
+    """Fields of a contraction of two operands: with a weight if just one of them is trainable, else a product."""
     terms = left, right
     batch = set(left) & set(right) & set(out)
     weights = [i for i in (0, 1) if op.trainable(i) and not _computed_in_batches(op, i, terms[i], batch)]
@@ -259,6 +264,10 @@ def conv_transpose(op: Op) -> list[Fields]:
 
 
 def _convolution(op: Op, transposed: bool) -> list[Fields]:
+    """Fields of a convolution; a window ties the places that it sees unless it slides over units.
+
+    :raises Barrier: when its kernel is no weight.
+    """
     spatial = len(op.shape(0)) - 2
     group = int(op.attributes.get("group", 1))
     sliding = slides(op)

@@ -173,4 +173,4 @@ def _cut(r: Rewrite, i: int, want: Kept, gone: Sequence[int]) -> None:
     wanted = list(want)
     for axis in gone:
         wanted.insert(axis, None)
-    r.narrow(i, tuple(w if n > 1 else None for w, n in zip(wanted, r.op.shape(i), strict=True)))
+    r.narrow_broadcast(i, tuple(wanted))

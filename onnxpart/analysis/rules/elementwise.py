@@ -46,13 +46,9 @@ def unary(op: Op) -> list[Fields]:
 
 def rewrite_broadcast(r: Rewrite) -> None:
     """Broadcasting: operands that are shared along a divided axis are cut to the part's share of it."""
-    out = r.kept_out()
-    for i, name in enumerate(r.op.inputs):
-        if not name:
-            continue
-        shape = r.op.shape(i)
-        aligned = out[len(out) - len(shape) :]
-        r.narrow(i, tuple(k if size > 1 else None for k, size in zip(aligned, shape, strict=True)))
+    for i in range(len(r.op.inputs)):
+        if r.op.has(i):
+            r.narrow_broadcast(i, r.kept_out())
 
 
 @operator("Pow", versions=(7, 12, 13, 15), kind="elementwise", rewrite=rewrite_broadcast)

@@ -30,7 +30,7 @@ def rewrite_elements(r: Rewrite) -> None:
     out = r.kept_out()
     for i in range(len(r.op.inputs)):
         if r.op.has(i) and len(r.op.shape(i)) == len(out):
-            r.narrow(i, tuple(k if n > 1 else None for k, n in zip(out, r.op.shape(i), strict=True)))
+            r.narrow_broadcast(i, out)
 
 
 @operator("GatherElements", versions=(11, 13), kind="movement", rewrite=rewrite_elements, mean="data")

@@ -45,12 +45,9 @@ def channels(op: Op) -> list[Fields]:
 
 def rewrite_layer_norm(r: Rewrite) -> None:
     """LayerNormalization: parameters that are shared along a divided axis are cut."""
-    out = r.kept_out()
     for i in range(1, len(r.op.inputs)):
         if r.op.has(i):
-            shape = r.op.shape(i)
-            aligned = out[len(out) - len(shape) :]
-            r.narrow(i, tuple(k if n > 1 else None for k, n in zip(aligned, shape, strict=True)))
+            r.narrow_broadcast(i, r.kept_out())
 
 
 @operator("LayerNormalization", versions=(17,), kind="mix", rewrite=rewrite_layer_norm)

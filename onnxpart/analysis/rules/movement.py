@@ -89,13 +89,10 @@ def transpose(op: Op) -> list[Fields]:
 
 def rewrite_concat(r: Rewrite) -> None:
     """Concat: operands that are shared along another, divided axis are cut."""
-    out = list(r.kept_out())
-    axis = r.op.axis(1, len(out))
+    want = list(r.kept_out())
+    want[r.op.axis(1, len(want))] = None
     for i in range(len(r.op.inputs)):
-        want = list(out)
-        want[axis] = None
-        shape = r.op.shape(i)
-        r.narrow(i, tuple(w if n > 1 else None for w, n in zip(want, shape, strict=True)))
+        r.narrow_broadcast(i, tuple(want))
 
 
 @operator("Concat", versions=(4, 11, 13), kind="movement", rewrite=rewrite_concat, mean="sum")
@@ -130,6 +127,10 @@ def concat(op: Op) -> list[Fields]:
 
 
 def _side_by_side(op: Op, column: dict[int, Field], kept: list[int], axis: int) -> Field:
+    """One field of a concatenation; inputs without a field in `column` are in every part.
+
+    :param column: a field by input. :param kept: the inputs that aren't empty. :param axis: along which they stand.
+    """
     fields = list(column.values())
     along = any(axis in varying(f) for f in fields)
     if not along and len(column) == len(kept):
@@ -189,8 +190,7 @@ def slice_ranges(op: Op) -> dict[int, range | None] | None:
     for axis, start, end, step in zip(axes, *(k or () for k in known), strict=True):
         axis, size, kept = axis % len(op.shape(0)), op.shape(0)[axis], None
         if start is not None and end is not None and step is not None:
-            stop = None if step < 0 and end < -size else end
-            kept = range(*slice(start, stop, step).indices(size))
+            kept = range(*slice(start, end, step).indices(size))
         result[axis] = None if op.dynamic(0)[axis] and kept != range(size) else kept
     return result
 

@@ -61,6 +61,10 @@ def rewrite_shape(r: Rewrite) -> None:
 
 
 def _scaled_size(r: Rewrite, whole: Indices, part: Indices, dynamic: bool) -> None:
+    """Size: the number of elements in the whole network, computed from the part's where it is known at run time only.
+
+    :param whole: shape of the whole's tensor, int64 [rank]. :param part: that of the part's.
+    """
     out = r.node.output[0]
     if not dynamic:
         constant = r.constant(np.prod(whole), "size")
