@@ -17,7 +17,7 @@ from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.protos import SMALL
 from onnxpart.torch import export_weights, import_onnx, load_weights, weights
 from onnxpart.torch.importer.module import parameters
-from tests.cli.test_app import run
+from tests.networks.command import run
 from tests.networks.running import Array, run_onnx
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
