@@ -56,9 +56,10 @@ def test_what_is_looked_up_is_in_the_table(seed: int, cast: bool) -> None:
     assert ((tokens >= 0) & (tokens < ROWS)).all()
 
 
-def test_all_rows_are_looked_up_at_some_time() -> None:
+@pytest.mark.parametrize("cast", [False, True])
+def test_all_rows_are_looked_up_at_some_time(cast: bool) -> None:
     rng = np.random.default_rng(0)
-    found = np.concatenate([inputs(LOOKED_UP[False], 0, rng)["tokens"] for _ in range(60)])
+    found = np.concatenate([inputs(LOOKED_UP[cast], 0, rng)["tokens"] for _ in range(60)])
     assert set(found.tolist()) == set(range(ROWS))
 
 
