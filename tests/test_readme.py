@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from models import figure1
-from tests.cli.test_app import run
 from tests.networks import plain
+from tests.networks.command import run
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LONGEST = 14

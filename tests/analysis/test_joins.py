@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from onnxpart.analysis.joins import follow, join, meet, mix
 from onnxpart.analysis.labels import Field, Fields, varying
-from tests.networks.operators import Alone
+from tests.networks.alone import Alone
 
 AXES = st.sets(st.integers(0, 2), min_size=1)
 

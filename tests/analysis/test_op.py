@@ -10,7 +10,7 @@ from onnx import helper
 
 from onnxpart.analysis.op import Carried, Op, qualified
 from onnxpart.ir.flatten import ENTER, LEAVE
-from tests.networks.operators import Alone
+from tests.networks.alone import Alone
 
 AXES = st.frozensets(st.integers(0, 3))
 

@@ -14,8 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxpart import PartitionError
 from onnxpart.analysis.rewrite import Kept, Rewrite, dims, put, sizes
+from tests.networks.alone import Alone
 from tests.networks.net import Array
-from tests.networks.operators import Alone
 
 
 def some(*indices: int) -> Array:

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner, Result
 
 from models import BUILDERS
 from onnxpart import __version__, arrays, merge
 from onnxpart.cli import app as cli
 from onnxpart.merging.folder import original, read_plan
-
-FIELDS = {"k", "order", "seed", "shares", "duplicated", "replicated", "blocked", "mean"}
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def run_json(*arguments: object, code: int = 0) -> Any:
-    result = run(*arguments, "--json", code=code)
-    assert result.stdout.count("\n") == 1
-    return json.loads(result.stdout)
-
-
-def process(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that finds this checkout, wherever it runs."""
-    root = str(Path(cli.__file__).parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+from tests.networks.command import FIELDS, process, run, run_json
 
 
 @pytest.fixture

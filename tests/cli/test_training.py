@@ -30,45 +30,11 @@ from onnxpart.torch.runs.trained_file import deviation, write_weights
 from onnxpart.torch.training.objective import find_objective
 from onnxpart.torch.training.series import Series
 from onnxpart.torch.training.settings import EngineKind
-from tests.cli.test_app import process, run, run_json
+from tests.networks.command import MODULE, equal, lines, process, run, run_json
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 COMMON = ("--batch-size", 10, "--lr", 0.1, "--engine", "series")
 DATA = ("--data", "npz:data.npz", *COMMON)
-
-MODULE = '''
-import os, signal
-import numpy as np
-import torch
-from torch.utils.data import Dataset
-
-class Samples(Dataset):
-    """Those of data.npz; at the STOP-th that is read the user presses Ctrl-C."""
-
-    read = 0
-
-    def __init__(self):
-        with np.load("data.npz") as file:
-            self.arrays = dict(file)
-
-    def __len__(self):
-        return len(self.arrays["x"])
-
-    def __getitem__(self, i):
-        Samples.read += 1
-        if Samples.read == int(os.environ.get("STOP", -1)):
-            os.kill(os.getpid(), signal.SIGINT)
-        return self.arrays["x"][i], int(self.arrays["target"][i])
-
-def samples():
-    return Samples()
-
-def hungry(output, target):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-def mean_absolute(output, target):
-    return (output - target[:, None]).abs().mean()
-'''
 
 
 @pytest.fixture
@@ -95,15 +61,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def samples() -> dict[str, Any]:
     with np.load("data.npz") as file:
         return dict(file)
-
-
-def lines(path: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
-
-
-def equal(first: str, second: str) -> bool:
-    one, other = arrays(first), arrays(second)
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def listed(folder: str) -> list[str]:

@@ -18,7 +18,7 @@ from onnxpart.ir.arrays import array_of
 from onnxpart.ir.protos import SMALL
 from onnxpart.torch import export_weights, import_onnx, load_weights, weights
 from onnxpart.torch.importer.module import parameters
-from tests.cli.test_app import run
+from tests.networks.command import run
 from tests.networks.running import Array, run_onnx
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores

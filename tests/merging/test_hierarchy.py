@@ -41,13 +41,13 @@ from onnxpart.verification.feeds import inputs
 from onnxpart.verification.oracles import TOLERANCE, tap
 from onnxpart.verification.runtime import Session
 from onnxpart.verification.weights import draw
-from tests.cli.test_app import FIELDS, run, run_json
+from tests.networks.command import FIELDS, run, run_json
 from tests.networks.copies import with_arrays
 from tests.networks.exported import export
+from tests.networks.external import outside
 from tests.networks.growing import Recipe
 from tests.networks.net import Net
 from tests.networks.steps import STEPS
-from tests.storage.test_rows import outside
 
 
 def trained(done: Split, seed: int = 0) -> list[ModelProto]:

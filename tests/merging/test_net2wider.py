@@ -21,13 +21,13 @@ from onnxpart.verification.feeds import inputs
 from onnxpart.verification.oracles import TOLERANCE, tap
 from onnxpart.verification.runtime import Session
 from onnxpart.verification.weights import draw
-from tests.cli.test_app import run, run_json
+from tests.networks.command import run, run_json
 from tests.networks.copies import restored, with_arrays
 from tests.networks.exported import export
+from tests.networks.external import outside
 from tests.networks.growing import Recipe
 from tests.networks.net import Net
 from tests.networks.steps import STEPS
-from tests.storage.test_rows import outside
 
 NAMES = [
     *("cifar10", "concat", "depthwise", "flatten", "groupnorm", "grouped", "layernorm", "lenet", "lrn"),

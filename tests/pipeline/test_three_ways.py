@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from onnxpart.torch import export, split_module
 from onnxpart.torch.data.loaders import TensorLoader
-from tests.cli.test_app import run
+from tests.networks.command import run
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 EPOCHS, MERGE_AT, SEED, LR, MOMENTUM, BATCH = 6, 3, 7, 0.05, 0.9, 4

@@ -25,6 +25,7 @@ from onnxpart.storage.onnx_file import ALIGNMENT
 from onnxpart.storage.rows import Stream
 from onnxpart.storage.safetensors import save_arrays
 from tests.networks.copies import restored
+from tests.networks.external import outside
 from tests.networks.net import Net
 
 ORACLES = import_module("onnxpart.verification.oracles")  # the package has a function of this name
@@ -69,15 +70,6 @@ def replicated() -> ModelProto:
 
 
 NETWORKS: dict[str, Callable[[], ModelProto]] = {"wide": wide, "replicated": replicated, "lenet": BUILDERS["lenet"]}
-
-
-def outside(model: ModelProto, name: str = "m.onnx", data: str = "m.data") -> Path:
-    """A file of the model, every initializer external."""
-    Path(data).parent.mkdir(parents=True, exist_ok=True)
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    onnx.save_model(copy, name, save_as_external_data=True, location=data, size_threshold=0)
-    return Path(name)
 
 
 def external(path: Path | str) -> set[str]:

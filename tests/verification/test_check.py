@@ -14,7 +14,7 @@ from onnxpart import split
 from onnxpart.errors import VerificationError
 from onnxpart.verification import check as module
 from onnxpart.verification.check import check
-from tests.cli.test_app import run, run_json
+from tests.networks.command import run, run_json
 from tests.networks.net import Net
 
 

@@ -12,28 +12,20 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from models import GOLDEN
-from onnxpart import OnnxpartError, Plan, analyse, load, merge, plan, verify
+from onnxpart import Plan, analyse, load, merge, plan, verify
 from onnxpart.analysis.joins import follow
 from onnxpart.analysis.labels import Field, Fields
 from onnxpart.analysis.op import Op
 from onnxpart.analysis.rules import contraction, elementwise, movement, recurrent
 from onnxpart.analysis.rules import table as rules
-from tests.analysis.rules.test_table import network as recipe
-from tests.analysis.rules.test_table import operator
 from tests.networks.net import Net
+from tests.networks.operators import network as recipe
+from tests.networks.operators import operator
 from tests.networks.recurrent import Form, network
+from tests.networks.verified import holds
 
 Labels = Callable[[Op], list[Fields]]
 ORACLES = import_module("onnxpart.verification.oracles")  # the package has a function of this name
-
-
-def holds(model: ModelProto, k: int = 2, order: str = "random", seed: int = 1) -> bool:
-    """Whether the model is divided and the oracles find nothing; a refusal counts as a find."""
-    try:
-        analysis = analyse(load(model))
-        return verify(analysis, plan(analysis, k, order=order, seed=seed)).holds
-    except OnnxpartError:
-        return False
 
 
 def classified(n: Net, h: str, channels: int = 6) -> ModelProto:

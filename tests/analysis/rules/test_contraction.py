@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxpart.analysis.labels import Field
 from onnxpart.analysis.op import Barrier
 from onnxpart.analysis.rules.contraction import einsum_letters, place
-from tests.networks.operators import Alone
+from tests.networks.alone import Alone
 
 
 def roots(alone: Alone) -> list[list[int]]:

@@ -15,9 +15,9 @@ from onnxpart.analysis.rules import control_flow
 from onnxpart.analysis.rules import table as rules
 from onnxpart.ir.flatten import ENTER, LEAVE
 from onnxpart.planning.placement import Layout
-from tests.analysis.rules.test_control_flow import CASES, network
+from tests.networks.control_flow import CASES, network
 from tests.networks.looping import recurrent
-from tests.verification.test_mutations import holds
+from tests.networks.verified import holds
 
 Labels = Callable[[Op], list[Fields]]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxpart.analysis.op import Barrier
-from tests.networks.operators import Alone
+from tests.networks.alone import Alone
 
 
 @pytest.mark.parametrize("op_type", ["Relu", "Cast", "Clip"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxpart.analysis.op import Barrier
-from tests.networks.operators import Alone
+from tests.networks.alone import Alone
 
 
 def test_positions_are_in_every_part_and_the_rest_is_place_by_place() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxpart.analysis.labels import varying
-from tests.networks.operators import Alone
+from tests.networks.alone import Alone
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnxpart.analysis.op import Barrier
 from onnxpart.analysis.rules import movement
 from onnxpart.ir.shapes import Shape
+from tests.networks.alone import Alone
 from tests.networks.net import Array
-from tests.networks.operators import Alone
 
 
 def ints(*values: int) -> Array:

@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto
 
 from onnxpart import split, verify
-from tests.analysis.rules.test_table import WIDTH, Build, indices, other
 from tests.networks.net import Net
+from tests.networks.operators import WIDTH, Build, indices, other
 
 
 def computed_axis(n: Net, value: int) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from onnxpart import split
 from onnxpart.verification.runtime import Session
+from tests.networks.alone import Alone
 from tests.networks.net import Net
-from tests.networks.operators import Alone
 
 
 @pytest.mark.parametrize("op_type", ["Shape", "Size"])

@@ -24,8 +24,7 @@ from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.runs.task import Recipe, prepare
 from onnxpart.torch.training.settings import Settings
 from onnxpart.torch.training.train import train
-from tests.cli.test_app import run, run_json
-from tests.cli.test_training import MODULE, equal, lines
+from tests.networks.command import MODULE, equal, lines, run, run_json
 from tests.networks.copies import with_arrays
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores

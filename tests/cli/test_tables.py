@@ -1,0 +1,81 @@
+"""Text and tables for people, by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from models import BUILDERS
+from onnxpart import analyse, load, plan, verify
+from onnxpart.cli import tables
+from onnxpart.inspection.sizes import measure
+
+
+def text(table: Table) -> list[list[str]]:
+    """The cells of a table, by row."""
+    columns = [list(column.cells) for column in table.columns]
+    return [[str(cell) for cell in row] for row in zip(*columns, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB"), (5 << 30, "5.0 GiB"),
+     (1 << 40, "1.0 TiB"), (1 << 50, "1024.0 TiB")],
+)  # fmt: skip
+def test_bytes(count: int, shown: str) -> None:
+    assert tables.human_bytes(count) == shown
+
+
+@given(st.integers(0, 1 << 60))
+def test_bytes_leave_at_least_one_of_a_unit(count: int) -> None:
+    value, unit = tables.human_bytes(count).split()
+    assert unit in ("B", "KiB", "MiB", "GiB", "TiB")
+    assert unit == "B" or float(value) >= 1
+
+
+def test_equal_parts_are_one_row() -> None:
+    analysis = analyse(load(BUILDERS["lenet"]()))
+    alike = text(tables.sizes_table(measure(analysis, plan(analysis, 5))))
+    assert [row[0] for row in alike] == ["whole", "parts 0 to 4, each"]
+    assert alike[0][1:3] == ["431080", "100.00%"]
+    assert alike[1][1:3] == ["18224", "4.23%"]
+    uneven = text(tables.sizes_table(measure(analysis, plan(analysis, 2, shares=(2, 1)))))
+    assert [row[0] for row in uneven] == ["whole", "part 0", "part 1"]
+
+
+def test_layers_say_what_became_of_them() -> None:
+    analysis = analyse(load(BUILDERS["lenet"]()))
+    made = plan(analysis, 2)
+    rows = text(tables.layers_table(made, tables.outcomes(analysis, made)))
+    assert [(row[0], row[1], row[3], row[4]) for row in rows] == [
+        ("Conv 'conv1'", "20", "2 x 10", "divided"),
+        ("Conv 'conv2'", "50", "2 x 25", "divided"),
+        ("Gemm 'fc1'", "500", "2 x 250", "divided"),
+        ("Gemm 'logits'", "10", "", "shared: output layer"),
+    ]
+
+
+def test_initializers_say_how_they_merge() -> None:
+    made = plan(analyse(load(BUILDERS["lenet"]())), 2)
+    rows = {row[0]: row[1:] for row in text(tables.initializers_table(made))}
+    assert rows["fc1.bias"] == ["[500]", "2 x [250]", "joined"]
+    assert rows["logits.weight"][2] == "joined, divided by K"
+    assert rows["logits.bias"] == ["[10]", "2 x [10]", "shared: mean over the parts"]
+
+
+def test_notes_name_what_could_not_simply_be_divided() -> None:
+    made = plan(analyse(load(BUILDERS["lrn"]())), 2)
+    assert tables.notes(made) == ["duplicated: LRN 'norm' mixes units, so each part has its own over its own units"]
+    assert tables.notes(plan(analyse(load(BUILDERS["lenet"]())), 2)) == []
+
+
+def test_a_verdict_ends_with_one_word() -> None:
+    analysis = analyse(load(BUILDERS["chain"]()))
+    verdict = verify(analysis, plan(analysis, 2))
+    lines = tables.verdict_lines(verdict)
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")][:-1] == [
+        "ensemble identity", "block identity", "compared with the parts",
+    ]  # fmt: skip
+    assert lines[-1] == "verified"
