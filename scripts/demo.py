@@ -1,9 +1,9 @@
 """The paper's MNIST experiment in small: LeNet in two parts, trained apart, merged, trained on; and the baseline."""
 
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -26,9 +26,10 @@ from matplotlib import pyplot as plt
 import onnxpart
 from models import lenet
 from onnxpart import OptimizerState
-from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
+from onnxpart.torch import ImportedModule, import_onnx
 from onnxpart.torch.data.images import mnist5k
 from onnxpart.torch.data.loaders import TensorLoader
+from onnxpart.torch.runs.stages import Networks, Stage, merge_parts, parts_of, run_stages
 from onnxpart.torch.training.train import Epoch, EpochEnd, Result, Settings, evaluate, train
 from scripts.machine import machine
 
@@ -41,16 +42,18 @@ LR, MOMENTUM, BATCH_SIZE = 0.05, 0.9, 100
 
 Digits: TypeAlias = tuple[TensorLoader, TensorLoader]
 """Those to learn, and those to test."""
+Curve: TypeAlias = Sequence[Epoch]
+"""Of a network."""
 
 
 @dataclass(frozen=True)
 class Run:
     """One seed: the baseline, the parts, the whole, its error right after merging, and what the parts believe."""
 
-    baseline: Result
-    parts: list[Result]
+    baseline: Curve
+    parts: Sequence[Curve]
     merged: float
-    whole: Result
+    whole: Curve
     beliefs: NDArray[np.float32]
     """Probability of the correct class [part, test sample], right before merging."""
 
@@ -96,25 +99,24 @@ def settings_of(epochs: int, seed: int) -> Settings:
     return Settings(epochs, lr=LR, momentum=MOMENTUM, seed=seed, device="cpu")
 
 
-def run(data: Digits, epochs: int, seed: int, folder: Path, on_epoch: Callable[[str, Epoch], None]) -> Run:
+def run(data: Digits, epochs: int, seed: int, on_epoch: Callable[[str, Epoch], None]) -> Run:
     """Train baseline and parts from one seed's weights, merge after half of the epochs, and train the whole on."""
-    model, settings = lenet(seed), settings_of(epochs, seed)
-    before, after = range(epochs // 2), range(epochs // 2, epochs)
-    network = [import_onnx(model)]
-    (baseline,) = learn(network, data, settings, range(epochs), lambda epoch: on_epoch("baseline", epoch))
+    model, settings, half = lenet(seed), settings_of(epochs, seed), epochs // 2
+    (baseline,) = learn([import_onnx(model)], data, settings, range(epochs), partial(on_epoch, "baseline"))
 
-    split = onnxpart.split(model, PARTS)
-    split.save(folder, force=True)
-    modules = [import_onnx(folder / f"part{p}.onnx") for p in range(PARTS)]
-    parts = learn(modules, data, settings, before, lambda epoch: on_epoch("parts", epoch))
-    beliefs = np.stack([belief(module, data) for module in modules])
+    def train_stage(stage: Stage, networks: Networks) -> list[Result]:
+        return learn(networks.modules, data, settings, stage.epochs, partial(on_epoch, stage.name), networks.states)
 
-    whole = import_onnx(folder / "whole.onnx")
-    load_weights(whole, onnxpart.merge(split.plan, [weights(module) for module in modules]))
-    state = onnxpart.merge_states(split.plan, [part.state for part in parts])
-    merged = evaluate(whole, data[1], F.cross_entropy, error, "cpu")[1] or 0.0
-    (result,) = learn([whole], data, settings, after, lambda epoch: on_epoch("whole", epoch), [state])
-    return Run(baseline, parts, merged, result, beliefs)
+    stages = [
+        Stage("parts", range(half), settings),
+        Stage("merged", range(half, half), settings, merge_parts),
+        Stage("whole", range(half, epochs), settings),
+    ]
+    running = run_stages(parts_of(onnxpart.split(model, PARTS)), stages, train_stage)
+    parts = next(running)
+    beliefs = np.stack([belief(module, data) for module in parts.modules])
+    merged = evaluate(next(running).modules[0], data[1], F.cross_entropy, error, "cpu")[1] or 0.0
+    return Run(baseline.curve, parts.curves, merged, next(running).curves[0], beliefs)
 
 
 @torch.no_grad()
@@ -135,19 +137,19 @@ class Times:
     @classmethod
     def of(cls, runs: list[Run]) -> "Times":
         """Measure over all seeds; baseline and whole are the same network, and the parts have the same shapes."""
-        whole = np.concatenate([durations(result) for r in runs for result in (r.baseline, r.whole)])
+        whole = np.concatenate([durations(curve) for r in runs for curve in (r.baseline, r.whole)])
         parts = np.concatenate([durations(r.parts[0]) for r in runs])  # of all parts, one after the other
         return cls(float(np.median(whole)), float(np.median(parts)) / PARTS)
 
 
-def durations(result: Result) -> NDArray[np.float64]:
+def durations(curve: Curve) -> NDArray[np.float64]:
     """Return the seconds of each epoch [epoch]."""
-    return np.diff([0.0, *(epoch.seconds for epoch in result.curve)])
+    return np.diff([0.0, *(epoch.seconds for epoch in curve)])
 
 
-def errors(result: Result) -> list[float]:
+def errors(curve: Curve) -> list[float]:
     """Return the test error after each epoch."""
-    return [epoch.metric or 0.0 for epoch in result.curve]
+    return [epoch.metric or 0.0 for epoch in curve]
 
 
 def results(runs: list[Run], times: Times, epochs: int) -> Table:
@@ -239,13 +241,13 @@ def main(
         [import_onnx(lenet())], data, settings_of(1, 0), range(1), lambda _: None
     )  # unmeasured: the first steps set torch up
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress, tempfile.TemporaryDirectory() as folder:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=seeds * (epochs + PARTS * (epochs // 2) + epochs - epochs // 2))
 
         def show(name: str, epoch: Epoch) -> None:
             progress.update(task, advance=1, description=f"{name}: test error {epoch.metric:.1%}")
 
-        runs = [run(data, epochs, seed, Path(folder) / f"seed{seed}", show) for seed in range(seeds)]
+        runs = [run(data, epochs, seed, show) for seed in range(seeds)]
     times = Times.of(runs)
     console.print(results(runs, times, epochs))
     console.print(", ".join(f"{key} {value}" for key, value in machine("torch", "onnx").items()))

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxpart
-from onnxpart import OptimizerState, Split
-from onnxpart.merging.optimizer_state import unmerge_states
-from onnxpart.torch import ImportedModule, import_onnx, load_weights, weights
+from onnxpart import Split
+from onnxpart.torch import import_onnx, load_weights
 from onnxpart.torch.data.batch import Loader
+from onnxpart.torch.runs import stages
+from onnxpart.torch.runs.stages import Networks
+from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.losses import Criterion
-from onnxpart.torch.training.settings import Settings
+from onnxpart.torch.training.settings import EngineKind, Settings
 from onnxpart.torch.training.train import evaluate, train
 
 Method = Literal["whole", "duplicated", "partition", "widen", "levels", "rounds"]
 Rate = Literal["paper", "cosine", "restart"]
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Record: TypeAlias = dict[str, Any]
 
 
@@ -82,19 +82,16 @@ class Run:
         }  # fmt: skip
 
 
-@dataclass
-class Networks:
-    """The networks of a stage side by side: modules, what their optimisers remember, and how they came on."""
+@dataclass(frozen=True)
+class Piece(stages.Stage):
+    """Epochs of a stage that have the same settings, at whose end the networks may be tested.
 
-    modules: list[ImportedModule]
-    states: list[OptimizerState] | None
-    epoch: int
+    `stage`: its number in the run. `whole`: whether its network is the whole.
+    """
+
     stage: int = 0
-    curve: list[Record] = field(default_factory=list)
-
-    def arrays(self) -> list[dict[str, NDArray[Any]]]:
-        """The weights of each, copied."""
-        return [{name: np.array(array) for name, array in weights(module).items()} for module in self.modules]
+    whole: bool = False
+    tested: bool = False
 
 
 class Experiment:
@@ -103,7 +100,7 @@ class Experiment:
     def __init__(self, task: Task, seed: int) -> None:
         self.task, self.seed, self.model = task, seed, task.model(seed)
         self._splits: dict[int, Split] = {}
-        self._known: dict[tuple[int, Rate, int, int], Networks] = {}
+        self._known: dict[tuple[int, Rate, int, int], tuple[Networks, list[Record]]] = {}
 
     def split(self, k: int) -> Split:
         """The network in k parts, which start from slices of its weights."""
@@ -116,120 +113,89 @@ class Experiment:
 
         :returns: the run's record: header, the curve of all networks, and the whole's final loss and metric.
         """
-        ways = {"whole": self._alone, "duplicated": self._alone, "partition": self._partition, "widen": self._widen,
-                "levels": self._levels, "rounds": self._rounds}  # fmt: skip
-        whole = ways[run.method](run)
-        last = whole.curve[-1]
-        final = {name: last[name] for name in ("loss", "metric")}
-        return {**run.header(self.task, self.seed), "curve": whole.curve, "final": final}
+        if run.method in ("whole", "duplicated"):
+            split = self.split(max(run.stages[0].k, 2))  # any: it is not divided
+            first = Networks(split, [import_onnx(self.model if run.method == "whole" else split.whole)])
+            curve = self._train(first, self.pieces(run, 0, whole=True))[1]
+        elif run.method == "rounds":
+            curve = self._train(self._divided(run, 0), self._all_pieces(run))[1]
+        else:
+            parts, before = self._parts(run)
+            shown = [point for point in before if point["part"] == 0] if run.method == "widen" else before
+            curve = shown + self._train(parts, self._all_pieces(run, 1))[1]
+        final = {name: curve[-1][name] for name in ("loss", "metric")}
+        return {**run.header(self.task, self.seed), "curve": curve, "final": final}
 
     def parts(self, run: Run) -> Networks:
         """The parts of the first stage when it ends."""
+        return self._parts(run)[0]
+
+    def _parts(self, run: Run) -> tuple[Networks, list[Record]]:
+        """The same with their curve; those that trained for fewer epochs at the same rates train on."""
         stage = run.stages[0]
         length = stage.epochs if run.rate == "restart" else run.epochs
         key = (stage.k, run.rate, length, stage.epochs)
         if key not in self._known:
-            started = Networks([import_onnx(part) for part in self.split(stage.k).parts], None, 0)
+            networks, start, curve = stages.parts_of(self.split(stage.k)), 0, list[Record]()
             earlier = [known for known in self._known if known[:3] == key[:3] and known[3] < stage.epochs]
             if earlier:
-                known = self._known[max(earlier)]
-                for module, arrays in zip(started.modules, known.arrays(), strict=True):
+                start = max(earlier)[3]
+                known, curve = self._known[max(earlier)]
+                for module, arrays in zip(networks.modules, known.weights, strict=True):
                     load_weights(module, arrays)
-                started.states, started.epoch, started.curve = known.states, known.epoch, list(known.curve)
-            self._learn(started, run, 0, stage.epochs)
-            self._known[key] = started
+                networks = replace(networks, states=known.states)
+            networks, further = self._train(networks, self.pieces(run, 0, start))
+            self._known[key] = networks, curve + further
         return self._known[key]
 
-    def _alone(self, run: Run) -> Networks:
-        k = run.stages[0].k
-        model = self.model if run.method == "whole" else self.split(k).whole
-        return self._to_the_end(Networks([import_onnx(model)], None, 0), run)
+    def _all_pieces(self, run: Run, first: int = 0) -> list[Piece]:
+        """The pieces of all stages from one on: of parts, then of the whole, which is tested as it begins, too."""
+        last = len(run.stages) - 1
+        found: list[Piece] = []
+        for number in range(first, last + 1):
+            start = sum(stage.epochs for stage in run.stages[:number])
+            begin = self._begin(run, number) if number else stages.Stage.begin
+            settings = self.task.settings
+            found.append(Piece("", range(start, start), settings, begin, number, number == last, number == last))
+            found += self.pieces(run, number, whole=number == last)
+        return found
 
-    def _partition(self, run: Run) -> Networks:
-        parts = self.parts(run)
-        split = self.split(run.stages[0].k)
-        states = None if parts.states is None else [onnxpart.merge_states(split.plan, parts.states)]
-        merged = onnxpart.merge(split.plan, parts.arrays())
-        return self._go_on(
-            parts, split, onnxpart.draw_edges(split.plan, merged, run.edges, seed=self.seed), states, run
-        )
+    def _begin(self, run: Run, number: int) -> Callable[[Networks], Networks]:
+        """What makes the networks of a stage of those before it."""
+        if number < len(run.stages) - 1:
+            if run.method == "levels":
+                return partial(stages.merge_to_parts, k=run.stages[number].k)
+            return lambda before: stages.divide_anew(before, self._divided(run, number))
+        if run.method == "widen":
+            return partial(stages.widen_part, seed=self.seed)
+        return partial(stages.merge_parts, edges=run.edges, seed=self.seed)
 
-    def _widen(self, run: Run) -> Networks:
-        split, parts = self.split(run.stages[0].k), self.parts(run)
-        wide = onnxpart.widen(split.analysis, split.plan, parts.arrays()[0], seed=self.seed)
-        first = replace(parts, curve=[point for point in parts.curve if point["part"] == 0])
-        return self._go_on(first, split, wide, None, run)
+    def _divided(self, run: Run, number: int) -> Networks:
+        """The untrained parts of a round, divided at random."""
+        seed = 1000 * self.seed + number
+        return stages.parts_of(onnxpart.split(self.model, run.stages[number].k, order="random", seed=seed))
 
-    def _levels(self, run: Run) -> Networks:
-        parts, split = self.parts(run), self.split(run.stages[0].k)
-        for number, stage in enumerate(run.stages[1:-1], 1):
-            larger = onnxpart.merge_to(split, parts.arrays(), stage.k)
-            states = None if parts.states is None else onnxpart.merge_states_to(split.plan, larger.plan, parts.states)
-            modules = [import_onnx(model) for model in larger.parts]
-            parts = Networks(modules, states, parts.epoch, number, list(parts.curve))
-            split = larger
-            self._learn(parts, run, number, parts.epoch + stage.epochs)
-        states = None if parts.states is None else [onnxpart.merge_states(split.plan, parts.states)]
-        return self._go_on(parts, split, onnxpart.merge(split.plan, parts.arrays()), states, run)
+    def pieces(self, run: Run, number: int, start: int | None = None, *, whole: bool = False) -> list[Piece]:
+        """What a stage is made of: pieces of the same settings, with a test every few epochs and at the end.
 
-    def _rounds(self, run: Run) -> Networks:
-        """Parts of the network as it stands, divided anew at random before each round."""
-        parts, split = Networks([], None, 0), self.split(run.stages[0].k)
-        for number, stage in enumerate(run.stages[:-1]):
-            before, last = parts, split.plan
-            split = onnxpart.split(self.model, stage.k, order="random", seed=1000 * self.seed + number)
-            parts = Networks([import_onnx(p) for p in split.parts], None, before.epoch, number, before.curve)
-            if before.states is not None:
-                merged = onnxpart.merge(last, before.arrays(), into="original")
-                for module, mine in zip(parts.modules, onnxpart.unmerge(split.plan, merged), strict=True):
-                    load_weights(module, mine)
-                state = onnxpart.merge_states(last, before.states, into="original")
-                parts.states = unmerge_states(split.plan, state)
-            self._learn(parts, run, number, parts.epoch + stage.epochs)
-        states = None if parts.states is None else [onnxpart.merge_states(split.plan, parts.states)]
-        return self._go_on(parts, split, onnxpart.merge(split.plan, parts.arrays()), states, run)
+        :param start: the epoch to begin with; the stage's first when omitted.
+        """
+        every, first = self.task.every, sum(stage.epochs for stage in run.stages[:number])
+        start, stop = first if start is None else start, first + run.stages[number].epochs
+        marks = [start, *range(start + every - start % every, stop, every), stop]
+        return [
+            Piece("", epochs, settings, stage=number, whole=whole, tested=epochs.stop == mark > begin)
+            for begin, mark in pairwise(marks)
+            for settings, epochs in self._schedule(run, number, begin, mark)
+        ]
 
-    def _go_on(
-        self, parts: Networks, split: Split, merged: Arrays, states: list[OptimizerState] | None, run: Run
-    ) -> Networks:
-        """Train the whole from merged weights on."""
-        module = import_onnx(split.whole)
-        load_weights(module, merged)
-        whole = Networks([module], states, parts.epoch, len(run.stages) - 1, list(parts.curve))
-        self._test(whole, whole=True)
-        return self._to_the_end(whole, run)
-
-    def _to_the_end(self, whole: Networks, run: Run) -> Networks:
-        self._learn(whole, run, len(run.stages) - 1, run.epochs, whole=True)
-        return whole
-
-    def _learn(self, networks: Networks, run: Run, number: int, stop: int, *, whole: bool = False) -> None:
-        """Train a stage to an epoch, with a test every few epochs and at the end."""
-        task, start = self.task, networks.epoch
-        marks = sorted({stop, *range(start + task.every - start % task.every, stop, task.every)})
-        for mark in marks:
-            for settings, epochs in self._pieces(run, number, networks.epoch, mark):
-                results = train(
-                    networks.modules,
-                    task.learn,
-                    task.loss,
-                    settings,
-                    engine="auto" if len(networks.modules) > 1 else "series",
-                    epochs=epochs,
-                    states=networks.states,
-                )
-                networks.states = [result.state for result in results]
-            if mark > networks.epoch:
-                networks.epoch = mark
-                self._test(networks, whole=whole)
-
-    def _pieces(self, run: Run, number: int, start: int, stop: int) -> Iterator[tuple[Settings, range]]:
+    def _schedule(self, run: Run, number: int, start: int, stop: int) -> Iterator[tuple[Settings, range]]:
         """Settings for the epochs from `start` to `stop`, which may change in between."""
         settings, total = replace(self.task.settings, seed=self.seed), run.epochs
         if run.rate == "restart":
             whole = number == len(run.stages) - 1 and number > 0
             lr = settings.lr * (self.task.restart if whole else 1.0)
-            first, last = _schedule(run, number)
+            first, last = _alike(run, number)
             yield replace(settings, first=first, epochs=last, lr=lr, schedule="cosine"), range(start, stop)
         elif run.rate == "cosine":
             yield replace(settings, epochs=total, schedule="cosine"), range(start, stop)
@@ -241,16 +207,30 @@ class Experiment:
                     epochs = range(max(low, start), min(high, stop))
                     yield replace(settings, epochs=total, lr=settings.lr * factor, schedule="constant"), epochs
 
-    def _test(self, networks: Networks, *, whole: bool) -> None:
-        """Add a point of each network to the curve."""
+    def _train(self, first: Networks, pieces: Sequence[Piece]) -> tuple[Networks, list[Record]]:
+        """Train the networks of the pieces; return those of the last one, and the points of the curve."""
+        networks, curve = first, list[Record]()
+        for piece, networks in zip(pieces, stages.run_stages(first, pieces, self._learn), strict=True):
+            curve += self._test(piece, networks) if piece.tested else []
+        return networks, curve
+
+    def _learn(self, stage: stages.Stage, networks: Networks) -> list[Result]:
+        task, modules = self.task, networks.modules
+        engine: EngineKind = "auto" if len(modules) > 1 else "series"
+        return train(
+            modules, task.learn, task.loss, stage.settings, engine=engine, epochs=stage.epochs, states=networks.states
+        )
+
+    def _test(self, piece: Piece, networks: Networks) -> Iterator[Record]:
+        """A point of the curve for each network."""
         task = self.task
         for part, module in enumerate(networks.modules):
             loss, metric = evaluate(module, task.test, task.loss, task.measure, "cpu")
-            point = {"epoch": networks.epoch, "stage": networks.stage, "part": None if whole else part}
-            networks.curve.append({**point, "loss": round(loss, 5), "metric": round(metric or 0.0, 5)})
+            point = {"epoch": piece.epochs.stop, "stage": piece.stage, "part": None if piece.whole else part}
+            yield {**point, "loss": round(loss, 5), "metric": round(metric or 0.0, 5)}
 
 
-def _schedule(run: Run, number: int) -> tuple[int, int]:
+def _alike(run: Run, number: int) -> tuple[int, int]:
     """Where the schedule of a stage begins and ends, which rounds with as many parts have in common."""
     alike = [i for i, stage in enumerate(run.stages) if stage.k == run.stages[number].k]
     return sum(stage.epochs for stage in run.stages[: alike[0]]), sum(s.epochs for s in run.stages[: alike[-1] + 1])

@@ -114,22 +114,13 @@ def test_new_edges_are_random_where_asked_for() -> None:
         (merged(2, 3, 6, "restart"), 1, [0.5] * 3),
     ],
 )
-def test_rates(run: Run, number: int, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[Settings, range]] = []
-
-    def train(modules: list[Any], *_: object, epochs: range, **__: object) -> list[Any]:
-        seen.append((_[2], epochs))  # type: ignore[arg-type]
-        return [type("Result", (), {"state": None}) for _ in modules]
-
-    monkeypatch.setattr("scripts.paper.method.train", train)
-    experiment = Experiment(replace(task(0), restart=0.5), 0)
-    start = sum(stage.epochs for stage in run.stages[:number])
-    networks = replace(experiment.parts(merged(2, 0, 6, "paper")), epoch=start)
-    experiment._learn(networks, run, number, start + run.stages[number].epochs)  # noqa: SLF001
-    assert [settings.lr / 0.05 for settings, epochs in seen for _ in epochs] == pytest.approx(expected)
+def test_rates(run: Run, number: int, expected: list[float]) -> None:
+    pieces = Experiment(replace(task(0), restart=0.5), 0).pieces(run, number)
+    assert [piece.settings.lr / 0.05 for piece in pieces for _ in piece.epochs] == pytest.approx(expected)
     if run.rate == "restart":
-        assert {(settings.epochs - settings.first, settings.schedule) for settings, _ in seen} == {(3, "cosine")}
-        assert [number - settings.first for settings, epochs in seen for number in epochs] == [0, 1, 2]
+        settings = [piece.settings for piece in pieces]
+        assert {(each.epochs - each.first, each.schedule) for each in settings} == {(3, "cosine")}
+        assert [number - piece.settings.first for piece in pieces for number in piece.epochs] == [0, 1, 2]
 
 
 def test_a_run_with_a_line_is_left_out(tmp_path: Path) -> None:

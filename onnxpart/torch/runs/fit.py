@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -16,15 +17,15 @@ from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
 from onnxpart.merging import folder as folders
-from onnxpart.merging.cross_weights import draw_edges
 from onnxpart.merging.optimizer_state import leave_state
 from onnxpart.planning.plan import Plan
-from onnxpart.torch.importer.import_onnx import import_onnx
-from onnxpart.torch.importer.module import load_weights
-from onnxpart.torch.runs.rounds import Rounds, rounds_of, train_parts
+from onnxpart.torch.importer.module import ImportedModule
+from onnxpart.torch.runs.rounds import Rounds, rounds_of
+from onnxpart.torch.runs.stages import Networks, Stage, Train, divide_anew, merge_parts, parts_of, run_stages
 from onnxpart.torch.runs.task import Recipe, Task, learn, prepare
-from onnxpart.torch.runs.trained_file import deviation, read_whole, write_weights
+from onnxpart.torch.runs.trained_file import deviation, write_weights
 from onnxpart.torch.training.events import Epoch, OnEvent
+from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.ray_cluster import connected
 from onnxpart.torch.training.train import evaluate
 
@@ -67,7 +68,7 @@ class Fit:
     rounds: Sequence[range]
     metric: str
     note: str
-    parts: list[list[Epoch]]
+    parts: Sequence[Sequence[Epoch]]
     merged: tuple[float, float | None] | None
     whole: list[Epoch]
     times: Times
@@ -134,37 +135,81 @@ def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Reci
 
 def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, watch: Watch, edges: float) -> Fit:
     """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
-    recipe, later = recipes
-    parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, later.settings
-    merge_at, plan = rounds.spans[-1].stop, rounds.last.plan
-    before, after = range(merge_at), range(merge_at, settings.epochs)
-    parts, curves = train_parts(rounds, task, recipe, checkpoints / PARTS, watch(PARTS, task, before))
-    files = [parts_folder / part_file(p) for p in range(plan.k)]
-    for path, module in zip(files, task.modules, strict=True):
-        write_weights(module, path, path)
-    source = parts_folder / WHOLE
-    whole = replace(task, modules=[import_onnx(task.objective.cut(read_whole(source)))])
-    weights = draw_edges(plan, parts.weights("duplicated"), edges, seed=settings.seed)
-    load_weights(whole.modules[0], weights)
-    merged = _judged(whole, settings.device)
-    states = [parts.state("duplicated")]
-    told = watch(THE_WHOLE, whole, after)
-    (result,) = learn(whole, later, after, checkpoints / THE_WHOLE, told, plan=plan.digest, states=states)
-    write_weights(whole.modules[0], source, out / TRAINED)
-    leave_state(result.state, out / TRAINED)
+    later = recipes[1]
+    stages = _planned(rounds, task, recipes, edges)
+    running = run_stages(_parts(rounds, task, 0), stages, _trainer(rounds, task, later, out, watch))
+    *_, parts = islice(running, len(rounds.spans))
+    for p, module in enumerate(parts.modules):
+        write_weights(module, out / PARTS / part_file(p), out / PARTS / part_file(p))
+    merged = _judged(task, next(running).modules[0], later.settings.device)
+    whole = next(running)
+    module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
+    write_weights(module, out / PARTS / WHOLE, out / TRAINED)
+    leave_state(whole.states[0] if whole.states else None, out / TRAINED)
     return Fit(
         out / TRAINED,
-        plan,
-        measure(rounds.last.analysis, plan),
+        rounds.last.plan,
+        measure(rounds.last.analysis, rounds.last.plan),
         rounds.spans,
         task.loss.metric,
         task.objective.note,
-        curves,
+        parts.curves,
         merged,
-        result.curve,
-        _times(curves, result.curve),
-        deviation(whole.modules[0], whole.objective, out / TRAINED, whole.batch()),
+        curve,
+        _times(parts.seconds, curve),
+        deviation(module, task.objective, out / TRAINED, task.batch()),
     )
+
+
+def _planned(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], edges: float) -> list[Stage]:
+    """Return the stages: the parts round by round, the whole as it was merged, and the whole trained on."""
+    first, last = (recipe.settings for recipe in recipes)
+    merge_at = rounds.spans[-1].stop
+
+    def divided(before: Networks, number: int) -> Networks:
+        return divide_anew(before, _parts(rounds, task, number)) if number else before
+
+    return [
+        *(
+            Stage(f"{PARTS}/round{number}", span, first, partial(divided, number=number))
+            for number, span in enumerate(rounds.spans)
+        ),
+        Stage(
+            THE_WHOLE,
+            range(merge_at, merge_at),
+            last,
+            partial(merge_parts, edges=edges, seed=last.seed, build=task.build),
+        ),
+        Stage(THE_WHOLE, range(merge_at, last.epochs), last),
+    ]
+
+
+def _parts(rounds: Rounds, task: Task, number: int) -> Networks:
+    """Return the untrained parts of a round; those of the last one are the task's modules."""
+    if number == len(rounds.spans) - 1:
+        return Networks(rounds.last, task.modules)
+    return parts_of(rounds.split(number), task.build)
+
+
+def _trainer(rounds: Rounds, task: Task, recipe: Recipe, out: Path, watch: Watch) -> Train:
+    """Return what trains the networks of a stage, with news and checkpoints under its name."""
+    merge_at, epochs = rounds.spans[-1].stop, recipe.settings.epochs
+    spans = {PARTS: range(merge_at), THE_WHOLE: range(merge_at, epochs)}
+    told = {name: watch(name, task, span) for name, span in spans.items()}
+
+    def train(stage: Stage, networks: Networks) -> list[Result]:
+        return learn(
+            replace(task, modules=networks.modules),
+            replace(recipe, settings=stage.settings),
+            stage.epochs,
+            out / CHECKPOINTS / stage.name,
+            told[stage.name.partition("/")[0]],
+            plan=networks.split.plan.digest,
+            states=networks.states,
+            seconds=networks.seconds,
+        )
+
+    return train
 
 
 def _start(out: Path, divided: Split, force: bool) -> None:
@@ -195,15 +240,15 @@ def _check_same(out: Path, plan: Plan) -> None:
         raise CheckpointError(f"{out} holds a run that has ended; its result is {out / TRAINED}.")
 
 
-def _judged(task: Task, device: str) -> tuple[float, float | None] | None:
+def _judged(task: Task, module: ImportedModule, device: str) -> tuple[float, float | None] | None:
     if task.data.test is None:
         return None
     metric = task.loss.measure if task.loss.metric else None
-    return evaluate(task.modules[0], task.data.test, task.loss, metric, device)
+    return evaluate(module, task.data.test, task.loss, metric, device)
 
 
-def _times(parts: list[list[Epoch]], whole: list[Epoch]) -> Times:
+def _times(parts: float, whole: list[Epoch]) -> Times:
     """Return the seconds of both stages; parts that share a process count each other's seconds already."""
     ends = [0.0, *(epoch.seconds for epoch in whole)]
     durations = [after - before for before, after in pairwise(ends)]
-    return Times(max(curve[-1].seconds for curve in parts), ends[-1], median(durations) if durations else None)
+    return Times(parts, ends[-1], median(durations) if durations else None)

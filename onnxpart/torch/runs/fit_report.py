@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def report(found: Fit, recipe: Recipe, source: str, restart: float | None, edges
     }  # fmt: skip
 
 
-def _points(curve: list[Epoch], first: int) -> list[dict[str, Any]]:
+def _points(curve: Sequence[Epoch], first: int) -> list[dict[str, Any]]:
     return [{"epoch": number, **asdict(epoch)} for number, epoch in enumerate(curve, first + 1)]
 
 

@@ -55,6 +55,10 @@ class Task:
     loss: Loss
     data: Data
 
+    def build(self, model: onnx.ModelProto) -> ImportedModule:
+        """Return another network of the same inputs and output as a module."""
+        return import_onnx(self.objective.cut(model))
+
     def batch(self) -> Batch:
         """Return a batch of the test data, or else of those to learn."""
         return next((self.data.test or self.data.train).epoch(0))

@@ -1,0 +1,138 @@
+"""The method in memory: stages of networks that train side by side, each made of those of the stage before.
+
+Parts merge into the whole (section 2.2) or into fewer and larger parts (section 4), the whole is divided anew
+(independent subnet training, Yuan et al., VLDB 2022), or filled with copies of one part (Net2WiderNet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import onnx
+
+from onnxpart.emission.split import Split
+from onnxpart.merging.cross_weights import draw_edges
+from onnxpart.merging.hierarchy import merge_states_to, merge_to
+from onnxpart.merging.merge import merge, unmerge
+from onnxpart.merging.net2wider import widen
+from onnxpart.merging.optimizer_state import OptimizerState, merge_states, unmerge_states
+from onnxpart.storage.rows import Array
+from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.module import ImportedModule, load_weights, weights
+from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.job import Result
+from onnxpart.torch.training.settings import Settings
+
+Build: TypeAlias = Callable[[onnx.ModelProto], ImportedModule]
+"""Model -> the module to train; `import_onnx`, unless something is cut off the model first."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Networks that train side by side: the parts of a split, or the whole that they merge into.
+
+    `states` are those of their optimizers, None before any training. `curves` has for each the epochs that it trained.
+    """
+
+    split: Split
+    modules: Sequence[ImportedModule]
+    states: Sequence[OptimizerState] | None = None
+    curves: Sequence[Sequence[Epoch]] = ()
+
+    @property
+    def weights(self) -> list[dict[str, Array]]:
+        """Initializer name -> array, of each network."""
+        return [weights(module) for module in self.modules]
+
+    @property
+    def seconds(self) -> float:
+        """How long they trained."""
+        return max((curve[-1].seconds for curve in self.curves if curve), default=0.0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some epochs of training, and the networks that are trained, made of those of the stage before.
+
+    A stage without epochs trains nothing: its networks are seen as they begin. `name` is the caller's.
+    """
+
+    name: str
+    epochs: range
+    settings: Settings
+    begin: Callable[[Networks], Networks] = lambda before: before
+
+
+Train: TypeAlias = Callable[[Stage, Networks], Sequence[Result]]
+"""Trains the networks of a stage, in place, from their states on, for its epochs; a result for each network."""
+
+
+def run_stages(first: Networks, stages: Sequence[Stage], train: Train) -> Iterator[Networks]:
+    """Train stage by stage.
+
+    :param first: what the first stage begins with.
+    :returns: the networks of each stage when it ends. The next stage trains the same modules on, or makes others.
+    """
+    networks = first
+    for stage in stages:
+        networks = stage.begin(networks)
+        if stage.epochs:
+            results = train(stage, networks)
+            before = networks.curves or [()] * len(results)
+            curves = [[*curve, *result.curve] for curve, result in zip(before, results, strict=True)]
+            networks = replace(networks, states=[result.state for result in results], curves=curves)
+        yield networks
+
+
+def parts_of(split: Split, build: Build = import_onnx) -> Networks:
+    """Return the parts of a split, untrained."""
+    return Networks(split, [build(part) for part in split.parts])
+
+
+def divide_anew(before: Networks, parts: Networks) -> Networks:
+    """Let untrained parts go on from what others of the same network merge to; the curves go on, too.
+
+    The others are merged into the original graph, which is sliced by the new split: weights and optimizer states. What
+    was not trained has nothing to go on from; the new parts then stay as they are.
+
+    :param parts: as many as before.
+    """
+    if before.states is None:
+        return parts
+    whole = merge(before.split.plan, before.weights, into="original")
+    for module, arrays in zip(parts.modules, unmerge(parts.split.plan, whole), strict=True):
+        load_weights(module, arrays)
+    state = merge_states(before.split.plan, before.states, into="original")
+    return replace(parts, states=unmerge_states(parts.split.plan, state), curves=before.curves)
+
+
+def merge_parts(parts: Networks, *, edges: float = 0.0, seed: int = 0, build: Build = import_onnx) -> Networks:
+    """Merge weights and optimizer states of parts into the duplicated whole, Eq. (1) of section 2.2.
+
+    :param edges: how the edges between parts start, :param seed: too (see `cross_weights.draw_edges`).
+    """
+    plan = parts.split.plan
+    merged = draw_edges(plan, merge(plan, parts.weights), edges, seed=seed)
+    states = None if parts.states is None else [merge_states(plan, parts.states)]
+    return _whole(parts.split, merged, states, build)
+
+
+def merge_to_parts(parts: Networks, k: int, build: Build = import_onnx) -> Networks:
+    """Merge weights and optimizer states of parts into `k` larger ones (see `hierarchy.merge_to`)."""
+    larger = merge_to(parts.split, parts.weights, k)
+    states = None if parts.states is None else merge_states_to(parts.split.plan, larger.plan, parts.states)
+    return Networks(larger, [build(part) for part in larger.parts], states)
+
+
+def widen_part(parts: Networks, *, seed: int = 0, build: Build = import_onnx) -> Networks:
+    """Fill the duplicated whole with copies of the first part (see `net2wider.widen`); its optimizer starts anew."""
+    split = parts.split
+    return _whole(split, widen(split.analysis, split.plan, parts.weights[0], seed=seed), None, build)
+
+
+def _whole(split: Split, merged: dict[str, Array], states: list[OptimizerState] | None, build: Build) -> Networks:
+    module = build(split.whole)
+    load_weights(module, merged)
+    return Networks(split, [module], states)

@@ -1,0 +1,141 @@
+"""Stages of networks in memory: what each begins with, and what is kept of those before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models import regression_mlp
+from onnxpart import OptimizerState, Split, split
+from onnxpart.torch.data.loaders import TensorLoader
+from onnxpart.torch.runs.stages import (
+    Networks,
+    Stage,
+    divide_anew,
+    merge_parts,
+    merge_to_parts,
+    parts_of,
+    run_stages,
+    widen_part,
+)
+from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.job import Result
+from onnxpart.torch.training.settings import Settings
+from onnxpart.torch.training.train import train
+
+X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+DATA = TensorLoader((X,), X.sum(1, keepdim=True), 8)
+SETTINGS = Settings(6, lr=0.05, device="cpu")
+
+
+def divided(k: int, order: str = "contiguous") -> Split:
+    return split(regression_mlp(0, inputs=6, hidden=(8, 8)), k, order=order)
+
+
+def learn(stage: Stage, networks: Networks) -> list[Result]:
+    settings, states = stage.settings, networks.states
+    return train(networks.modules, DATA, F.mse_loss, settings, engine="series", epochs=stage.epochs, states=states)
+
+
+def trained(k: int, *, epochs: int = 1) -> Networks:
+    (networks,) = run_stages(parts_of(divided(k)), [Stage("parts", range(epochs), SETTINGS)], learn)
+    return networks
+
+
+def mean(networks: Networks) -> torch.Tensor:
+    with torch.no_grad():
+        outputs = [module(X) for module in networks.modules]
+    return torch.stack([output for output in outputs if isinstance(output, torch.Tensor)]).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("begin", "count"), [(merge_parts, 1), (partial(merge_to_parts, k=2), 2), (widen_part, 1)], ids=["1", "2", "widen"]
+)
+def test_what_begins_computes_what_was_trained(begin: Callable[[Networks], Networks], count: int) -> None:
+    parts = trained(4)
+    found = begin(parts)
+    assert len(found.modules) == count
+    expected = replace_modules(parts, 1) if begin is widen_part else parts
+    torch.testing.assert_close(mean(found), mean(expected), rtol=0.05 if begin is widen_part else 1e-4, atol=0.05)
+    assert (found.states is None) == (begin is widen_part)
+
+
+def replace_modules(networks: Networks, count: int) -> Networks:
+    return Networks(networks.split, networks.modules[:count])
+
+
+def test_optimizer_states_are_merged() -> None:
+    found = merge_parts(trained(2)).states
+    assert found is not None
+    assert [state.step for state in found] == [5]
+    (weight,) = (
+        slots["momentum_buffer"] for name, slots in found[0].slots.items() if slots["momentum_buffer"].shape == (8, 8)
+    )
+    assert np.abs(weight[:4, :4]).max() > 0 == np.abs(weight[:4, 4:]).max()
+
+
+def test_new_edges_are_drawn() -> None:
+    parts = trained(2)
+    without, drawn = (merge_parts(parts, edges=edges, seed=1).weights[0] for edges in (0.0, 1.0))
+    changed = {name for name in without if not np.array_equal(without[name], drawn[name])}
+    assert {without[name].shape for name in changed} == {(8, 8)}
+
+
+def test_parts_divided_anew_go_on() -> None:
+    """Slices of the merged network: one way and back, the parts are as they were."""
+    before = trained(2)
+    after = divide_anew(before, parts_of(divided(2)))
+    assert after.curves == before.curves
+    assert after.states is not None
+    assert before.states is not None
+    for one, other in zip(before.weights, after.weights, strict=True):
+        assert {name for name in one if not np.array_equal(one[name], other[name])} == {"y.bias"}  # a mean now
+    assert [state.step for state in after.states] == [state.step for state in before.states] == [5, 5]
+
+
+def test_untrained_parts_leave_new_ones_as_they_are() -> None:
+    parts = parts_of(divided(2, "random"))
+    weights = parts.weights
+    assert divide_anew(parts_of(divided(2)), parts) is parts
+    for before, after in zip(weights, parts.weights, strict=True):
+        for name, array in before.items():
+            np.testing.assert_array_equal(after[name], array)
+
+
+def test_stages_train_on_or_begin_anew() -> None:
+    told: list[tuple[str, range, bool, float]] = []
+
+    def pretend(stage: Stage, networks: Networks) -> Sequence[Result]:
+        told.append((stage.name, stage.epochs, networks.states is None, networks.seconds))
+        curve = [Epoch(networks.seconds + 1.0 + number, 0.0) for number, _ in enumerate(stage.epochs)]
+        return [Result(curve, OptimizerState("sgd", stage.epochs.stop, {})) for _ in networks.modules]
+
+    stages = [
+        Stage("parts", range(2), SETTINGS),
+        Stage("parts", range(2, 3), SETTINGS),
+        Stage("merged", range(3, 3), SETTINGS, merge_parts),
+        Stage("whole", range(3, 5), SETTINGS),
+    ]
+    found = list(run_stages(parts_of(divided(2)), stages, pretend))
+    assert told == [
+        ("parts", range(2), True, 0.0),
+        ("parts", range(2, 3), False, 2.0),
+        ("whole", range(3, 5), False, 0.0),
+    ]
+    assert [[len(curve) for curve in networks.curves] for networks in found] == [[2, 2], [3, 3], [], [2]]
+    assert [[state.step for state in networks.states or []] for networks in found] == [[2, 2], [3, 3], [3], [5]]
+    assert found[0].modules is found[1].modules
+    assert found[2].modules is found[3].modules
+
+
+def test_a_stage_trains_as_one_call_does() -> None:
+    at_once, in_two = trained(2, epochs=2), parts_of(divided(2))
+    *_, in_two = run_stages(in_two, [Stage("", range(number, number + 1), SETTINGS) for number in range(2)], learn)
+    for one, other in zip(at_once.weights, in_two.weights, strict=True):
+        for name, array in one.items():
+            np.testing.assert_array_equal(other[name], array)
