@@ -28,6 +28,7 @@ from models import BUILDERS, figure1, light_names
 from models.builder import GraphBuilder
 from onnxpart.emission.part import emit_part
 from onnxpart.emission.whole import emit_whole
+from onnxpart.planning.planner import partition
 from scripts.machine import machine
 
 PARTS = 2
@@ -109,13 +110,13 @@ def compile_model(source: ModelProto | Path, run: Run) -> int:
     with run.stage("analyse"):
         analysis = onnxpart.analyse(model)
     with run.stage("plan"):
-        plan = onnxpart.plan(analysis, PARTS)
+        made = partition(analysis, PARTS)
     with run.stage("emit"):
-        parts = [emit_part(analysis, plan, p) for p in range(PARTS)]
-        emit_whole(analysis, plan)
+        parts = [emit_part(made, p) for p in range(PARTS)]
+        emit_whole(made)
     arrays = [onnxpart.arrays(part) for part in parts]
     with run.stage("merge"):
-        onnxpart.merge(plan, arrays)
+        onnxpart.merge(made.plan, arrays)
     return len(analysis.ops)
 
 

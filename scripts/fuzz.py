@@ -25,6 +25,7 @@ from onnxpart.emission.whole import emit_whole
 from onnxpart.errors import PartitionError
 from onnxpart.ir.protos import live
 from onnxpart.planning.plan import ORDERS
+from onnxpart.planning.planner import partition
 from tests.networks.growing import Recipe
 from tests.networks.nested_steps import STEPS
 
@@ -90,17 +91,17 @@ def divide(model: ModelProto, way: Way) -> Result:
     try:
         analysis = onnxpart.analyse(onnxpart.load(model))
         stage = "planning"
-        plan = onnxpart.plan(analysis, way.k, order=way.order, seed=way.seed)
+        made = partition(analysis, way.k, order=way.order, seed=way.seed)
         stage = "emitting"
-        parts = [emit_part(analysis, plan, p) for p in range(way.k)]
-        whole = emit_whole(analysis, plan)
+        parts = [emit_part(made, p) for p in range(way.k)]
+        whole = emit_whole(made)
         stage = "checking"
         for emitted in (*parts, whole):
             onnx.checker.check_model(emitted, full_check=True)
         stage = "verifying"
         verdicts = []
         for seed in range(3):  # a comparison on a knife's edge (Floor, ArgMax) may fail once
-            verdicts.append(onnxpart.verify(analysis, plan, parts=parts, whole=whole, seed=seed))
+            verdicts.append(onnxpart.verify(analysis, made.plan, parts=parts, whole=whole, seed=seed))
             if verdicts[-1].holds:
                 return Result("divided" if seed == 0 else "divided, on second thoughts")
     except PartitionError as error:

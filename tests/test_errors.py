@@ -427,10 +427,10 @@ def test_plan_of_another_model(parts: Path) -> None:
 
 
 def split_with(model: ModelProto, planned: Plan) -> None:
-    """Emit from a plan that may be another model's."""
-    from onnxpart.emission.whole import emit_whole
+    """Make a partition from a plan that may be another model's."""
+    from onnxpart.planning.partition import partition_of
 
-    emit_whole(analyse(load(model)), planned)
+    partition_of(analyse(load(model)), planned)
 
 
 @pytest.mark.usefixtures("here")

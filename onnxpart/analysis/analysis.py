@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
 
-from onnxpart.analysis.labels import Field, Fields, Labels
+from onnxpart.analysis.labels import ByIdentity, Field, Fields, Labels
 from onnxpart.analysis.op import Op, State
 from onnxpart.analysis.rules.table import Rule
 from onnxpart.ir.model import Model
 from onnxpart.ir.shapes import Shapes
-
-if TYPE_CHECKING:
-    from onnxpart.planning.placement import Layout
-    from onnxpart.planning.plan import Plan
 
 
 @dataclass
@@ -21,14 +17,12 @@ class Analysis:
     """What is known of a model before K is chosen.
 
     `ops` are the operators in graph order, `rules` their rules (None: a barrier), `virtual` the tensors within a
-    shuffle (tensor -> the tensor where the shuffle starts), `consumers` the operators that read a tensor, `layout` the
-    layout of the plan that was last asked for.
+    shuffle (tensor -> the tensor where the shuffle starts), `consumers` the operators that read a tensor.
     """
 
     model: Model
     shapes: Shapes
     state: State
-    layout: tuple[Plan, Layout] | None = None
     ops: list[Op] = field(default_factory=list)
     rules: list[Rule | None] = field(default_factory=list)
     consumers: dict[str, list[int]] = field(default_factory=dict)
@@ -51,7 +45,23 @@ class Analysis:
 
     def all_fields(self) -> list[Field]:
         """The label fields of all tensors, each once."""
-        return list({id(f): f for fields in self.state.fields.values() for f in fields}.values())
+        return list(ByIdentity((f, None) for fields in self.state.fields.values() for f in fields))
+
+    @cached_property
+    def used_outputs(self) -> list[list[str]]:
+        """By operator: the outputs that anything reads."""
+        return [[n for n in op.outputs if n in self.state.read] for op in self.ops]
+
+    @cached_property
+    def activations(self) -> list[list[str]]:
+        """By operator: what it reads that isn't made of weights alone."""
+        return [[n for n in op.reads if n not in self.state.weights_only] for op in self.ops]
+
+    @cached_property
+    def parameters(self) -> list[list[str]]:
+        """By operator: what it reads that is made of weights alone and depends on parameters."""
+        weights = self.state.weights_only & self.state.depends_on_parameters
+        return [[n for n in op.reads if n in weights] for op in self.ops]
 
     def inputs(self, index: int) -> list[str]:
         """Tensors that an operator reads, those of its subgraphs included."""

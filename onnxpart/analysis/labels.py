@@ -7,11 +7,11 @@ along it). A tensor carries a tuple of fields; an element belongs to a part when
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ Field = np.ndarray[Any, np.dtype[np.int32]]
 Fields = tuple[Field, ...]
 Pair = tuple[Field, Field]
 Number = TypeVar("Number", bound=np.number[Any])
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 SHARED = 0
 """The label of what belongs to every part."""
 MAX_FIELD = 1 << 22
@@ -42,6 +44,34 @@ def bounded(shape: Iterable[int], held: int = 0) -> tuple[int, ...]:
         size = max(shape)
         raise TooMany(f"axis {shape.index(size)} is {size:,} long, and at most {MAX_LABELS:,} units are told apart")
     return shape
+
+
+class ByIdentity(MutableMapping[Key, Value], Generic[Key, Value]):
+    """A mapping whose keys are objects themselves, however equal others are; it keeps them alive.
+
+    Arrays have no hash, and two fields with the same labels may be of two tensors.
+    """
+
+    def __init__(self, items: Iterable[tuple[Key, Value]] = ()) -> None:
+        self._items = {id(key): (key, value) for key, value in items}
+
+    def __getitem__(self, key: Key) -> Value:
+        return self._items[id(key)][1]
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        self._items[id(key)] = key, value
+
+    def __delitem__(self, key: Key) -> None:
+        del self._items[id(key)]
+
+    def __iter__(self) -> Iterator[Key]:
+        return (key for key, _ in self._items.values())
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return id(key) in self._items
 
 
 def varying(f: Field) -> frozenset[int]:
@@ -73,7 +103,7 @@ def align(f: Field, rank: int) -> Field:
     return f if f.ndim == rank else f.reshape((1,) * (rank - f.ndim) + f.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
     """Soft ties: wanted but not needed, in order of preference; a plan takes the first that leaves K classes.
 
@@ -93,7 +123,7 @@ class Choice:
     sides: Fields = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Groups:
     """A grouped operator: labels of its inputs and outputs by group, int32 [groups, width] (None: shared)."""
 

@@ -14,7 +14,7 @@ from onnxpart.analysis.analysis import Analysis
 from onnxpart.inspection.explain import Advice, Axis, Why
 from onnxpart.inspection.sizes import Size, Sizes
 from onnxpart.inspection.tie_graph import Cause
-from onnxpart.planning.placement import layout_of
+from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import InitializerPlan, Layer, Plan
 from onnxpart.verification.oracles import Finding, Verdict
 
@@ -102,8 +102,8 @@ def outcome(layer: Layer, meeting: frozenset[str]) -> str:
 
 def outcomes(analysis: Analysis, plan: Plan) -> list[str]:
     """What became of each of the plan's layers."""
-    layout = layout_of(analysis, plan)
-    meeting = frozenset(op.title for op in analysis.ops if layout.is_reduction(op.index))
+    division = partition_of(analysis, plan).division
+    meeting = frozenset(op.title for op in analysis.ops if division.is_reduction(op.index))
     return [outcome(layer, meeting) for layer in plan.layers]
 
 

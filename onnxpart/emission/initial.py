@@ -7,21 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.rewrite import sizes
 from onnxpart.ir.arrays import rows_of
-from onnxpart.planning.placement import Layout
-from onnxpart.planning.plan import Plan
+from onnxpart.planning.partition import Partition
 from onnxpart.storage.rows import Array, Stream, rows_shape, windows
 
 
-def fans(analysis: Analysis, plan: Plan, layout: Layout, name: str, part: int) -> tuple[int, int]:
+def fans(partition: Partition, name: str, part: int) -> tuple[int, int]:
     """Inputs to one unit, and units that one input feeds, of a contraction's weight in a part."""
-    weight = analysis.state.weights[name]
+    analysis, weight = partition.analysis, partition.analysis.state.weights[name]
     if weight.tensor == name:
-        shape: Sequence[int] = plan.by_name[name].part_shape(part)
+        shape: Sequence[int] = partition.plan.by_name[name].part_shape(part)
     else:
-        shape = sizes(layout.kept(weight.tensor, part), analysis.shapes.shape[weight.tensor])
+        shape = sizes(partition.division.kept(weight.tensor, part), analysis.shapes.shape[weight.tensor])
     total = int(np.prod(shape, dtype=np.int64))
     outputs = int(np.prod([shape[a] for a in weight.outputs], dtype=np.int64))
     inputs_axis = next((n for a, n in enumerate(shape) if a not in weight.outputs), 1)
@@ -31,13 +29,13 @@ def fans(analysis: Analysis, plan: Plan, layout: Layout, name: str, part: int) -
 INITS = ("slices", "he", "glorot")
 
 
-def initial(analysis: Analysis, planned: Plan, layout: Layout, part: int, init: str, seed: int) -> dict[str, Stream]:
+def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, Stream]:
     """Fresh weights of a part (see `split`); what is no weight of a contraction and no bias stays as sliced."""
-    result = {}
-    for number, initializer in enumerate(planned.initializers):
+    analysis, result = partition.analysis, {}
+    for number, initializer in enumerate(partition.plan.initializers):
         name, bound = initializer.name, 0.0
         if name in analysis.state.weights:
-            fan_in, fan_out = fans(analysis, planned, layout, name, part)
+            fan_in, fan_out = fans(partition, name, part)
             variance = analysis.state.weights[name].gain / fan_in if init == "he" else 6.0 / (fan_in + fan_out)
             bound = float(np.sqrt(variance))
         elif name not in analysis.state.biases:

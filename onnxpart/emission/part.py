@@ -1,39 +1,39 @@
-"""Graph + plan -> K part models, and the duplicated whole."""
+"""Partition -> K part models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.op import Op
 from onnxpart.analysis.rewrite import Kept, sizes
 from onnxpart.analysis.shuffles import CHAIN, permutation
 from onnxpart.emission.writer import Writer
 from onnxpart.errors import PartitionError
-from onnxpart.planning.placement import Layout, NotAGrid, layout_of
-from onnxpart.planning.plan import Plan
+from onnxpart.planning.division import Division, NotAGrid
+from onnxpart.planning.partition import Partition
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.rows import Stream
 
 
-def emit_part(analysis: Analysis, plan: Plan, part: int) -> onnx.ModelProto:
+def emit_part(partition: Partition, part: int) -> onnx.ModelProto:
     """One part as a model of its own, in memory (see `draft_part`)."""
-    return draft_part(analysis, plan, part).model()
+    return draft_part(partition, part).model()
 
 
-def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, Stream] | None = None) -> Draft:
+def draft_part(partition: Partition, part: int, weights: Mapping[str, Stream] | None = None) -> Draft:
     """One part as a model of its own; what is external in the source is a stream.
 
     :param weights: to use instead of the slices of the whole's, in the part's shapes.
     :returns: a valid model with the inputs and outputs of the whole, initializer names unchanged.
+    :raises PartitionError: when the units of a tensor form no grid in the part.
     """
-    model = analysis.model
-    layout = layout_of(analysis, plan)
-    writer = Writer(model, lambda value, tensor, _: declare(layout, value, tensor, part))
+    model, plan, division = partition.analysis.model, partition.plan, partition.division
+    writer = Writer(model, lambda value, tensor, _: declare(division, value, tensor, part))
     for name in model.initializers:
         given = None if weights is None else weights.get(name)
         if given is not None:
@@ -42,87 +42,90 @@ def draft_part(analysis: Analysis, plan: Plan, part: int, weights: Mapping[str, 
             writer.hold_slice(plan.by_name[name], part, name)
         else:
             writer.hold(name)
-    for index, op in enumerate(analysis.ops):
+    operators = PartOperators(writer, division, part)
+    for index, op in enumerate(partition.analysis.ops):
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
-        emit_node(writer, analysis, layout, index, node, part, lambda name: name, lane=-1)
+        operators.append(index, node)
     return writer.finish(plan, part)
 
 
-def declare(layout: Layout, value: onnx.ValueInfoProto, tensor: str, part: int) -> None:
+def declare(division: Division, value: onnx.ValueInfoProto, tensor: str, part: int) -> None:
     """Declare the sizes that a part's piece of a tensor has (part -1: those of the whole, as they are)."""
-    kind, shapes = value.type.tensor_type, layout.analysis.shapes
-    if part < 0 or layout.k == 1:
+    kind, shapes = value.type.tensor_type, division.analysis.shapes
+    if part < 0 or division.k == 1:
         return
     kind.ClearField("shape")
     if tensor in shapes.shape:
         kind.shape.SetInParent()
-        own = sizes(layout.kept(tensor, part), shapes.shape[tensor])
+        own = sizes(division.kept(tensor, part), shapes.shape[tensor])
         for size, dynamic in zip(own, shapes.dynamic_dims(tensor), strict=True):
             kind.shape.dim.add(dim_value=None if dynamic else size)
 
 
-def emit_node(
-    writer: Writer,
-    analysis: Analysis,
-    layout: Layout,
-    index: int,
-    node: onnx.NodeProto,
-    part: int,
-    resolve: Callable[[str], str],
-    lane: int,
-) -> None:
-    """Append operator `index` as part `part` has it; `node` carries the names to use already."""
-    op, rule, place = analysis.ops[index], analysis.rules[index], (analysis.model.flat.paths[index], lane)
-    if op.op_type in CHAIN and _several(layout, op.outputs[0], part):
-        return  # within a shuffle: the selection at its end stands for it
-    if op.op_type in CHAIN and _several(layout, op.inputs[0], part):
-        writer.nest.append(_select(writer, analysis, layout, index, node, part, resolve), place)
-        return
-    if rule is None or (all(not layout.divided(n) for n in (*op.inputs, *op.outputs) if n)):
-        writer.nest.append(node, place)
-        return
-    writer.rewritten(op, node, lambda name: _kept(layout, name, part, op), rule.rewrite, place)
+def _same(name: str) -> str:
+    """A tensor's name in a part's own model."""
+    return name
 
 
-def _kept(layout: Layout, name: str, part: int, op: Op) -> Kept:
-    try:
-        return layout.kept(name, part)
-    except NotAGrid:
-        raise PartitionError(f"{op.title}: the units of {name!r} form no grid in part {part}; try another K.") from None
+@dataclass(frozen=True, eq=False)
+class PartOperators:
+    """Writes operators as part `part` has them.
 
+    `piece` gives the name of the part's piece of a tensor, and `copy` the copy of the graphs in If, Loop and Scan that
+    the operators stand in (-1: there is one).
+    """
 
-def _several(layout: Layout, name: str, part: int) -> bool:
-    try:
-        layout.kept(name, part)
-    except NotAGrid:
-        return name in layout.analysis.virtual or _fail(name, part)
-    return False
+    writer: Writer
+    division: Division
+    part: int
+    piece: Callable[[str], str] = _same
+    copy: int = -1
 
+    def append(self, index: int, node: onnx.NodeProto) -> None:
+        """Append operator `index`; `node` carries the names to use already."""
+        analysis, division = self.division.analysis, self.division
+        op, rule, place = analysis.ops[index], analysis.rules[index], (analysis.model.flat.paths[index], self.copy)
+        if op.op_type in CHAIN and self._within_shuffle(op.outputs[0]):
+            return  # the selection at the shuffle's end stands for it
+        if op.op_type in CHAIN and self._within_shuffle(op.inputs[0]):
+            self.writer.nest.append(self._select(op, node), place)
+        elif rule is None or not any(division.divided(n) for n in (*op.inputs, *op.outputs) if n):
+            self.writer.nest.append(node, place)
+        else:
+            self.writer.rewritten(op, node, lambda name: self._kept(name, op), rule.rewrite, place)
 
-def _fail(name: str, part: int) -> bool:
-    raise PartitionError(f"the units of {name!r} form no grid in part {part}; try another K or order.")
+    def _kept(self, name: str, op: Op) -> Kept:
+        try:
+            return self.division.kept(name, self.part)
+        except NotAGrid:
+            where = f"{op.title}: the units of {name!r} form no grid in part {self.part}"
+            raise PartitionError(f"{where}; try another K.") from None
 
+    def _within_shuffle(self, name: str) -> bool:
+        """Whether the part's elements of a tensor form no grid, as may be within a shuffle.
 
-def _select(
-    writer: Writer,
-    analysis: Analysis,
-    layout: Layout,
-    index: int,
-    node: onnx.NodeProto,
-    part: int,
-    resolve: Callable[[str], str],
-) -> onnx.NodeProto:
-    """The end of a shuffle whose middle is no grid: one selection from where it starts."""
-    op = analysis.ops[index]
-    name = op.outputs[0]
-    root = analysis.virtual[op.inputs[0]]
-    kept_root, kept = layout.kept(root, part), layout.kept(name, part)
-    (axis,) = (a for a, indices in enumerate(kept) if indices is not None)
-    moved = permutation(analysis, root, name, axis)
-    have, want = kept_root[axis], kept[axis]
-    assert moved is not None
-    assert have is not None
-    assert want is not None
-    positions = writer.constant(np.searchsorted(have, moved[want]), f"{node.name or node.output[0]}__index")
-    return helper.make_node("Gather", [resolve(root), positions], [node.output[0]], name=node.name, axis=axis)
+        :raises PartitionError: when they form none elsewhere.
+        """
+        try:
+            self.division.kept(name, self.part)
+        except NotAGrid:
+            if name in self.division.analysis.virtual:
+                return True
+            where = f"the units of {name!r} form no grid in part {self.part}"
+            raise PartitionError(f"{where}; try another K or order.") from None
+        return False
+
+    def _select(self, op: Op, node: onnx.NodeProto) -> onnx.NodeProto:
+        """The end of a shuffle whose middle is no grid: one selection from where it starts."""
+        analysis, name = self.division.analysis, op.outputs[0]
+        root = analysis.virtual[op.inputs[0]]
+        kept_root, kept = self.division.kept(root, self.part), self.division.kept(name, self.part)
+        (axis,) = (a for a, indices in enumerate(kept) if indices is not None)
+        moved = permutation(analysis, root, name, axis)
+        have, want = kept_root[axis], kept[axis]
+        assert moved is not None
+        assert have is not None
+        assert want is not None
+        index = self.writer.constant(np.searchsorted(have, moved[want]), f"{node.name or node.output[0]}__index")
+        return helper.make_node("Gather", [self.piece(root), index], [node.output[0]], name=node.name, axis=axis)

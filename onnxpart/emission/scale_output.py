@@ -82,10 +82,10 @@ class _Scaling:
     def _sum(self, node: onnx.NodeProto, name: str) -> str:
         """Let the parts' sum be what `node` gives, in place of their mean where it takes that."""
         raw, k = unused(f"{name}__sum", self.taken), self.plan.k
-        lanes = list(takewhile(lambda pair: pair[1] == copy_name(name, pair[0]), enumerate(node.input)))
+        copies = list(takewhile(lambda pair: pair[1] == copy_name(name, pair[0]), enumerate(node.input)))
         _rename(node, name, raw)
-        if node.op_type == "Mean" and len(lanes) == len(node.input):
-            if len(lanes) == k:
+        if node.op_type == "Mean" and len(copies) == len(node.input):
+            if len(copies) == k:
                 node.op_type = "Sum"
             else:  # the parts were merged from smaller ones, and those are what is averaged
                 return self._times(raw, k, unused(f"{name}__sum", self.taken))

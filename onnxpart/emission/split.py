@@ -21,9 +21,9 @@ from onnxpart.errors import ModelError, UsageError
 from onnxpart.frontend.load import load
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
-from onnxpart.planning.placement import layout_of
+from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
-from onnxpart.planning.planner import plan
+from onnxpart.planning.planner import partition
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import save
 
@@ -35,14 +35,23 @@ def part_file(part: int) -> str:
     return f"part{part}.onnx"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """A model divided: the plan, and drafts of K part models and of the duplicated whole that they merge into."""
+    """A model divided: the partition, and drafts of K part models and of the duplicated whole that they merge into."""
 
-    analysis: Analysis
-    plan: Plan
+    partition: Partition
     part_drafts: tuple[Draft, ...]
     whole_draft: Draft
+
+    @property
+    def analysis(self) -> Analysis:
+        """What is known of the model."""
+        return self.partition.analysis
+
+    @property
+    def plan(self) -> Plan:
+        """How it is divided."""
+        return self.partition.plan
 
     @cached_property
     def parts(self) -> tuple[onnx.ModelProto, ...]:
@@ -113,10 +122,9 @@ def split(
     if init not in INITS:
         raise UsageError(f"the initialisation {init!r} is unknown; choose one of {', '.join(INITS)}.")
     analysis = analyse(model if isinstance(model, Model) else load(model))
-    planned = plan(analysis, k, order=order, seed=seed, shares=shares)
-    layout = layout_of(analysis, planned)
+    made = partition(analysis, k, order=order, seed=seed, shares=shares)
     parts = []
     for p in range(k):
-        fresh = None if init == "slices" else initial(analysis, planned, layout, p, init, seed)
-        parts.append(draft_part(analysis, planned, p, fresh))
-    return Split(analysis, planned, tuple(parts), draft_whole(analysis, planned))
+        fresh = None if init == "slices" else initial(made, p, init, seed)
+        parts.append(draft_part(made, p, fresh))
+    return Split(made, tuple(parts), draft_whole(made))

@@ -47,12 +47,21 @@ class Writer:
         return name
 
     def rewritten(
-        self, op: Op, node: onnx.NodeProto, kept: Callable[[str], Kept], rule_rewrite: object, place: Place
+        self,
+        op: Op,
+        node: onnx.NodeProto,
+        kept: Callable[[str], Kept],
+        rewrite: Callable[[Rewrite], None] | None,
+        place: Place,
     ) -> None:
-        """Append a node adapted to a part."""
+        """Append a node adapted to a part.
+
+        :param op: the operator in the whole. :param node: its copy, with the names to use. :param kept: the part's
+            indices of each tensor. :param rewrite: what its rule does to it; None where it stays as it is.
+        """
         r = Rewrite(op, node, kept, self.unique)
-        if callable(rule_rewrite):
-            rule_rewrite(r)
+        if rewrite is not None:
+            rewrite(r)
         self.select(r)
         for new in (r.node, *r.after):
             self.nest.append(new, place)

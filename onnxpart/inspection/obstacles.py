@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxpart.emission.split import Split
-from onnxpart.planning.placement import Layout, layout_of
+from onnxpart.planning.partition import Partition
 
 
 def obstacles(split: Split) -> dict[int, str]:
@@ -13,31 +13,25 @@ def obstacles(split: Split) -> dict[int, str]:
     :returns: operator index -> reason. Empty where both compute the same; then the original graph with merged weights
         is exactly the mean of the parts, at the linear outputs.
     """
-    layout, plan = layout_of(split.analysis, split.plan), split.plan
+    partition, plan, placement = split.partition, split.plan, split.partition.placement
     apart = {i.name for i in plan.initializers if i.stored == "apart"}
     found = {}
     for i, op in enumerate(split.analysis.ops):
-        if layout.modes[i] != "per_part":
+        if placement.modes[i] != "per_part":
             continue
-        replicated = [name for name in op.reads if name in apart or _is_replicated(layout, name)]
-        if i in layout.duplicated:
+        replicated = [name for name in op.reads if name in apart or _is_replicated(partition, name)]
+        if i in partition.division.duplicated:
             found[i] = f"{op.title} mixes units, which are divided"
-        elif i in layout.unscaled:
+        elif i in placement.unscaled:
             found[i] = f"{op.title} has a weight that can't be divided by {plan.k}"
         elif replicated:
             found[i] = f"{op.title} reads {replicated[0]!r}, of which every part has its own"
     return found
 
 
-def _is_replicated(layout: Layout, name: str) -> bool:
+def _is_replicated(partition: Partition, name: str) -> bool:
     """Whether every part computes its own values of the tensor, all of its elements."""
-    analysis = layout.analysis
-    producer = analysis.producer.get(name)
-    if name in analysis.state.weights_only:
-        return producer is not None and layout.replicated(name)
-    return (
-        producer is not None
-        and layout.modes[producer] == "per_part"
-        and name in analysis.state.depends_on_parameters
-        and not layout.divided(name)
-    )
+    state, division = partition.analysis.state, partition.division
+    if name in state.weights_only:
+        return name in partition.analysis.producer and division.replicated(name)
+    return partition.per_part(name) and name in state.depends_on_parameters and not division.divided(name)

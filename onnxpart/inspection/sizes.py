@@ -16,7 +16,7 @@ from onnxpart.analysis.rules.recurrent import GATES
 from onnxpart.ir.infer import input_shapes
 from onnxpart.ir.region_shapes import repeats
 from onnxpart.ir.shapes import Shape
-from onnxpart.planning.placement import Layout, layout_of
+from onnxpart.planning.partition import Partition, partition_of
 from onnxpart.planning.plan import Plan
 
 COUNTED = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", *GATES))
@@ -59,14 +59,14 @@ def measure(analysis: Analysis, plan: Plan) -> Sizes:
         in full, and an Einsum without a rule isn't counted.
     :raises MergeError: when the plan is of another model.
     """
-    layout = layout_of(analysis, plan)
+    partition = partition_of(analysis, plan)
     batch = _batch(analysis)
     operators = []
     for op in analysis.ops:
         if not _counts(analysis, op):
             continue
         times = repeats(analysis.shapes, analysis.model.flat.paths[op.index])
-        whole, *parts = [_macs(op, _Shapes(layout, plan, part)) * times // batch for part in (None, *range(plan.k))]
+        whole, *parts = [_macs(op, _Shapes(partition, part)) * times // batch for part in (None, *range(plan.k))]
         operators.append(OperatorMacs(op.title, whole, tuple(parts)))
     return Sizes(
         Size(plan.parameters(), sum(o.whole for o in operators), _bytes(analysis, plan, None)),
@@ -112,17 +112,17 @@ def _bytes(analysis: Analysis, plan: Plan, part: int | None) -> int:
 class _Shapes:
     """Shapes of tensors in one part, or in the whole network (`part` None)."""
 
-    layout: Layout
-    plan: Plan
+    partition: Partition
     part: int | None
 
     def __getitem__(self, name: str) -> Shape:
-        shape = self.layout.analysis.shapes.shape[name]
+        shape = self.partition.analysis.shapes.shape[name]
         if self.part is None:
             return shape
-        if name in self.plan.by_name:
-            return self.plan.by_name[name].part_shape(self.part)
-        return tuple(sizes(self.layout.kept(name, self.part), shape))
+        planned = self.partition.plan.by_name.get(name)
+        if planned is not None:
+            return planned.part_shape(self.part)
+        return tuple(sizes(self.partition.division.kept(name, self.part), shape))
 
 
 def _macs(op: Op, shapes: _Shapes) -> int:

@@ -17,6 +17,7 @@ from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
 from onnxpart.merging.net2wider import NOISE, widen_streams
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, leave_state, merge_states
+from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import METADATA, METADATA_PART, Plan
 from onnxpart.storage.draft import Draft, empty, fill
 from onnxpart.storage.onnx_file import DATA, save
@@ -190,7 +191,7 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
     :raises ModelError: when a file can't be read or written.
     """
     plan = read_plan(folder)
-    split = Split(analyse(original(folder, plan)), plan, (), redraft(load(folder / WHOLE)))
+    split = Split(partition_of(analyse(original(folder, plan)), plan), (), redraft(load(folder / WHOLE)))
     merged = merge_to(split, part_arrays(folder, plan, parts), k)
     states = _states(folder, plan, parts)
     merged.save(out, force=force)

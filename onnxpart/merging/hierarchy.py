@@ -24,8 +24,10 @@ from onnxpart.frontend.load import load
 from onnxpart.merging.merge import held, merge_streams
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.assign import ANYWHERE, Order, Parts
-from onnxpart.planning.initializers import plan_of
-from onnxpart.planning.placement import Layout, NotAGrid, layout_of
+from onnxpart.planning.division import Division, NotAGrid
+from onnxpart.planning.initializers import partition_by
+from onnxpart.planning.partition import Partition, partition_of
+from onnxpart.planning.placement import place
 from onnxpart.planning.plan import METADATA, Block, InitializerPlan, Plan, Ranges, from_ranges, to_ranges
 from onnxpart.storage.draft import Draft, fill
 from onnxpart.storage.rows import Rows, Stream
@@ -46,16 +48,16 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
     :raises UsageError: when `k` isn't such a number.
     :raises MergeError: when the parts don't fit the plan.
     """
-    analysis, plan = split.analysis, split.plan
-    coarse = coarsen(analysis, plan, k)
+    plan = split.plan
+    coarse = coarsen(split.partition, k)
     held(plan, parts)
     size, finest, drafts = plan.k // k, _finest(split), []
     for p in range(k):
-        merged = merge_streams(within(plan, coarse, p), parts[p * size : (p + 1) * size])
+        merged = merge_streams(within(plan, coarse.plan, p), parts[p * size : (p + 1) * size])
         weights = {n: values for n, values in merged.items() if n in plan.by_name and not plan.by_name[n].constant}
-        draft = draft_part(analysis, coarse, p, weights)
-        drafts.append(draft if finest.same_graph else _duplicated(analysis, finest, coarse, p, draft, merged))
-    return Split(analysis, coarse, tuple(drafts), draft_whole(analysis, finest))
+        draft = draft_part(coarse, p, weights)
+        drafts.append(draft if finest.plan.same_graph else _duplicated(finest.plan, coarse, p, draft, merged))
+    return Split(coarse, tuple(drafts), draft_whole(finest))
 
 
 def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) -> list[OptimizerState]:
@@ -71,18 +73,19 @@ def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) 
     return [merge_states(within(plan, coarse, p), states[p * size : (p + 1) * size]) for p in range(coarse.k)]
 
 
-def _finest(split: Split) -> Plan:
-    """The plan of the first split, which says what exists how often in the whole."""
+def _finest(split: Split) -> Partition:
+    """The partition of the first split, which says what exists how often in the whole."""
     props = {entry.key: entry.value for entry in split.whole_draft.proto.metadata_props}
-    return Plan.from_json(props[METADATA]) if METADATA in props else split.plan
+    text = props.get(METADATA)
+    if text is None or text == split.plan.to_json():
+        return split.partition
+    return partition_of(split.analysis, Plan.from_json(text))
 
 
-def _duplicated(
-    analysis: Analysis, finest: Plan, coarse: Plan, part: int, larger: Draft, merged: Mapping[str, Stream]
-) -> Draft:
+def _duplicated(finest: Plan, coarse: Partition, part: int, larger: Draft, merged: Mapping[str, Stream]) -> Draft:
     """A larger part that holds what mixes units, or can't be divided, once for each of the smallest parts in it."""
     network = analyse(load(larger.model()))
-    draft = draft_whole(network, _inner(network, analysis, finest, coarse, part))
+    draft = draft_whole(_inner(network, finest, coarse, part))
     onnx.helper.set_model_props(draft.proto, {entry.key: entry.value for entry in larger.proto.metadata_props})
     for tensor in draft.proto.graph.initializer:
         if tensor.name in merged and tensor.name not in finest.by_name:
@@ -90,27 +93,26 @@ def _duplicated(
     return draft
 
 
-def _inner(network: Analysis, analysis: Analysis, finest: Plan, coarse: Plan, part: int) -> Plan:
-    """The plan that divides a larger part, which `network` is about, into the smallest ones in it."""
-    size = finest.k // coarse.k
-    mixes = {name for node in finest.duplicated_nodes for name in analysis.ops[node].outputs}
+def _inner(network: Analysis, finest: Plan, coarse: Partition, part: int) -> Partition:
+    """The division of a larger part, which `network` is about, into the smallest ones in it."""
+    size = finest.k // coarse.plan.k
+    mixes = {name for node in finest.duplicated_nodes for name in coarse.analysis.ops[node].outputs}
     nodes = frozenset(i for i, op in enumerate(network.ops) if not mixes.isdisjoint(op.outputs))
-    parts = _members(network, analysis, layout_of(analysis, coarse), finest, part)
-    layout = Layout(network, parts, size, nodes)
+    division = Division(network, _members(network, coarse.division, finest, part), size, nodes)
     shares = finest.shares[part * size : (part + 1) * size]
-    return plan_of(network, layout, (), Order(finest.order, finest.seed), shares)
+    return partition_by(division, place(division), (), Order(finest.order, finest.seed), shares)
 
 
-def _members(network: Analysis, analysis: Analysis, layout: Layout, finest: Plan, part: int) -> Parts:
+def _members(network: Analysis, division: Division, finest: Plan, part: int) -> Parts:
     """Which of the smallest parts in a larger part the units of its network are: the part of each of its labels."""
-    first, source = part * (finest.k // layout.k), finest.parts_of_labels()
+    first, source = part * (finest.k // division.k), finest.parts_of_labels()
     parts = np.full(network.labels.count, ANYWHERE, np.int16)
     for name, fields in network.state.fields.items():
-        around = analysis.fields(name)
+        around = division.analysis.fields(name)
         if len(around) != len(fields):
             continue
         try:
-            kept = layout.kept(name, part)
+            kept = division.kept(name, part)
         except NotAGrid:
             continue
         for mine, theirs in zip(fields, around, strict=True):
@@ -123,25 +125,25 @@ def _members(network: Analysis, analysis: Analysis, layout: Layout, finest: Plan
     return parts
 
 
-def coarsen(analysis: Analysis, plan: Plan, k: int) -> Plan:
-    """The plan of `k` parts each of which is made of neighbours in `plan`.
+def coarsen(partition: Partition, k: int) -> Partition:
+    """The partition into `k` parts each of which is made of neighbours in another.
 
-    :param k: more than 1, and a divisor of the number of parts.
-    :returns: a plan that keeps every decision of the first one.
+    :param k: more than 1, and a divisor of the number of parts, but not that number.
+    :returns: a partition that keeps every decision of the first one.
     :raises UsageError: when `k` isn't such a number.
-    :raises MergeError: when the plan is of another model.
     """
+    plan = partition.plan
     if not 1 < k < plan.k or plan.k % k:
         fits = [str(n) for n in range(2, plan.k) if plan.k % n == 0]
         instead = f"choose {' or '.join(fits)}" if fits else "merge them to the whole"
         raise UsageError(f"{plan.k} parts can't be merged to {k}; {instead}.")
     size = plan.k // k
-    duplicated = layout_of(analysis, plan).duplicated
-    layout = Layout(analysis, plan.parts_of_labels() // np.int16(size), k, duplicated)
+    fine = partition.division
+    division = Division(fine.analysis, fine.parts // np.int16(size), k, fine.duplicated)
     layers = [replace(layer, parts=_sums(layer.parts, size)) for layer in plan.layers]
     shares = _sums(plan.shares, size)
     shares = tuple(share // gcd(*shares) for share in shares)
-    return plan_of(analysis, layout, layers, Order(plan.order, plan.seed), shares)
+    return partition_by(division, place(division), layers, Order(plan.order, plan.seed), shares)
 
 
 def _sums(counts: Sequence[int], size: int) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from onnxpart.errors import MergeError, UsageError
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.merge import Into, merge_streams, scale, wide
 from onnxpart.planning.assign import ANYWHERE
-from onnxpart.planning.placement import WEIGHTED, Layout, layout_of
+from onnxpart.planning.division import WEIGHTED, Division
+from onnxpart.planning.partition import Partition, partition_of
 from onnxpart.planning.plan import InitializerPlan, Plan, Ranges, copy_name, from_ranges
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.rows import CHUNK, Array, Rows, Stream, rows_shape, windows
@@ -75,12 +76,12 @@ def widen_streams(
     missing = next((i.name for i in parameters if i.name not in part), None)
     if missing is not None:
         raise MergeError(f"the part has no initializer {missing!r}; give all of its arrays.")
-    _check_alike(analysis, plan)
-    layout, statistics = layout_of(analysis, plan), _statistics(analysis)
+    partition, statistics = partition_of(analysis, plan), _statistics(analysis)
+    _check_alike(partition)
     result = merge_streams(plan, [{i.name: part[i.name] for i in parameters}] * plan.k, into=into)
     for number, initializer in enumerate(parameters):
         name = initializer.name
-        if _is_grid(initializer) and _shared_out(layout, name):
+        if _is_grid(initializer) and _shared_out(partition, name):
             result[name] = _tiled(initializer, part[name], into)
         if noise and _copied(initializer) and name not in statistics:
             for p, held in enumerate((name, *(copy_name(name, p) for p in range(plan.k)))):
@@ -101,18 +102,19 @@ def _is_grid(initializer: InitializerPlan) -> bool:
     return bool(initializer.shape) and all(len(blocks) == 1 for blocks in initializer.blocks)
 
 
-def _check_alike(analysis: Analysis, plan: Plan) -> None:
+def _check_alike(partition: Partition) -> None:
     """Check that the parts differ in nothing but the values of parameters.
 
     :raises MergeError: when they do.
     """
+    plan = partition.plan
     advice = "all parts must be alike to be copies of one; choose another order, or a K that divides every layer."
     for p in range(1, plan.k):
         for initializer in plan.initializers:
             here, first = initializer.part_shape(p), initializer.part_shape(0)
             if here != first:
                 raise MergeError(f"{initializer.name!r} has shape {first} in part 0 and {here} in part {p}; {advice}")
-    outlines = (_outline(draft_part(analysis, plan, p)) for p in range(plan.k))
+    outlines = (_outline(draft_part(partition, p)) for p in range(plan.k))
     first_part = next(outlines)
     for p, outline in enumerate(outlines, start=1):
         if outline != first_part:
@@ -135,40 +137,42 @@ def _statistics(analysis: Analysis) -> frozenset[str]:
     return frozenset().union(*map(analysis.state.sources, read))
 
 
-def _shared_out(layout: Layout, name: str) -> bool:
+def _shared_out(partition: Partition, name: str) -> bool:
     """Whether every use of a weight between divided units sums over all copies of the units that it reads.
 
     :param name: an initializer, or a tensor made of parameters alone.
     """
-    return _between(layout, name) and all(_sums(layout, name, user) for user in layout.analysis.consumers[name])
+    users = partition.analysis.consumers[name]
+    return _between(partition.division, name) and all(_sums(partition, name, user) for user in users)
 
 
-def _between(layout: Layout, name: str) -> bool:
+def _between(division: Division, name: str) -> bool:
     """Whether elements of a tensor lie between units of two parts."""
-    fields = [(varying(f), layout.parts.take(f)) for f in layout.analysis.fields(name)]
-    divided = [(axes, here) for axes, here in fields if here.max(initial=ANYWHERE) > here.min(initial=layout.k)]
+    fields = [(varying(f), division.parts.take(f)) for f in division.analysis.fields(name)]
+    divided = [(axes, here) for axes, here in fields if here.max(initial=ANYWHERE) > here.min(initial=division.k)]
     return any(
         axes.isdisjoint(others) or bool(((here != there) & (here != ANYWHERE) & (there != ANYWHERE)).any())
         for (axes, here), (others, there) in combinations(divided, 2)
     )
 
 
-def _sums(layout: Layout, name: str, user: int) -> bool:
+def _sums(partition: Partition, name: str, user: int) -> bool:
     """The same for one operator that reads the weight."""
-    state, op, rule = layout.analysis.state, layout.analysis.ops[user], layout.analysis.rules[user]
+    analysis, division = partition.analysis, partition.division
+    state, op, rule = analysis.state, analysis.ops[user], analysis.rules[user]
     if rule is None or rule.kind == "source":
         return rule is not None
-    if layout.modes[user] != "joint" or op.reads.count(name) > 1:
+    if partition.placement.modes[user] != "joint" or op.reads.count(name) > 1:
         return False
-    outputs = [n for n in op.outputs if n in layout.analysis.consumers]
-    others = [n for n in op.reads if n != name and _between(layout, n)]
+    outputs = [n for n in op.outputs if n in analysis.consumers]
+    others = [n for n in op.reads if n != name and _between(division, n)]
     if state.weights_only.issuperset(outputs):
         linear = rule.mean == "sum" or (not others and (rule.mean == "scale" or op.inputs[0] == name))
         passes = rule.kind in ("movement", "elementwise") and rule.mean != "no" and linear
-        return passes and all(_shared_out(layout, n) for n in outputs)
+        return passes and all(_shared_out(partition, n) for n in outputs)
     if rule.kind == "recurrent":
         others = [n for n in others if n not in state.weights_only]
-    return rule.kind in WEIGHTED and not others and not any(_between(layout, n) for n in outputs)
+    return rule.kind in WEIGHTED and not others and not any(_between(division, n) for n in outputs)
 
 
 def _tiled(initializer: InitializerPlan, array: Rows, into: Into) -> Stream:

@@ -1,4 +1,4 @@
-"""Layout -> how each initializer is divided and merged, and the plan."""
+"""Division + placement -> how each initializer is divided and merged, and the plan."""
 
 from __future__ import annotations
 
@@ -12,58 +12,69 @@ from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import Field, Fields, varying
 from onnxpart.errors import PartitionError
 from onnxpart.planning.assign import ANYWHERE, Order, Parts
-from onnxpart.planning.placement import Layout
+from onnxpart.planning.division import Division
+from onnxpart.planning.partition import Partition
+from onnxpart.planning.placement import Placement
 from onnxpart.planning.plan import Block, InitializerPlan, Layer, Plan, Ranges, to_ranges
 
 Memo = dict[tuple[bytes, ...], tuple[Ranges | None, ...]]
 """What each part keeps along an axis, by the parts of what lies along it."""
 
 
-def plan_of(analysis: Analysis, layout: Layout, layers: Iterable[Layer], order: Order, shares: Sequence[int]) -> Plan:
-    """The plan that a layout amounts to; the analysis keeps both."""
-    k = layout.k
-    uses, memo = _uses(analysis, layout), Memo()
+def partition_by(
+    division: Division, placement: Placement, layers: Iterable[Layer], order: Order, shares: Sequence[int]
+) -> Partition:
+    """The partition that a division and its placement amount to, with its plan.
+
+    :param layers: what became of the model's layers. :param order: by which the units were dealt out.
+    :param shares: relative size of each part.
+    :raises PartitionError: when a part would have nothing of an initializer.
+    """
+    analysis = division.analysis
+    uses, memo = _uses(analysis, placement), Memo()
     initializers = [
-        _divide(analysis, layout, name, uses.get(name, set()), memo)
+        _divide(division, placement, name, uses.get(name, set()), memo)
         for name in analysis.model.initializers
         if name in analysis.consumers and analysis.model.is_float(name)
     ]
-    replicated = [i.name for i in initializers if i.stored == "apart"]
-    if k == 1:
-        ends = [
-            n for n in analysis.model.outputs if n in analysis.producer and n in analysis.state.depends_on_parameters
-        ]
-    else:
-        ends = [n for n in layout.mean if _is_frontier(analysis, layout, n)]
-    made = Plan(
-        k=k,
+    plan = Plan(
+        k=division.k,
         order=order.kind,
         seed=order.seed,
         shares=tuple(shares),
         source=analysis.model.name.rsplit("/", 1)[-1],
         digest=analysis.model.digest,
         initializers=tuple(initializers),
-        units=_runs(layout.parts),
-        duplicated_nodes=tuple(sorted(layout.duplicated)),
+        units=_runs(division.parts),
+        duplicated_nodes=tuple(sorted(division.duplicated)),
         layers=tuple(layers),
-        duplicated=tuple(analysis.ops[i].title for i in sorted(layout.duplicated)),
-        replicated=tuple(replicated),
+        duplicated=tuple(analysis.ops[i].title for i in sorted(division.duplicated)),
+        replicated=tuple(i.name for i in initializers if i.stored == "apart"),
         blocked=tuple(f"{title}: {reason}" for title, reason in analysis.barriers.items()),
-        mean=tuple(sorted(ends, key=lambda n: analysis.producer[n])),
-        same_graph="per_part" not in layout.modes,
+        mean=tuple(sorted(_frontier(division, placement), key=lambda n: analysis.producer[n])),
+        same_graph="per_part" not in placement.modes,
     )
-    analysis.layout = made, layout
-    return made
+    return Partition(analysis, plan, division, placement)
 
 
 def _runs(parts: Parts) -> tuple[tuple[int, int], ...]:
+    """Runs of labels of one part, as (part, length)."""
     ends = np.flatnonzero(parts[1:] != parts[:-1]) + 1
     starts = np.concatenate([[0], ends])
     lengths = np.diff(np.concatenate([starts, [len(parts)]]))
     return tuple(zip(parts[starts].tolist(), lengths.tolist(), strict=True))
 
 
-def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
+def _frontier(division: Division, placement: Placement) -> list[str]:
+    """The tensors where the parts' outputs meet linearly, in front of the output functions."""
+    analysis = division.analysis
+    if division.k > 1:
+        return [n for n in placement.mean if _is_frontier(analysis, placement, n)]
+    depends = analysis.state.depends_on_parameters
+    return [n for n in analysis.model.outputs if n in analysis.producer and n in depends]
+
+
+def _is_frontier(analysis: Analysis, placement: Placement, name: str) -> bool:
     """Whether a mean is used by something that isn't one: an output function, or the output itself.
 
     What is inside an If, Loop or Scan can't be seen from outside.
@@ -72,16 +83,16 @@ def _is_frontier(analysis: Analysis, layout: Layout, name: str) -> bool:
     users = analysis.consumers.get(name, [])
     if analysis.model.flat.inside(producer):
         return False
-    if layout.modes[producer] == "per_part":
+    if placement.modes[producer] == "per_part":
         read = [u for u in users if analysis.ops[u].op_type not in ("Shape", "Size")]
-        return name in analysis.model.outputs or any(layout.modes[u] == "after_reduction" for u in read)
+        return name in analysis.model.outputs or any(placement.modes[u] == "after_reduction" for u in read)
     if name in analysis.model.outputs or not users:
         return True
     paths = analysis.model.flat.paths
-    return any(paths[u] or not all(n in layout.mean for n in analysis.ops[u].outputs if n) for u in users)
+    return any(paths[u] or not all(n in placement.mean for n in analysis.ops[u].outputs if n) for u in users)
 
 
-def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
+def _uses(analysis: Analysis, placement: Placement) -> dict[str, set[str]]:
     """How each tensor, initializers among them, is used.
 
     By the mode of the node that it reaches; `reduce` where the parts' contributions meet, `bias` where it is added
@@ -92,32 +103,34 @@ def _uses(analysis: Analysis, layout: Layout) -> dict[str, set[str]]:
         op = analysis.ops[index]
         outputs = [n for n in op.outputs if n]
         found: set[str]
-        if layout.modes[index] != "per_part" and analysis.state.weights_only.issuperset(outputs):
+        if placement.modes[index] != "per_part" and analysis.state.weights_only.issuperset(outputs):
             found = set().union(*(uses.get(n, set()) for n in outputs))
         else:
-            found = {layout.modes[index]}
+            found = {placement.modes[index]}
             rule = analysis.rules[index]
-            if index in layout.reductions:
+            if index in placement.reductions:
                 found = {"reduce"}
-            elif layout.modes[index] == "after_reduction" and rule is not None and rule.mean == "sum":
+            elif placement.modes[index] == "after_reduction" and rule is not None and rule.mean == "sum":
                 found = {"bias"}
         for name in op.reads:
             uses.setdefault(name, set()).update(found)
     return uses
 
 
-def _divide(analysis: Analysis, layout: Layout, name: str, uses: set[str], memo: Memo) -> InitializerPlan:
+def _divide(division: Division, placement: Placement, name: str, uses: set[str], memo: Memo) -> InitializerPlan:
+    """How an initializer is divided, merged, and held by the duplicated whole; `uses` says how it is used."""
+    analysis, scaling = division.analysis, placement.scaling
     shape = analysis.shapes.shape[name]
     fields = analysis.fields(name)
-    blocks = _blocks(fields, layout.parts, layout.k, shape, memo)
+    blocks = _blocks(fields, division.parts, division.k, shape, memo)
     if not all(blocks):
         where = f"{analysis.model.name}: part {blocks.index(())}"
         raise PartitionError(f"{where} would have nothing of {name!r}; try another order or K.")
-    divided = layout.divided(name)
-    reduces = divided and name in layout.scaled
-    if "per_part" in uses and (layout.replicated(name) or len(blocks[0]) > 1):
+    divided = division.divided(name)
+    reduces = divided and name in scaling.scaled
+    if "per_part" in uses and (division.replicated(name) or len(blocks[0]) > 1):
         stored: Literal["once", "sum", "apart"] = "apart"
-    elif reduces and "reduce" not in uses and name not in layout.divided_ahead(layout.reductions):
+    elif reduces and "reduce" not in uses and name not in scaling.scaled_upstream(placement.reductions):
         stored = "sum"
     else:
         stored = "once"

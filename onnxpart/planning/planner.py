@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import Choice, Field, extent
+from onnxpart.analysis.labels import ByIdentity, Choice, Field, extent
 from onnxpart.errors import PartitionError, UsageError
 from onnxpart.planning.assign import ANYWHERE, Infeasible, Order, Parts, assign
-from onnxpart.planning.initializers import plan_of
+from onnxpart.planning.division import Division
+from onnxpart.planning.initializers import partition_by
 from onnxpart.planning.layers import layers_of, nothing_divided
-from onnxpart.planning.placement import Layout
+from onnxpart.planning.partition import Partition
+from onnxpart.planning.placement import Placement, place
 from onnxpart.planning.plan import ORDERS, Plan
 from onnxpart.planning.unit_classes import Decision, decide, whole_groups
 
@@ -37,13 +39,26 @@ def plan(
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided, or an
         output can't be averaged.
     """
+    return partition(analysis, k, order=order, seed=seed, shares=shares).plan
+
+
+def partition(
+    analysis: Analysis,
+    k: int,
+    *,
+    order: str = "contiguous",
+    seed: int = 0,
+    shares: Sequence[int] | None = None,
+) -> Partition:
+    """The plan (see `plan`) with all that follows from it."""
     wanted = _check(k, order, shares)
     trial, decision, parts = settle(analysis, wanted, Order(order, seed))
     if k > 1 and not (parts >= 0).any():
         raise PartitionError(nothing_divided(trial, decision, k))
-    layout = Layout(analysis, parts, k, frozenset(c.node for c in duplicated(decision, parts)))
-    _refuse_meanless(layout)
-    return plan_of(analysis, layout, layers_of(trial, decision, parts, k), Order(order, seed), wanted)
+    division = Division(analysis, parts, k, frozenset(c.node for c in duplicated(decision, parts)))
+    placement = place(division)
+    _refuse_meanless(division, placement)
+    return partition_by(division, placement, layers_of(trial, decision, parts, k), Order(order, seed), wanted)
 
 
 def duplicated(decision: Decision, parts: Parts) -> list[Choice]:
@@ -73,14 +88,14 @@ def settle(analysis: Analysis, shares: Sequence[int], order: Order) -> tuple[Ana
         trial.labels.share(empty, -1, "it would leave a part without units")
 
 
-def _refuse_meanless(layout: Layout) -> None:
+def _refuse_meanless(division: Division, placement: Placement) -> None:
     """Refuse outputs that every part has its own of and that have no mean.
 
     :raises PartitionError: it names the last values in front of one that have a mean.
     """
-    analysis = layout.analysis
+    analysis, no_mean = division.analysis, division.no_mean
     made = ((n, analysis.producer[n]) for n in analysis.model.outputs if n in analysis.producer)
-    name = next((n for n, i in made if layout.modes[i] == "per_part" and layout.no_mean(n)), None)
+    name = next((n for n, i in made if placement.modes[i] == "per_part" and no_mean(n)), None)
     if name is None:
         return
     found, seen, waiting = list[str](), {name}, deque([name])
@@ -91,18 +106,13 @@ def _refuse_meanless(layout: Layout) -> None:
                 continue
             seen.add(read)
             inside = analysis.model.flat.inside(producer)
-            if (
-                inside
-                or read in analysis.state.weights_only
-                or read not in analysis.shapes.shape
-                or layout.no_mean(read)
-            ):
+            if inside or read in analysis.state.weights_only or read not in analysis.shapes.shape or no_mean(read):
                 waiting.append(read)
             else:
                 found.append(read)
     raise PartitionError(
         f"{analysis.model.name}: each part has its own {name!r}, and these have no mean, as they "
-        f"{layout.no_mean(name)}; train on what comes before: --outputs {','.join(found)}."
+        f"{no_mean(name)}; train on what comes before: --outputs {','.join(found)}."
     )
 
 
@@ -129,7 +139,7 @@ def _check(k: int, order: str, shares: Sequence[int] | None) -> tuple[int, ...]:
 
 def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
     """Replace the wish for equal shares of each group by whole groups; next time around, share the groups' units."""
-    for g in {id(g): g for g in problem.groups}.values():
+    for g in ByIdentity((g, None) for g in problem.groups):
         if g not in analysis.labels.groups:
             continue
         analysis.labels.groups.remove(g)

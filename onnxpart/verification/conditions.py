@@ -8,7 +8,7 @@ import numpy as np
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import Fields
 from onnxpart.planning.assign import ANYWHERE, Parts
-from onnxpart.planning.placement import layout_of
+from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import InitializerPlan, Plan
 from onnxpart.planning.unit_classes import Decision, decide
 from onnxpart.verification.unit_graph import Mask, Node, part_subgraph, unit_graph
@@ -35,15 +35,15 @@ def check_conditions(analysis: Analysis, plan: Plan) -> list[str]:
         stray = sub.nodes - _on_paths(sub)
         result += [f"condition 1: in part {part}, {_name(sub, n)} is on no path from input to output" for n in stray]
         result += _loose_ends(sub, part)
-    layout = layout_of(analysis, plan)
+    division = partition_of(analysis, plan).division
     result += [
         f"condition 3: {name!r} is divided, so its shape in a part isn't that in the whole"
         for name in (*analysis.model.inputs, *analysis.model.outputs)
-        if layout.divided(name)
+        if division.divided(name)
     ]
-    result += _misplaced_units(analysis, layout.parts, decide(analysis, plan.k))
+    result += _misplaced_units(analysis, division.parts, decide(analysis, plan.k))
     for initializer in plan.initializers:
-        result += _misplaced_elements(initializer, analysis.fields(initializer.name), layout.parts, plan.k)
+        result += _misplaced_elements(initializer, analysis.fields(initializer.name), division.parts, plan.k)
     return sorted(result)
 
 

@@ -15,7 +15,8 @@ from onnxpart.emission.whole import draft_whole
 from onnxpart.errors import OnnxpartError
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.merge import merge
-from onnxpart.planning.placement import Layout, NotAGrid, layout_of
+from onnxpart.planning.division import Division, NotAGrid
+from onnxpart.planning.partition import Partition, partition_of
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.rows import Array
@@ -94,19 +95,19 @@ def verify(
     :raises MergeError: when the plan is of another model.
     :raises OnnxpartError: when ONNX Runtime can't run the models.
     """
-    layout = layout_of(analysis, plan)
+    partition = partition_of(analysis, plan)
     if parts is None:
-        parts = [draft_part(analysis, plan, p) for p in range(plan.k)]
+        parts = [draft_part(partition, p) for p in range(plan.k)]
     if whole is None:
-        whole = draft_whole(analysis, plan)
+        whole = draft_whole(partition)
     drafts, joined = ([m if isinstance(m, Draft) else Draft(m) for m in models] for models in (parts, [whole]))
     rng = np.random.default_rng(seed)
     own = [draft.arrays() for draft in drafts]
-    runs = _Runs(analysis, plan, layout, joined[0], drafts)
+    runs = _Runs(partition, joined[0], drafts)
     trials = (0, 1) if _symbolic(analysis) or analysis.model.flat.regions else (0,)
     findings = runs.compare("own", own, trials, rng)
     if fresh:
-        drawn = [{**values, **draw(analysis, plan, layout, p, rng)} for p, values in enumerate(own)]
+        drawn = [{**values, **draw(partition, p, rng)} for p, values in enumerate(own)]
         findings += _on_fresh(runs, drawn, trials, rng)
     return Verdict("original" if plan.same_graph else "duplicated whole", tuple(findings))
 
@@ -135,11 +136,13 @@ class _Runs:
     `types` are the element types that are computed in float32.
     """
 
-    def __init__(self, analysis: Analysis, plan: Plan, layout: Layout, whole: Draft, parts: Sequence[Draft]) -> None:
-        self.analysis, self.plan, self.layout, self.whole, self.parts = analysis, plan, layout, whole, parts
-        self.hidden = [] if plan.k == 1 else _hidden(layout, [whole.proto, *(part.proto for part in parts)])
-        self.mean = list(plan.mean)
-        self.types, floats = HALF, _float_types(analysis)
+    def __init__(self, partition: Partition, whole: Draft, parts: Sequence[Draft]) -> None:
+        self.analysis, self.plan, self.division = partition.analysis, partition.plan, partition.division
+        self.whole, self.parts = whole, parts
+        protos = [whole.proto, *(part.proto for part in parts)]
+        self.hidden = [] if self.plan.k == 1 else _hidden(partition, protos)
+        self.mean = list(self.plan.mean)
+        self.types, floats = HALF, _float_types(self.analysis)
         if TensorProto.DOUBLE in floats and not self._loads(whole):
             self.types |= {TensorProto.DOUBLE}
         self.tolerance = TOLERANCE_DOUBLE if floats - self.types == {TensorProto.DOUBLE} == floats else TOLERANCE
@@ -200,7 +203,7 @@ class _Runs:
             for name in self.hidden:
                 spread = _spread(whole[name])
                 blocks[name] = max(
-                    _deviation(_at(whole[name], self.layout, name, p), part[name], spread)
+                    _deviation(_at(whole[name], self.division, name, p), part[name], spread)
                     for p, part in enumerate(parts)
                 )
             findings.append(_finding("block identity", label, size, blocks, self.tolerance))
@@ -244,8 +247,8 @@ def _spread(value: Array) -> float:
     return float(np.std(value, dtype=np.float64)) if value.size else 0.0
 
 
-def _at(value: Array, layout: Layout, name: str, part: int) -> Array:
-    kept = layout.kept(name, part)
+def _at(value: Array, division: Division, name: str, part: int) -> Array:
+    kept = division.kept(name, part)
     if not value.size:
         return value
     return value[np.ix_(*[_batchwise(k, n) for k, n in zip(kept, value.shape, strict=True)])]
@@ -255,38 +258,40 @@ def _batchwise(kept: Array | None, size: int) -> Array:
     return np.arange(size) if kept is None else kept
 
 
-def _hidden(layout: Layout, models: Iterable[onnx.ModelProto]) -> list[str]:
+def _hidden(partition: Partition, models: Iterable[onnx.ModelProto]) -> list[str]:
     """Divided tensors that the whole holds over all units, and every part: what the block identity compares.
 
-    Those that the whole holds divided by K, in front of a reduction, are left out.
+    Those that the whole holds divided by K, in front of a reduction (see `Upstream`), are left out.
     """
     present = set.intersection(*({n for node in model.graph.node for n in node.output} for model in models))
     result = []
-    reduced = set().union(*(way.values for i, way in layout.ahead.items() if i in layout.reductions))
-    for index, op in enumerate(layout.analysis.ops):
+    analysis, division, placement = partition.analysis, partition.division, partition.placement
+    upstream = placement.scaling.upstream
+    reduced = set().union(*(way.values for i, way in upstream.items() if i in placement.reductions))
+    for index, op in enumerate(analysis.ops):
         for name in op.outputs:
             if (
                 name not in present - reduced
-                or layout.modes[index] != "joint"
-                or name in layout.analysis.state.weights_only
+                or placement.modes[index] != "joint"
+                or name in analysis.state.weights_only
             ):
                 continue
-            if not layout.divided(name) or layout.analysis.shapes.dtype.get(name) not in FLOATS:
+            if not division.divided(name) or analysis.shapes.dtype.get(name) not in FLOATS:
                 continue
-            if name in layout.analysis.virtual or any(_on_dynamic(layout, name)):
+            if name in analysis.virtual or any(_on_dynamic(division, name)):
                 continue
             try:
-                for p in range(layout.k):
-                    layout.kept(name, p)
+                for p in range(division.k):
+                    division.kept(name, p)
             except NotAGrid:
                 continue
             result.append(name)
     return result
 
 
-def _on_dynamic(layout: Layout, name: str) -> list[bool]:
-    dynamic = layout.analysis.shapes.dynamic_dims(name)
-    return [d and k is not None for d, k in zip(dynamic, layout.kept(name, 0), strict=True)]
+def _on_dynamic(division: Division, name: str) -> list[bool]:
+    dynamic = division.analysis.shapes.dynamic_dims(name)
+    return [d and k is not None for d, k in zip(dynamic, division.kept(name, 0), strict=True)]
 
 
 def _smooth(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,7 +19,8 @@ from onnxpart.ir.infer import infer
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import captured
 from onnxpart.planning.assign import ANYWHERE
-from onnxpart.planning.placement import WEIGHTED, layout_of
+from onnxpart.planning.division import WEIGHTED
+from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import Plan
 from onnxpart.planning.unit_classes import NOWHERE, Decision, decide
 
@@ -109,7 +110,7 @@ class _Units:
     def __init__(self, analysis: Analysis, plan: Plan, by: By) -> None:
         self.analysis, self.by, self.k = analysis, by, plan.k
         self.graph = nx.DiGraph(name=analysis.model.name)
-        self.parts = layout_of(analysis, plan).parts
+        self.parts = partition_of(analysis, plan).division.parts
         self.hidden: list[Node] = []
         self.ids = self._hidden_nodes(decide(analysis, plan.k))
         self.makers = {node: f for f, node in analysis.labels.roots}

@@ -9,8 +9,8 @@ import numpy as np
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.initial import fans
 from onnxpart.ir.arrays import array_of
-from onnxpart.planning.placement import Layout
-from onnxpart.planning.plan import Plan, slice_array
+from onnxpart.planning.partition import Partition
+from onnxpart.planning.plan import slice_array
 from onnxpart.storage.rows import Array
 
 MASKED = 1e30
@@ -21,7 +21,7 @@ BRANCH = 0.5
 """Size of a branch next to the trunk that it is added to, where weights are damped."""
 
 
-def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.random.Generator) -> dict[str, Array]:
+def draw(partition: Partition, part: int, rng: np.random.Generator) -> dict[str, Array]:
     """Draw fresh weights for a part that keep the variance of what flows through it, so that errors show.
 
     Weights of contractions are normal with variance 1 / fan-in, so that neither residual streams nor what is fed back
@@ -31,8 +31,8 @@ def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.rand
     :param rng: draws them.
     :returns: initializer name -> array in the part's shape and the whole's dtype, for what is trained.
     """
-    result = {}
-    for initializer in plan.initializers:
+    analysis, result = partition.analysis, {}
+    for initializer in partition.plan.initializers:
         name = initializer.name
         if not analysis.model.trainable(name):
             continue
@@ -40,7 +40,7 @@ def draw(analysis: Analysis, plan: Plan, layout: Layout, part: int, rng: np.rand
         shape = initializer.part_shape(part)
         value: Array = rng.standard_normal(shape, np.float32)
         if name in analysis.state.weights:
-            value *= np.sqrt(1 / fans(analysis, plan, layout, name, part)[0])
+            value *= np.sqrt(1 / fans(partition, name, part)[0])
         elif np.any(source):
             own = slice_array(initializer, part, source).astype(np.float64)
             value = np.where(np.abs(own) > MASKED, own, own * np.abs(1 + SCATTER * value))

@@ -12,7 +12,6 @@ from models.builder import GraphBuilder
 from onnxpart import MergeError, Split, arrays, merge, merge_to, split, verify
 from onnxpart.emission.scale_output import scale_output
 from onnxpart.merging.merge import Into, Normalize
-from onnxpart.planning.placement import layout_of
 from onnxpart.verification.feeds import inputs
 from onnxpart.verification.oracles import tap
 from onnxpart.verification.runtime import Session
@@ -25,8 +24,7 @@ from tests.networks.net import Net
 def trained(done: Split) -> list[ModelProto]:
     """The parts with weights of their own, biases among them."""
     rng = np.random.default_rng(0)
-    layout = layout_of(done.analysis, done.plan)
-    return [with_arrays(part, draw(done.analysis, done.plan, layout, p, rng)) for p, part in enumerate(done.parts)]
+    return [with_arrays(part, draw(done.partition, p, rng)) for p, part in enumerate(done.parts)]
 
 
 def assert_ensemble(done: Split, into: Into = "duplicated") -> None:

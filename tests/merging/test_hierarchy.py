@@ -34,7 +34,6 @@ from onnxpart import (
     within,
 )
 from onnxpart.merging.hierarchy import coarsen
-from onnxpart.planning.placement import layout_of
 from onnxpart.planning.plan import ORDERS, InitializerPlan, slice_array, to_ranges
 from onnxpart.storage.rows import Array
 from onnxpart.verification.feeds import inputs
@@ -52,8 +51,8 @@ from tests.networks.steps import STEPS
 
 def trained(done: Split, seed: int = 0) -> list[ModelProto]:
     """The parts with weights of their own, biases among them."""
-    layout, rng = layout_of(done.analysis, done.plan), np.random.default_rng(seed)
-    return [with_arrays(part, draw(done.analysis, done.plan, layout, p, rng)) for p, part in enumerate(done.parts)]
+    rng = np.random.default_rng(seed)
+    return [with_arrays(part, draw(done.partition, p, rng)) for p, part in enumerate(done.parts)]
 
 
 def check_means(done: Split, parts: list[ModelProto], larger: Split) -> None:
@@ -199,7 +198,7 @@ def test_index_maps_compose(maps: tuple[list[list[int]], int], reduces: bool, se
 def test_blocks_of_grouped_weights_compose(name: str) -> None:
     done = split(BUILDERS[name](), 4, order="random")
     assert any(len(blocks) > 1 for i in done.plan.initializers for blocks in i.blocks)
-    coarse = coarsen(done.analysis, done.plan, 2)
+    coarse = coarsen(done.partition, 2).plan
     for p in range(2):
         for inside in within(done.plan, coarse, p).initializers:
             fine = done.plan.by_name[inside.name]
@@ -213,7 +212,7 @@ def test_blocks_of_grouped_weights_compose(name: str) -> None:
 def test_a_reduction_is_divided_by_all_that_was_merged() -> None:
     done = split(BUILDERS["regression_mlp"](), 4)
     ones = [{"y.weight": np.ones(done.plan.by_name["y.weight"].part_shape(p))} for p in range(4)]
-    coarse = coarsen(done.analysis, done.plan, 2)
+    coarse = coarsen(done.partition, 2).plan
     halves = [merge(within(done.plan, coarse, p), ones[2 * p : 2 * p + 2]) for p in range(2)]
     assert all((half["y.weight"] == 1 / 2).all() for half in halves)
     assert (merge(coarse, halves)["y.weight"] == 1 / 4).all()

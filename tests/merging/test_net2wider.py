@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 from models import BUILDERS
 from onnxpart import MergeError, OnnxpartError, Split, UsageError, arrays, merge, split, widen
 from onnxpart.merging.merge import Into
-from onnxpart.planning.placement import layout_of
 from onnxpart.planning.plan import ORDERS
 from onnxpart.storage.rows import Array
 from onnxpart.verification.feeds import inputs
@@ -38,8 +37,7 @@ NAMES = [
 
 def trained(done: Split, part: int = 0) -> ModelProto:
     """A part with weights of its own, biases among them."""
-    layout = layout_of(done.analysis, done.plan)
-    return with_arrays(done.parts[part], draw(done.analysis, done.plan, layout, part, np.random.default_rng(5 + part)))
+    return with_arrays(done.parts[part], draw(done.partition, part, np.random.default_rng(5 + part)))
 
 
 def deviation(done: Split, part: ModelProto, widened: dict[str, Array], into: Into = "duplicated") -> float:

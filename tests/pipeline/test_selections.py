@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxpart import OnnxpartError, PartitionError, Split, analyse, cut, load, plan, split, verify
 from onnxpart.analysis.rules import table as rules
 from onnxpart.cli import tables
-from onnxpart.planning.placement import Layout
+from onnxpart.planning.division import Division
 from onnxpart.verification.conditions import check_conditions
 from tests.networks.net import Net
 
@@ -204,7 +204,7 @@ def test_a_mix_of_nothing_divided_exists_once() -> None:
 
 
 def test_tokens_that_a_part_chooses_have_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Layout, "no_mean", lambda self, name: "")
+    monkeypatch.setattr(Division, "no_mean", lambda self, name: "")
     with pytest.raises(OnnxpartError):
         holds(split(experts(), 2))
 

@@ -151,8 +151,7 @@ def test_fresh_weights_do_not_depend_on_how_many_at_a_time(init: str) -> None:
     again = split(wide(), 2, init=init, seed=3)
     for a, b in zip(done.parts, again.parts, strict=True):
         assert all(np.array_equal(value, arrays(b)[key]) for key, value in arrays(a).items())
-    assert done.analysis.layout is not None
-    fresh = initial(done.analysis, done.plan, done.analysis.layout[1], 0, init, 3)
+    fresh = initial(done.partition, 0, init, 3)
     for key, drawn in fresh.items():
         np.testing.assert_array_equal(joined(drawn, 1000), arrays(done.parts[0])[key])
     spread = float(np.std(arrays(done.parts[0])["table"]))

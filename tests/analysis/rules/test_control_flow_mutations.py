@@ -14,7 +14,7 @@ from onnxpart.analysis.op import Op
 from onnxpart.analysis.rules import control_flow
 from onnxpart.analysis.rules import table as rules
 from onnxpart.ir.flatten import ENTER, LEAVE
-from onnxpart.planning.placement import Layout
+from onnxpart.planning.placement import _Modes
 from tests.networks.control_flow import CASES, network
 from tests.networks.looping import recurrent
 from tests.networks.verified import holds
@@ -118,5 +118,5 @@ def test_a_missing_rewrite_is_found(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_region_that_stands_once_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one operator for all parts where each needs its own."""
     assert holds(network(CASES[name]))
-    monkeypatch.setattr(Layout, "_torn", lambda self, region: False)
+    monkeypatch.setattr(_Modes, "tears", lambda self, region: False)
     assert not holds(network(CASES[name]))

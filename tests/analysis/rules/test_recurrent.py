@@ -16,7 +16,6 @@ from onnxpart.emission.scale_output import scale_output
 from onnxpart.emission.split import Split
 from onnxpart.frontend.load import arrays
 from onnxpart.inspection.sizes import measure
-from onnxpart.planning.placement import layout_of
 from onnxpart.verification.conditions import check_conditions
 from onnxpart.verification.runtime import Session
 from onnxpart.verification.unit_graph import unit_graph
@@ -248,10 +247,9 @@ def test_a_loop_of_linear_layers_from_zeros(weight_first: bool, k: int) -> None:
 def test_fresh_weights_feed_back_what_they_are_given() -> None:
     """What leads from a state to the next has variance 1 over fan-in: a long sequence neither grows nor dies."""
     done = split(network(Form("RNN", attributes={"activations": ["Relu"]}), cells=4), 2)
-    layout = layout_of(done.analysis, done.plan)
     for fresh in (
-        lambda seed: draw(done.analysis, done.plan, layout, 0, np.random.default_rng(seed)),
-        lambda seed: {n: s.array() for n, s in initial(done.analysis, done.plan, layout, 0, "he", seed).items()},
+        lambda seed: draw(done.partition, 0, np.random.default_rng(seed)),
+        lambda seed: {n: s.array() for n, s in initial(done.partition, 0, "he", seed).items()},
     ):
         drawn = [fresh(seed)[f"cell{cell}.r"] for seed in range(25) for cell in range(4)]
         assert 0.8 < np.var(drawn) * drawn[0].shape[2] < 1.2
@@ -259,9 +257,8 @@ def test_fresh_weights_feed_back_what_they_are_given() -> None:
 
 def test_fan_in_of_a_part() -> None:
     done = split(network(Form("LSTM", "bidirectional")), 2)
-    layout = layout_of(done.analysis, done.plan)
-    assert fans(done.analysis, done.plan, layout, "cell.w", 0)[0] == FEATURES // 2
-    assert fans(done.analysis, done.plan, layout, "cell.r", 0)[0] == SIZE // 2
+    assert fans(done.partition, "cell.w", 0)[0] == FEATURES // 2
+    assert fans(done.partition, "cell.r", 0)[0] == SIZE // 2
     assert "cell.b" in done.analysis.state.biases
 
 
