@@ -138,7 +138,7 @@ def _check(k: int, order: str, shares: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
-    """Replace the wish for equal shares of each group by whole groups; next time around, share the groups' units."""
+    """Ask for whole groups in place of equal shares of each group; next time around, share the groups' units."""
     for g in ByIdentity((g, None) for g in problem.groups):
         if g not in analysis.labels.groups:
             continue

@@ -1,4 +1,4 @@
-"""Which wishes come true: ties that are wanted but not needed, given up one after the other until K classes remain.
+"""Which soft ties hold: ties that are wanted but not needed, given up one after the other until K classes remain.
 
 All of it is about points: labels that firm ties make the same unit, whatever is given up, are one point.
 """
@@ -19,8 +19,8 @@ Ends = tuple[Classes, Classes]
 
 
 @dataclass(eq=False)
-class Wish:
-    """A choice that may still come true, by the alternative `level`.
+class SoftTie:
+    """A choice that may still hold, by the alternative `level`.
 
     In points: `ties` of each alternative, those that hold `otherwise`, and what the fields in `drop` and `sides` hold.
     """
@@ -33,15 +33,18 @@ class Wish:
     level: int = 0
 
     @classmethod
-    def of(cls, choice: Choice, point: Classes) -> Wish:
-        """The wish for a choice; `point` is each label's."""
+    def of(cls, choice: Choice, point: Classes) -> SoftTie:
+        """The soft tie of a choice.
+
+        :param point: each label's point.
+        """
         ties = tuple(distinct(*flatten(pairs), point) for pairs in choice.alternatives)
         drop = point[:0] if choice.drop is None else ascending(point.take(choice.drop))
         sides = tuple(ascending(point.take(f)) for f in choice.sides)
         return cls(choice, ties, distinct(*flatten(choice.otherwise), point), drop, sides)
 
-    def at(self, place: Classes) -> Wish:
-        """The same wish with other numbers for points."""
+    def at(self, place: Classes) -> SoftTie:
+        """The same soft tie with other numbers for points."""
         ties = tuple((place[a], place[b]) for a, b in self.ties)
         otherwise = place[self.otherwise[0]], place[self.otherwise[1]]
         return replace(
@@ -50,17 +53,17 @@ class Wish:
 
     @property
     def points(self) -> Classes:
-        """The points that the wish is about, the shared one left out."""
+        """The points that the soft tie is about, the shared one left out."""
         found = np.concatenate([*(end for ends in self.ties for end in ends), self.drop])
         return found[found > 0]
 
     @property
     def touched(self) -> Classes:
-        """All points that the wish names."""
+        """All points that the soft tie names."""
         return np.concatenate([self.points, *self.otherwise, *self.sides])
 
     def alive(self, classes: Classes) -> bool:
-        """Whether the wish is about anything that is divided so far."""
+        """Whether the soft tie is about anything that is divided so far."""
         if self.sides:
             return all(classes[side].any() for side in self.sides)
         return any(classes[left].any() for left, _ in self.ties)
@@ -87,10 +90,10 @@ def distinct(left: Classes, right: Classes, point: Classes) -> Ends:
 
 @dataclass
 class State:
-    """Points and their ties, the points that every part has, and how far each wish has fallen back.
+    """Points and their ties, the points that every part has, and how far each soft tie has fallen back.
 
     `roots` counts the units that come into being at each point, `layer` is where those of its class do (-1: nowhere, or
-    too few do to be divided); `granted` are the wishes that come true.
+    too few do to be divided); `granted` are the soft ties that hold.
     """
 
     k: int
@@ -100,14 +103,14 @@ class State:
     layer: Classes
     dropped: NDArray[np.bool_]
     shared: NDArray[np.bool_]
-    pending: list[Wish] = field(default_factory=list)
+    pending: list[SoftTie] = field(default_factory=list)
     failed: list[Choice] = field(default_factory=list)
     given_up: list[tuple[Choice, Field]] = field(default_factory=list)
-    granted: list[Wish] = field(default_factory=list)
+    granted: list[SoftTie] = field(default_factory=list)
 
-    def solve(self, wishes: Iterable[Wish] = ()) -> Classes:
-        """Unit class of each point when some wishes come true; where no units come into being it is the shared one."""
-        ties = [(self.left, self.right), *(wish.ties[wish.level] for wish in wishes)]
+    def solve(self, soft_ties: Iterable[SoftTie] = ()) -> Classes:
+        """Unit class of each point when some soft ties hold; where no units come into being it is the shared one."""
+        ties = [(self.left, self.right), *(tie.ties[tie.level] for tie in soft_ties)]
         left, right = (np.concatenate(ends) for ends in zip(*ties, strict=True))
         if self.dropped.any():
             keep = ~(self.dropped[left] | self.dropped[right])
@@ -123,47 +126,47 @@ class State:
         rooted[free[self.roots > 0]] = True
         return np.where(kept & rooted, np.cumsum(kept), 0).astype(np.int32)[free]
 
-    def count(self, wish: Wish, classes: Classes) -> int:
-        """How many classes a wish's units form, in the layer that has the fewest."""
-        return fewest(wish.ties[wish.level][0], classes, self.layer)
+    def count(self, tie: SoftTie, classes: Classes) -> int:
+        """How many classes the units of a soft tie form, in the layer that has the fewest."""
+        return fewest(tie.ties[tie.level][0], classes, self.layer)
 
-    def give_up(self, wish: Wish, base: Classes) -> None:
+    def give_up(self, tie: SoftTie, base: Classes) -> None:
         """Let a choice fail, and what follows from that hold."""
-        choice = wish.choice
+        choice = tie.choice
         self.failed.append(choice)
         if choice.drop is not None:
-            self.dropped[wish.drop] = True
-            self.left = np.concatenate([self.left, wish.otherwise[0]])
-            self.right = np.concatenate([self.right, wish.otherwise[1]])
-        elif wish.sides:
-            fewest = min(range(len(wish.sides)), key=lambda i: self._units(wish.sides[i], base))
-            self.shared[wish.sides[fewest]] = True
+            self.dropped[tie.drop] = True
+            self.left = np.concatenate([self.left, tie.otherwise[0]])
+            self.right = np.concatenate([self.right, tie.otherwise[1]])
+        elif tie.sides:
+            fewest = min(range(len(tie.sides)), key=lambda i: self._units(tie.sides[i], base))
+            self.shared[tie.sides[fewest]] = True
             self.given_up.append((choice, choice.sides[fewest]))
         else:
-            self.shared[wish.points] = True
+            self.shared[tie.points] = True
             self.given_up += [(choice, f) for pairs in choice.alternatives for pair in pairs for f in pair]
 
     def _units(self, points: Classes, base: Classes) -> int:
         """How many units come into being in the classes of some points."""
         return int(self.roots[np.isin(base, base[points])].sum())
 
-    def fall_back(self, wish: Wish, base: Classes) -> None:
-        """Take a wish's next alternative, or give it up after the last."""
-        wish.level += 1
-        if wish.level == len(wish.ties):
-            self.pending.remove(wish)
-            self.give_up(wish, base)
+    def fall_back(self, tie: SoftTie, base: Classes) -> None:
+        """Take a soft tie's next alternative, or give it up after the last."""
+        tie.level += 1
+        if tie.level == len(tie.ties):
+            self.pending.remove(tie)
+            self.give_up(tie, base)
 
     def part(self, points: NDArray[np.intp], place: Classes) -> State:
-        """The same for some of the points, which hold all that wishes and ties name; `place` is where each stands."""
-        wishes = [wish.at(place) for wish in self.pending]
+        """The same for some of the points, which hold all that ties name; `place` is where each stands."""
+        soft_ties = [tie.at(place) for tie in self.pending]
         ends = place[self.left], place[self.right]
         layer = self.layer[points]
-        return State(self.k, *ends, self.roots[points], layer, self.dropped[points], self.shared[points], wishes)
+        return State(self.k, *ends, self.roots[points], layer, self.dropped[points], self.shared[points], soft_ties)
 
 
 def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Classes, State]:
-    """Each label's point, and the state before any wish; labels that may be dropped are points of their own."""
+    """Each label's point, and the state before any soft tie; labels that may be dropped are points of their own."""
     firm, loose = (left, right), (left[:0], right[:0])
     drops = [choice.drop for choice in labels.choices if choice.drop is not None]
     if drops:
@@ -182,23 +185,23 @@ def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Class
     return point, State(k, *distinct(*loose, point), roots, layer, dropped, shared)
 
 
-def admit(state: State, wish: Wish, base: Classes) -> None:
-    """Enter a wish, unless it is a mix of nothing that is divided into nothing that is, or can't come true."""
-    choice = wish.choice
-    if choice.mix and not wish.alive(base):
-        if base[wish.drop].any():  # what is mixed from what every part has is in every part too
-            state.pending.append(wish)
+def admit(state: State, tie: SoftTie, base: Classes) -> None:
+    """Enter a soft tie, unless it is a mix of nothing that is divided into nothing that is, or can't hold."""
+    choice = tie.choice
+    if choice.mix and not tie.alive(base):
+        if base[tie.drop].any():  # what is mixed from what every part has is in every part too
+            state.pending.append(tie)
         return
-    if choice.mix and choice.drop is not None and choice.drop.size < state.k and not wish.held(base):
-        state.give_up(wish, base)
+    if choice.mix and choice.drop is not None and choice.drop.size < state.k and not tie.held(base):
+        state.give_up(tie, base)
     else:
-        state.pending.append(wish)
+        state.pending.append(tie)
 
 
 def settle(state: State, base: Classes) -> Classes:
-    """Give up wishes until each that is left keeps at least K classes; returns the class of each point.
+    """Give up soft ties until each that is left keeps at least K classes.
 
-    :param base: classes without any wish [points].
+    :param base: classes without any soft tie, int32 [points]. :returns: the class of each point, int32 [points].
     """
     if state.pending:
         named = ascending(np.concatenate([[0], state.left, state.right, *(w.touched for w in state.pending)]))
@@ -208,8 +211,8 @@ def settle(state: State, base: Classes) -> Classes:
         _settle(small, base[named])
         state.left, state.right = named[small.left].astype(np.int32), named[small.right].astype(np.int32)
         state.dropped[named], state.shared[named] = small.dropped, small.shared
-        state.pending = [wish.at(named.astype(np.int32)) for wish in small.pending]
-        state.granted = [wish.at(named.astype(np.int32)) for wish in small.granted]
+        state.pending = [tie.at(named.astype(np.int32)) for tie in small.pending]
+        state.granted = [tie.at(named.astype(np.int32)) for tie in small.granted]
         state.failed += small.failed
         state.given_up += small.given_up
     return state.solve(state.granted) if state.pending or state.failed else base.copy()
@@ -218,62 +221,62 @@ def settle(state: State, base: Classes) -> Classes:
 def _settle(state: State, base: Classes) -> None:
     regions: Classes | None = None
     while True:
-        plain = [wish for wish in state.pending if not wish.sides]
+        plain = [tie for tie in state.pending if not tie.sides]
         classes = state.solve(plain)
-        products = [wish for wish in state.pending if wish.sides and wish.alive(classes)]
+        products = [tie for tie in state.pending if tie.sides and tie.alive(classes)]
         if products:
             classes = state.solve([*plain, *products])
-        bad: dict[int, list[tuple[int, Wish]]] = {}
-        for wish in state.pending:
-            wanted = wish in products if wish.sides else wish.alive(base)
-            if wanted and (count := state.count(wish, classes)) < state.k:
+        bad: dict[int, list[tuple[int, SoftTie]]] = {}
+        for tie in state.pending:
+            wanted = tie in products if tie.sides else tie.alive(base)
+            if wanted and (count := state.count(tie, classes)) < state.k:
                 regions = _regions(state) if regions is None else regions
-                bad.setdefault(int(regions[wish.points[0]]), []).append((count, wish))
+                bad.setdefault(int(regions[tie.points[0]]), []).append((count, tie))
         if not bad:
             state.granted = [*plain, *products]
             return
-        unmixed = state.solve([wish for wish in plain if not wish.choice.mix])
-        worst = [wish for found in bad.values() for wish in _worst(state, found, base, unmixed)]
-        for wish in sorted(worst, key=state.pending.index, reverse=True):
-            state.fall_back(wish, base)
+        unmixed = state.solve([tie for tie in plain if not tie.choice.mix])
+        worst = [tie for found in bad.values() for tie in _worst(state, found, base, unmixed)]
+        for tie in sorted(worst, key=state.pending.index, reverse=True):
+            state.fall_back(tie, base)
         base = state.solve()
 
 
 def _regions(state: State) -> Classes:
-    """Region of each point: giving up a wish in one changes nothing in another, so they can be settled together."""
-    found = [wish.points for wish in state.pending]
+    """Region of each point: giving up a tie in one changes nothing in another, so they can be settled together."""
+    found = [tie.points for tie in state.pending]
     left = np.concatenate([state.left, *found])
     right = np.concatenate([state.right, *(np.repeat(points[:1], len(points)) for points in found)])
     units = (left > 0) & (right > 0)
     return solve(len(state.roots), left[units], right[units])
 
 
-def _worst(state: State, bad: list[tuple[int, Wish]], base: Classes, unmixed: Classes) -> list[Wish]:
-    """Which of a region's wishes (with class counts) to give up first; `unmixed` are the classes without any mix."""
-    parameters = [wish for _, wish in bad if wish.choice.drop is not None and not wish.choice.mix]
-    parameters = [wish for wish in parameters if state.count(wish, unmixed) < state.k] or _spared(state, parameters)
-    mixes = [(count, wish) for count, wish in bad if wish.choice.mix]
+def _worst(state: State, bad: list[tuple[int, SoftTie]], base: Classes, unmixed: Classes) -> list[SoftTie]:
+    """Which of a region's soft ties (with class counts) to give up first; `unmixed` are the classes without any mix."""
+    parameters = [tie for _, tie in bad if tie.choice.drop is not None and not tie.choice.mix]
+    parameters = [tie for tie in parameters if state.count(tie, unmixed) < state.k] or _spared(state, parameters)
+    mixes = [(count, tie) for count, tie in bad if tie.choice.mix]
     if parameters:
         return parameters
     if mixes:
         least = min(count for count, _ in mixes)
-        return [wish for count, wish in mixes if count == least]
-    first = min((wish for _, wish in bad), key=lambda wish: wish.level)
-    same = [wish for _, wish in bad if wish.level == first.level]
+        return [tie for count, tie in mixes if count == least]
+    first = min((tie for _, tie in bad), key=lambda tie: tie.level)
+    same = [tie for _, tie in bad if tie.level == first.level]
     units = ascending(base[first.points])
-    return [wish for wish in same if np.array_equal(ascending(base[wish.points]), units)]
+    return [tie for tie in same if np.array_equal(ascending(base[tie.points]), units)]
 
 
-def _spared(state: State, parameters: list[Wish]) -> list[Wish]:
-    """Wishes for parameters without which there are K classes although everything that is mixed stays together."""
-    left, right = zip((state.left, state.right), *(wish.otherwise for wish in parameters), strict=True)
+def _spared(state: State, parameters: list[SoftTie]) -> list[SoftTie]:
+    """Soft ties of parameters without which there are K classes although everything that is mixed stays together."""
+    left, right = zip((state.left, state.right), *(tie.otherwise for tie in parameters), strict=True)
     trial = replace(state, left=np.concatenate(left), right=np.concatenate(right), dropped=state.dropped.copy())
-    for wish in parameters:
-        trial.dropped[wish.drop] = True
+    for tie in parameters:
+        trial.dropped[tie.drop] = True
     classes = trial.solve(w for w in state.pending if not w.sides and w not in parameters)
     return [w for w in parameters if fewest(w.otherwise[1], classes, state.layer) >= state.k]
 
 
 def granted(state: State) -> list[tuple[Choice, tuple[Pair, ...]]]:
-    """The choices that come true, each with the ties of its alternative."""
-    return [(wish.choice, wish.choice.alternatives[wish.level]) for wish in state.granted]
+    """The choices that hold, each with the ties of its alternative."""
+    return [(tie.choice, tie.choice.alternatives[tie.level]) for tie in state.granted]

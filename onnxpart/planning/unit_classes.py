@@ -1,4 +1,4 @@
-"""Labels + K -> unit classes: which wishes of the analysis come true, and which layers can be divided.
+"""Labels + K -> unit classes: which soft ties of the analysis hold, and which layers can be divided.
 
 A layer here is the set of unit classes that come into being at the same place (the output axis of one contraction);
 its classes are interchangeable. A layer of fewer than K classes is replicated.
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import Choice, Field, Labels, Pair, ascending, flatten, solve, varying
-from onnxpart.planning.soft_ties import Classes, State, Wish, admit, granted, points, settle
+from onnxpart.analysis.labels import ByIdentity, Choice, Field, Labels, Pair, ascending, flatten, solve, varying
+from onnxpart.planning.soft_ties import Classes, SoftTie, State, admit, granted, points, settle
 
 NOWHERE = np.iinfo(np.int32).max
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Decision:
     """The classes of a graph for one K.
 
     `classes` gives each label's class (0: shared), `home` each class's layer (an index into `Labels.roots`), `failed`
-    the choices that did not come true, `shared` what some of them made shared, `granted` those that did come true and
-    by which alternative, `narrow` the layers of fewer than K classes and how many they have, `free` the classes as they
+    the choices that were given up, `shared` what some of them made shared, `granted` those that hold and by which
+    alternative, `narrow` the layers of fewer than K classes and how many they have, `free` the classes as they
     would be if nothing were shared by decree.
     """
 
@@ -38,9 +38,9 @@ class Decision:
 
 
 def decide(analysis: Analysis, k: int) -> Decision:
-    """Choose which wishes come true for K parts, and find the classes that follow.
+    """Choose which soft ties hold for K parts, and find the classes that follow.
 
-    Wishes are given up in this order: parameters that serve too many units whatever is mixed, then mixes, fewest
+    Soft ties are given up in this order: parameters that serve too many units whatever is mixed, then mixes, fewest
     classes first, then products; whatever is given up leaves more to divide.
     """
     labels = analysis.labels
@@ -50,19 +50,21 @@ def decide(analysis: Analysis, k: int) -> Decision:
     base = state.reduce(free)
     state.layer = _layer_of_points(labels, base.take(point), point, k)
     for choice in [*labels.choices, *_narrow_groups(labels, base.take(point), k)]:
-        admit(state, Wish.of(choice, point), base)
+        admit(state, SoftTie.of(choice, point), base)
+    wanted: ByIdentity[Field, Choice] = ByIdentity()
+    """The grids that fields are wanted to be."""
     while True:
         classes = settle(state, base).take(point)
         torn = _torn(analysis, classes)
-        known = {id(c.alternatives[0][0][0]): c for c in _asked(state)}
-        again = [f for f, _, _ in torn if id(f) in known and not state.shared[point.take(f)].all()]
-        products = _products(analysis, state, classes, [entry for entry in torn if id(entry[0]) not in known])
-        if not products and not again:
+        again = [f for f, _, _ in torn if f in wanted and not state.shared[point.take(f)].all()]
+        grids = _grids(analysis, state, classes, [entry for entry in torn if entry[0] not in wanted])
+        if not grids and not again:
             break
-        state.pending += [Wish.of(choice, point) for choice in products]
-        for f in again:  # the wish held by ties to a mix that was duplicated later
+        wanted.update(grids)
+        state.pending += [SoftTie.of(choice, point) for choice in grids.values()]
+        for f in again:  # it was a grid by ties to a mix that was duplicated later
             state.shared[point.take(f)] = True
-            state.given_up.append((known[id(f)], f))
+            state.given_up.append((wanted[f], f))
     home = _homes(labels, classes)
     narrow = _share_narrow(classes, home, k)
     return Decision(classes, home, state.failed, state.given_up, granted(state), narrow, free.take(point))
@@ -80,14 +82,9 @@ def _narrow_groups(labels: Labels, base: Classes, k: int) -> list[Choice]:
 
 
 def whole_groups(node: int, inputs: Field, outputs: Field) -> Choice:
-    """The wish that the units of a group stay together."""
+    """The soft tie by which the units of a group stay together."""
     one = inputs[:, :1]
     return Choice(node, "its groups are too narrow to divide", (((inputs, one), (outputs, one)),))
-
-
-def _asked(state: State) -> list[Choice]:
-    """The wishes for grids so far."""
-    return [c for c in (*(wish.choice for wish in state.pending), *state.failed) if c.reason == _GRID]
 
 
 def _torn(analysis: Analysis, classes: Classes) -> list[tuple[Field, int, list[int]]]:
@@ -101,13 +98,13 @@ def _torn(analysis: Analysis, classes: Classes) -> list[tuple[Field, int, list[i
     return torn
 
 
-def _products(
+def _grids(
     analysis: Analysis, state: State, classes: Classes, torn: Sequence[tuple[Field, int, list[int]]]
-) -> list[Choice]:
-    """Wishes for grids, for torn fields."""
+) -> ByIdentity[Field, Choice]:
+    """For torn fields the choices by which they would be grids."""
+    result: ByIdentity[Field, Choice] = ByIdentity()
     if not torn:
-        return []
-    result = []
+        return result
     home, pieces = _homes(analysis.labels, classes), list(selections(analysis))
     for f, node, axes in torn:
         axes = [a for a in axes if _reach(home.take(classes.take(f)), a) >= state.k] or axes
@@ -115,7 +112,7 @@ def _products(
         alternatives = tuple(
             ((f, f[tuple(slice(None) if x == a else slice(0, 1) for x in range(f.ndim))]),) for a in sorted(axes)
         )
-        result.append(Choice(node, _GRID, alternatives))
+        result[f] = Choice(node, "its units lie along several axes", alternatives)
     return result
 
 
@@ -125,14 +122,11 @@ def _wide(analysis: Analysis) -> list[tuple[Field, int]]:
     for name, fields in analysis.state.fields.items():
         if name not in analysis.virtual and name not in analysis.state.weights_only:
             grids += [(f, analysis.producer.get(name, -1)) for f in fields]
-    found: dict[int, tuple[Field, int]] = {}
+    found: ByIdentity[Field, int] = ByIdentity()
     for f, node in grids:
         if len(varying(f)) > 1:
-            found.setdefault(id(f), (f, node))
-    return list(found.values())
-
-
-_GRID = "its units lie along several axes"
+            found.setdefault(f, node)
+    return list(found.items())
 
 
 def _reach(home: Classes, axis: int) -> int:
@@ -171,7 +165,7 @@ def _homes(labels: Labels, classes: Classes) -> Classes:
 
 
 def _layer_of_points(labels: Labels, base: Classes, point: Classes, k: int) -> Classes:
-    """Layer of each point, -1 for those of fewer than K classes before any wish.
+    """Layer of each point, -1 for those of fewer than K classes before any soft tie.
 
     :param base: class of each label.
     """

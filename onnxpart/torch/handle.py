@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.labels import ByIdentity
 from onnxpart.emission.split import Split, split
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
@@ -179,10 +180,10 @@ class Handle:
         merged = merge_states(self.split.plan, states, into="original")
         steps = _steps(optimizers, self.parts)
         own = dict(self.module.named_parameters(remove_duplicate=False))
-        named = {id(own[key]): name for key, name in self.names.items() if key in own}
+        named = ByIdentity((own[key], name) for key, name in self.names.items() if key in own)
         for group in target.param_groups:
             for parameter in group["params"]:
-                name = named.get(id(parameter), "")
+                name = named.get(parameter, "")
                 if name in merged.slots:
                     _fill(target.state[parameter], parameter, merged.slots[name], group)
                 if name in steps:
