@@ -86,21 +86,21 @@ class Training:
 
         :raises UsageError: for values that make no sense, or without PyTorch.
         """
-        job, runs = _torch("training.settings"), _torch("runs.task")
+        task = _runs().task
         if self.engine not in ENGINES:
             raise UsageError(f"the engine {self.engine!r} isn't known; choose one of {', '.join(ENGINES)}.")
-        known = {field.name for field in fields(job.Settings)}
+        known = {field.name for field in fields(task.Settings)}
         settings = {name: value for name, value in vars(self).items() if name in known}
         every = _EVERY.fullmatch(self.checkpoint_every)
         if every is None or not float(every[1] or every[2]):
             text = self.checkpoint_every
             raise UsageError(f"checkpoints every {text!r} aren't possible; give steps, as 500, or minutes, as 5min.")
-        recipe: Recipe = runs.Recipe(
+        recipe: Recipe = task.Recipe(
             self.data,
             self.loss,
-            job.Settings(**settings),
+            task.Settings(**settings),
             self.engine,
-            _torch("training.ray_cluster").Cluster(self.address, self.cpus_per_part, self.gpus_per_part),
+            task.Cluster(self.address, self.cpus_per_part, self.gpus_per_part),
             self.batch_size,
             self.workers,
             int(every[1]) if every[1] else None,
@@ -155,16 +155,16 @@ def train(
         digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
     else:
         files, place, digest = [source], source.with_suffix(".training"), load(source).digest
-    runs, watching = _torch("runs.task"), _torch("runs.progress")
-    with _resumable(), watching.Watch(place, tables.console(stderr=True), resume=recipe.resume) as watch:
+    runs = _runs()
+    with _resumable(), runs.progress.RunProgress(place, tables.console(stderr=True), resume=recipe.resume) as progress:
 
         def told(task: Task) -> Any:
-            watch.note(task.objective.note)
-            return watch.stage(
-                watching.PARTS if source.is_dir() else source.stem, range(training.epochs), task.loss.metric
+            progress.note(task.objective.note)
+            return progress.stage(
+                runs.progress.PARTS if source.is_dir() else source.stem, range(training.epochs), task.loss.metric
             )
 
-        done = runs.train_files(files, recipe, place / "checkpoints", told, plan=digest)
+        done = runs.task.train_files(files, recipe, place / "checkpoints", told, plan=digest)
     if training.as_json:
         found = [{**asdict(each), "file": str(each.file)} for each in done]
         typer.echo(json.dumps({"trained": found, "metrics": str(place / "metrics.jsonl")}))
@@ -172,7 +172,7 @@ def train(
     console = tables.console()
     for each in done:
         last = each.curve[-1]
-        console.print(f"{each.file}: {watching.told(last, each.metric)}; {last.seconds:.1f} s")
+        console.print(f"{each.file}: {runs.progress.told(last, each.metric)}; {last.seconds:.1f} s")
         console.print(f"  ONNX Runtime is off the trained module by {each.deviation:.1e} of the output's spread")
 
 
@@ -222,25 +222,25 @@ def fit(
     loaded = load(model)
     loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
     target = out if out is not None else Path(f"{model.stem}_fit")
-    fitting, fitted, watching = _torch("runs.fit"), _torch("runs.fit_report"), _torch("runs.progress")
-    with _resumable(), watching.Watch(target, tables.console(stderr=True), resume=recipe.resume) as watch:
+    runs = _runs()
+    with _resumable(), runs.progress.RunProgress(target, tables.console(stderr=True), resume=recipe.resume) as progress:
 
         def told(stage: str, task: Task, epochs: range) -> Any:
-            watch.note(task.objective.note if stage == fitting.PARTS else "")
-            return watch.stage(stage, epochs, task.loss.metric)
+            progress.note(task.objective.note if stage == runs.fit.PARTS else "")
+            return progress.stage(stage, epochs, task.loss.metric)
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "restart": restart,
                 "edges": edges}  # fmt: skip
-        found = fitting.fit(loaded, recipe, target, told, k=k, **ways, force=force)
-        data = fitted.report(found, recipe, str(model), restart, edges)
-        fitted.save(data, found, target)
+        found = runs.fit.fit(loaded, recipe, target, told, k=k, **ways, force=force)
+        data = runs.fit_report.report(found, recipe, str(model), restart, edges)
+        runs.fit_report.save(data, found, target)
     if training.as_json:
         typer.echo(json.dumps(data))
         return
     console = tables.console()
-    for line in fitted.page(data)[2:-2]:
+    for line in runs.fit_report.page(data)[2:-2]:
         console.print(line)
-    console.print(f"wrote {found.file} and {target / fitted.PAGE}")
+    console.print(f"wrote {found.file} and {target / runs.fit_report.PAGE}")
 
 
 @contextmanager
@@ -255,13 +255,13 @@ def _resumable() -> Iterator[None]:
         raise Interrupted(f"{str(error).removesuffix('.')}: give the same command with --resume.") from None
 
 
-def _torch(name: str) -> Any:
-    """Return a module of `onnxpart.torch`, by its name there.
+def _runs() -> Any:
+    """Return `onnxpart.torch.runs`, which is imported when a command trains.
 
     :raises UsageError: when PyTorch isn't installed.
     """
     try:
-        return import_module(f"onnxpart.torch.{name}")
+        return import_module("onnxpart.torch.runs")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "onnxpart":
             raise

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_generators: list[torch.Generator] = []
-"""Of the parts that are computed as one batch."""
+_generators: ContextVar[Sequence[torch.Generator]] = ContextVar("_generators", default=())
+"""Of the parts that are computed as one batch, where such parts are computed."""
 
 
 def seed_of(*numbers: int) -> int:
@@ -22,16 +23,16 @@ def seed_of(*numbers: int) -> int:
 @contextmanager
 def drawing(generators: Sequence[torch.Generator]) -> Iterator[None]:
     """Let the parts of a batch draw from a generator each, in order."""
-    _generators[:] = generators
+    token = _generators.set(generators)
     try:
         yield
     finally:
-        _generators.clear()
+        _generators.reset(token)
 
 
 class _Uniform(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, lane: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(x: Tensor, part: Tensor) -> Tensor:  # noqa: ARG004
         return torch.rand(x.shape, device=x.device)
 
     @staticmethod
@@ -43,19 +44,19 @@ class _Uniform(torch.autograd.Function):
         return None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, int | None], x: Tensor, lane: Tensor) -> tuple[Tensor, int]:  # noqa: ARG004
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], x: Tensor, part: Tensor) -> tuple[Tensor, int]:  # noqa: ARG004
         shape = x.shape if in_dims[0] is None else x.movedim(in_dims[0], 0).shape[1:]
-        generators: Sequence[torch.Generator | None] = _generators or [None] * info.batch_size
+        generators: Sequence[torch.Generator | None] = _generators.get() or [None] * info.batch_size
         return torch.stack([torch.rand(shape, device=x.device, generator=g) for g in generators]), 0
 
 
-def uniform(x: Tensor, lane: Tensor) -> Tensor:
+def uniform(x: Tensor, part: Tensor) -> Tensor:
     """Draw numbers from [0, 1), float32 of the shape of `x`.
 
-    :param lane: any tensor that each part has its own of: it tells `torch.vmap` to draw for each part. The parts'
+    :param part: any tensor that each part has its own of: it tells `torch.vmap` to draw for each part. The parts'
         generators are those of `drawing`; outside of it torch's own is drawn from.
     """
-    if not _generators:
+    if torch.compiler.is_compiling() or not _generators.get():  # parts in one batch that draw aren't compiled
         return torch.rand(x.shape, device=x.device)
-    result: Tensor = _Uniform.apply(x, lane)  # type: ignore[no-untyped-call]
+    result: Tensor = _Uniform.apply(x, part)  # type: ignore[no-untyped-call]
     return result

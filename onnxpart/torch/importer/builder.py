@@ -16,7 +16,7 @@ from onnxpart.errors import OnnxpartError
 from onnxpart.ir.protos import normal_domain
 from onnxpart.torch.importer.decompose import branch_of
 from onnxpart.torch.importer.fuse_linear import fuse
-from onnxpart.torch.importer.graph_module import Body
+from onnxpart.torch.importer.graph_module import ORIGIN, Body
 from onnxpart.torch.importer.node import Handler, Node
 from onnxpart.torch.importer.operators import runtime
 from onnxpart.torch.importer.operators.eager import Interpreted, computed
@@ -48,14 +48,14 @@ _NOT_COMPUTED = frozenset(
 class Scope:
     """What the graphs of a model have in common.
 
-    `store` holds all tensors, `taken` which branch an If takes whose condition is known, by its first output.
+    `tensors` holds all tensors, `taken` which branch an If takes whose condition is known, by its first output.
     """
 
     opsets: Mapping[str, int]
     infos: Mapping[str, Info]
     trainable: set[str]
     initializers: Mapping[str, Constant]
-    store: nn.Module = field(default_factory=nn.Module)
+    tensors: nn.Module = field(default_factory=nn.Module)
     taken: dict[str, bool] = field(default_factory=dict)
 
 
@@ -67,7 +67,7 @@ class Builder:
         self.graph = fx.Graph()
         self.tracer = fx.proxy.GraphAppendingTracer(self.graph)
         self.root = nn.Module()
-        self.root.tensors = scope.store
+        self.root.tensors = scope.tensors
         self.values: dict[str, Value] = {}
         self.captures: list[torch.Tensor] = []
         self._inputs: list[torch.Tensor] = []
@@ -111,7 +111,7 @@ class Builder:
         return self._create("call_module", name, args, {})
 
     def tensor(self, value: Value) -> torch.Tensor:
-        """Return the proxy of a value; a constant enters the store when it is first needed."""
+        """Return the proxy of a value; a constant enters the module when it is first needed."""
         if isinstance(value, Constant):
             return self._constant(value.name, value)
         if isinstance(value, Integers):
@@ -160,7 +160,7 @@ class Builder:
         if handler is None:
             raise node.error(
                 f"the importer has no entry for it (domain {domain or 'ai.onnx'}, opset {opset}); "
-                "express it by others, or add a function with @operator in onnxpart/torch/operators"
+                "express it by others, or add a function with @operator in onnxpart/torch/importer/operators"
             )
         result: Value | tuple[Value, ...] | None = fold(node) or self._computed(node)
         result = self._handled(node, handler) if result is None else result
@@ -203,7 +203,7 @@ class Builder:
         for entered in reversed(self.graph.nodes):
             if entered is last:
                 return
-            entered.meta["origin"] = title
+            entered.meta[ORIGIN] = title
 
     def _widen(self, names: Sequence[str], inputs: list[Value | None], infos: list[Info]) -> None:
         for i, (name, value) in enumerate(zip(names, inputs, strict=True)):
@@ -239,9 +239,9 @@ class Builder:
     def _store(self, name: str, constant: Constant) -> str:
         tensor, key = to_tensor(constant.array), escape(name)
         if name in self.scope.trainable:
-            self.scope.store.register_parameter(key, nn.Parameter(tensor))
+            self.scope.tensors.register_parameter(key, nn.Parameter(tensor))
         else:
-            self.scope.store.register_buffer(key, tensor)
+            self.scope.tensors.register_buffer(key, tensor)
         return key
 
     def _create(

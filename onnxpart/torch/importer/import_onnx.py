@@ -50,9 +50,7 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
         proto = with_branches(proto, builder.scope.taken)
         builder = _built(proto, folder)
-    body = builder.finish(proto.graph)
-    origins = [node.meta.get("origin", "") for node in body.graph.nodes if node.op.startswith("call")]
-    return ImportedModule(body, inputs, names, origins)
+    return ImportedModule(builder.finish(proto.graph), inputs, names)
 
 
 def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:

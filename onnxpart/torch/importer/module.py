@@ -1,16 +1,16 @@
 """The imported module, and the way of its tensors into arrays and back, by the initializers' names."""
 
-import traceback
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import torch
-from torch import fx, nn
+from torch import nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.protos import all_graphs
+from onnxpart.torch.importer.graph_module import Body
 from onnxpart.torch.tensors import to_array, to_tensor, unescape
 
 _PREFIX = "body.tensors."
@@ -19,20 +19,13 @@ _PREFIX = "body.tensors."
 class ImportedModule(nn.Module):
     """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
 
-    `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers. `origins` says for
-    each call in the graph which node of the model it stands for.
+    `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers.
     """
 
-    def __init__(
-        self,
-        body: fx.GraphModule,
-        inputs: Sequence[str],
-        initializers: frozenset[str],
-        origins: Sequence[str],
-    ) -> None:
+    def __init__(self, body: Body, inputs: Sequence[str], initializers: frozenset[str]) -> None:
         super().__init__()
         self.body = body
-        self.inputs, self.initializers, self.origins = list(inputs), initializers, list(origins)
+        self.inputs, self.initializers = list(inputs), initializers
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Compute the outputs from the inputs, both in graph order; the last inputs may go by their names.
@@ -47,7 +40,9 @@ class ImportedModule(nn.Module):
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().partition("\n")[0]
-            raise OnnxpartError(f"{self._origin(error)}: {reason}; check what the model is fed.") from error
+            raise OnnxpartError(
+                f"{self.body.failed(error) or 'the model'}: {reason}; check what the model is fed."
+            ) from error
         return result
 
     def _in_order(self, named: Mapping[str, torch.Tensor], order: Sequence[str]) -> list[torch.Tensor]:
@@ -56,13 +51,6 @@ class ImportedModule(nn.Module):
             given, wanted = (", ".join(names) or "none" for names in (named, order))
             raise OnnxpartError(f"the inputs by name are {given}, the model wants {wanted}; name these.")
         return [named[name] for name in order]
-
-    def _origin(self, error: Exception) -> str:
-        """Return the node of the model that an error comes from, found by the line of the generated code."""
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<eval_with_key>")]
-        result = (frames[0].line or "").partition(" = ")[0] if frames else ""
-        calls = [node.name for node in self.body.graph.nodes if node.op.startswith("call")]
-        return self.origins[calls.index(result)] if result in calls else "the model"
 
 
 def tensor_name(key: str) -> str:
@@ -100,7 +88,7 @@ def load_weights(module: ImportedModule, arrays: Mapping[str, np.ndarray]) -> No
 def export_weights(module: ImportedModule, model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of the model whose initializers hold the module's parameters and buffers.
 
-    Batch-norm statistics that shared an initializer have their own there (see `norms.own_statistics`).
+    Batch-norm statistics that shared an initializer have their own there (see `norm_statistics.own_statistics`).
     :raises OnnxpartError: if the module wasn't imported from this model.
     """
     result = onnx.ModelProto()

@@ -10,12 +10,10 @@ import math
 import operator
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-if TYPE_CHECKING:
-    from onnxpart.torch.importer.node import Node
+from onnxpart.torch.importer.node import Node
 from onnxpart.torch.importer.values import Integers, are_known
 
 

@@ -32,7 +32,7 @@ from onnxpart.torch.training.train import evaluate
 CHECKPOINTS, TRAINED = "checkpoints", "trained.onnx"
 PARTS, THE_WHOLE = "parts", "whole"
 """The stages; the first is the split's folder, too."""
-Watch = Callable[[str, Task, range], OnEvent]
+Progress = Callable[[str, Task, range], OnEvent]
 """Stage (`parts` or `whole`), its task and its epochs -> what is told its news."""
 
 
@@ -84,7 +84,7 @@ def fit(
     model: Model,
     recipe: Recipe,
     out: Path,
-    watch: Watch,
+    progress: Progress,
     *,
     k: int = 2,
     merge_at: int | None = None,
@@ -119,7 +119,7 @@ def fit(
     if not recipe.resume:
         _start(out, planned.last, force)
     with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
-        return _stages(planned, task, recipes, out, watch, edges)
+        return _stages(planned, task, recipes, out, progress, edges)
 
 
 def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Recipe, Recipe]:
@@ -133,11 +133,13 @@ def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Reci
     return replace(recipe, settings=parts), replace(recipe, settings=whole)
 
 
-def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, watch: Watch, edges: float) -> Fit:
+def _stages(
+    rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, progress: Progress, edges: float
+) -> Fit:
     """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
     later = recipes[1]
     stages = _planned(rounds, task, recipes, edges)
-    running = run_stages(_parts(rounds, task, 0), stages, _trainer(rounds, task, later, out, watch))
+    running = run_stages(_parts(rounds, task, 0), stages, _trainer(rounds, task, later, out, progress))
     *_, parts = islice(running, len(rounds.spans))
     for p, module in enumerate(parts.modules):
         write_weights(module, out / PARTS / part_file(p), out / PARTS / part_file(p))
@@ -191,11 +193,11 @@ def _parts(rounds: Rounds, task: Task, number: int) -> Networks:
     return parts_of(rounds.split(number), task.build)
 
 
-def _trainer(rounds: Rounds, task: Task, recipe: Recipe, out: Path, watch: Watch) -> Train:
+def _trainer(rounds: Rounds, task: Task, recipe: Recipe, out: Path, progress: Progress) -> Train:
     """Return what trains the networks of a stage, with news and checkpoints under its name."""
     merge_at, epochs = rounds.spans[-1].stop, recipe.settings.epochs
     spans = {PARTS: range(merge_at), THE_WHOLE: range(merge_at, epochs)}
-    told = {name: watch(name, task, span) for name, span in spans.items()}
+    told = {name: progress(name, task, span) for name, span in spans.items()}
 
     def train(stage: Stage, networks: Networks) -> list[Result]:
         return learn(

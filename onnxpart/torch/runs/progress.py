@@ -18,7 +18,7 @@ PARTS = "parts"
 """The stage in which parts are trained."""
 
 
-class Watch:
+class RunProgress:
     """Shows and records the stages of a run, as a context manager; `stage` gives what `train` calls with its news.
 
     On a terminal a bar for each group of parts; else a line for each epoch. `folder` gets `metrics.jsonl`, which a run
@@ -32,7 +32,7 @@ class Watch:
         self.file: IO[str] | None = None
         self.board: Any = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> RunProgress:
         """Start the display; the file is opened with the first news, so that a run that can't start leaves none."""
         self.progress.start()
         return self
@@ -82,8 +82,8 @@ class Watch:
 
 
 class _Stage:
-    def __init__(self, watch: Watch, name: str, epochs: range, metric: str) -> None:
-        self.watch, self.name, self.epochs, self.metric = watch, name, epochs, metric
+    def __init__(self, run: RunProgress, name: str, epochs: range, metric: str) -> None:
+        self.run, self.name, self.epochs, self.metric = run, name, epochs, metric
         self.bars: dict[tuple[int, ...], TaskID] = {}
         self.before: dict[tuple[int, ...], tuple[int, int, float]] = {}
         self.judged: dict[int, str] = {}
@@ -91,7 +91,7 @@ class _Stage:
     def __call__(self, event: Event) -> None:
         """Show and record an event."""
         if isinstance(event, Note):
-            self.watch.note(event.text)
+            self.run.note(event.text)
         elif isinstance(event, Steps):
             self._steps(event)
         else:
@@ -100,17 +100,17 @@ class _Stage:
     def _steps(self, event: Steps) -> None:
         losses = [sum(column) / len(column) for column in zip(*event.losses, strict=True)]
         rate, parts = self._rate(event), event.parts
-        self.watch.record({"stage": self.name, "epoch": event.epoch, "batch": event.batch, "parts": parts,
+        self.run.record({"stage": self.name, "epoch": event.epoch, "batch": event.batch, "parts": parts,
                            "loss": losses, "samples_per_second": rate, "seconds": event.seconds})  # fmt: skip
         done = (event.epoch - self.epochs.start) * event.batches + event.batch
         for part, loss in zip(parts, losses, strict=True):
-            self.watch.draw(f"{self.name}/{part}/batch loss", loss, event.epoch * event.batches + event.batch)
+            self.run.draw(f"{self.name}/{part}/batch loss", loss, event.epoch * event.batches + event.batch)
         shown = [", ".join(f"{loss:.4g}" for loss in losses), *(self.judged[p] for p in parts if p in self.judged)]
         text = f"{self._title(event)}: loss {'; '.join(shown)}; {rate:,.0f} samples/s"
         total = len(self.epochs) * event.batches
         if parts not in self.bars:
-            self.bars[parts] = self.watch.progress.add_task(text, total=total)
-        self.watch.progress.update(self.bars[parts], description=text, completed=done)
+            self.bars[parts] = self.run.progress.add_task(text, total=total)
+        self.run.progress.update(self.bars[parts], description=text, completed=done)
 
     def _rate(self, event: Steps) -> float:
         """Return the samples per second since the last news of these parts."""
@@ -122,14 +122,14 @@ class _Stage:
     def _epoch(self, event: EpochEnd) -> None:
         found = event.result
         values = {"train_loss": found.train_loss, "loss": found.loss, "metric": found.metric}
-        self.watch.record({"stage": self.name, "epoch": event.epoch, "part": event.part, **values,
+        self.run.record({"stage": self.name, "epoch": event.epoch, "part": event.part, **values,
                            "seconds": found.seconds})  # fmt: skip
         for name, value in values.items():
-            self.watch.draw(f"{self.name}/{event.part}/{name}", value, event.epoch + 1)
+            self.run.draw(f"{self.name}/{event.part}/{name}", value, event.epoch + 1)
         words = told(found, self.metric)
         self.judged[event.part] = words.rpartition(", ")[2]
-        if self.watch.progress.disable:
-            self.watch.console.print(f"{self._title(event)}: {words}")
+        if self.run.progress.disable:
+            self.run.console.print(f"{self._title(event)}: {words}")
 
     def _title(self, event: Steps | EpochEnd) -> str:
         part = f"part {event.part}" if isinstance(event, EpochEnd) and self.name == PARTS else self.name

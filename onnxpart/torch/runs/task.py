@@ -119,18 +119,18 @@ def learn(
 
 
 def train_files(
-    files: Sequence[Path], recipe: Recipe, checkpoints: Path, watch: Callable[[Task], OnEvent], *, plan: str = ""
+    files: Sequence[Path], recipe: Recipe, checkpoints: Path, progress: Callable[[Task], OnEvent], *, plan: str = ""
 ) -> list[Trained]:
     """Train the models in files, which are replaced by the trained ones; ONNX Runtime then runs them.
 
     The optimisers' states are left beside the files, and gone on from where there are some (see `optimizer_state`).
 
     :param files: of the parts of one split, or a single one. :param checkpoints: a folder, which is removed when all
-        is done. :param watch: what is told the news of a task. :param plan: digest of the split's plan.
+        is done. :param progress: what is told the news of a task. :param plan: digest of the split's plan.
     :raises OnnxpartError: when something doesn't fit, or fails; the files are as they were, then.
     """
     task = prepare([read_whole(path) for path in files], recipe)
-    told = watch(task)
+    told = progress(task)
     states = _states(files, recipe, told)
     results = learn(task, recipe, range(recipe.settings.epochs), checkpoints, told, plan=plan, states=states)
     for path, module, result in zip(files, task.modules, results, strict=True):

@@ -18,7 +18,7 @@ from onnxpart.torch.part_random import drawing, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.engine import has_images, judged, moved, output_of, update
-from onnxpart.torch.training.grouped_kernels import side_by_side
+from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 from onnxpart.torch.training.job import Job
 
 
@@ -39,7 +39,7 @@ class Fused:
         self.images = has_images(job.modules) and device.type == "cpu"
         self.base = copy.deepcopy(job.modules[0]).to("meta")
         if isinstance(self.base, ImportedModule) and not job.settings.compile:
-            side_by_side(self.base.body)
+            use_grouped_kernels(self.base.body)
         self.optimizer = optim.optimizer(job.settings, self.parameters.values())
         self.generators = [torch.Generator(device) for _ in job.modules]
         self.taken = 0

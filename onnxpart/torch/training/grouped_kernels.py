@@ -1,4 +1,4 @@
-"""Images of several parts side by side: their channels are one axis, so that torch's own kernels compute all parts."""
+"""Convolutions and poolings of several parts as grouped kernels: the channels of all parts are one axis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 
-def side_by_side(body: fx.GraphModule) -> None:
+def use_grouped_kernels(body: fx.GraphModule) -> None:
     """Let a graph compute convolutions and poolings of all parts at once where `torch.vmap` adds the parts' axis.
 
     `torch.vmap` alone moves that axis in front of the samples, which takes a copy of every image, and loses the
@@ -22,7 +22,7 @@ def side_by_side(body: fx.GraphModule) -> None:
     body.recompile()
 
 
-class _Lanes(torch.autograd.Function):
+class _Grouped(torch.autograd.Function):
     """What is only ever called under `torch.vmap`, and is differentiated through what it calls itself."""
 
     @staticmethod
@@ -30,7 +30,7 @@ class _Lanes(torch.autograd.Function):
         """Keep nothing."""
 
 
-class _Convolution(_Lanes):
+class _Convolution(_Grouped):
     @staticmethod
     def forward(function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         return function(x, weight, bias, *rest)
@@ -49,16 +49,16 @@ class _Convolution(_Lanes):
         groups: int,
     ) -> tuple[Tensor, int]:
         count = info.batch_size
-        weight = _side_by_side(weight, in_dims[2], count, 0)
-        bias = None if bias is None else _side_by_side(bias, in_dims[3], count, 0)
+        weight = _joined(weight, in_dims[2], count, 0)
+        bias = None if bias is None else _joined(bias, in_dims[3], count, 0)
         if in_dims[1] is not None or groups > 1:
-            x, groups = _side_by_side(x, in_dims[1], count, 1), groups * count
+            x, groups = _joined(x, in_dims[1], count, 1), groups * count
         if x.dim() == 4 and x.device.type == "cpu":  # as a whole would be computed there
             weight = weight.to(memory_format=torch.channels_last)
         return _apart(function(x, weight, bias, strides, padding, dilations, groups), count), 1
 
 
-class _Pooling(_Lanes):
+class _Pooling(_Grouped):
     @staticmethod
     def forward(function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
         return function(x, *rest)
@@ -67,11 +67,11 @@ class _Pooling(_Lanes):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], function: Callable[..., Tensor], x: Tensor, *rest: Any
     ) -> tuple[Tensor, int]:
-        x = _side_by_side(x, in_dims[1], info.batch_size, 1)
+        x = _joined(x, in_dims[1], info.batch_size, 1)
         return _apart(function(x, *rest), info.batch_size), 1
 
 
-def _side_by_side(x: Tensor, dim: int | None, count: int, axis: int) -> Tensor:
+def _joined(x: Tensor, dim: int | None, count: int, axis: int) -> Tensor:
     """Put the parts' axis before another one, and make one of both."""
     parts = x.unsqueeze(axis).expand(*x.shape[:axis], count, *x.shape[axis:]) if dim is None else x.movedim(dim, axis)
     return parts.flatten(axis, axis + 1)
@@ -81,12 +81,12 @@ def _apart(x: Tensor, count: int) -> Tensor:
     return x.view(x.shape[0], count, -1, *x.shape[2:])
 
 
-def _form(kind: type[_Lanes], function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _form(kind: type[_Grouped], function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(*args: Any) -> Tensor:
         result: Tensor = kind.apply(function, *args)  # type: ignore[no-untyped-call]
         return result
 
-    call.__name__ = f"lanes_{function.__name__}"  # the name in the graph's code
+    call.__name__ = f"grouped_{function.__name__}"  # the name in the graph's code
     return call
 
 

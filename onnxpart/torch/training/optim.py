@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,7 @@ from onnxpart.errors import OnnxpartError
 from onnxpart.merging.optimizer_state import OptimizerState
 from onnxpart.torch.importer.module import tensor_name
 from onnxpart.torch.tensors import to_array, to_tensor
-
-if TYPE_CHECKING:
-    from onnxpart.torch.training.settings import Settings
+from onnxpart.torch.training.settings import Settings
 
 Slots = dict[str, dict[str, Tensor]]
 """Parameter's key in the module -> slot -> tensor."""

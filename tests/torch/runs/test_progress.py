@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-from onnxpart.torch.runs.progress import Watch
+from onnxpart.torch.runs.progress import RunProgress
 from onnxpart.torch.training.events import Epoch, EpochEnd, Note, Steps
 
 EVENTS = [
@@ -24,11 +24,11 @@ EVENTS = [
 
 def test_a_terminal_shows_bars(tmp_path: Path) -> None:
     screen = io.StringIO()
-    with Watch(tmp_path, Console(file=screen, force_terminal=True, width=200)) as watch:
-        told = watch.stage("parts", range(3, 6), "error rate")
+    with RunProgress(tmp_path, Console(file=screen, force_terminal=True, width=200)) as progress:
+        told = progress.stage("parts", range(3, 6), "error rate")
         for event in EVENTS:
             told(event)
-        (bar,) = watch.progress.tasks
+        (bar,) = progress.progress.tasks
         assert (bar.completed, bar.total) == (6, 12)
         assert bar.description == "epoch 5/6, parts: loss 1, 3; error rate 0.125; 40 samples/s"
         assert bar.time_remaining is None or bar.time_remaining >= 0
@@ -38,8 +38,8 @@ def test_a_terminal_shows_bars(tmp_path: Path) -> None:
 def test_news_are_lines_elsewhere_and_in_a_file(tmp_path: Path) -> None:
     for resume in (False, False, True):
         text = io.StringIO()
-        with Watch(tmp_path, Console(file=text, width=200), resume=resume) as watch:
-            told = watch.stage("parts", range(3, 6), "error rate")
+        with RunProgress(tmp_path, Console(file=text, width=200), resume=resume) as progress:
+            told = progress.stage("parts", range(3, 6), "error rate")
             for event in EVENTS:
                 told(event)
         expected = "epoch 4/6, part 0: loss in training 1.5, loss in test 1.25, error rate 0.125"
@@ -66,8 +66,8 @@ def test_tensorboard_draws_where_it_is_installed(tmp_path: Path, monkeypatch: py
     module = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    with Watch(tmp_path, Console(file=io.StringIO())) as watch:
-        told = watch.stage("parts", range(3, 6), "error rate")
+    with RunProgress(tmp_path, Console(file=io.StringIO())) as progress:
+        told = progress.stage("parts", range(3, 6), "error rate")
         for event in EVENTS:
             told(event)
     assert ("parts/1/batch loss", 3.5, 14) in drawn

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from onnxpart.torch.training.grouped_kernels import side_by_side
+from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 
 PARTS = 3
 
@@ -62,7 +62,7 @@ def test_parts_side_by_side_give_what_each_gives(name: str, shared: bool) -> Non
 
     base = Layer(function, weight, bias, rest)
     plain = base.body.code
-    side_by_side(base.body)
+    use_grouped_kernels(base.body)
     assert base.body.code != plain
     stacked, buffers = stack_module_state(layers) if weight else ({}, {})
     lanes = vmap(lambda p, x: functional_call(base, (p, buffers), (x,)), in_dims=(0, None if shared else 0))

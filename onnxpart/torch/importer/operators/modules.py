@@ -38,19 +38,19 @@ class BatchNorm(nn.Module):
 class Dropout(nn.Module):
     """ONNX Dropout: zeros a share of the elements in training, and does nothing else; returns the mask if `masked`.
 
-    `lane` holds nothing: parts that are stacked into one batch have one each, so that each draws its own mask.
+    `part` holds nothing: parts that are stacked into one batch have one each, so that each draws its own mask.
     """
 
     def __init__(self, ratio: float, masked: bool) -> None:
         super().__init__()
         self.ratio, self.masked = ratio, masked
-        self.lane: Tensor
-        self.register_buffer("lane", torch.zeros(()), persistent=False)
+        self.part: Tensor
+        self.register_buffer("part", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Drop elements of x, of any shape."""
         if not self.training or self.ratio == 0:
             return (x, torch.ones_like(x, dtype=torch.bool)) if self.masked else x
-        kept = uniform(x, self.lane) >= self.ratio
+        kept = uniform(x, self.part) >= self.ratio
         y = x * (kept.to(x.dtype) / max(1 - self.ratio, 1e-6))
         return (y, kept) if self.masked else y

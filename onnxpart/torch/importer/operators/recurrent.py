@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onnxpart.analysis.rules.recurrent import GATES
 from onnxpart.torch.importer.node import Node
 from onnxpart.torch.importer.operators.registry import operator
 
-GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 _ORDERS = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}
 """Where torch's gates stand among ONNX's: r z n in z r h, i f g o in i o f c."""
