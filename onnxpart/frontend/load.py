@@ -13,15 +13,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxpart.errors import ModelError
-from onnxpart.frontend.functions import without_functions
-from onnxpart.frontend.norm_statistics import own_statistics
-from onnxpart.frontend.simplify import resolve
+from onnxpart.frontend import passes
 from onnxpart.frontend.torch_export import untie
 from onnxpart.ir.arrays import digest, rows_of
-from onnxpart.ir.flatten import Misfit
 from onnxpart.ir.model import OLDEST_OPSET, Model
-from onnxpart.ir.protos import SMALL, captured, constant_value, live, opsets_of, without_weights
-from onnxpart.ir.unflatten import normal
+from onnxpart.ir.protos import SMALL, captured, opsets_of, without_weights
+from onnxpart.ir.validate import check_light
 from onnxpart.storage.onnx_file import check_external, fetch, inner_tensors, packed, read
 from onnxpart.storage.rows import Array, Rows, stream
 from onnxpart.storage.safetensors import read_safetensors
@@ -40,9 +37,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
             raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
-    model = _canonical(proto, name, folder)
-    while (simpler := resolve(model)) is not None:
-        model = _canonical(simpler, name, folder, model.constants)
+    model = passes.run(Model(proto, name, folder=folder))
     return replace(model, digest=digest(model.proto, model.constants, folder))
 
 
@@ -122,44 +117,11 @@ def _check(light: onnx.ModelProto, name: str) -> None:
         raise ModelError(
             f"{name} is of opset {version}, before {OLDEST_OPSET}; convert it with onnx.version_converter first."
         )
-    for value in light.graph.output:
-        if value.type.WhichOneof("value") in (None, "tensor_type"):  # the checker wants a type and a shape, nobody else
-            value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
-            value.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(light)
+        check_light(light)
     except onnx.checker.ValidationError as error:
         what = " ".join(str(error).split("==> Context")[0].split())
         raise ModelError(f"{name} is not a valid ONNX model: {what}; fix the export.") from None
-
-
-def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: frozenset[str] = frozenset()) -> Model:
-    """The model in canonical form, without a digest; `known` are initializers that were Constant nodes."""
-    proto = without_functions(proto)
-    own_statistics(proto)
-    graph = proto.graph
-    kept, constants = [], list(known)
-    for node in live(graph.node, [value.name for value in graph.output])[0]:
-        tensor = constant_value(node)
-        if tensor is None:
-            kept.append(node)
-        else:
-            graph.initializer.append(tensor)
-            constants.append(tensor.name)
-    if len(kept) < len(graph.node):
-        del graph.node[:]
-        graph.node.extend(kept)
-    try:
-        constants += normal(graph, opsets_of(proto)[""])
-    except Misfit as misfit:
-        raise ModelError(f"{name}: {misfit}; fix the export.") from None
-    names = {tensor.name for tensor in graph.initializer}
-    if any(value.name in names for value in graph.input):
-        inputs = [value for value in graph.input if value.name not in names]
-        del graph.input[:]
-        graph.input.extend(inputs)
-    proto.ir_version = max(proto.ir_version, 4)
-    return Model(proto, name, "", folder, frozenset(constants))
 
 
 def arrays(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> dict[str, Array]:

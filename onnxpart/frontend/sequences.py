@@ -1,4 +1,4 @@
-"""Sequences and optionals that are plumbing, replaced by the tensors that go through them.
+"""Sequences and optionals that only hand tensors on, replaced by the tensors that go through them.
 
 What a sequence holds is followed from node to node: tensors, and slices of a tensor along an axis (what a split without
 sizes gives, and what a loop appends). What reads from it then reads these. A loop that appends one tensor in every
@@ -38,7 +38,7 @@ class Piece:
 Pieces = tuple[Piece, ...]
 
 
-class Plumbing:
+class Sequences:
     """Follows the sequences and optionals of a graph whose values have names of their own."""
 
     def __init__(self, graph: GraphProto, shapes: Shapes, opset: int) -> None:
@@ -90,6 +90,7 @@ class Plumbing:
                 yield helper.make_node("Identity", [first], [last], name=last)
             elif self._appends(body, maker, state.name) and _plain(self.held[first]):
                 yield from self._collect(node, body, i, maker.input[1])
+                body.node.remove(maker)
             else:
                 continue
             self.changed = True
@@ -156,54 +157,54 @@ def _attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 # -- what makes sequences -----------------------------------------------------------------------------------------
-def _construct(p: Plumbing, node: NodeProto) -> bool:
-    p.held[node.output[0]] = tuple(Piece(name) for name in node.input)
+def _construct(s: Sequences, node: NodeProto) -> bool:
+    s.held[node.output[0]] = tuple(Piece(name) for name in node.input)
     return False
 
 
-def _split(p: Plumbing, node: NodeProto) -> bool:
+def _split(s: Sequences, node: NodeProto) -> bool:
     """Slices of length 1 (ONNX Runtime minds `keepdims` for these even where the length is given), or sizes."""
-    shape = p.shapes.shape.get(node.input[0])
-    given = p.shapes.value(node.input[1]) if len(node.input) > 1 and node.input[1] else np.asarray(1)
+    shape = s.shapes.shape.get(node.input[0])
+    given = s.shapes.value(node.input[1]) if len(node.input) > 1 and node.input[1] else np.asarray(1)
     if shape is None or given is None:
         return False
     axis = _attribute(node, "axis", 0) % len(shape)
     if given.ndim == 0 and given == 1:
-        p.held[node.output[0]] = (Piece(node.input[0], axis, bool(_attribute(node, "keepdims", 1))),)
-    elif not p.shapes.dynamic_dims(node.input[0])[axis]:
+        s.held[node.output[0]] = (Piece(node.input[0], axis, bool(_attribute(node, "keepdims", 1))),)
+    elif not s.shapes.dynamic_dims(node.input[0])[axis]:
         step = int(given.item()) if given.ndim == 0 else 0
         sizes = [min(step, shape[axis] - i) for i in range(0, shape[axis], step)] if step else [int(v) for v in given]
-        outputs = [unused(f"{node.output[0]}_{i}", p.taken) for i in range(len(sizes))]
-        given_as: dict[str, Any] = {"split": sizes} if p.opset < 13 else {}
-        inputs = [node.input[0], *([] if given_as else [p.ints(*sizes)])]
-        p.new.append(helper.make_node("Split", inputs, outputs, name=outputs[0], axis=axis, **given_as))
-        p.held[node.output[0]] = tuple(Piece(name) for name in outputs)
+        outputs = [unused(f"{node.output[0]}_{i}", s.taken) for i in range(len(sizes))]
+        given_as: dict[str, Any] = {"split": sizes} if s.opset < 13 else {}
+        inputs = [node.input[0], *([] if given_as else [s.ints(*sizes)])]
+        s.new.append(helper.make_node("Split", inputs, outputs, name=outputs[0], axis=axis, **given_as))
+        s.held[node.output[0]] = tuple(Piece(name) for name in outputs)
     return False
 
 
-def _insert(p: Plumbing, node: NodeProto) -> bool:
-    pieces = p.held.get(node.input[0])
-    at = len(pieces or ()) if len(node.input) < 3 or not node.input[2] else p.position(node, 2)
+def _insert(s: Sequences, node: NodeProto) -> bool:
+    pieces = s.held.get(node.input[0])
+    at = len(pieces or ()) if len(node.input) < 3 or not node.input[2] else s.position(node, 2)
     if pieces is not None and at is not None and (at in (0, len(pieces)) or _plain(pieces)):
         at += len(pieces) if at < 0 else 0
-        p.held[node.output[0]] = (*pieces[:at], Piece(node.input[1]), *pieces[at:])
+        s.held[node.output[0]] = (*pieces[:at], Piece(node.input[1]), *pieces[at:])
     return False
 
 
-def _erase(p: Plumbing, node: NodeProto) -> bool:
-    pieces = p.held.get(node.input[0])
-    at = -1 if len(node.input) < 2 or not node.input[1] else p.position(node, 1)
+def _erase(s: Sequences, node: NodeProto) -> bool:
+    pieces = s.held.get(node.input[0])
+    at = -1 if len(node.input) < 2 or not node.input[1] else s.position(node, 1)
     if pieces and at is not None and _plain(pieces):
         at %= len(pieces)
-        p.held[node.output[0]] = (*pieces[:at], *pieces[at + 1 :])
+        s.held[node.output[0]] = (*pieces[:at], *pieces[at + 1 :])
     return False
 
 
-def _identity(p: Plumbing, node: NodeProto) -> bool:
-    if node.input[0] in p.held:
-        p.held[node.output[0]] = p.held[node.input[0]]
-    if node.input[0] in p.optional:
-        p.optional[node.output[0]] = p.optional[node.input[0]]
+def _identity(s: Sequences, node: NodeProto) -> bool:
+    if node.input[0] in s.held:
+        s.held[node.output[0]] = s.held[node.input[0]]
+    if node.input[0] in s.optional:
+        s.optional[node.output[0]] = s.optional[node.input[0]]
     return False
 
 
@@ -212,58 +213,58 @@ def _plain(pieces: Iterable[Piece]) -> bool:
 
 
 # -- what reads them ------------------------------------------------------------------------------------------------
-def _at(p: Plumbing, node: NodeProto) -> bool:
-    pieces = p.held.get(node.input[0])
+def _at(s: Sequences, node: NodeProto) -> bool:
+    pieces = s.held.get(node.input[0])
     if not pieces:
         return False
     (out,) = node.output
     if len(pieces) == 1 and pieces[0].axis is not None:
         index = node.input[1]
-        taken = p.add("Gather", [pieces[0].name, index], "" if pieces[0].kept else out, axis=pieces[0].axis)
+        taken = s.add("Gather", [pieces[0].name, index], "" if pieces[0].kept else out, axis=pieces[0].axis)
         if pieces[0].kept:
-            p.with_axis("Unsqueeze", taken, pieces[0].axis, out)
+            s.with_axis("Unsqueeze", taken, pieces[0].axis, out)
         return True
-    at = p.position(node, 1)
+    at = s.position(node, 1)
     if at is None or not _plain(pieces) or not -len(pieces) <= at < len(pieces):
         return False
-    p.add("Identity", [pieces[at].name], out)
+    s.add("Identity", [pieces[at].name], out)
     return True
 
 
-def _length(p: Plumbing, node: NodeProto) -> bool:
-    pieces = p.held.get(node.input[0])
+def _length(s: Sequences, node: NodeProto) -> bool:
+    pieces = s.held.get(node.input[0])
     if pieces is None:
         return False
     (out,) = node.output
-    total = p.ints(sum(piece.axis is None for piece in pieces), scalar=True)
+    total = s.ints(sum(piece.axis is None for piece in pieces), scalar=True)
     for piece in pieces:
         if piece.axis is not None:
-            count = p.add("Gather", [p.add("Shape", [piece.name]), p.ints(piece.axis, scalar=True)], axis=0)
-            total = p.add("Add", [total, count])
-    p.add("Identity", [total], out)
+            count = s.add("Gather", [s.add("Shape", [piece.name]), s.ints(piece.axis, scalar=True)], axis=0)
+            total = s.add("Add", [total, count])
+    s.add("Identity", [total], out)
     return True
 
 
-def _concat(p: Plumbing, node: NodeProto) -> bool:
-    pieces = p.held.get(node.input[0])
-    ranks = [p.rank(piece) for piece in pieces or ()]
+def _concat(s: Sequences, node: NodeProto) -> bool:
+    pieces = s.held.get(node.input[0])
+    ranks = [s.rank(piece) for piece in pieces or ()]
     if not pieces or None in ranks:
         return False
     rank = ranks[0] or 0
     stacked = bool(_attribute(node, "new_axis", 0))
     axis = _attribute(node, "axis", 0) % (rank + stacked)
-    if not all(not piece.kept if stacked else _joins(p, piece, axis) for piece in pieces):
+    if not all(not piece.kept if stacked else _joins(s, piece, axis) for piece in pieces):
         return False
     join = _stack if stacked else _join
-    p.add("Concat", [join(p, piece, axis) for piece in pieces], node.output[0], axis=axis)
+    s.add("Concat", [join(s, piece, axis) for piece in pieces], node.output[0], axis=axis)
     return True
 
 
-def _joins(p: Plumbing, piece: Piece, axis: int) -> bool:
+def _joins(s: Sequences, piece: Piece, axis: int) -> bool:
     """Whether slices can be joined along an axis of theirs: it is one long, or what lies behind it has a known size."""
     if piece.axis is None or (piece.kept and piece.axis == axis):
         return True
-    sizes, dynamic = _sliced(p.shapes.shape[piece.name], piece), _sliced(p.shapes.dynamic_dims(piece.name), piece)
+    sizes, dynamic = _sliced(s.shapes.shape[piece.name], piece), _sliced(s.shapes.dynamic_dims(piece.name), piece)
     return not piece.kept and ((sizes[axis], dynamic[axis]) == (1, False) or not any(dynamic[axis + 1 :]))
 
 
@@ -272,57 +273,57 @@ def _sliced(values: Sequence[int], piece: Piece) -> list[int]:
     return [value for a, value in enumerate(values) if a != piece.axis]
 
 
-def _stack(p: Plumbing, piece: Piece, axis: int) -> str:
+def _stack(s: Sequences, piece: Piece, axis: int) -> str:
     """Tensors along a new axis."""
-    return p.with_axis("Unsqueeze", piece.name, axis) if piece.axis is None else _move(p, piece, axis)
+    return s.with_axis("Unsqueeze", piece.name, axis) if piece.axis is None else _move(s, piece, axis)
 
 
-def _move(p: Plumbing, piece: Piece, axis: int) -> str:
+def _move(s: Sequences, piece: Piece, axis: int) -> str:
     """The tensor with the axis that its slices lie along moved to `axis`."""
-    order = [a for a in range(len(p.shapes.shape[piece.name])) if a != piece.axis]
+    order = [a for a in range(len(s.shapes.shape[piece.name])) if a != piece.axis]
     order.insert(axis, piece.axis or 0)
-    return piece.name if order == sorted(order) else p.add("Transpose", [piece.name], perm=order)
+    return piece.name if order == sorted(order) else s.add("Transpose", [piece.name], perm=order)
 
 
-def _join(p: Plumbing, piece: Piece, axis: int) -> str:
+def _join(s: Sequences, piece: Piece, axis: int) -> str:
     """Tensors along an axis that they have."""
     if piece.axis is None or piece.kept:
         return piece.name
-    sizes = _sliced(p.shapes.shape[piece.name], piece)
-    moved = _move(p, piece, axis)
-    if sizes[axis] == 1 and not _sliced(p.shapes.dynamic_dims(piece.name), piece)[axis]:
-        return p.with_axis("Squeeze", moved, axis + 1)
-    return p.add("Reshape", [moved, p.ints(*[0] * axis, -1, *sizes[axis + 1 :])])
+    sizes = _sliced(s.shapes.shape[piece.name], piece)
+    moved = _move(s, piece, axis)
+    if sizes[axis] == 1 and not _sliced(s.shapes.dynamic_dims(piece.name), piece)[axis]:
+        return s.with_axis("Squeeze", moved, axis + 1)
+    return s.add("Reshape", [moved, s.ints(*[0] * axis, -1, *sizes[axis + 1 :])])
 
 
 # -- optionals ----------------------------------------------------------------------------------------------------
-def _optional(p: Plumbing, node: NodeProto) -> bool:
-    p.optional[node.output[0]] = node.input[0] if node.input else ""
+def _optional(s: Sequences, node: NodeProto) -> bool:
+    s.optional[node.output[0]] = node.input[0] if node.input else ""
     return False
 
 
-def _element(p: Plumbing, node: NodeProto) -> bool:
-    name = p.optional.get(node.input[0], "")
-    if name in p.held:
-        p.held[node.output[0]] = p.held[name]
+def _element(s: Sequences, node: NodeProto) -> bool:
+    name = s.optional.get(node.input[0], "")
+    if name in s.held:
+        s.held[node.output[0]] = s.held[name]
         return False
-    if not name and node.input[0] not in p.shapes.shape:
+    if not name and node.input[0] not in s.shapes.shape:
         return False
-    p.add("Identity", [name or node.input[0]], node.output[0])
+    s.add("Identity", [name or node.input[0]], node.output[0])
     return True
 
 
-def _has_element(p: Plumbing, node: NodeProto) -> bool:
+def _has_element(s: Sequences, node: NodeProto) -> bool:
     given = node.input[0] if node.input else ""
-    if given and given not in p.optional and given not in p.held and given not in p.shapes.shape:
+    if given and given not in s.optional and given not in s.held and given not in s.shapes.shape:
         return False
-    there = bool(p.optional.get(given, given))
-    p.graph.initializer.append(numpy_helper.from_array(np.asarray(there), unused("plumbing", p.taken)))
-    p.add("Identity", [p.graph.initializer[-1].name], node.output[0])
+    there = bool(s.optional.get(given, given))
+    s.graph.initializer.append(numpy_helper.from_array(np.asarray(there), unused("plumbing", s.taken)))
+    s.add("Identity", [s.graph.initializer[-1].name], node.output[0])
     return True
 
 
-_FOLLOW: dict[str, Callable[[Plumbing, NodeProto], bool]] = {
+_FOLLOW: dict[str, Callable[[Sequences, NodeProto], bool]] = {
     "ConcatFromSequence": _concat,
     "Identity": _identity,
     "Optional": _optional,

@@ -1,28 +1,26 @@
-"""What is known before a network is analysed: branches, sequences, and states that no iteration changes."""
+"""What is known before a network is analysed is put in its place: branches, sequences, states that stay as they are.
+
+Changes are made on a copy without weights, which is put back where there was anything to be changed.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
 
 from onnx import GraphProto, ModelProto, TensorProto
 
-from onnxpart.frontend import sequences
-from onnxpart.frontend.unroll import write_out
+from onnxpart.frontend import branches, loop_invariants, sequences, unroll
 from onnxpart.ir.flatten import ENTER
 from onnxpart.ir.infer import infer
-from onnxpart.ir.protos import SMALL, all_nodes, keep, live, set_repeated
+from onnxpart.ir.model import Model
+from onnxpart.ir.protos import SMALL, all_graphs, keep, live, set_repeated
 from onnxpart.ir.region_shapes import grown
 from onnxpart.ir.shapes import Shapes
 from onnxpart.ir.unflatten import normal
 from onnxpart.storage.draft import without_initializers
 from onnxpart.storage.rows import Array
-
-if TYPE_CHECKING:
-    from onnxpart.ir.model import Model
-from onnxpart.frontend.branches import take_branches
-from onnxpart.frontend.loop_invariants import LOOPS, free_states
 
 _MOVES = frozenset(
     ("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze")
@@ -30,43 +28,90 @@ _MOVES = frozenset(
 """Operators that hand on sizes as they are, so that one that is the same for all trial values is fixed."""
 
 
-def resolve(model: Model) -> ModelProto | None:
-    """The model with an If or a state less, or with tensors in place of sequences; None where nothing is to be done.
+def free_states(model: Model) -> Model:
+    """Bodies read from outside what their loop hands on unchanged."""
+    return _changed(model, _free_states)
 
-    What comes back is the model's own proto, changed: a copy of large weights would be too much.
-    """
-    kinds = {node.op_type for node in all_nodes(model.proto.graph)}
-    if kinds.isdisjoint({"If", *LOOPS, *sequences.OPERATORS}):
-        return None
+
+def take_branches(model: Model) -> Model:
+    """The branch that is taken stands in place of an If whose condition is known."""
+    return _changed(model, _take_branches)
+
+
+def write_out(model: Model) -> Model:
+    """All iterations stand in place of a Loop that carries a sequence a small, known number of times."""
+    return _changed(model, _write_out)
+
+
+def replace_sequences(model: Model) -> Model:
+    """Tensors stand in place of sequences and optionals that can be followed."""
+    return _changed(model, _replace_sequences)
+
+
+def no_invariants(model: Model) -> Iterator[str]:
+    """No loop hands on a state unchanged."""
+    return _left(model, _free_states, "a loop hands on a state unchanged")
+
+
+def no_known_branches(model: Model) -> Iterator[str]:
+    """No If has a condition that is known."""
+    return _left(model, _take_branches, "the condition of an If is known")
+
+
+def no_short_loops(model: Model) -> Iterator[str]:
+    """No Loop carries a sequence a small, known number of times."""
+    return _left(model, _write_out, "a Loop that carries a sequence could be written out")
+
+
+def no_plain_sequences(model: Model) -> Iterator[str]:
+    """No sequence or optional can be followed."""
+    return _left(model, _replace_sequences, "a sequence could be tensors")
+
+
+Change = Callable[[Model, ModelProto], bool]
+"""Changes a copy of a model that has no initializers but new ones; gives whether it did."""
+
+
+def _changed(model: Model, change: Change) -> Model:
+    """The model after a change; itself where there was nothing to be changed."""
     light = without_initializers(model.proto)
-    if not free_states(light.graph, model.opsets[""]):
-        if kinds.isdisjoint({"If", *sequences.OPERATORS}):
-            return None
-        shapes = infer(model)
-        known = fixed(shapes)
-        if not (
-            take_branches(light.graph, known)
-            or write_out(light.graph, known, model.initializers)
-            or _replace_sequences(light, model, shapes)
-        ):
-            return None
+    if not change(model, light):
+        return model
     _put_back(light.graph, model.proto.graph)
-    return model.proto
+    return replace(model)
 
 
-def _replace_sequences(light: ModelProto, model: Model, shapes: Shapes) -> bool:
+def _left(model: Model, change: Change, what: str) -> Iterator[str]:
+    if change(model, without_initializers(model.proto)):
+        yield what
+
+
+def _free_states(model: Model, light: ModelProto) -> bool:
+    return loop_invariants.free_states(light.graph, model.opsets[""])
+
+
+def _take_branches(model: Model, light: ModelProto) -> bool:
+    return branches.take_branches(light.graph, fixed(infer(model)))
+
+
+def _write_out(model: Model, light: ModelProto) -> bool:
+    carry = (v.type.HasField("sequence_type") for graph in all_graphs(light.graph) for v in graph.input)
+    return any(carry) and unroll.write_out(light.graph, fixed(infer(model)), model.initializers)
+
+
+def _replace_sequences(model: Model, light: ModelProto) -> bool:
     """Replace sequences by tensors, unless a loop would have to collect tensors of different sizes."""
     opset = model.opsets[""]
-    pipes = sequences.Plumbing(light.graph, shapes, opset)
-    if not pipes.run():
+    followed = sequences.Sequences(light.graph, infer(model), opset)
+    if not followed.run():
         return False
-    if pipes.collected:
+    if followed.collected:
         trial = ModelProto()
         trial.CopyFrom(light)
         trial.graph.initializer.extend(map(_light, model.initializers.values()))
         normal(trial.graph, opset)
-        found = infer(dataclasses.replace(model, proto=trial))
-        return found.shape.keys() >= pipes.collected and not grown(found)
+        found = infer(replace(model, proto=trial))
+        return found.shape.keys() >= followed.collected and not grown(found)
     return True
 
 

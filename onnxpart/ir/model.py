@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxpart.ir.flatten import Flat, flatten
-from onnxpart.ir.protos import opsets_of
+from onnxpart.ir.protos import all_nodes, opsets_of
 from onnxpart.ir.trainable import FLOATS, Kind, kinds
 
 OLDEST_OPSET = 7
@@ -48,6 +48,11 @@ class Model:
     def flat(self) -> Flat:
         """All operators in order, those inside If, Loop and Scan included."""
         return flatten(self.proto.graph, self.opsets[""])
+
+    @cached_property
+    def op_types(self) -> frozenset[str]:
+        """The types of all operators, those inside others included."""
+        return frozenset(node.op_type for node in all_nodes(self.proto.graph))
 
     @cached_property
     def kinds(self) -> dict[str, Kind]:
