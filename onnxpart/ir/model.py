@@ -21,6 +21,7 @@ from onnxpart.ir.flatten import Flat, flatten
 from onnxpart.ir.protos import captured, constant_node
 from onnxpart.storage.draft import Draft, empty, fill, to_array, without_initializers
 from onnxpart.storage.onnx_file import stored
+from onnxpart.storage.outputs import model_files
 from onnxpart.storage.rows import CHUNK, Array, Rows, stream
 
 OLDEST_OPSET = 7
@@ -158,6 +159,11 @@ def rows_of(tensor: TensorProto, folder: Path | None) -> Rows:
         return to_array(tensor)
     assert folder is not None
     return stored(tensor, folder)
+
+
+def files_of(model: Model) -> list[Path]:
+    """The files that a model was read from: its own, and those of its external data; none when it was in memory."""
+    return [] if model.folder is None else model_files(Path(model.name))
 
 
 def redraft(model: Model) -> Draft:

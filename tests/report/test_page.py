@@ -275,3 +275,28 @@ def test_the_papers_own_latest_merges(tmp_path: Path) -> None:
     text = page(tmp_path, table2())
     assert "the paper's latest merges are at epochs 450 (1.59 / 2.54) and 250 (1.45) of 520" in text
     assert "with a limit of 1190 misclassified, names 400 (1.45 / 2.09) and 100." in text
+
+
+@pytest.mark.parametrize("name", ["out.md", "out.html", "out_table_1.png"])
+def test_only_reports_are_replaced(tmp_path: Path, name: str) -> None:
+    records = read([written(tmp_path, table2())])
+    files = {path for suffix in ("md", "html") for path in write(records, tmp_path / f"out.{suffix}")}
+    for suffix in ("md", "html"):
+        assert set(write(records, tmp_path / f"out.{suffix}")) <= files
+    mine = next(path for path in sorted(files) if path.suffix == Path(name).suffix)
+    mine.write_text("dear")
+    with pytest.raises(ModelError, match="wasn't written by onnxpart and isn't replaced"):
+        write(records, tmp_path / ("out.html" if mine.suffix == ".html" else "out.md"))
+    assert mine.read_text() == "dear"
+    mine.unlink()
+    mine.symlink_to(tmp_path / "results.jsonl")
+    with pytest.raises(ModelError, match="is a symbolic link"):
+        write(records, tmp_path / ("out.html" if mine.suffix == ".html" else "out.md"))
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    path = written(tmp_path, table2(), "results.md")
+    before = path.read_bytes()
+    with pytest.raises(ModelError, match="is read itself"):
+        write(read([path]), path)
+    assert path.read_bytes() == before
