@@ -472,7 +472,7 @@ def test_force_keeps_folders_of_other_things(here: Path) -> None:
     (here / "home").mkdir()
     (here / "home" / "letter").touch()
     sentence = refused("split", "chain.onnx", "-k", 2, "-o", "home", "--force")
-    assert sentence == "home holds other files than a split's; give another folder."
+    assert sentence == "home holds letter, which onnxpart didn't write; give another folder, or move it."
     assert (here / "home" / "letter").exists()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +15,17 @@ from onnxpart.analysis.walk import analyse
 from onnxpart.emission.initial import INITS, initial
 from onnxpart.emission.part import draft_part
 from onnxpart.emission.whole import draft_whole
-from onnxpart.errors import ModelError, UsageError
+from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
 from onnxpart.ir.model import Model
-from onnxpart.ir.redraft import redraft
+from onnxpart.ir.redraft import files_of, redraft
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
 from onnxpart.planning.planner import partition
+from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import save
+from onnxpart.storage.outputs import check_folder
 
 PLAN, WHOLE, ORIGINAL = "plan.json", "whole.onnx", "original.onnx"
 
@@ -69,31 +69,18 @@ class Split:
         The folder appears whole or not at all. What is external in the source is so in these files (see
         `onnx_file.save`), and goes from file to file a few rows at a time.
 
-        :raises ModelError: when the folder exists (unless `force`) or can't be written.
+        :param force: replace a folder that onnxpart wrote (see `outputs.check_folder`).
+        :raises ModelError: when the folder exists, holds the source, or can't be written.
         """
-        target = Path(folder)
-        if target.exists() and not force:
-            raise ModelError(f"{target} exists already; give another folder, or --force to replace it.")
-        if target.is_dir() and any(target.iterdir()) and not (target / PLAN).is_file():
-            raise ModelError(f"{target} holds other files than a split's; give another folder.")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
-                fresh = Path(name) / "split"
-                fresh.mkdir()
-                try:
-                    self._write(fresh)
-                except ModelError as error:
-                    raise ModelError(str(error).replace(str(fresh), str(target))) from None
-                if target.is_dir() and not target.is_symlink():
-                    shutil.rmtree(target)
-                else:
-                    target.unlink(missing_ok=True)
-                fresh.replace(target)
-        except OSError as error:
-            raise ModelError(f"{target} can't be written ({error.strerror}); choose another folder.") from None
+        check_folder(Path(folder), force, files_of(self.analysis.model))
+        with replacing_folder(Path(folder)) as fresh:
+            self.write(fresh)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Write the files into a folder that is there.
+
+        :raises ModelError: when one can't be written.
+        """
         for p, part in enumerate(self.part_drafts):
             save(part, folder / part_file(p))
         save(self.whole_draft, folder / WHOLE)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from onnx import helper
+
 from onnxpart.analysis.walk import analyse
 from onnxpart.emission.scale_output import scale_output
 from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, Split, part_file
-from onnxpart.errors import MergeError, ModelError
+from onnxpart.errors import MergeError, UsageError
 from onnxpart.frontend.load import load, stored_arrays
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
@@ -16,11 +18,19 @@ from onnxpart.merging.cross_weights import draw_streams
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
 from onnxpart.merging.net2wider import NOISE, widen_streams
-from onnxpart.merging.optimizer_state import OptimizerState, found_states, leave_state, merge_states
+from onnxpart.merging.optimizer_state import (
+    OptimizerState,
+    found_states,
+    leave_state,
+    merge_states,
+    state_file,
+)
 from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import METADATA, METADATA_PART, Plan
+from onnxpart.storage.atomic import clear, replacing_folder, withdrawn
 from onnxpart.storage.draft import Draft, empty, fill
-from onnxpart.storage.onnx_file import DATA, save
+from onnxpart.storage.onnx_file import save
+from onnxpart.storage.outputs import MARK, check_file, check_folder, model_files
 from onnxpart.storage.rows import Rows, Stream
 from onnxpart.storage.safetensors import save_arrays
 
@@ -31,6 +41,8 @@ def read_plan(folder: Path) -> Plan:
     :raises MergeError: when there is none, or it can't be read.
     """
     path, part = folder / PLAN, folder / part_file(0)
+    if not folder.exists():
+        clear(folder.parent)  # which puts back what was set aside when its writer was killed
     if path.is_file():
         return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
     props = _metadata(load(part)) if part.is_file() else {}
@@ -158,9 +170,13 @@ def merge_folder(
     :raises ModelError: when a file can't be read or written.
     """
     plan = read_plan(folder)
-    for path in (out, initializers):
-        if path is not None:
-            check_output(path, force)
+    read = _files_read(folder, plan, parts)
+    if out is not None:
+        _check_model(out, force, read)
+    if initializers is not None:
+        check_file(initializers, force, read)
+    if out is not None and initializers is not None and out.resolve() == initializers.resolve():
+        raise UsageError(f"{out} can't hold both the model and its initializers; name two files.")
     base = original(folder, plan) if into == "original" else load(folder / WHOLE)
     merged = merge_streams(plan, part_arrays(folder, plan, parts), into=into, normalize=normalize)
     merged = draw_streams(plan, merged, edges, seed=seed)
@@ -168,12 +184,11 @@ def merge_folder(
     if normalize == "output":
         whole = Draft(scale_output(whole.proto, plan), whole.streams)
     if initializers is not None:
-        save_arrays(merged, initializers)
+        save_arrays(merged, initializers, MARK)
     if out is not None:
         states = _states(folder, plan, parts)
         state = merge_states(plan, states, into=into, normalize=normalize) if states else None
-        save(whole, out)
-        leave_state(state, out)
+        _save(whole, state, out)
     return sorted(merged)
 
 
@@ -191,12 +206,14 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
     :raises ModelError: when a file can't be read or written.
     """
     plan = read_plan(folder)
+    check_folder(out, force, [folder, *_files_read(folder, plan, parts)])
     split = Split(partition_of(analyse(original(folder, plan)), plan), (), redraft(load(folder / WHOLE)))
     merged = merge_to(split, part_arrays(folder, plan, parts), k)
     states = _states(folder, plan, parts)
-    merged.save(out, force=force)
-    for p, state in enumerate(merge_states_to(plan, merged.plan, states) if states else ()):
-        leave_state(state, out / part_file(p))
+    with replacing_folder(out) as fresh:
+        merged.write(fresh)
+        for p, state in enumerate(merge_states_to(plan, merged.plan, states) if states else ()):
+            leave_state(state, fresh / part_file(p))
     return merged
 
 
@@ -233,13 +250,36 @@ def widen_part(
     """
     folder = part.parent if folder is None else folder
     plan = read_plan(folder)
-    check_output(out, force)
+    _check_model(out, force, _files_read(folder, plan, [part]))
     arrays = stored_arrays(part if part.suffix == ".safetensors" else _of_plan(plan, part))
     network = original(folder, plan)
     widened = widen_streams(analyse(network), plan, arrays, into=into, noise=noise, seed=seed)
-    save(filled(network if into == "original" else load(folder / WHOLE), widened), out)
-    leave_state(None, out)
+    _save(filled(network if into == "original" else load(folder / WHOLE), widened), None, out)
     return sorted(widened)
+
+
+def _files_read(folder: Path, plan: Plan, parts: Sequence[Path] | None) -> list[Path]:
+    """What is read of a split, which mustn't be written to: its folder's files, or those given of the parts."""
+    parts = [folder / part_file(p) for p in range(plan.k)] if parts is None else parts
+    models = [folder / PLAN, folder / WHOLE, folder / ORIGINAL, *parts]
+    return [file for model in models for file in model_files(model)] + [state_file(part) for part in parts]
+
+
+def _check_model(path: Path, force: bool, read: list[Path]) -> None:
+    """Refuse to write a model and its optimiser's state where something is that mustn't be replaced."""
+    check_file(path, force, read)
+    check_file(state_file(path), True, read)
+
+
+def _save(draft: Draft, state: OptimizerState | None, path: Path) -> None:
+    """Write a model that says where it is from, and its optimiser's state; the old one's never stands beside it."""
+    found = {entry.key: entry.value for entry in draft.proto.metadata_props}
+    if METADATA not in found:
+        helper.set_model_props(draft.proto, found | MARK)
+    with withdrawn(state_file(path)):
+        save(draft, path)
+    if state is not None:
+        leave_state(state, path)
 
 
 def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:
@@ -264,17 +304,3 @@ def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:
         elif tensor.name in merged:
             fill(tensor, merged[tensor.name].array())
     return Draft(draft.proto, streams)
-
-
-def check_output(path: Path, force: bool) -> None:
-    """Refuse to replace a file that exists, unless `force`.
-
-    :param path: of the model to write.
-    :param force: replace it.
-    :raises ModelError: when it exists, or is a folder.
-    """
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; name a file to write.")
-    for found in (path, path.with_name(path.name + DATA)):
-        if found.exists() and not force:
-            raise ModelError(f"{found} exists already; give another file, or --force to replace it.")

@@ -135,10 +135,10 @@ def leave_state(state: OptimizerState | None, model: Path) -> None:
 
     :raises ModelError: when it can't be written.
     """
-    if state is None:
-        state_file(model).unlink(missing_ok=True)
-    else:
+    if state is not None:
         save_state(state, state_file(model))
+    elif state_file(model).exists():
+        state_file(model).unlink()
 
 
 def found_states(models: Sequence[Path]) -> list[OptimizerState]:

@@ -13,6 +13,7 @@ from onnxpart.errors import UsageError
 from onnxpart.report.records import Records
 from onnxpart.report.sections import Drawing, sections
 from onnxpart.storage.atomic import write_bytes
+from onnxpart.storage.outputs import GENERATOR, check_file
 
 TITLE = "# Partitioned training: what the paper found, and what we do"
 _STYLE = """
@@ -34,10 +35,11 @@ def write(records: Records, path: Path) -> list[Path]:
     :param path: of the page, .html or .md; the pictures of the latter go beside it.
     :returns: the files.
     :raises UsageError: unless the name ends with .html or .md.
-    :raises ModelError: when a file can't be written.
+    :raises ModelError: when a file can't be written, or one is there that isn't a report's.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is neither {' nor '.join(SUFFIXES)}; give a name with one of these endings.")
+    check_file(path, True, records.files)
     pictures: dict[Path, bytes] = {}
     lines = [TITLE]
     for block in sections(records):
@@ -49,9 +51,11 @@ def write(records: Records, path: Path) -> list[Path]:
         lines.append(block)
     text = "\n\n".join(lines) + "\n"
     if path.suffix == ".md":
+        for file in pictures:
+            check_file(file, True, records.files)
         for file, picture in pictures.items():
             write_bytes(file, picture)
-        write_bytes(path, text.encode())
+        write_bytes(path, f"{GENERATOR}\n\n{text}".encode())
         return [path, *pictures]
     write_bytes(path, _html(text).encode())
     return [path]
@@ -59,11 +63,12 @@ def write(records: Records, path: Path) -> list[Path]:
 
 def _png(figure: Figure) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": GENERATOR})
     return buffer.getvalue()
 
 
 def _html(text: str) -> str:
     markdown = MarkdownIt("commonmark").enable("table")
     head = f'<meta charset="utf-8"><title>{TITLE.lstrip("# ")}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{markdown.render(text)}</body></html>\n'
+    body = f"<body>\n{markdown.render(text)}</body>"
+    return f'<!doctype html>\n{GENERATOR}\n<html lang="en"><head>{head}</head>{body}</html>\n'

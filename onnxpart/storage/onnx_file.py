@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain, count
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +18,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper
 
 from onnxpart.errors import ModelError
-from onnxpart.storage.atomic import replacing, write_bytes
+from onnxpart.storage.atomic import NOTE, check_plain, left, names_in, note, replacing, write_bytes
 from onnxpart.storage.draft import Draft, to_array, without_initializers
 from onnxpart.storage.rows import Array, Rows, Stored, Stream, stream, write_rows
 
@@ -26,7 +29,7 @@ SMALL_TENSOR = 1024
 ALIGNMENT = 4096
 """External tensors start at multiples of this many bytes."""
 DATA = ".data"
-"""Behind a model's file name: the file of its external data."""
+"""Behind a model's file name, and a number where that is taken: the file of its external data."""
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -147,18 +150,37 @@ def tensor_rows(tensor: TensorProto, folder: Path | None) -> Rows:
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
-    """Write a model whole or not at all.
+    """Write a model whole or not at all: at every moment there is the old one with its data, or the new one with its.
 
     What protobuf can't hold (2 GB), and what has streams, is written with external data: tensors of at least
-    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time.
+    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time; where there
+    is a file of that name, to `<name>.1.data` and so on. Then the model's file is replaced, and then the data of such
+    a name removed that the old one had.
 
-    :raises ModelError: when the folder can't be written.
+    :raises ModelError: when the folder can't be written, or `path` is something else than a file.
     """
     path, draft = Path(path), model if isinstance(model, Draft) else Draft(model)
-    if not draft.streams and fits(draft.proto):
+    check_plain(path)
+    for found, name, kind in left(path.parent):
+        if kind == NOTE and name == path.name:
+            _drop_data(path, found)
+    inline, before = not draft.streams and fits(draft.proto), _own_data(path)
+    fresh = [] if inline else [_free_name(path)]
+    if inline and not before:
         write_bytes(path, draft.proto.SerializeToString())
         return
-    data = path.with_name(path.name + DATA)
+    plan = note(path, json.dumps([*before, *fresh]))
+    try:
+        if inline:
+            write_bytes(path, draft.proto.SerializeToString())
+        else:
+            _save_with_data(draft, path, path.with_name(fresh[0]))
+    finally:
+        _drop_data(path, plan)
+
+
+def _save_with_data(draft: Draft, path: Path, data: Path) -> None:
+    """Write a model and the file of its external data, the data first."""
     proto = without_initializers(draft.proto)
     with ExitStack() as stack:
         file, weights = (stack.enter_context(replacing(p)) for p in (path, data))
@@ -168,7 +190,47 @@ def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
                 source = stream(_numbers(tensor))
             proto.graph.initializer.append(tensor if source is None else _append(tensor, source, weights, data.name))
         file.write(proto.SerializeToString())
-        path.unlink(missing_ok=True)  # at no moment does a model stand beside the data of another
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files of a model's external data.
+
+    :raises ModelError: when the model can't be read.
+    """
+    proto = read(path)
+    tensors = [t for t in (*proto.graph.initializer, *inner_tensors(proto)) if t.data_location == TensorProto.EXTERNAL]
+    return [path.parent / name for name in sorted({_external(tensor).get("location", "") for tensor in tensors})]
+
+
+def is_data_of(name: str, model: str) -> bool:
+    """Whether a file's name is one that `save` gives to external data of a model's file."""
+    return re.fullmatch(rf"{re.escape(model)}(\.\d+)?{re.escape(DATA)}", name) is not None
+
+
+def _own_data(path: Path) -> list[str]:
+    """Names of the files that the model in `path` has its external data in, where `save` named them."""
+    names = {name for name in names_in(path.parent) if is_data_of(name, path.name)} if path.is_file() else set()
+    try:
+        return sorted(names & {file.name for file in data_files(path)}) if names else []
+    except ModelError:  # what is there is no model
+        return []
+
+
+def _free_name(path: Path) -> str:
+    """A name for external data that no file has."""
+    names = (f"{path.name}{number}{DATA}" for number in chain([""], (f".{n}" for n in count(1))))
+    return next(name for name in names if not os.path.lexists(path.with_name(name)))
+
+
+def _drop_data(path: Path, plan: Path) -> None:
+    """Remove, of the data that a note names, those that the model in `path` doesn't have, and then the note."""
+    try:
+        names = json.loads(plan.read_text(encoding="utf-8"))
+    except ValueError:  # its writer was killed before it did anything
+        names = []
+    for name in {name for name in names if is_data_of(str(name), path.name)} - set(_own_data(path)):
+        path.with_name(name).unlink(missing_ok=True)
+    plan.unlink(missing_ok=True)
 
 
 def fits(proto: onnx.ModelProto) -> bool:

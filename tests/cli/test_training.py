@@ -235,7 +235,7 @@ def test_external_data_stay_external(here: Path) -> None:
     light = onnx.load_model(here / "big.onnx", load_external_data=False)
     large = [t for t in light.graph.initializer if np.prod(t.dims) * 4 >= 1]
     assert all(t.data_location == onnx.TensorProto.EXTERNAL for t in large)
-    assert (here / "big.onnx.data").is_file()
+    assert [n for n in listed(".") if n.startswith("big.onnx")] == ["big.onnx", "big.onnx.1.data"]
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_from_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,6 +338,42 @@ def test_a_run_that_is_another_or_over_is_not_resumed() -> None:
     run("fit", "chain.onnx", "-o", "out", *options[:-1])
     assert "out holds a run that has ended" in run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr
     assert "a run of another split" in run("fit", "chain.onnx", "-k", 3, "-o", "out", *options, code=1).stderr
+
+
+def test_fit_replaces_only_what_onnxpart_wrote(here: Path) -> None:
+    options = ("--epochs", 2, *DATA, "--force")
+    run("fit", "chain.onnx", "-o", "out", *options)
+    run("fit", "chain.onnx", "-o", "out", *options)
+    run("fit", "out/trained.onnx", "-o", "other", *options)
+    for source, data in (("out/trained.onnx", "npz:data.npz"), ("chain.onnx", "npz:out/data.npz")):
+        shutil.copy("data.npz", "out/data.npz")
+        refused = run("fit", source, "-o", "out", *options, "--data", data, code=1)
+        assert "which is read" in refused.stderr
+    refused = run("fit", "chain.onnx", "-o", "out", *options, code=1)
+    assert refused.stderr.startswith("error: out holds data.npz, which onnxpart didn't write; ")
+    (here / "file").write_text("dear")
+    assert "file is no folder" in run("fit", "chain.onnx", "-o", "file", *options, code=1).stderr
+    assert (here / "file").read_text() == "dear"
+
+
+def test_training_writes_through_no_link(here: Path) -> None:
+    (here / "linked.onnx").symlink_to("chain.onnx")
+    before = Path("chain.onnx").read_bytes()
+    refused = run("train", "linked.onnx", "--epochs", 1, *DATA, code=1)
+    assert refused.stderr == "error: linked.onnx is a symbolic link; name the file itself, or remove the link.\n"
+    (here / "chain.training").mkdir()
+    (here / "precious").write_text("dear")
+    (here / "chain.training" / "metrics.jsonl").symlink_to(here / "precious")
+    assert "is a symbolic link" in run("train", "chain.onnx", "--epochs", 1, *DATA, code=1).stderr
+    assert (here / "precious").read_text() == "dear"
+    assert Path("chain.onnx").read_bytes() == before
+
+
+def test_checkpoints_go_and_what_lies_beside_them_stays(here: Path) -> None:
+    (here / "chain.training" / "checkpoints").mkdir(parents=True)
+    (here / "chain.training" / "checkpoints" / "letter").write_text("dear")
+    run("train", "chain.onnx", "--epochs", 1, *DATA)
+    assert [path.name for path in (here / "chain.training" / "checkpoints").iterdir()] == ["letter"]
 
 
 @pytest.fixture

@@ -180,6 +180,8 @@ def _hidden(name: str, like: NDArray[Any], axis: int) -> list[onnx.NodeProto]:
                 helper.make_node("Greater", [f"{name}.placed", f"{name}.half"], [name])]  # fmt: skip
     finite = like[np.isfinite(like)]
     low, high = float(finite.min()), float(finite.max())
+    if low < 0 < high and finite.all():  # a divisor, which mustn't come to zero
+        low, high = float(np.abs(finite).min()), float(np.abs(finite).max())
     result = name if like.dtype.kind == "f" else f"{name}.moved"
     span = high - low + 0.999 if like.dtype.kind == "i" else max(high - low, 1.0)
     nodes += [

@@ -6,6 +6,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
+from onnxpart.errors import ModelError
 from onnxpart.report.page import write
 from onnxpart.report.records import read
 from tests.networks.records import table2, times, written
@@ -46,3 +49,28 @@ def test_a_section_without_records_is_left_out(tmp_path: Path) -> None:
     text = (tmp_path / "out.md").read_text()
     assert re.findall("^## (.*)", text, re.MULTILINE) == ["Table 1: one part of K", "How"]
     assert "cpu a processor, python 3" in text
+
+
+@pytest.mark.parametrize("name", ["out.md", "out.html", "out_table_1.png"])
+def test_only_reports_are_replaced(tmp_path: Path, name: str) -> None:
+    records = read([written(tmp_path, table2())])
+    files = {path for suffix in ("md", "html") for path in write(records, tmp_path / f"out.{suffix}")}
+    for suffix in ("md", "html"):
+        assert set(write(records, tmp_path / f"out.{suffix}")) <= files
+    mine = next(path for path in sorted(files) if path.suffix == Path(name).suffix)
+    mine.write_text("dear")
+    with pytest.raises(ModelError, match="wasn't written by onnxpart and isn't replaced"):
+        write(records, tmp_path / ("out.html" if mine.suffix == ".html" else "out.md"))
+    assert mine.read_text() == "dear"
+    mine.unlink()
+    mine.symlink_to(tmp_path / "results.jsonl")
+    with pytest.raises(ModelError, match="is a symbolic link"):
+        write(records, tmp_path / ("out.html" if mine.suffix == ".html" else "out.md"))
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    path = written(tmp_path, table2(), "results.md")
+    before = path.read_bytes()
+    with pytest.raises(ModelError, match="is read itself"):
+        write(read([path]), path)
+    assert path.read_bytes() == before

@@ -114,6 +114,12 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 
 
 # -- images in memory -------------------------------------------------------------------------------------------------
+def read_by(text: str) -> list[Path]:
+    """The file or folder that data are read from, where `text` names one."""
+    kind, _, rest = text.partition(":")
+    return [Path(rest)] if kind in _OPENERS and rest else []
+
+
 def _mnist5k(loading: _Loading) -> Data:
     port = _only_port("mnist5k", loading.inputs)
     train, test = mnist5k()

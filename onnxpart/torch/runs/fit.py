@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -12,13 +12,17 @@ from pathlib import Path
 from statistics import median
 
 from onnxpart.emission.initial import INITS
-from onnxpart.emission.split import PLAN, WHOLE, Split, part_file
+from onnxpart.emission.split import WHOLE, Split, part_file
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import files_of
 from onnxpart.merging import folder as folders
 from onnxpart.merging.optimizer_state import leave_state
 from onnxpart.planning.plan import Plan
+from onnxpart.storage.atomic import replacing_folder
+from onnxpart.storage.outputs import check_folder
+from onnxpart.torch.data.sources import read_by
 from onnxpart.torch.importer.module import ImportedModule
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import Networks, Stage, Train, divide_anew, merge_parts, parts_of, run_stages
@@ -117,7 +121,7 @@ def fit(
         _check_same(out, planned.last.plan)
     task = prepare(list(planned.last.parts), recipe)
     if not recipe.resume:
-        _start(out, planned.last, force)
+        _start(out, planned.last, force, [*files_of(model), *read_by(recipe.data)])
     with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
         return _stages(planned, task, recipes, out, progress, edges)
 
@@ -214,20 +218,14 @@ def _trainer(rounds: Rounds, task: Task, recipe: Recipe, out: Path, progress: Pr
     return train
 
 
-def _start(out: Path, divided: Split, force: bool) -> None:
-    """Write the split into a fresh folder."""
-    if out.exists() and not force:
+def _start(out: Path, divided: Split, force: bool, inputs: list[Path]) -> None:
+    """Write the split into a fresh folder; `inputs` are what is read, which mustn't be in it."""
+    if os.path.lexists(out) and not force:
         raise ModelError(f"{out} exists already; go on with --resume, give another folder, or --force to replace it.")
-    if out.is_dir() and any(out.iterdir()) and not (out / PARTS / PLAN).is_file():
-        raise ModelError(f"{out} holds other files than a training run's; give another folder.")
-    try:
-        if out.is_dir():
-            shutil.rmtree(out)
-        else:
-            out.unlink(missing_ok=True)
-        divided.save(out / PARTS)
-    except OSError as error:
-        raise ModelError(f"{out} can't be written ({error.strerror}); choose another folder.") from None
+    check_folder(out, force, inputs)
+    with replacing_folder(out) as fresh:
+        (fresh / PARTS).mkdir()
+        divided.write(fresh / PARTS)
 
 
 def _check_same(out: Path, plan: Plan) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from onnxpart import __version__
 from onnxpart.storage.atomic import write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS, Fit
 from onnxpart.torch.runs.task import Recipe
+from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
 
 REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
@@ -65,7 +65,7 @@ def save(data: dict[str, Any], found: Fit, folder: Path) -> None:
     write_bytes(folder / REPORT, (json.dumps(data, indent=1) + "\n").encode())
     write_bytes(folder / PAGE, ("\n".join(page(data)) + "\n").encode())
     _plot(data, found, folder / CURVES)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    checkpoint.remove(folder / CHECKPOINTS)
 
 
 def page(data: dict[str, Any]) -> list[str]:

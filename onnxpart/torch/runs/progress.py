@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from onnxpart.errors import ModelError
+from onnxpart.storage.atomic import check_plain
 from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps
 
 PARTS = "parts"
@@ -74,6 +75,7 @@ class RunProgress:
     def _open(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            check_plain(self.folder / "metrics.jsonl")
             self.file = (self.folder / "metrics.jsonl").open("a" if self.resume else "w", encoding="utf-8")
         except OSError as error:
             raise ModelError(f"{self.folder} can't be written ({error.strerror}); choose another folder.") from None

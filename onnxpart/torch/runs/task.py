@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,15 @@ from pathlib import Path
 import onnx
 
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, leave_state, state_file
+from onnxpart.storage.atomic import check_plain, withdrawn
+from onnxpart.storage.outputs import check_file
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.signature import signature
 from onnxpart.torch.data.sources import Data, open_data
 from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule
 from onnxpart.torch.runs.trained_file import deviation, read_whole, write_weights
+from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
@@ -129,14 +131,18 @@ def train_files(
         is done. :param progress: what is told the news of a task. :param plan: digest of the split's plan.
     :raises OnnxpartError: when something doesn't fit, or fails; the files are as they were, then.
     """
+    for path in files:
+        check_plain(path)
+        check_file(state_file(path), True)
     task = prepare([read_whole(path) for path in files], recipe)
     told = progress(task)
     states = _states(files, recipe, told)
     results = learn(task, recipe, range(recipe.settings.epochs), checkpoints, told, plan=plan, states=states)
     for path, module, result in zip(files, task.modules, results, strict=True):
-        write_weights(module, path, path)
+        with withdrawn(state_file(path)):
+            write_weights(module, path, path)
         leave_state(result.state, path)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoint.remove(checkpoints)
     return [
         Trained(path, result.curve, task.loss.metric, deviation(module, task.objective, path, task.batch()))
         for path, module, result in zip(files, task.modules, results, strict=True)

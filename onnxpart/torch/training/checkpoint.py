@@ -94,6 +94,17 @@ def prune(checkpoints: Checkpoints, number: int) -> None:
         path_of(checkpoints, number, step).unlink(missing_ok=True)
 
 
+def remove(folder: Path) -> None:
+    """Remove the checkpoints in a folder and in those in it, and the folders that are empty then."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_dir() and not path.is_symlink():
+            remove(path)
+        elif _FILE.fullmatch(path.name):
+            path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def about(path: Path) -> dict[str, Any]:
     """Return what was written beside a checkpoint's tensors.
 

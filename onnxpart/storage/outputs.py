@@ -1,0 +1,141 @@
+"""What may be written where: nothing is replaced but what onnxpart wrote, and nothing that was read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from onnxpart.errors import ModelError
+from onnxpart.storage.atomic import check_plain, clear, names_in
+from onnxpart.storage.onnx_file import data_files, read
+from onnxpart.storage.safetensors import read_metadata
+
+MARK = {"onnxpart.written": "yes"}
+"""What a file that says nothing else of onnxpart carries among its metadata."""
+GENERATOR = "<!-- written by onnxpart report -->"
+"""What a page carries at its beginning, and a picture beside it as its software."""
+_PREFIX, _HEAD = "onnxpart.", 1024
+_KNOWN = re.compile(
+    r"plan\.json|(part\d+|whole|original|merged|trained)(\.onnx((\.\d+)?\.data)?|\.optimizer\.safetensors|\.training)"
+    r"|training|parts|whole|round\d+|checkpoints|tensorboard|part\d+-step\d+\.safetensors"
+    r"|report\.json|report\.md|curves\.png|metrics\.jsonl|\..*\.onnxpart[a-z-]*"
+)
+"""Names of what onnxpart writes into the folder of a split, or of a training run, and into those in it."""
+_PLANS = ("plan.json", "part0.onnx", "parts/plan.json")
+"""What tells such a folder."""
+
+
+def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse to write a file where something is that mustn't be replaced.
+
+    :param force: replace a file that onnxpart wrote. :param inputs: what is read, which is never replaced.
+    :raises ModelError: when it is an input, a link, no file, or exists, unless `force` and it is onnxpart's.
+    """
+    check_plain(path)
+    _check_inputs(path, [file for file in inputs if _same(path, file)])
+    if path.exists() and not force:
+        raise ModelError(f"{path} exists already; give another file, or --force to replace it.")
+    if path.exists() and not is_own(path):
+        raise ModelError(f"{path} wasn't written by onnxpart and isn't replaced; give another file, or remove it.")
+
+
+def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse to write a folder where something is that mustn't be replaced.
+
+    :param force: replace a folder that holds nothing, or only what onnxpart wrote. :param inputs: files and folders
+        that are read, which are never replaced.
+    :raises ModelError: when an input is in it, when it is a link or no folder, or exists, unless `force` and it is
+        onnxpart's.
+    """
+    if not path.exists() and path.parent.is_dir():
+        clear(path.parent)
+    if path.is_symlink():
+        raise ModelError(f"{path} is a symbolic link; name the folder itself, or remove the link.")
+    _check_inputs(path, [file for file in inputs if _same(path, file) or path.resolve() in file.resolve().parents])
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ModelError(f"{path} is no folder; give another name.")
+    if not force:
+        raise ModelError(f"{path} exists already; give another folder, or --force to replace it.")
+    strange = _stranger(path)
+    if strange is not None:
+        raise ModelError(f"{path} holds {strange}, which onnxpart didn't write; give another folder, or move it.")
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is one that onnxpart wrote, or empty."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head or GENERATOR.encode() in head:
+        return True
+    try:
+        if path.suffix == ".safetensors":
+            return any(key.startswith(_PREFIX) for key in read_metadata(path))
+        return any(entry.key.startswith(_PREFIX) for entry in read(path).metadata_props)
+    except ModelError:
+        return False
+
+
+def model_files(path: Path) -> list[Path]:
+    """A model's file, with those of its external data; the file alone when it isn't ONNX."""
+    if not path.is_file() or path.suffix in (".safetensors", ".json"):
+        return [path]
+    try:
+        return [path, *data_files(path)]
+    except ModelError:
+        return [path]
+
+
+def _stranger(folder: Path) -> str | None:
+    """Where in a folder something is that onnxpart didn't write; None where there is nothing of the kind."""
+    if any(_is_plan(folder / name) for name in _PLANS):
+        return _unknown(folder)
+    return next(iter(names_in(folder)), None)
+
+
+def _unknown(folder: Path) -> str | None:
+    """The first name in a folder with a plan, or in one of those in it, that is none of onnxpart's."""
+    strange = []
+    for name in names_in(folder):
+        path = folder / name
+        known = _KNOWN.fullmatch(name) is not None and not path.is_symlink()
+        if known and path.is_dir():
+            inner = None if name == "tensorboard" else _unknown(path)
+            strange += [f"{name}/{inner}"] if inner else []
+        elif not (known and path.is_file()) and not is_own(path):
+            strange.append(name)
+    if strange:
+        models = [folder / name for name in names_in(folder) if is_own(folder / name)]
+        data = {file.name for model in models for file in model_files(model)}
+        strange = [name for name in strange if name not in data]
+    return strange[0] if strange else None
+
+
+def _is_plan(path: Path) -> bool:
+    """Whether a file holds a plan: as JSON, or in a part."""
+    if path.suffix == ".onnx":
+        return is_own(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"schema", "k", "initializers"} <= found.keys()
+
+
+def _check_inputs(path: Path, read: list[Path]) -> None:
+    if read:
+        what = "is read itself" if _same(path, read[0]) else f"holds {read[0]}, which is read"
+        raise ModelError(f"{path} {what}; give another name for what is written.")
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two names are of the same file, be it by links."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.resolve() == other.resolve()
