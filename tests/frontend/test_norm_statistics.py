@@ -11,7 +11,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxpart
-from models import BUILDERS
+from models import BUILDERS, light_names
 from models.builder import GraphBuilder
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.arrays import array_of
@@ -19,6 +19,7 @@ from onnxpart.ir.protos import SMALL
 from onnxpart.torch import export_weights, import_onnx, load_weights, weights
 from onnxpart.torch.importer.module import parameters
 from tests.networks.command import run
+from tests.networks.light import grouped, light
 from tests.networks.running import Array, run_onnx
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -129,18 +130,27 @@ def test_scale_and_bias_that_are_shared_stay_so() -> None:
     assert [list(node.input[1:3]) for node in norms] == [["ones", "zeros"]] * 2
 
 
-@pytest.mark.parametrize("model", [*BUILDERS, "apart", "layer", *SHARINGS])
-def test_where_nothing_is_shared_nothing_changes(model: str) -> None:
-    """The norms of a layer that is applied twice share all; in a model that is loaded nothing is shared any more."""
-    if model in SHARINGS:
-        proto = onnxpart.load(network(SHARINGS[model])).proto
-    elif model in BUILDERS:
-        proto = BUILDERS[model]()
-    else:
-        proto = network(NONE if model == "apart" else LAYER)
+def unchanged(proto: ModelProto) -> None:
+    """Nothing is shared, so nothing is changed."""
     before = proto.SerializeToString(deterministic=True)
     own_statistics(proto)
     assert proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("model", [*(name for name in BUILDERS if not name.startswith("light_")), "apart", "layer"])
+def test_where_nothing_is_shared_nothing_changes(model: str) -> None:
+    """The norms of a layer that is applied twice share all."""
+    unchanged(BUILDERS[model]() if model in BUILDERS else network(NONE if model == "apart" else LAYER))
+
+
+@pytest.mark.parametrize("name", grouped(light_names()))
+def test_in_light_models_nothing_changes(name: str) -> None:
+    unchanged(light(name))
+
+
+@sharings
+def test_in_a_model_that_is_loaded_nothing_is_shared_any_more(names: tuple[str, ...]) -> None:
+    unchanged(onnxpart.load(network(names)).proto)
 
 
 def test_what_is_no_longer_read_is_no_input_either() -> None:

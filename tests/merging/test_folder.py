@@ -120,7 +120,7 @@ def test_a_part_fills_the_whole() -> None:
 def test_the_whole_is_filled_with_what_fits(done: Split) -> None:
     whole = load(done.whole)
     name = next(iter(whole.initializers))
-    value = np.full_like(whole.array(name), 7)
+    value = np.full_like(arrays(done.whole)[name], 7)
     assert (arrays(filled(whole, {name: stream(value)}).model())[name] == 7).all()
     with pytest.raises(MergeError, match="the model belongs to another split"):
         filled(whole, {name: stream(np.zeros(1, np.float32))})

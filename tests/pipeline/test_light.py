@@ -8,16 +8,17 @@ import onnx
 import pytest
 
 import onnxpart
-from models import BUILDERS, light_names
+from models import light_names
+from tests.networks.light import grouped, light
 
-CASES = [*((name, 2) for name in light_names()), ("bvlc_alexnet", 4), ("shufflenet", 4)]
+CASES = [*grouped(light_names(), 2), *grouped(["bvlc_alexnet", "shufflenet"], 4)]
 DEPTHWISE = {"shufflenet": 16}
 """Weights that connect each unit with itself only: these shrink by 1/K."""
 
 
 @pytest.mark.parametrize(("name", "k"), CASES)
 def test_light_model(name: str, k: int) -> None:
-    result = onnxpart.split(BUILDERS[f"light_{name}"](), k)
+    result = onnxpart.split(light(name), k)
     plan = result.plan
     assert not plan.replicated
     assert not plan.blocked

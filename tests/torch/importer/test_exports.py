@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from models import light, light_names
+from models import light_names
 from onnxpart.torch import import_onnx
 from onnxpart.torch.importer import import_onnx as importer
 from onnxpart.torch.importer.module import parameters
 from tests.networks import attentions, exported, exported_control, exported_sequences
+from tests.networks.light import grouped, light
 from tests.networks.running import run_onnx
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -133,9 +134,10 @@ def test_exported_control_flow(name: str) -> None:
     check(model, {key: np.abs(array) for key, array in feeds(model).items()})  # so the branch with weights is taken
 
 
-@pytest.mark.parametrize("name", light_names())
+@pytest.mark.parametrize("name", grouped(light_names()))
 def test_light_models(name: str) -> None:
-    model = light(name)
+    model = ModelProto()
+    model.CopyFrom(light(name))
     softmax = model.graph.node[-1]
     if softmax.op_type == "Softmax":  # it would magnify rounding
         model.graph.output[0].name = softmax.input[0]
