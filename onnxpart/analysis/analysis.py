@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from onnxpart.analysis.labels import ByIdentity, Field, Fields, Labels
+from onnxpart.analysis.labels import Field, Fields, Labels, each_once
 from onnxpart.analysis.op import Op, State
 from onnxpart.analysis.rules.table import Rule
 from onnxpart.ir.model import Model
@@ -45,7 +45,7 @@ class Analysis:
 
     def all_fields(self) -> list[Field]:
         """The label fields of all tensors, each once."""
-        return list(ByIdentity((f, None) for fields in self.state.fields.values() for f in fields))
+        return each_once(f for fields in self.state.fields.values() for f in fields)
 
     @cached_property
     def used_outputs(self) -> list[list[str]]:

@@ -74,6 +74,11 @@ class ByIdentity(MutableMapping[Key, Value], Generic[Key, Value]):
         return id(key) in self._items
 
 
+def each_once(items: Iterable[Key]) -> list[Key]:
+    """Objects in their order, each object once, however equal others are."""
+    return list({id(item): item for item in items}.values())
+
+
 def varying(f: Field) -> frozenset[int]:
     """Axes along which the field's label differs from place to place."""
     return _longer_than_one(f.shape)

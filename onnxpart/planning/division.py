@@ -63,7 +63,9 @@ class Division:
         return tuple(result)
 
     def _indices(self, f: Field, part: int) -> Along | None:
-        known = self._kept.setdefault(f, {})
+        if f not in self._kept:
+            self._kept[f] = {}
+        known = self._kept[f]
         if part not in known:
             known[part] = self._compute(f, part)
         return known[part]
@@ -89,27 +91,24 @@ class Division:
     # -- what is divided ----------------------------------------------------------------------------------------
 
     @cached_property
-    def _extent(self) -> ByIdentity[Field, tuple[int, int]]:
-        """Of each field with labels that belong to one part each: the least and the greatest part of any label."""
+    def _split(self) -> ByIdentity[Field, bool]:
+        """The fields with labels that belong to one part each, and whether all of their labels do."""
         fields = self.analysis.all_fields()
         least, most = (ends.tolist() for ends in extent(self.parts, fields))
         found = zip(fields, least, most, strict=True)
-        return ByIdentity((f, (first, last)) for f, first, last in found if last > ANYWHERE)
+        return ByIdentity((f, first > ANYWHERE) for f, first, last in found if last > ANYWHERE)
 
     @cached_property
     def _divided(self) -> frozenset[str]:
         """Tensors with such fields."""
-        fields = self.analysis.state.fields
-        return frozenset(name for name, own in fields.items() if any(f in self._extent for f in own))
+        found = self._split
+        return frozenset(name for name, own in self.analysis.state.fields.items() for f in own if f in found)
 
     @cached_property
     def _dealt(self) -> frozenset[str]:
         """Tensors with a field all of whose labels belong to one part each."""
-        fields = self.analysis.state.fields
-        return frozenset(name for name in self._divided if any(map(self._all_dealt, fields[name])))
-
-    def _all_dealt(self, f: Field) -> bool:
-        return f in self._extent and self._extent[f][0] > ANYWHERE
+        fields, dealt = self.analysis.state.fields, ByIdentity((f, None) for f, all_ in self._split.items() if all_)
+        return frozenset(name for name in self._divided for f in fields[name] if f in dealt)
 
     def divided(self, name: str) -> bool:
         """Whether some elements of a tensor belong to one part only."""
@@ -117,7 +116,7 @@ class Division:
 
     def divided_fields(self, name: str) -> list[Field]:
         """The fields along which a tensor is divided."""
-        return [f for f in self.analysis.fields(name) if f in self._extent]
+        return [f for f in self.analysis.fields(name) if f in self._split]
 
     def any_divided(self, names: list[str]) -> bool:
         """Whether any of some tensors is divided."""
@@ -141,7 +140,7 @@ class Division:
     def joinable(self, name: str) -> bool:
         """Whether the parts' pieces of a tensor, side by side, make up the tensor."""
         split = self.divided_fields(name)
-        if len(split) != 1 or not self._all_dealt(split[0]) or self._unequal(name):
+        if len(split) != 1 or not self._split[split[0]] or self._unequal(name):
             return False
         dynamic = self.analysis.shapes.dynamic_dims(name)
         return bool(varying(split[0])) and not any(dynamic[axis] for axis in varying(split[0]))

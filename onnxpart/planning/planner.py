@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import ByIdentity, Choice, Field, extent
+from onnxpart.analysis.labels import Choice, Field, each_once, extent
 from onnxpart.errors import PartitionError, UsageError
 from onnxpart.planning.assign import ANYWHERE, Infeasible, Order, Parts, assign
 from onnxpart.planning.division import Division
@@ -139,7 +139,7 @@ def _check(k: int, order: str, shares: Sequence[int] | None) -> tuple[int, ...]:
 
 def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
     """Ask for whole groups in place of equal shares of each group; next time around, share the groups' units."""
-    for g in ByIdentity((g, None) for g in problem.groups):
+    for g in each_once(problem.groups):
         if g not in analysis.labels.groups:
             continue
         analysis.labels.groups.remove(g)

@@ -1,4 +1,4 @@
-"""Which wishes come true: whole heads rather than one copy of a table that all heads read."""
+"""Which soft ties hold: whole heads rather than one copy of a table that all heads read."""
 
 from __future__ import annotations
 

@@ -1,0 +1,69 @@
+"""The duplicated whole of small networks, node by node."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+from onnx import ModelProto, numpy_helper
+
+from onnxpart import analyse, load
+from onnxpart.emission.whole import emit_whole
+from onnxpart.planning.planner import partition
+from tests.networks.net import Net
+
+WIDTH = 4
+
+
+def network(mix: bool) -> ModelProto:
+    n = Net(("x", ("N", 3)))
+    h = n.op("Relu", n.linear("x", 3, WIDTH, name="in"), name="act")
+    if mix:
+        h = n.op("LayerNormalization", h, n.positive("scale", WIDTH), n.random("shift", WIDTH), name="mix")
+    return n.model(n.op("Sigmoid", n.linear(h, WIDTH, 2, name="out"), name="y"), shape=("N", 2))
+
+
+def whole(model: ModelProto, k: int = 2, order: str = "contiguous") -> ModelProto:
+    made = emit_whole(partition(analyse(load(model)), k, order=order))
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def test_without_a_mix_it_is_the_original_graph() -> None:
+    model = network(mix=False)
+    found = whole(model)
+    assert list(found.graph.node) == list(model.graph.node)
+    assert list(found.graph.initializer) == list(model.graph.initializer)
+
+
+def test_a_mix_is_cut_duplicated_and_joined() -> None:
+    found = whole(network(mix=True))
+    kinds = Counter(n.op_type for n in found.graph.node)
+    assert kinds["LayerNormalization"] == 2
+    assert kinds["Concat"] == 1
+    assert kinds["Gemm"] == 2
+    assert kinds["Relu"] == kinds["Sigmoid"] == 1
+    joined = next(n for n in found.graph.node if n.op_type == "Concat")
+    assert list(joined.input) == ["mix__part0", "mix__part1"]
+    assert list(joined.output) == ["mix"]
+    assert [n.name for n in found.graph.node if n.op_type == "LayerNormalization"] == ["mix__part0", "mix__part1"]
+
+
+def test_pieces_in_another_order_are_put_back_by_a_gather() -> None:
+    found = whole(network(mix=True), order="interleaved")
+    back = next(n for n in found.graph.node if n.op_type == "Gather" and n.output[0] == "mix")
+    numbers = {t.name: numpy_helper.to_array(t) for t in found.graph.initializer}
+    assert numbers[back.input[1]].tolist() == [0, 2, 1, 3]
+
+
+def test_an_output_of_every_part_is_their_mean() -> None:
+    n = Net(("x", ("N", 3)))
+    h = n.op("Relu", n.linear("x", 3, WIDTH, name="in"))
+    one = n.op("Relu", n.linear(h, WIDTH, 1, name="narrow"), name="one")
+    found = whole(n.model(n.op("Sigmoid", n.linear(one, 1, 2, name="out"), name="y"), shape=("N", 2)))
+    assert any(
+        n.op_type == "Mean" and list(n.input) == [f"{n.output[0]}__part{p}" for p in range(2)] for n in found.graph.node
+    )
+    names = {t.name: np.shape(numpy_helper.to_array(t)) for t in found.graph.initializer}
+    assert names["narrow.bias__part0"] == names["narrow.bias__part1"] == (1,)
