@@ -119,8 +119,7 @@ class Folding:
         if known is not None and prod(known) > SMALL:
             return
         try:
-            with np.errstate(all="ignore"):
-                result = np.asarray(_reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)[0])
+            result = np.asarray(_reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)[0])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return  # an unusual form: its value stays unknown, which is always safe
         if result.size <= SMALL:
