@@ -77,10 +77,10 @@ def emit_node(
     if op.op_type in CHAIN and _several(layout, op.outputs[0], part):
         return  # within a shuffle: the selection at its end stands for it
     if op.op_type in CHAIN and _several(layout, op.inputs[0], part):
-        writer.nest.append(_select(writer, analysis, layout, index, node, part, resolve), place)
+        writer.unflattener.append(_select(writer, analysis, layout, index, node, part, resolve), place)
         return
     if rule is None or (all(not layout.divided(n) for n in (*op.inputs, *op.outputs) if n)):
-        writer.nest.append(node, place)
+        writer.unflattener.append(node, place)
         return
     writer.rewritten(op, node, lambda name: _kept(layout, name, part, op), rule.rewrite, place)
 

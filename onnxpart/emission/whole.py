@@ -70,7 +70,7 @@ class _Whole:
             )
             return
         replace_reads(node, {name: self._merged(name) for name in op.reads})
-        self.writer.nest.append(node, (self.analysis.model.flat.paths[index], -1))
+        self.writer.unflattener.append(node, (self.analysis.model.flat.paths[index], -1))
 
     def _in_lanes(self, name: str) -> bool:
         producer = self.analysis.producer.get(name)

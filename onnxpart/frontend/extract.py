@@ -1,4 +1,4 @@
-"""A network cut down to what leads to some of its values, which become its outputs."""
+"""What leads to some of a network's values extracted as a network of its own, whose outputs they are."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The graphs inside If, Loop and Scan share one namespace with the graph around them (`share_names`), so that what is in
 them can stand in one list with everything else. In that list a control-flow operator is replaced by its graphs' nodes,
 between markers: one for each value that goes in (`ENTER`) and one for each that comes out (`LEAVE`). Rules, layout and
-emission treat markers as operators; `Nest` turns the list into nodes with graphs again.
+emission treat markers as operators; `Unflattener` turns the list into nodes with graphs again.
 """
 
 from __future__ import annotations
@@ -134,11 +134,11 @@ def _flatten(flat: Flat, nodes: Iterable[NodeProto], path: Path, opset: int) -> 
         found = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
         graphs = [found[name] for name in GRAPHS[node.op_type]]
         enters, leaves = _MARKERS[node.op_type](node, graphs, opset)
-        border = (*path, (number, -1))
-        _mark(flat, enters, border)
+        markers = (*path, (number, -1))
+        _mark(flat, enters, markers)
         for i, inner in enumerate(graphs):
             _flatten(flat, inner.node, (*path, (number, i)), opset)
-        _mark(flat, leaves, border)
+        _mark(flat, leaves, markers)
         flat.regions[number] = Region(
             _stripped(node), tuple(map(_empty, graphs)), start, tuple(enters), tuple(leaves), len(flat.nodes)
         )
