@@ -46,6 +46,10 @@ def cut(model: Model, outputs: Sequence[str]) -> Model:
 
 
 def _check(model: Model, name: str, computed: Sequence[str]) -> None:
+    """Check that a value can be an output.
+
+    :raises UsageError: when it isn't `computed`.
+    """
     if name in computed:
         return
     if name in model.inputs or name in model.initializers:

@@ -125,6 +125,7 @@ def flatten(graph: GraphProto, opset: int) -> Flat:
 
 
 def _flatten(flat: Flat, nodes: Iterable[NodeProto], path: Path, opset: int) -> None:
+    """Add nodes that stand at a path, and those of the graphs inside them between markers."""
     for node in nodes:
         if node.op_type not in GRAPHS or not is_onnx(node) or opaque_reason(node):
             flat.nodes.append(node)
@@ -189,6 +190,7 @@ def _if(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
 
 
 def _loop(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
+    """Markers of a Loop: its count, whether it goes on, its states, and what it collects."""
     (body,) = graphs
     given = [*node.input, "", ""][: max(2, len(node.input))]
     _expect(node, "inputs of the body", len(body.input), len(given))
@@ -212,6 +214,7 @@ def _loop(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
 
 
 def _scan(node: NodeProto, graphs: Sequence[GraphProto], opset: int) -> Markers:
+    """Markers of a Scan: its states, and the sequences that it runs along and makes; before opset 9 in batches."""
     (body,) = graphs
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type not in ATTRIBUTE_KINDS}
     batch = [0] if opset < 9 else []

@@ -76,6 +76,7 @@ class Unflattener:
         )
 
     def _close(self, region: Region, markers: Sequence[NodeProto], number: int, outer: Path, lane: int) -> None:
+        """Make the node of a region of its markers and of what stands in its graphs."""
         enters, leaves = markers[: len(region.enters)], markers[len(region.enters) :]
         node = NodeProto()
         node.CopyFrom(region.node)
