@@ -89,9 +89,9 @@ class PartOperators:
         if op.op_type in CHAIN and self._within_shuffle(op.outputs[0]):
             return  # the selection at the shuffle's end stands for it
         if op.op_type in CHAIN and self._within_shuffle(op.inputs[0]):
-            self.writer.nest.append(self._select(op, node), place)
+            self.writer.unflattener.append(self._select(op, node), place)
         elif rule is None or not any(division.divided(n) for n in (*op.inputs, *op.outputs) if n):
-            self.writer.nest.append(node, place)
+            self.writer.unflattener.append(node, place)
         else:
             self.writer.rewritten(op, node, lambda name: self._kept(name, op), rule.rewrite, place)
 

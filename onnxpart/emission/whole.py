@@ -73,7 +73,7 @@ class _Whole:
             self._operators(0, -1).append(index, node)
             return
         replace_reads(node, {name: self._merged(name) for name in op.reads})
-        self.writer.nest.append(node, (self.analysis.model.flat.paths[index], -1))
+        self.writer.unflattener.append(node, (self.analysis.model.flat.paths[index], -1))
 
     def _operators(self, part: int, copy: int) -> PartOperators:
         return PartOperators(self.writer, self.division, part, lambda name: self._piece(name, part), copy)

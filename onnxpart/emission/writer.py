@@ -15,7 +15,7 @@ from onnxpart.ir.arrays import array_of, rows_of
 from onnxpart.ir.flatten import Place
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import captured, constant_node, live, unused
-from onnxpart.ir.unflatten import Nest
+from onnxpart.ir.unflatten import Unflattener
 from onnxpart.planning.plan import METADATA, METADATA_PART, InitializerPlan, Plan, slice_array, slice_stream
 from onnxpart.storage.draft import Draft, empty
 from onnxpart.storage.rows import Array, Stream, stream
@@ -26,7 +26,7 @@ class Writer:
 
     def __init__(self, model: Model, declare: Callable[[onnx.ValueInfoProto, str, int], None]) -> None:
         self.model = model
-        self.nest = Nest(model.flat.regions, declare)
+        self.unflattener = Unflattener(model.flat.regions, declare)
         self.initializers: dict[str, Array | TensorProto | Stream] = {}
         self._names = {n for node in model.flat.nodes for n in (*node.input, *node.output, node.name)}
         self._names |= set(model.initializers)
@@ -37,7 +37,7 @@ class Writer:
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node named after its output."""
-        self.nest.insert(helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        self.unflattener.insert(helper.make_node(op_type, inputs, [output], name=output, **attributes))
         return output
 
     def constant(self, values: Iterable[int], hint: str) -> str:
@@ -64,12 +64,12 @@ class Writer:
             rewrite(r)
         self.select(r)
         for new in (r.node, *r.after):
-            self.nest.append(new, place)
+            self.unflattener.append(new, place)
 
     def select(self, r: Rewrite) -> None:
         """Put what a rewrite needs in front."""
         for new in r.before:
-            self.nest.insert(new)
+            self.unflattener.insert(new)
         self.initializers.update(r.constants)
 
     def hold(self, name: str) -> None:
@@ -105,7 +105,7 @@ class Writer:
         graph.output.extend(source.graph.output)
         if part is None and plan.same_graph:
             graph.value_info.extend(source.graph.value_info)
-        nodes, used = live(self.nest.nodes, [v.name for v in source.graph.output])
+        nodes, used = live(self.unflattener.nodes, [v.name for v in source.graph.output])
         read = {n for node in source.graph.node for n in (*node.input, *captured(node))}
         constants, streams = [], {}
         for name, value in self.initializers.items():

@@ -1,4 +1,4 @@
-"""A network cut down to what leads to some of its values, which become its outputs."""
+"""What leads to some of a network's values extracted as a network of its own, whose outputs they are."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ def cut(model: Model, outputs: Sequence[str]) -> Model:
 
 
 def _check(model: Model, name: str, computed: Sequence[str]) -> None:
+    """Check that a value can be an output.
+
+    :raises UsageError: when it isn't `computed`.
+    """
     if name in computed:
         return
     if name in model.inputs or name in model.initializers:

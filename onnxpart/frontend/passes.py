@@ -102,7 +102,6 @@ PASSES = (
     Pass("inputs", separate_inputs, validate.inputs_apart),
     Pass("loop invariants", simplify.free_states, simplify.no_invariants, LOOPS),
     Pass("branches", simplify.take_branches, simplify.no_known_branches, frozenset({"If"})),
-    Pass("unroll", simplify.write_out, simplify.no_short_loops, frozenset({"Loop"})),
     Pass("sequences", simplify.replace_sequences, simplify.no_plain_sequences, sequences.OPERATORS),
 )
 """All passes, in order."""

@@ -57,6 +57,7 @@ class Sequences:
         return self.changed
 
     def _graph(self, graph: GraphProto) -> None:
+        """Follow what goes through a graph, and those inside it."""
         outer, self.new = self.new, []
         for node in graph.node:
             default = is_onnx(node)
@@ -214,6 +215,7 @@ def _plain(pieces: Iterable[Piece]) -> bool:
 
 # -- what reads them ------------------------------------------------------------------------------------------------
 def _at(s: Sequences, node: NodeProto) -> bool:
+    """Let a SequenceAt be the tensor that stands there."""
     pieces = s.held.get(node.input[0])
     if not pieces:
         return False
@@ -232,6 +234,7 @@ def _at(s: Sequences, node: NodeProto) -> bool:
 
 
 def _length(s: Sequences, node: NodeProto) -> bool:
+    """Let a SequenceLength count tensors, and the slices of others."""
     pieces = s.held.get(node.input[0])
     if pieces is None:
         return False
@@ -246,6 +249,7 @@ def _length(s: Sequences, node: NodeProto) -> bool:
 
 
 def _concat(s: Sequences, node: NodeProto) -> bool:
+    """Let a ConcatFromSequence join the tensors themselves."""
     pieces = s.held.get(node.input[0])
     ranks = [s.rank(piece) for piece in pieces or ()]
     if not pieces or None in ranks:

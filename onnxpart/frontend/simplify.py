@@ -11,11 +11,12 @@ from math import prod
 
 from onnx import GraphProto, ModelProto, TensorProto
 
-from onnxpart.frontend import branches, loop_invariants, sequences, unroll
+from onnxpart.frontend import branches, loop_invariants, sequences
+from onnxpart.frontend.unroll import write_out
 from onnxpart.ir.flatten import ENTER
 from onnxpart.ir.infer import infer
 from onnxpart.ir.model import Model
-from onnxpart.ir.protos import SMALL, all_graphs, keep, live, set_repeated
+from onnxpart.ir.protos import SMALL, keep, live, set_repeated
 from onnxpart.ir.region_shapes import grown
 from onnxpart.ir.shapes import Shapes
 from onnxpart.ir.unflatten import normal
@@ -38,13 +39,11 @@ def take_branches(model: Model) -> Model:
     return _changed(model, _take_branches)
 
 
-def write_out(model: Model) -> Model:
-    """All iterations stand in place of a Loop that carries a sequence a small, known number of times."""
-    return _changed(model, _write_out)
-
-
 def replace_sequences(model: Model) -> Model:
-    """Tensors stand in place of sequences and optionals that can be followed."""
+    """Tensors stand in place of sequences and optionals that can be followed.
+
+    A Loop that carries a sequence a small, known number of times is written out first.
+    """
     return _changed(model, _replace_sequences)
 
 
@@ -56,11 +55,6 @@ def no_invariants(model: Model) -> Iterator[str]:
 def no_known_branches(model: Model) -> Iterator[str]:
     """No If has a condition that is known."""
     return _left(model, _take_branches, "the condition of an If is known")
-
-
-def no_short_loops(model: Model) -> Iterator[str]:
-    """No Loop carries a sequence a small, known number of times."""
-    return _left(model, _write_out, "a Loop that carries a sequence could be written out")
 
 
 def no_plain_sequences(model: Model) -> Iterator[str]:
@@ -94,15 +88,12 @@ def _take_branches(model: Model, light: ModelProto) -> bool:
     return branches.take_branches(light.graph, fixed(infer(model)))
 
 
-def _write_out(model: Model, light: ModelProto) -> bool:
-    carry = (v.type.HasField("sequence_type") for graph in all_graphs(light.graph) for v in graph.input)
-    return any(carry) and unroll.write_out(light.graph, fixed(infer(model)), model.initializers)
-
-
 def _replace_sequences(model: Model, light: ModelProto) -> bool:
     """Replace sequences by tensors, unless a loop would have to collect tensors of different sizes."""
-    opset = model.opsets[""]
-    followed = sequences.Sequences(light.graph, infer(model), opset)
+    opset, shapes = model.opsets[""], infer(model)
+    if write_out(light.graph, fixed(shapes), model.initializers):
+        return True
+    followed = sequences.Sequences(light.graph, shapes, opset)
     if not followed.run():
         return False
     if followed.collected:

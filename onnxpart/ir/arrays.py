@@ -11,18 +11,23 @@ from onnx import TensorProto
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import captured, light_copy
 from onnxpart.ir.trainable import FLOATS
+from onnxpart.storage.draft import to_array
 from onnxpart.storage.onnx_file import tensor_rows
 from onnxpart.storage.rows import CHUNK, Array, Rows, stream
 
 
 def rows_of(model: Model, name: str) -> Rows:
     """The initializer `name`, to be read a few rows at a time if it is external."""
-    return tensor_rows(model.initializers[name], model.folder)
+    return tensor_rows(model.initializers[name], model.folder) if model.external(name) else array_of(model, name)
 
 
 def array_of(model: Model, name: str) -> Array:
     """The array of the initializer `name`; external data are mapped, not read."""
-    return stream(rows_of(model, name)).array()
+    if model.external(name):
+        return stream(rows_of(model, name)).array()
+    if name not in model.decoded:
+        model.decoded[name] = to_array(model.initializers[name])
+    return model.decoded[name]
 
 
 def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | None) -> str:

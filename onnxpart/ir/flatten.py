@@ -3,7 +3,7 @@
 The graphs inside If, Loop and Scan share one namespace with the graph around them (`share_names`), so that what is in
 them can stand in one list with everything else. In that list a control-flow operator is replaced by its graphs' nodes,
 between markers: one for each value that goes in (`ENTER`) and one for each that comes out (`LEAVE`). Rules, layout and
-emission treat markers as operators; `Nest` turns the list into nodes with graphs again.
+emission treat markers as operators; `Unflattener` turns the list into nodes with graphs again.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def flatten(graph: GraphProto, opset: int) -> Flat:
 
 
 def _flatten(flat: Flat, nodes: Iterable[NodeProto], path: Path, opset: int) -> None:
+    """Add nodes that stand at a path, and those of the graphs inside them between markers."""
     for node in nodes:
         if node.op_type not in GRAPHS or not is_onnx(node) or opaque_reason(node):
             flat.nodes.append(node)
@@ -134,11 +135,11 @@ def _flatten(flat: Flat, nodes: Iterable[NodeProto], path: Path, opset: int) -> 
         found = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
         graphs = [found[name] for name in GRAPHS[node.op_type]]
         enters, leaves = _MARKERS[node.op_type](node, graphs, opset)
-        border = (*path, (number, -1))
-        _mark(flat, enters, border)
+        markers = (*path, (number, -1))
+        _mark(flat, enters, markers)
         for i, inner in enumerate(graphs):
             _flatten(flat, inner.node, (*path, (number, i)), opset)
-        _mark(flat, leaves, border)
+        _mark(flat, leaves, markers)
         flat.regions[number] = Region(
             _stripped(node), tuple(map(_empty, graphs)), start, tuple(enters), tuple(leaves), len(flat.nodes)
         )
@@ -189,6 +190,7 @@ def _if(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
 
 
 def _loop(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
+    """Markers of a Loop: its count, whether it goes on, its states, and what it collects."""
     (body,) = graphs
     given = [*node.input, "", ""][: max(2, len(node.input))]
     _expect(node, "inputs of the body", len(body.input), len(given))
@@ -212,6 +214,7 @@ def _loop(node: NodeProto, graphs: Sequence[GraphProto], _: int) -> Markers:
 
 
 def _scan(node: NodeProto, graphs: Sequence[GraphProto], opset: int) -> Markers:
+    """Markers of a Scan: its states, and the sequences that it runs along and makes; before opset 9 in batches."""
     (body,) = graphs
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type not in ATTRIBUTE_KINDS}
     batch = [0] if opset < 9 else []

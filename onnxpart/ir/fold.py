@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from math import prod
 from typing import Any
@@ -52,23 +52,26 @@ class Folding:
         self.opsets = shapes.model.opsets
 
     def visit(self, node: onnx.NodeProto) -> None:
-        shapes = self.shapes
+        """Enter what is known of a node's outputs, given all that is known of its inputs."""
+        shapes, op_type = self.shapes, node.op_type
         if not is_onnx(node):
             if node.domain == "ai.onnx.ml" and node.op_type in _FLOATS_LIKE_INPUT and node.input[0] in shapes.shape:
                 shapes.shape[node.output[0]] = shapes.shape[node.input[0]]
                 shapes.dtype[node.output[0]] = TensorProto.FLOAT
             self._believe(node)
             return
-        if node.op_type in ("Shape", "Size"):
+        if op_type in ("Shape", "Size"):
             shape = shapes.shape.get(node.input[0])
             if shape is not None:
                 attrs = {a.name: a.i for a in node.attribute}
                 part = shape[attrs.get("start", 0) : attrs.get("end", len(shape))]
-                value = np.asarray(part if node.op_type == "Shape" else np.prod(shape, dtype=np.int64), np.int64)
+                value = np.asarray(part if op_type == "Shape" else np.prod(shape, dtype=np.int64), np.int64)
                 self._set(node.output[0], value)
             return
-        if node.op_type in _FOLDED and all(self._known(name) or self._small(name) for name in node.input if name):
-            self._evaluate(node)
+        if op_type in _FOLDED:
+            names = node.input[:]
+            if all(self._known(name) or self._small(name) for name in names if name):
+                self._evaluate(node, names)
         if all(name in shapes.shape for name in node.output if name):
             return
         self._infer_locally(node)
@@ -99,34 +102,34 @@ class Folding:
         return name in self.shapes.folded or name in self.shapes.guessed
 
     def _small(self, name: str) -> bool:
-        tensor = self.shapes.model.initializers.get(name)
-        return tensor is not None and prod(tensor.dims) <= SMALL
+        return name in self.shapes.model.initializers and prod(self.shapes.shape[name]) <= SMALL
 
     def _set(self, name: str, value: Array, guess: bool = False) -> None:
         (self.shapes.guessed if guess else self.shapes.folded)[name] = value
         self.shapes.shape[name] = value.shape
         self.shapes.dtype[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
 
-    def _evaluate(self, node: onnx.NodeProto) -> None:
-        model = self.shapes.model
-        if all(n in model.initializers for n in node.input) and not model.constants.issuperset(node.input):
-            dtype = self.shapes.dtype[node.input[0]]
+    def _evaluate(self, node: onnx.NodeProto, names: Sequence[str]) -> None:
+        """Compute the output of a node whose inputs, `names`, are known, unless it is large."""
+        shapes, model = self.shapes, self.shapes.model
+        if all(name in model.initializers for name in names) and not model.constants.issuperset(names):
+            dtype = shapes.dtype[names[0]]
             if dtype not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
                 return  # arithmetic on weights alone is not shape arithmetic
-        guess = any(name in self.shapes.guessed for name in node.input)
-        values = [self.shapes.guessed.get(name, self.shapes.value(name)) if name else None for name in node.input]
-        known = self.shapes.shape.get(node.output[0])
+        guess = any(name in shapes.guessed for name in names)
+        values = [shapes.guessed[n] if n in shapes.guessed else shapes.value(n) if n else None for n in names]
+        known = shapes.shape.get(node.output[0])
         if known is not None and prod(known) > SMALL:
             return
         try:
-            with np.errstate(all="ignore"):
-                result = np.asarray(_reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)[0])
+            result = np.asarray(_reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)[0])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return  # an unusual form: its value stays unknown, which is always safe
         if result.size <= SMALL:
             self._set(node.output[0], result, guess)
 
     def _infer_locally(self, node: onnx.NodeProto) -> None:
+        """Let ONNX infer the outputs of a node alone, given the shapes and values of its inputs."""
         shapes = self.shapes
         if any(name and name not in shapes.dtype for name in node.input):
             return

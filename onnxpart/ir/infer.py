@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
@@ -86,11 +87,12 @@ def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | No
     for name, tensor in model.initializers.items():
         shapes.shape[name], shapes.dtype[name] = tuple(tensor.dims), tensor.data_type
     fold = Folding(shapes, symbols, trial.found)
-    for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
-        if node.domain in (ENTER, LEAVE):
-            cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
-        else:
-            fold.visit(node)
+    with np.errstate(all="ignore"):
+        for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
+            if node.domain in (ENTER, LEAVE):
+                cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
+            else:
+                fold.visit(node)
     return shapes
 
 

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from onnxpart.ir.flatten import Flat, flatten
 from onnxpart.ir.protos import all_nodes, opsets_of
 from onnxpart.ir.trainable import FLOATS, Kind, kinds
+from onnxpart.storage.rows import Array
 
 OLDEST_OPSET = 7
 """Before this, broadcasting was an attribute."""
@@ -38,6 +39,11 @@ class Model:
     def initializers(self) -> dict[str, TensorProto]:
         """The graph's initializers by name, in graph order."""
         return {tensor.name: tensor for tensor in self.proto.graph.initializer}
+
+    @cached_property
+    def decoded(self) -> dict[str, Array]:
+        """The arrays that were asked for so far (see `arrays.array_of`), since decoding takes long."""
+        return {}
 
     @cached_property
     def opsets(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from onnxpart.ir.scopes import share_names
 
 
 def normal(graph: GraphProto, opset: int) -> set[str]:
-    """Bring the graphs inside a graph's nodes into the form in which `Nest` writes them (see `share_names`).
+    """Bring the graphs inside a graph's nodes into the form in which `Unflattener` writes them (see `share_names`).
 
     They may read less of what is outside then, so nodes that lead nowhere any more are left out.
 
@@ -23,10 +23,10 @@ def normal(graph: GraphProto, opset: int) -> set[str]:
         return set()
     constants = share_names(graph)
     flat = flatten(graph, opset)
-    nest = Nest(flat.regions, lambda value, tensor, lane: None)
+    unflattener = Unflattener(flat.regions, lambda value, tensor, lane: None)
     for node, path in zip(flat.nodes, flat.paths, strict=True):
-        nest.append(node, (path, -1))
-    set_repeated(graph.node, live(nest.nodes, [value.name for value in graph.output])[0])
+        unflattener.append(node, (path, -1))
+    set_repeated(graph.node, live(unflattener.nodes, [value.name for value in graph.output])[0])
     return constants
 
 
@@ -36,11 +36,11 @@ def held(leaves: NodeProto, i: int) -> str:
     return whole or str(leaves.input[i])
 
 
-class Nest:
+class Unflattener:
     """Nodes in the making, each put in its place; `home` says where a value is seen.
 
-    `declare` adapts what is declared of a value at a border, which holds what a tensor of the network does, to the part
-    whose copy of the region it is in.
+    `declare` adapts what is declared of a value that goes in or out, which holds what a tensor of the network does, to
+    the part whose copy of the region it is in.
     """
 
     def __init__(self, regions: Mapping[int, Region], declare: Callable[[ValueInfoProto, str, int], None]) -> None:
@@ -76,6 +76,7 @@ class Nest:
         )
 
     def _close(self, region: Region, markers: Sequence[NodeProto], number: int, outer: Path, lane: int) -> None:
+        """Make the node of a region of its markers and of what stands in its graphs."""
         enters, leaves = markers[: len(region.enters)], markers[len(region.enters) :]
         node = NodeProto()
         node.CopyFrom(region.node)

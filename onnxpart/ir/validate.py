@@ -53,6 +53,7 @@ def in_order(model: Model) -> Iterator[str]:
 
 
 def _in_order(graph: GraphProto, outer: set[str]) -> Iterator[str]:
+    """What is wrong in a graph that sees the values `outer`, and in those inside it."""
     inputs, initializers = ({value.name for value in values} for values in (graph.input, graph.initializer))
     seen = outer | inputs | initializers | {tensor.values.name for tensor in graph.sparse_initializer}
     for node in graph.node:

@@ -13,15 +13,6 @@ from numpy.typing import NDArray
 
 from onnxpart.errors import ModelError
 
-
-def write_rows(source: Stream, file: BinaryIO) -> int:
-    """Write an array row by row; returns how many bytes it has."""
-    length = 0
-    for chunk in source.chunks(CHUNK):
-        length += file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
-    return length
-
-
 Array = NDArray[Any]
 RowIndex: TypeAlias = tuple[()] | tuple[slice]
 """Which rows of an array, counted along axis 0; nothing for an array without axes."""
@@ -111,3 +102,11 @@ def windows(shape: Sequence[int], dtype: np.dtype[Any], size: int) -> Iterator[t
 def rows_shape(shape: tuple[int, ...], start: int, stop: int) -> tuple[int, ...]:
     """Shape of some rows of an array."""
     return (stop - start, *shape[1:]) if shape else ()
+
+
+def write_rows(source: Stream, file: BinaryIO) -> int:
+    """Write an array row by row; returns how many bytes it has."""
+    length = 0
+    for chunk in source.chunks(CHUNK):
+        length += file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
+    return length

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from onnxpart import ModelError, arrays
 from onnxpart.cli import app as cli
 from onnxpart.merging.folder import read_plan
-from onnxpart.storage.atomic import NEW, OLD, left, replacing, replacing_folder, withdrawn
+from onnxpart.storage.atomic import NEW, OLD, left, replacing, replacing_folder, withdrawn, write_bytes
 from onnxpart.storage.onnx_file import data_files, save
 
 ROOT = Path(__file__).parents[2]
@@ -225,3 +225,23 @@ def test_a_model_is_written_through_nothing_but_a_file(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=sentence):
             save(network(1), tmp_path / name)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_goes_wrong_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_bytes(path, b"before")
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.writelines([b"half", None])  # type: ignore[list-item]
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="free space"), replacing(tmp_path / "file"):
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="choose another place"):
+        write_bytes(tmp_path / "missing" / "file", b"")
