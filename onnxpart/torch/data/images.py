@@ -97,6 +97,7 @@ def cifar10(folder: Path) -> tuple[Samples, Samples]:
 
 
 def _cifar_files(folder: Path, names: Sequence[str]) -> Samples:
+    """Read files of CIFAR-10's binary version: images [N, 3, 32, 32], and their classes."""
     records = []
     for name in names:
         path = folder / name

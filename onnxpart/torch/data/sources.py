@@ -177,6 +177,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 def _arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], prefix: str, names: Sequence[str]
 ) -> tuple[list[Tensor], Tensor]:
+    """Return the samples of arrays named as the graph's inputs, with a prefix."""
     wanted = [prefix + name for name in (*names, TARGET)]
     for name in wanted:
         if name not in arrays:
@@ -193,6 +194,7 @@ def _arrays(
 
 # -- images on disk ---------------------------------------------------------------------------------------------------
 def _folder(path: Path, loading: _Loading) -> Data:
+    """Return the images of a folder, by class."""
     port = _only_port(f"folder:{path}", loading.inputs)
     if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
         raise DataError(f"the graph's {port.name!r} is {port}, no images of 1 or 3 channels; use npz:FILE.")

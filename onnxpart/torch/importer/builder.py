@@ -147,6 +147,7 @@ class Builder:
         return tuple(self._value(value.name, None) for value in graph.output)
 
     def _add_node(self, proto: onnx.NodeProto) -> None:
+        """Enter the calls of a node, and keep its results as values."""
         domain = normal_domain(proto.domain)
         opset = self.scope.opsets.get(domain, 1)
         inputs = [self._value(name, proto) if name else None for name in proto.input]
@@ -206,6 +207,7 @@ class Builder:
             entered.meta[ORIGIN] = title
 
     def _widen(self, names: Sequence[str], inputs: list[Value | None], infos: list[Info]) -> None:
+        """Put int64 in place of inputs of unsigned types, once for each value."""
         for i, (name, value) in enumerate(zip(names, inputs, strict=True)):
             if infos[i].dtype not in _UNSIGNED or value is None:
                 continue

@@ -204,6 +204,7 @@ def _trainer(rounds: Rounds, task: Task, recipe: Recipe, out: Path, progress: Pr
     told = {name: progress(name, task, span) for name, span in spans.items()}
 
     def train(stage: Stage, networks: Networks) -> list[Result]:
+        """Train a stage with checkpoints in the folder of its name."""
         return learn(
             replace(task, modules=networks.modules),
             replace(recipe, settings=stage.settings),

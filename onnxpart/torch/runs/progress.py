@@ -100,6 +100,7 @@ class _Stage:
             self._epoch(event)
 
     def _steps(self, event: Steps) -> None:
+        """Record some steps, and move the bar of their parts on."""
         losses = [sum(column) / len(column) for column in zip(*event.losses, strict=True)]
         rate, parts = self._rate(event), event.parts
         self.run.record({"stage": self.name, "epoch": event.epoch, "batch": event.batch, "parts": parts,

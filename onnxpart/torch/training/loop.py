@@ -111,6 +111,7 @@ class _Run:
     # -- one epoch -------------------------------------------------------------------------------------------------
 
     def _epoch(self, epoch: int, rates: Iterator[float]) -> None:
+        """Train from the position to the end of its epoch."""
         job, at = self.job, self.at
         batches = job.loader.epoch(epoch, at.batch)
         self.clock = time.perf_counter()
@@ -193,6 +194,7 @@ class _Run:
                 "batches": len(self.job.loader)}  # fmt: skip
 
     def _save(self, checkpoints: Checkpoints) -> None:
+        """Write a checkpoint of each part, and remove older ones."""
         at = self.at
         states = [self.engine.part(i) for i in range(len(self.job.numbers))]
         for i, state in enumerate(states):

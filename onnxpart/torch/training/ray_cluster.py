@@ -54,6 +54,7 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
 
 
 def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent, interrupted: threading.Event) -> list[Result]:
+    """Start a task for each part, pass on their news, and stop them where asked; Ray starts again what is lost."""
     news = import_module("ray.util.queue").Queue(actor_options={"num_cpus": 0})
     options = {
         "num_cpus": cluster.cpus_per_part,

@@ -40,6 +40,7 @@ class Series:
         return torch.stack([self._step(i, batches, rate, step) for i in range(len(self.calls))])
 
     def _step(self, i: int, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
+        """Let the i-th part take a step; return its loss."""
         settings, module, optimizer = self.job.settings, self.job.modules[i], self.optimizers[i]
         self.busy = (self.job.numbers[i],)
         torch.manual_seed(seed_of(settings.seed, self.job.numbers[i], step))

@@ -73,6 +73,7 @@ def _roi_align(
     half_pixel: bool,
     greatest: bool,
 ) -> Tensor:
+    """ONNX RoiAlign: mean or maximum of samples in each cell of each region."""
     results = []
     for roi, image in zip(rois * scale - (0.5 if half_pixel else 0.0), batch.tolist(), strict=True):
         (x1, y1), (w, h) = roi[:2].tolist(), (roi[2:] - roi[:2]).tolist()
@@ -119,6 +120,7 @@ def roi_align(node: Node) -> Tensor:
 def _suppressed(
     boxes: Tensor, scores: Tensor, most: Tensor | None, limit: Tensor | None, least: Tensor | None, centers: bool
 ) -> Tensor:
+    """ONNX NonMaxSuppression: rows of image, class and box, int64 [kept, 3]."""
     count = 0 if most is None else int(most)
     bound = 0.0 if limit is None else float(limit)
     found = []

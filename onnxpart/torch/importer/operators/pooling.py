@@ -89,6 +89,7 @@ def _mean_of_windows(
     ceil: bool,
     count_padding: bool,
 ) -> Tensor:
+    """ONNX AveragePool in forms that torch lacks: sums over windows by what each of them counts."""
     counted = runtime.ones_like_image(x)
     sums = _window_sums(x, kernel, strides, pads, dilations, ceil)
     if count_padding:

@@ -138,6 +138,7 @@ def qlinear_matmul(node: Node) -> Tensor:
 def _conv(
     x: Tensor, x_zero: Tensor | None, w: Tensor, w_zero: Tensor | None, bias: Tensor | None, settings: Sequence[object]
 ) -> Tensor:
+    """Convolve integers, less their zero points, in float64."""
     strides, pads, dilations, group = settings
     rank = x.dim() - 2
     assert isinstance(pads, Sequence)

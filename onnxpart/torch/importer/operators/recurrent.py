@@ -78,6 +78,7 @@ def recurrent(node: Node) -> tuple[Tensor, ...]:
 
 
 def _form(node: Node) -> Form:
+    """Return a node's attributes, checked."""
     direction = node.attribute("direction", "forward")
     directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}.get(direction)
     if directions is None:
@@ -169,6 +170,7 @@ def _is_transformed(*tensors: Tensor) -> bool:
 def _by_torch(
     form: Form, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, h: Tensor, c: Tensor
 ) -> tuple[Tensor, ...]:
+    """Compute all steps by torch's own operator; x [T, N, features], states [directions, N, size]."""
     directions, size = len(form.directions), r.shape[2]
     both, backwards = directions == 2, form.directions == (True,)
     gates = [_turned(form, w), _turned(form, r), *(() if b is None else map(partial(_turned, form), b.chunk(2, 1)))]
@@ -271,6 +273,7 @@ class _Cell:
         return self.activations[0](self._bounded(x + F.linear(h, self.r, self.bias))), c
 
     def _gru(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step of a GRU; return the new state, and c as it is."""
         f, g = self.activations
         zr = 2 * self.size
         if self.form.linear_before_reset:

@@ -61,6 +61,7 @@ class Resize(torch.nn.Module):
         return x
 
     def _axes(self, x: Tensor, scales: Sequence[float] | None, sizes: Sequence[int] | None) -> list[Axis]:
+        """Return each axis with its sizes, its factor and its region."""
         have, count = [x.shape[axis] for axis in self.axes], len(self.axes)
         rois = list(zip(self.roi[:count], self.roi[count:], strict=True)) if self.roi else [(0.0, 1.0)] * count
         if sizes is not None:
@@ -107,6 +108,7 @@ def _by_torch(form: Form, x: Tensor, axes: Sequence[Axis]) -> Tensor | None:
 
 
 def _resized(form: Form, x: Tensor, axis: Axis) -> Tensor:
+    """Resize along one axis: by an index where nearest, else by a product with a matrix."""
     places = _places(form.places, axis)
     if axis.target == axis.size and axis.scale == 1 and form.places != "tf_crop_and_resize":
         return x

@@ -1,0 +1,81 @@
+"""What `fit` refuses before it trains, the times that it reports, and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import regression_mlp
+from onnxpart.errors import CheckpointError, ModelError, OnnxpartError, UsageError
+from onnxpart.frontend.load import load
+from onnxpart.torch.runs.fit import PARTS, Times, fit
+from onnxpart.torch.runs.fit_report import page
+from onnxpart.torch.runs.task import Recipe
+from onnxpart.torch.training.events import ignore
+from onnxpart.torch.training.settings import Settings
+
+MODEL = load(regression_mlp(0, inputs=784, hidden=(8,)))
+RECIPE = Recipe("mnist5k", "mse", Settings(4), batch_size=1000)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "reason"),
+    [
+        ({"merge_at": 0}, UsageError, "merging at epoch 0 isn't possible in 4 epochs"),
+        ({"merge_at": 5}, UsageError, "merging at epoch 5 isn't possible in 4 epochs"),
+        ({"rounds": 3}, UsageError, "3 rounds aren't possible in 2 epochs of the parts"),
+        ({"restart": 0.0}, UsageError, "restart is 0.0; it must be positive"),
+    ],
+)
+def test_what_makes_no_sense_leaves_no_folder(
+    tmp_path: Path, options: dict[str, Any], kind: type[OnnxpartError], reason: str
+) -> None:
+    with pytest.raises(kind, match=reason):
+        fit(MODEL, RECIPE, tmp_path / "out", lambda *_: ignore, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ModelError, match="exists already"):
+        fit(MODEL, RECIPE, tmp_path, lambda *_: ignore)
+    with pytest.raises(ModelError, match="holds other files than a training run's"):
+        fit(MODEL, RECIPE, tmp_path, lambda *_: ignore, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
+    resumed = Recipe("mnist5k", "mse", Settings(4), batch_size=1000, resume=True)
+    with pytest.raises(CheckpointError, match="holds no run to resume"):
+        fit(MODEL, resumed, tmp_path / PARTS, lambda *_: ignore)
+
+
+def test_speedup_is_that_over_the_whole_alone() -> None:
+    times = Times(parts=3.0, whole=5.0, epoch=2.0)
+    assert (times.alone(8), times.speedup(8)) == (16.0, 2.0)
+    assert (Times(3.0, 0.0, None).alone(8), Times(3.0, 0.0, None).speedup(8)) == (None, None)
+
+
+def test_the_page_says_what_was_found() -> None:
+    epoch = {"epoch": 2, "train_loss": 0.5, "loss": 0.25, "metric": 0.125}
+    data: dict[str, Any] = {
+        "model": "m.onnx", "k": 2, "epochs": 3, "merge_at": 2, "rounds": [1, 2], "restart": 0.1, "data": "d",
+        "loss": "mse", "metric": "error", "sizes": {"whole": {"parameters": 1000}, "parts": [{"parameters": 250}] * 2},
+        "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
+        "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6,
+    }  # fmt: skip
+    text = "\n".join(page(data))
+    for line in (
+        "3 epochs, merged after 2 (the last of 2 rounds), the rate restarting at 0.1, on d with mse.",
+        "| part 1 | 250 | 25.0% |",
+        "| part 0 | 2 | 0.5 | 0.25 | 0.125 |",
+        "| merged | 2 |  | 0.2 |  |",
+        "| whole, trained on | 3 | 0.5 | 0.25 | 0.125 |",
+        "At its median epoch the whole alone would take 6.0: a speedup of 2.00.",
+    ):
+        assert line in text
+    later = "\n".join(page({**data, "merged": None, "whole": [], "speedup": None, "rounds": [2], "restart": None}))
+    assert "merged |" not in later
+    assert "median" not in later

@@ -1,0 +1,110 @@
+"""What every engine does, and that both do the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.torch.data.loaders import TensorLoader
+from onnxpart.torch.training.choose_engine import ENGINES, choose
+from onnxpart.torch.training.engine import device_of, has_images, moved, output_of
+from onnxpart.torch.training.fused import check_alike
+from onnxpart.torch.training.job import Job, alone
+from onnxpart.torch.training.loop import evaluated
+from onnxpart.torch.training.series import Series
+from onnxpart.torch.training.settings import Settings
+
+CPU = torch.device("cpu")
+RNG = torch.Generator().manual_seed(0)
+DATA = TensorLoader((torch.randn(10, 3, generator=RNG),), torch.randn(10, 2, generator=RNG), 4, shuffle=False)
+
+
+def job(*modules: nn.Module) -> Job:
+    return Job(modules, tuple(range(len(modules))), DATA, F.mse_loss, Settings(1, lr=0.1, clip=0.5), range(1))
+
+
+def pair() -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [nn.Linear(3, 2) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("tpu", "isn't known"), ("meta", "isn't supported"), ("cuda:99", "isn't there")],
+)
+def test_devices_that_are_not_there(name: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        device_of(name)
+
+
+def test_a_module_has_one_output() -> None:
+    assert output_of(torch.ones(1)) == 1
+    with pytest.raises(OnnxpartError, match="several outputs"):
+        output_of((torch.ones(1), torch.ones(1)))
+
+
+def test_images_have_their_channels_last() -> None:
+    assert has_images([nn.Linear(2, 2), nn.Conv2d(2, 2, 1)])
+    assert not has_images([nn.Linear(2, 2), nn.Conv1d(2, 2, 1)])
+    image, flat = torch.ones(2, 3, 4, 5), torch.ones(2, 3)
+    (found, same), _ = moved(((image, flat), flat), CPU, images=True)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert same.is_contiguous()
+
+
+def test_engines_take_the_same_steps() -> None:
+    found = []
+    for kind in ENGINES.values():
+        modules = pair()
+        engine = kind(job(*modules), CPU)
+        for step, batch in enumerate(DATA.epoch(0)):
+            engine.step([batch], 0.1, step)
+        engine.finish()
+        found.append([parameter.detach() for module in modules for parameter in module.parameters()])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_part_that_is_put_into_a_state_is_in_it(kind: str) -> None:
+    one, other = (ENGINES[kind](job(*pair()), CPU) for _ in range(2))
+    for step, batch in enumerate(DATA.epoch(0)):
+        one.step([batch], 0.1, step)
+    for i in range(2):
+        other.load(i, one.part(i))
+        want, have = one.part(i), other.part(i)
+        assert want.taken == have.taken == 3
+        torch.testing.assert_close(have.tensors, want.tensors)
+        torch.testing.assert_close(have.slots, want.slots)
+
+
+def test_evaluation_weighs_samples_not_batches() -> None:
+    """10 samples in batches of 4, 4 and 2."""
+    modules = pair()
+    found = evaluated(Series(job(*modules), CPU), DATA)
+    (x,), y = DATA.inputs, DATA.target
+    for module, (loss, metric) in zip(modules, found, strict=True):
+        assert loss == pytest.approx(float(F.mse_loss(module(x), y).detach()), rel=1e-5)
+        assert metric == 0
+
+
+@pytest.mark.parametrize(
+    "other", [nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 2)), nn.Linear(3, 2, bias=False), nn.Linear(3, 2).double()]
+)
+def test_parts_that_differ_are_trained_in_series(other: nn.Module) -> None:
+    with pytest.raises(UsageError, match="parts 0 and 1 differ in more than their weights"):
+        check_alike([nn.Linear(3, 2), other])
+    kind, why = choose(job(nn.Linear(3, 2), other), CPU)
+    assert kind is Series
+    assert "fused isn't possible: parts 0 and 1 differ" in why
+
+
+def test_one_part_is_trained_in_series() -> None:
+    assert choose(job(nn.Linear(3, 2)), CPU) == (Series, "")
+
+
+def test_a_part_alone_keeps_its_number() -> None:
+    both = job(*pair())
+    assert (alone(both, 1).modules, alone(both, 1).numbers) == ([both.modules[1]], (1,))
