@@ -30,6 +30,9 @@ from onnxpart.planning.plan import METADATA, Block, InitializerPlan, Plan, Range
 from onnxpart.storage.draft import Draft, fill
 from onnxpart.storage.rows import Rows, Stream
 
+_FINEST = "onnxpart.finest"
+"""Key under which the whole of larger parts carries the plan of the first split; its own is that of the larger ones."""
+
 
 def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split:
     """Merge parts to `k` larger ones, which train and merge on as those of a split do.
@@ -54,7 +57,10 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
         weights = {n: values for n, values in merged.items() if n in plan.by_name and not plan.by_name[n].constant}
         draft = draft_part(analysis, coarse, p, weights)
         drafts.append(draft if finest.same_graph else _duplicated(analysis, finest, coarse, p, draft, merged))
-    return Split(analysis, coarse, tuple(drafts), draft_whole(analysis, finest))
+    whole = draft_whole(analysis, finest)
+    props = {entry.key: entry.value for entry in whole.proto.metadata_props}
+    onnx.helper.set_model_props(whole.proto, props | {METADATA: coarse.to_json(), _FINEST: finest.to_json()})
+    return Split(analysis, coarse, tuple(drafts), whole)
 
 
 def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) -> list[OptimizerState]:
@@ -69,7 +75,7 @@ def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) 
 def _finest(split: Split) -> Plan:
     """The plan of the first split, which says what exists how often in the whole."""
     props = {entry.key: entry.value for entry in split.whole_draft.proto.metadata_props}
-    return Plan.from_json(props[METADATA]) if METADATA in props else split.plan
+    return Plan.from_json(props[_FINEST]) if _FINEST in props else split.plan
 
 
 def _duplicated(
