@@ -27,7 +27,8 @@ from onnxpart.torch.importer.module import load_weights
 from onnxpart.torch.runs.rounds import Rounds, rounds_of, train_parts
 from onnxpart.torch.runs.task import Recipe, Task, learn, prepare
 from onnxpart.torch.runs.trained_file import deviation, read_whole, write_weights
-from onnxpart.torch.training.events import Epoch, OnEvent
+from onnxpart.torch.training import checkpoint
+from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.ray_cluster import connected
 from onnxpart.torch.training.train import evaluate
 
@@ -141,7 +142,10 @@ def _stages(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Pat
     parts_folder, checkpoints, settings = out / PARTS, out / CHECKPOINTS, later.settings
     merge_at, plan = rounds.spans[-1].stop, rounds.last.plan
     before, after = range(merge_at), range(merge_at, settings.epochs)
-    parts, curves = train_parts(rounds, task, recipe, checkpoints / PARTS, watch(PARTS, task, before))
+    told = watch(PARTS, task, before)
+    if recipe.resume and not checkpoint.exist(checkpoints):
+        told(Note(f"{checkpoints} holds nothing to resume; the run begins anew"))
+    parts, curves = train_parts(rounds, task, recipe, checkpoints / PARTS, told)
     files = [parts_folder / part_file(p) for p in range(plan.k)]
     for path, module in zip(files, task.modules, strict=True):
         write_weights(module, path, path)
