@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -421,9 +422,67 @@ def test_plan_of_another_model(parts: Path) -> None:
     assert refused("verify", "parts") == (
         "parts/whole.onnx is not the network that the plan was made for; split the model again."
     )
-    assert "belongs to another split" in refused("merge", "parts")
+    assert refused("merge", "parts").startswith("parts/whole.onnx has no initializer 'conv1.weight'; it belongs to ")
     with pytest.raises(MergeError, match="the plan is not one of residual"):
         split_with(BUILDERS["residual"](), plan(analyse(load("chain.onnx")), 2))
+
+
+@pytest.mark.parametrize("network", ["chain", "lrn"])
+@pytest.mark.parametrize("options", [{"k": 3}, {"k": 4}, {"order": "interleaved"}])
+def test_whole_of_another_split(here: Path, network: str, options: dict[str, object]) -> None:
+    onnx.save_model(BUILDERS[network](), "m.onnx")
+    split("m.onnx", 2).save("parts")
+    split("m.onnx", **options).save("other")  # type: ignore[arg-type]
+    for part in range(2):
+        model = onnx.load_model(f"parts/part{part}.onnx")
+        del model.metadata_props[:]
+        onnx.save_model(model, f"parts/part{part}.onnx")
+    for name in ("whole.onnx", "plan.json"):
+        shutil.copytree("parts", f"with_{name}")
+        shutil.copy(f"other/{name}", f"with_{name}/{name}")
+        sentence = refused("merge", f"with_{name}")
+        assert "another split" in sentence or "files were given" in sentence or "doesn't exist" in sentence
+        assert not (here / f"with_{name}" / "merged.onnx").exists()
+    shutil.copy("other/whole.onnx", "parts/whole.onnx")
+    assert "belongs to another split than the plan" in refused("widen", "parts/part0.onnx", "-o", "w.onnx")
+    assert "another split" in refused("verify", "parts")
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "safetensors"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_floats_of_another_type_are_converted(parts: Path, dtype: str, suffix: str) -> None:
+    for part in range(2):
+        model = onnx.load_model(parts / f"part{part}.onnx")
+        for tensor in model.graph.initializer:
+            if tensor.name == "conv1.weight" and part == 1:
+                kind = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
+                values = np.full(tensor.dims, 0.5).astype(kind)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        onnx.save_model(model, f"p{part}.onnx")
+        save_arrays({t.name: numpy_helper.to_array(t) for t in model.graph.initializer}, f"p{part}.safetensors")
+    command = ["merge", "parts", "--parts", f"p0.{suffix}", "--parts", f"p1.{suffix}"]
+    result = CliRunner().invoke(cli.app, command)
+    sentence = f"warning: part 1: converted 'conv1.weight' from {dtype} to float32\n"
+    assert (result.exit_code, result.stderr) == (0, sentence)
+    merged = {t.name: numpy_helper.to_array(t) for t in onnx.load_model(parts / "merged.onnx").graph.initializer}
+    assert merged["conv1.weight"].dtype == np.float32
+    assert (merged["conv1.weight"] == 0.5).sum() == merged["conv1.weight"].size // 2
+    result = CliRunner().invoke(cli.app, ["widen", f"p1.{suffix}", "-o", "w.onnx", "--folder", "parts"])
+    assert (result.exit_code, result.stderr) == (0, sentence.replace("part 1", "part 0"))
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("dtype", ["int64", "bool", "uint8"])
+def test_weights_that_are_no_floats(dtype: str) -> None:
+    for part in range(2):
+        model = onnx.load_model(f"parts/part{part}.onnx")
+        arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        if part:
+            arrays["conv1.weight"] = arrays["conv1.weight"].astype(dtype)
+        save_arrays(arrays, f"p{part}.safetensors")
+    assert refused("merge", "parts", "--parts", "p0.safetensors", "--parts", "p1.safetensors") == (
+        f"part 1: 'conv1.weight' is of type {dtype}, the network's of float32; save it as float32."
+    )
 
 
 def split_with(model: ModelProto, planned: Plan) -> None:

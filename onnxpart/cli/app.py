@@ -18,7 +18,7 @@ from onnxpart.analysis.walk import analyse
 from onnxpart.cli import reporting, tables, training
 from onnxpart.cli.training import Edges
 from onnxpart.emission.initial import INITS
-from onnxpart.emission.split import WHOLE, part_file, split
+from onnxpart.emission.split import part_file, split
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
@@ -314,7 +314,7 @@ def verify_(source: Folder, as_json: Json = False) -> None:
         analysis = analyse(folder.original(source, planned))
         parts = folder.read_parts(planned, [source / part_file(p) for p in range(planned.k)])
         drafts = [redraft(part) for part in parts]
-        verdict = verify(analysis, planned, parts=drafts, whole=redraft(load(source / WHOLE)))
+        verdict = verify(analysis, planned, parts=drafts, whole=redraft(folder.read_whole(source, planned)))
     if as_json:
         _print_json(_verdict(verdict))
     else:

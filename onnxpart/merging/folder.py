@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from onnx import helper
 
 from onnxpart.analysis.walk import analyse
@@ -14,6 +16,7 @@ from onnxpart.errors import MergeError, UsageError
 from onnxpart.frontend.load import load, stored_arrays
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
+from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.cross_weights import draw_streams
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
@@ -26,13 +29,17 @@ from onnxpart.merging.optimizer_state import (
     state_file,
 )
 from onnxpart.planning.partition import partition_of
-from onnxpart.planning.plan import METADATA, METADATA_PART, Plan
+from onnxpart.planning.plan import METADATA, METADATA_PART, Plan, copy_name
 from onnxpart.storage.atomic import clear, replacing_folder, withdrawn
 from onnxpart.storage.draft import Draft, empty, fill
 from onnxpart.storage.onnx_file import save
 from onnxpart.storage.outputs import MARK, check_file, check_folder, model_files
-from onnxpart.storage.rows import Rows, Stream
+from onnxpart.storage.rows import Cast, Rows, Stream
 from onnxpart.storage.safetensors import save_arrays
+
+_FLOAT_TYPES = frozenset(np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for kind in FLOATS)
+_NAMED = 8
+"""So many initializers are named in a warning."""
 
 
 def read_plan(folder: Path) -> Plan:
@@ -110,6 +117,48 @@ def original(folder: Path, plan: Plan) -> Model:
     return model
 
 
+def read_whole(folder: Path, plan: Plan) -> Model:
+    """The duplicated whole that the plan's parts merge into.
+
+    :raises MergeError: when the folder's is another network's, or of another split.
+    """
+    model = load(folder / WHOLE)
+    props = _metadata(model)
+    if METADATA in props and Plan.from_json(props[METADATA], model.name) != plan:
+        raise MergeError(f"{model.name} belongs to another split than the plan; split the model again.")
+    for initializer in plan.initializers:
+        name = initializer.name
+        if not initializer.constant and name not in model.initializers and copy_name(name, 0) not in model.initializers:
+            raise MergeError(f"{model.name} has no initializer {name!r}; it belongs to another split than the plan.")
+    return model
+
+
+def in_types_of(network: Model, parts: Sequence[Mapping[str, Rows]]) -> list[dict[str, Rows]]:
+    """The parts' arrays in the types of the network's initializers; floats are converted, which is warned of.
+
+    :raises MergeError: when one holds no floats where the network has some, or the other way round.
+    """
+    result: list[dict[str, Rows]] = []
+    for p, part in enumerate(parts):
+        mine, converted = dict(part), []
+        for name, array in part.items():
+            tensor = network.initializers.get(name) or network.initializers.get(copy_name(name, 0))
+            wanted = array.dtype if tensor is None else np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            if array.dtype == wanted:
+                continue
+            if not {array.dtype, wanted} <= _FLOAT_TYPES:
+                raise MergeError(
+                    f"part {p}: {name!r} is of type {array.dtype}, the network's of {wanted}; save it as {wanted}."
+                )
+            converted.append(f"{name!r} from {array.dtype} to {wanted}")
+            mine[name] = Cast(array, wanted)
+        if converted:
+            more = f" and {len(converted) - _NAMED} others" if len(converted) > _NAMED else ""
+            warnings.warn(f"part {p}: converted {', '.join(converted[:_NAMED])}{more}", stacklevel=2)
+        result.append(mine)
+    return result
+
+
 def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -> list[dict[str, Rows]]:
     """The parts' initializers in the plan's order.
 
@@ -177,8 +226,9 @@ def merge_folder(
         check_file(initializers, force, read)
     if out is not None and initializers is not None and out.resolve() == initializers.resolve():
         raise UsageError(f"{out} can't hold both the model and its initializers; name two files.")
-    base = original(folder, plan) if into == "original" else load(folder / WHOLE)
-    merged = merge_streams(plan, part_arrays(folder, plan, parts), into=into, normalize=normalize)
+    base = original(folder, plan) if into == "original" else read_whole(folder, plan)
+    arrays = in_types_of(base, part_arrays(folder, plan, parts))
+    merged = merge_streams(plan, arrays, into=into, normalize=normalize)
     merged = draw_streams(plan, merged, edges, seed=seed)
     whole = filled(base, merged)
     if normalize == "output":
@@ -207,8 +257,9 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
     """
     plan = read_plan(folder)
     check_folder(out, force, [folder, *_files_read(folder, plan, parts)])
-    split = Split(partition_of(analyse(original(folder, plan)), plan), (), redraft(load(folder / WHOLE)))
-    merged = merge_to(split, part_arrays(folder, plan, parts), k)
+    network = original(folder, plan)
+    split = Split(partition_of(analyse(network), plan), (), redraft(read_whole(folder, plan)))
+    merged = merge_to(split, in_types_of(network, part_arrays(folder, plan, parts)), k)
     states = _states(folder, plan, parts)
     with replacing_folder(out) as fresh:
         merged.write(fresh)
@@ -253,8 +304,9 @@ def widen_part(
     _check_model(out, force, _files_read(folder, plan, [part]))
     arrays = stored_arrays(part if part.suffix == ".safetensors" else _of_plan(plan, part))
     network = original(folder, plan)
+    (arrays,) = in_types_of(network, [arrays])
     widened = widen_streams(analyse(network), plan, arrays, into=into, noise=noise, seed=seed)
-    _save(filled(network if into == "original" else load(folder / WHOLE), widened), None, out)
+    _save(filled(network if into == "original" else read_whole(folder, plan), widened), None, out)
     return sorted(widened)
 
 

@@ -32,6 +32,9 @@ from onnxpart.planning.plan import METADATA, Block, InitializerPlan, Plan, Range
 from onnxpart.storage.draft import Draft, fill
 from onnxpart.storage.rows import Rows, Stream
 
+_FINEST = "onnxpart.finest"
+"""Key under which the whole of larger parts carries the plan of the first split; its own is that of the larger ones."""
+
 
 def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split:
     """Merge parts to `k` larger ones, which train and merge on as those of a split do.
@@ -57,7 +60,11 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
         weights = {n: values for n, values in merged.items() if n in plan.by_name and not plan.by_name[n].constant}
         draft = draft_part(coarse, p, weights)
         drafts.append(draft if finest.plan.same_graph else _duplicated(finest.plan, coarse, p, draft, merged))
-    return Split(coarse, tuple(drafts), draft_whole(finest))
+    whole = draft_whole(finest)
+    props = {entry.key: entry.value for entry in whole.proto.metadata_props}
+    own = {METADATA: coarse.plan.to_json(), _FINEST: finest.plan.to_json()}
+    onnx.helper.set_model_props(whole.proto, props | own)
+    return Split(coarse, tuple(drafts), whole)
 
 
 def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) -> list[OptimizerState]:
@@ -76,10 +83,9 @@ def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) 
 def _finest(split: Split) -> Partition:
     """The partition of the first split, which says what exists how often in the whole."""
     props = {entry.key: entry.value for entry in split.whole_draft.proto.metadata_props}
-    text = props.get(METADATA)
-    if text is None or text == split.plan.to_json():
+    if _FINEST not in props:
         return split.partition
-    return partition_of(split.analysis, Plan.from_json(text))
+    return partition_of(split.analysis, Plan.from_json(props[_FINEST]))
 
 
 def _duplicated(finest: Plan, coarse: Partition, part: int, larger: Draft, merged: Mapping[str, Stream]) -> Draft:

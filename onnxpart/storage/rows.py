@@ -60,6 +60,23 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Cast:
+    """An array in another type; what that can't hold becomes infinite."""
+
+    rows: Rows
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.rows.shape
+
+    def __getitem__(self, rows: RowIndex) -> Array:
+        with np.errstate(over="ignore"):
+            return np.asarray(self.rows[rows]).astype(self.dtype)
+
+
+@dataclass(frozen=True)
 class Stream:
     """An array that is made a few rows at a time, from the first to the last.
 

@@ -334,6 +334,10 @@ def test_new_edges_start_as_asked_for() -> None:
 @pytest.mark.usefixtures("here")
 def test_a_run_that_is_another_or_over_is_not_resumed() -> None:
     options = ("--epochs", 2, *DATA, "--resume")
+    nothing = run("train", "chain.onnx", *options, code=1).stderr
+    assert nothing.endswith(
+        "chain.training/checkpoints holds nothing to resume; leave out --resume to train from the files.\n"
+    )
     assert "out holds no run to resume" in run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr
     run("fit", "chain.onnx", "-o", "out", *options[:-1])
     assert "out holds a run that has ended" in run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr

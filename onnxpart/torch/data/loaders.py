@@ -162,8 +162,10 @@ def _unreadable(error: Exception) -> DataError:
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Let Ctrl-C be the business of the process that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let Ctrl-C and the signals to end be the business of the process that trains."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import Networks, Stage, Train, divide_anew, merge_parts, parts_of, run_stages
 from onnxpart.torch.runs.task import Recipe, Task, learn, prepare
 from onnxpart.torch.runs.trained_file import deviation, write_weights
-from onnxpart.torch.training.events import Epoch, OnEvent
+from onnxpart.torch.training import checkpoint
+from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.ray_cluster import connected
 from onnxpart.torch.training.train import evaluate
@@ -202,6 +203,8 @@ def _trainer(rounds: Rounds, task: Task, recipe: Recipe, out: Path, progress: Pr
     merge_at, epochs = rounds.spans[-1].stop, recipe.settings.epochs
     spans = {PARTS: range(merge_at), THE_WHOLE: range(merge_at, epochs)}
     told = {name: progress(name, task, span) for name, span in spans.items()}
+    if recipe.resume and not checkpoint.exist(out / CHECKPOINTS):
+        told[PARTS](Note(f"{out / CHECKPOINTS} holds nothing to resume; the run begins anew"))
 
     def train(stage: Stage, networks: Networks) -> list[Result]:
         """Train a stage with checkpoints in the folder of its name."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxpart.errors import CheckpointError
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, leave_state, state_file
 from onnxpart.storage.atomic import check_plain, withdrawn
 from onnxpart.storage.outputs import check_file
@@ -134,6 +135,8 @@ def train_files(
     for path in files:
         check_plain(path)
         check_file(state_file(path), True)
+    if recipe.resume and not checkpoint.exist(checkpoints):
+        raise CheckpointError(f"{checkpoints} holds nothing to resume; leave out --resume to train from the files.")
     task = prepare([read_whole(path) for path in files], recipe)
     told = progress(task)
     states = _states(files, recipe, told)

@@ -31,6 +31,8 @@ _FILE = re.compile(r"part(\d+)-step(\d+)\.safetensors")
 class Checkpoints:
     """Where checkpoints go, and how often: after so many steps, or so many minutes, or both; `keep` of each part.
 
+    Where it goes by minutes, also at the end of each epoch, unless that would take much of the time.
+
     `resume` goes on from the newest, where there is one. `plan` names the split that the parts are of.
     """
 
@@ -92,6 +94,11 @@ def prune(checkpoints: Checkpoints, number: int) -> None:
     """Remove all but the newest checkpoints of a part."""
     for step in steps(checkpoints, number)[: -checkpoints.keep]:
         path_of(checkpoints, number, step).unlink(missing_ok=True)
+
+
+def exist(folder: Path) -> bool:
+    """Whether there is a checkpoint in a folder, or in one of those in it."""
+    return any(_FILE.fullmatch(path.name) for path in folder.rglob("part*"))
 
 
 def remove(folder: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -20,11 +20,16 @@ from onnxpart.torch.data.batch import Batch, Loader
 from onnxpart.torch.training import checkpoint, optim
 from onnxpart.torch.training.checkpoint import Checkpoints, PartState
 from onnxpart.torch.training.engine import Engine
-from onnxpart.torch.training.events import Epoch, EpochEnd, Note, OnEvent, Steps
+from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps
 from onnxpart.torch.training.job import Job, Result
 
 _PENDING = 16
 """Steps whose losses are looked at together: a GPU need not be waited for at every step."""
+_SHARE = 50
+"""At the end of an epoch a checkpoint is written when this many times as long has passed as the last one took."""
+_HANGUP = getattr(signal, "SIGHUP", None)
+SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, _HANGUP) if number is not None)
+"""What asks a run to stop."""
 _NO_EFFECT = ("device", "compile")
 """Settings that may change between a checkpoint and the run that goes on from it."""
 
@@ -68,7 +73,7 @@ def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
 def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | None = None) -> list[Result]:
     """Train the parts of a job, in place; return a result for each (see `train.train`).
 
-    :param stop: asks to write a checkpoint and stop; Ctrl-C does when omitted.
+    :param stop: asks to write a checkpoint and stop; when omitted, Ctrl-C and the signals to end do.
     """
     with interruptible(job.checkpoints) as interrupted:
         return _Run(job, engine, on_event, stop or interrupted).train()
@@ -83,6 +88,7 @@ class _Run:
         self.pending: list[tuple[int, Tensor]] = []
         self.clock = self.saved = time.perf_counter()
         self.newest: int | None = None
+        self.cost = 0.0
 
     def train(self) -> list[Result]:
         """Go on from a checkpoint or the given states, to the end."""
@@ -97,6 +103,8 @@ class _Run:
             for epoch in range(self.at.epoch, job.epochs.stop):
                 self._epoch(epoch, rates)
                 self._close(epoch)
+                if job.checkpoints and job.checkpoints.every_minutes and self._cheap():
+                    self._save(job.checkpoints)
             if job.checkpoints and self.newest != self.at.step:
                 self._save(job.checkpoints)
         finally:
@@ -157,7 +165,7 @@ class _Run:
         self.clock = now
         if losses:
             total = len(self.job.loader)
-            self.on_event(Steps(self.job.numbers, at.epoch, at.batch, total, at.samples, losses, at.seconds))
+            self._tell(Steps(self.job.numbers, at.epoch, at.batch, total, at.samples, losses, at.seconds))
 
     def _close(self, epoch: int) -> None:
         """End an epoch: evaluate, and note it in the curves."""
@@ -169,8 +177,15 @@ class _Run:
                 loss, metric = judged[i]
                 result = Epoch(result.seconds, result.train_loss, loss, metric if job.metric else None)
             at.curves[i].append(result)
-            self.on_event(EpochEnd(number, epoch, result))
+            self._tell(EpochEnd(number, epoch, result))
         at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self.on_event(event)
+        except OSError:  # the terminal is gone, which is why this run is to stop
+            if not self.stop.is_set():
+                raise
 
     def _diverged(self, i: int, what: str) -> OnnxpartError:
         checkpoints, number = self.job.checkpoints, self.job.numbers[i]
@@ -186,6 +201,10 @@ class _Run:
         minutes = (time.perf_counter() - self.saved) / 60
         return by_step or (checkpoints.every_minutes is not None and minutes >= checkpoints.every_minutes)
 
+    def _cheap(self) -> bool:
+        """Whether a checkpoint now takes no more than a fiftieth of the time since the last one."""
+        return time.perf_counter() - self.saved >= _SHARE * self.cost
+
     def _identity(self, i: int) -> dict[str, Any]:
         settings = {key: value for key, value in asdict(self.job.settings).items() if key not in _NO_EFFECT}
         plan = self.job.checkpoints.plan if self.job.checkpoints else ""
@@ -193,9 +212,22 @@ class _Run:
         return {"plan": plan, "part": self.job.numbers[i], "settings": settings, "epochs": epochs,
                 "batches": len(self.job.loader)}  # fmt: skip
 
+    def _known_as(self, i: int, about: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint must say to be gone on from: the same, or fewer epochs where the rates so far are the same.
+
+        Where the schedule isn't constant, it is stretched over the new epochs, if those are this run's own.
+        """
+        mine = self._identity(i)
+        settings, theirs = mine["settings"], about.get("settings", {})
+        before, (start, stop) = theirs.get("epochs", 0), mine["epochs"]
+        ended = (about.get("epochs") or [start, stop])[1]
+        if before < settings["epochs"] and ended <= stop and (settings["schedule"] == "constant" or ended < stop):
+            mine |= {"settings": settings | {"epochs": before}, "epochs": [start, ended]}
+        return mine
+
     def _save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint of each part, and remove older ones."""
-        at = self.at
+        at, began = self.at, time.perf_counter()
         states = [self.engine.part(i) for i in range(len(self.job.numbers))]
         for i, state in enumerate(states):
             if not all(tensor.isfinite().all() for tensor in state.tensors.values() if tensor.is_floating_point()):
@@ -207,6 +239,7 @@ class _Run:
         for number in self.job.numbers:
             checkpoint.prune(checkpoints, number)
         self.saved, self.newest = time.perf_counter(), at.step
+        self.cost = self.saved - began
 
     def _resume(self) -> bool:
         """Go on from the newest checkpoints, if there are any."""
@@ -216,7 +249,7 @@ class _Run:
             return False
         for i, number in enumerate(numbers):
             path = checkpoint.path_of(checkpoints, number, step)
-            state, found = checkpoint.load(path, self._identity(i))
+            state, found = checkpoint.load(path, self._known_as(i, checkpoint.about(path)))
             have, want = _shapes(state), _shapes(self.engine.part(i))
             if have != want:
                 raise CheckpointError(f"{path} is of another model; resume with the parts that it was written for.")
@@ -255,7 +288,10 @@ def evaluated(engine: Engine, loader: Loader) -> list[tuple[float, float]]:
 
 @contextmanager
 def interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
-    """Turn Ctrl-C into a flag where there are checkpoints to write; a second one stops at once."""
+    """Turn Ctrl-C and the signals to end into a flag where there are checkpoints to write; a second one stops at once.
+
+    A hangup that is ignored, as under nohup, stays so.
+    """
     stop = threading.Event()
     if checkpoints is None or threading.current_thread() is not threading.main_thread():
         yield stop
@@ -263,13 +299,19 @@ def interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
 
     def note(*_: object) -> None:
         stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in before:
+            ends = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, ends)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: now for number, now in before.items() if (number, now) != (_HANGUP, signal.SIG_IGN)}
     try:
+        for number in before:
+            signal.signal(number, note)
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _out_of_memory(error: BaseException) -> bool:

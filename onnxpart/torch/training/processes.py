@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -50,22 +51,36 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
     context = torch.multiprocessing.get_context("spawn")
     stop = context.Event()
     workers: dict[Connection, tuple[int, SpawnProcess]] = {}
-    try:
-        for i, number in enumerate(job.numbers):
-            mine, theirs = context.Pipe()
-            one = _placed(alone(job, i), i)
-            content = pickle.dumps(one.modules), replace(one, modules=[])
-            threads = max(1, torch.get_num_threads() // len(job.numbers))
-            process = context.Process(target=_work, args=(theirs, *content, threads, stop))
-            start(process.start)
-            theirs.close()
-            workers[mine] = number, process
-        with loop.interruptible(job.checkpoints) as interrupted:
+    with loop.interruptible(job.checkpoints) as interrupted:
+        try:
+            for i, number in enumerate(job.numbers):
+                mine, theirs = context.Pipe()
+                one = _placed(alone(job, i), i)
+                content = pickle.dumps(one.modules), replace(one, modules=[])
+                threads = max(1, torch.get_num_threads() // len(job.numbers))
+                process = context.Process(target=_work, args=(theirs, *content, threads, stop))
+                with _masked():
+                    start(process.start)
+                theirs.close()
+                workers[mine] = number, process
             return _collect(job, workers, on_event, stop, interrupted)
+        finally:
+            for _, process in workers.values():
+                process.kill()  # it takes no notice of anything milder
+                process.join()
+
+
+@contextmanager
+def _masked() -> Iterator[None]:
+    """Let the signals that stop a run wait; a process that is started meanwhile inherits that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, loop.SIGNALS)
+    try:
+        yield
     finally:
-        for _, process in workers.values():
-            process.terminate()
-            process.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start(send: Callable[[], Any]) -> Any:
@@ -91,8 +106,11 @@ def _placed(job: Job, i: int) -> Job:
 
 
 def _work(connection: Connection, modules: bytes, job: Job, threads: int, stop: Any) -> None:
-    """What a process does. Ctrl-C reaches it through its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a process does. Ctrl-C and the signals to end reach it through its parent."""
+    for number in loop.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, loop.SIGNALS)
     try:
         job = replace(job, modules=pickle.loads(modules))
         trained = train_part(job, threads, partial(_send, connection), stop)

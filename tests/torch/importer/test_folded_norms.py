@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx
 import pytest
 from onnx import helper
-
 from onnxpart.torch.importer.folded_norms import has_folded_norms
 
 

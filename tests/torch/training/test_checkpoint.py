@@ -23,6 +23,7 @@ from onnxpart.torch.data.batch import Loader
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.checkpoint import METADATA, Checkpoints
 from onnxpart.torch.training.events import ignore
+from onnxpart.torch.training.loop import SIGNALS
 from onnxpart.torch.training.train import EngineKind, Event, Note, OnEvent, Result, Settings, Steps, train
 from tests.networks.training import Failing, check_equal, parts, small, stripes
 
@@ -118,8 +119,30 @@ def test_checkpoints_are_written_by_the_clock_too(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
         run(modules(), tmp_path / "often", loader=Failing(stripes(), (1, 3), stop), checkpoints=often)
     assert checkpoint.steps(Checkpoints(tmp_path / "often"), 0) == [8, 9]
-    run(modules(), tmp_path / "seldom", checkpoints={"every_steps": None, "every_minutes": 10.0})
-    assert checkpoint.steps(Checkpoints(tmp_path / "seldom"), 0) == [18]
+
+
+def test_checkpoints_are_written_at_the_end_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seldom = {"every_steps": None, "every_minutes": 10.0}
+    for share, kept in ((0, [6, 12]), (1e9, [6])):  # one that costs nothing, or too much
+        monkeypatch.setattr("onnxpart.torch.training.loop._SHARE", share)
+        with pytest.raises(RuntimeError, match="stopped"):
+            run(modules(), tmp_path / f"{share}", loader=Failing(stripes(), (2, 3), stop), checkpoints=seldom)
+        assert checkpoint.steps(Checkpoints(tmp_path / f"{share}"), 0) == kept
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_run_goes_on_to_more_epochs_than_before(tmp_path: Path, schedule: str) -> None:
+    few = replace(SETTINGS, epochs=2, schedule=schedule)
+    more, longer = replace(few, epochs=3), range(3)
+    one, other = modules(), modules()
+    run(modules(), tmp_path / "kept", few)
+    straight = run(one, tmp_path / "straight", more)
+    resumed = run(other, tmp_path / "kept", more, checkpoints={"resume": True})
+    assert [len(result.curve) for result in resumed] == [len(longer)] * 2
+    if schedule == "constant":
+        check_equal(straight, resumed, one, other)
+    with pytest.raises(CheckpointError, match="is of another run: epochs was 3 there and is 2 here"):
+        run(modules(), tmp_path / "kept", few, checkpoints={"resume": True})
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,17 +206,36 @@ def test_the_last_good_checkpoint_is_kept_when_the_loss_is_no_number(tmp_path: P
     assert checkpoint.steps(Checkpoints(tmp_path), 1) == [6, 8]
 
 
-def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
     one, other = modules(), modules()
+    before = [signal.getsignal(each) for each in SIGNALS]
+
+    sent: list[int] = []
 
     def interrupt() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        sent.append(number)
+        os.kill(os.getpid(), number)
+
+    def gone(_: Event) -> None:
+        if sent:
+            raise OSError(5, "Input/output error")
 
     with pytest.raises(Interrupted, match=r"stopped at step 10; resume from .*stopped to go on") as caught:
-        run(modules(), tmp_path / "stopped", loader=Failing(stripes(), (1, 3), interrupt))
+        run(modules(), tmp_path / "stopped", loader=Failing(stripes(), (1, 3), interrupt), on_event=gone)
     assert caught.value.exit_code == 130
+    assert [signal.getsignal(each) for each in SIGNALS] == before
     straight = run(one, tmp_path / "straight")
     check_equal(straight, run(other, tmp_path / "stopped", checkpoints={"resume": True}), one, other)
+
+
+def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        loader = Failing(stripes(), (1, 3), lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert all(len(result.curve) == 3 for result in run(modules(), tmp_path, loader=loader))
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_out_of_memory_names_part_and_batch(tmp_path: Path) -> None:

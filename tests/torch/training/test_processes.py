@@ -1,7 +1,6 @@
 """Parts in processes of their own: the same result as in one, and what happens when a process ends early."""
 
 import os
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from onnxpart.torch.data.batch import Batch, Loader
 from onnxpart.torch.data.loaders import DatasetLoader, TensorLoader
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.checkpoint import Checkpoints
+from onnxpart.torch.training.loop import SIGNALS
 from onnxpart.torch.training.train import EpochEnd, Event, Note, Result, Settings, train
 from tests.networks.training import Failing, accuracy, check_equal, kill, parts, small, stripes
 
@@ -82,9 +82,10 @@ def test_an_error_in_a_process_is_the_runs() -> None:
 
 @dataclass(frozen=True)
 class Interrupting:
-    """A loader that presses Ctrl-C in the parent process before the fourth batch of the second epoch."""
+    """A loader that sends a signal to all processes before the fourth batch of the second epoch."""
 
     inner: TensorLoader
+    number: int
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -92,17 +93,19 @@ class Interrupting:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         for i, batch in enumerate(self.inner.epoch(number, start), start):
             if (number, i) == (1, 3):
-                os.kill(os.getppid(), signal.SIGINT)
+                os.kill(os.getppid(), self.number)
+                os.kill(os.getpid(), self.number)
                 time.sleep(2)  # until word is passed on
             yield batch
 
 
-def test_interrupting_reaches_all_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_interrupting_reaches_all_processes(tmp_path: Path, number: int) -> None:
     kept = Checkpoints(tmp_path, every_steps=100, every_minutes=None)
     with pytest.raises(Interrupted, match=r"stopped at step 10; resume from .* to go on"):
         train(
             parts(small())[:1],
-            Interrupting(stripes()),
+            Interrupting(stripes(), number),
             F.cross_entropy,
             SETTINGS,
             engine="processes",
