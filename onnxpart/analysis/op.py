@@ -248,13 +248,13 @@ class Op:
     def choose(
         self,
         reason: str,
-        alternative: tuple[Pair, ...],
+        *alternatives: tuple[Pair, ...],
         drop: Field | None = None,
         otherwise: tuple[Pair, ...] = (),
         sides: Fields = (),
     ) -> None:
         """Leave a decision to the plan (see `Choice`)."""
-        self.labels.choices.append(Choice(self.index, reason, (alternative,), drop, False, otherwise, sides))
+        self.labels.choices.append(Choice(self.index, reason, alternatives, drop, False, otherwise, sides))
 
     def choose_whole(self, reason: str, f: Field, axes: Iterable[int], result: bool = True) -> Field:
         """The wish that what is mixed along `axes` of a field stays together; returns the field of each mixture.

@@ -49,6 +49,11 @@ class Wish:
         )
 
     @property
+    def next(self) -> Ends:
+        """The ties that hold where the present alternative doesn't."""
+        return (*self.ties, self.otherwise)[self.level + 1]
+
+    @property
     def points(self) -> Classes:
         """The points that the wish is about, the shared one left out."""
         found = np.concatenate([*(end for ends in self.ties for end in ends), self.drop])
@@ -265,13 +270,14 @@ def _worst(state: State, bad: list[tuple[int, Wish]], base: Classes, unmixed: Cl
 
 
 def _spared(state: State, parameters: list[Wish]) -> list[Wish]:
-    """Wishes for parameters without which there are K classes although everything that is mixed stays together."""
-    left, right = zip((state.left, state.right), *(wish.otherwise for wish in parameters), strict=True)
+    """Wishes for parameters with whose next alternatives there are K classes although all that is mixed stays together."""
+    left, right = zip((state.left, state.right), *(wish.next for wish in parameters), strict=True)
     trial = replace(state, left=np.concatenate(left), right=np.concatenate(right), dropped=state.dropped.copy())
     for wish in parameters:
-        trial.dropped[wish.drop] = True
+        if wish.level + 1 == len(wish.ties):
+            trial.dropped[wish.drop] = True
     classes = trial.solve(w for w in state.pending if not w.sides and w not in parameters)
-    return [w for w in parameters if fewest(w.otherwise[1], classes, state.layer) >= state.k]
+    return [w for w in parameters if fewest(np.concatenate(w.next), classes, state.layer) >= state.k]
 
 
 def granted(state: State) -> list[tuple[Choice, tuple[Pair, ...]]]:
