@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxpart.errors import ModelError
+from onnxpart.frontend.einsum_pairs import pair_einsums
 from onnxpart.frontend.functions import without_functions
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.simplify import resolve
@@ -132,6 +133,7 @@ def _canonical(proto: onnx.ModelProto, name: str, folder: Path | None, known: fr
     """The model in canonical form, without a digest; `known` are initializers that were Constant nodes."""
     proto = without_functions(proto)
     own_statistics(proto)
+    pair_einsums(proto)
     graph = proto.graph
     kept, constants = [], list(known)
     for node in live(graph.node, [value.name for value in graph.output])[0]:

@@ -353,13 +353,14 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
 
 def einsum(op: Op) -> list[Fields]:
     """Einsum: its equation, of one operand (axes are exchanged and summed) or of two."""
-    if len(op.inputs) == 1:
-        (a,), out = letters(op)
+    terms, out = letters(op)
+    if len(terms) == 1:
+        (a,) = terms
         summed = [axis for axis, letter in enumerate(a) if letter not in out]
         return [tuple(place(f, a, out) for f in mix(op, op.fields(0), summed, "sums units"))]
-    if len(op.inputs) != 2:
-        raise Barrier(f"an Einsum of {len(op.inputs)} operands has no rule")
-    (a, b), out = letters(op)
+    if len(terms) != 2:
+        raise Barrier("its equation sums over an ellipsis")
+    a, b = terms
     if any(c not in out and not (c in a and c in b) for c in a + b):
         raise Barrier("its equation sums one operand alone")
     contracted = "".join(c for c in a if c in b and c not in out)
