@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxpart.analysis.joins import follow, meet, mix
+from onnxpart.analysis.joins import combine, follow, meet, mix
 from onnxpart.analysis.labels import Field, Fields, Groups, varying
 from onnxpart.analysis.op import Barrier, Op, Weight
 from onnxpart.analysis.rewrite import Indices, Rewrite
@@ -105,19 +105,26 @@ def _weight_field(
 
 
 def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
-    """Fields of a product of two activations, summed over `contracted`: units that are summed want to stay together."""
+    """Fields of a product of two activations, summed over `contracted`: units that are summed want to stay together.
+
+    Two weights make another one, whose axes are theirs.
+    """
     result: list[Field] = []
     sums: list[Field] = []
     for operand in (a, b):
+        found = []
         for f in operand.fields:
             over = operand.along(f) & set(contracted)
             if not over:
-                meet(op, result, place(f, operand.letters, out))
-                continue
-            if _meets(op, sums, place(f, operand.letters, contracted + out), len(contracted)):
-                continue
-            r = op.choose_whole("units are summed without a weight", f, operand.keep(over))
-            meet(op, result, place(r, operand.letters, out))
+                found.append(place(f, operand.letters, out))
+            elif not _meets(op, sums, place(f, operand.letters, contracted + out), len(contracted)):
+                r = op.choose_whole("units are summed without a weight", f, operand.keep(over))
+                found.append(place(r, operand.letters, out))
+        if op.weights_only(0) and op.weights_only(1):
+            combine(op, result, found)
+        else:
+            for f in found:
+                meet(op, result, f)
     return tuple(result)
 
 
