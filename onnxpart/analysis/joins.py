@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from onnxpart.analysis.labels import (
+    SHARED,
     Field,
     Fields,
     Pair,
@@ -31,16 +32,19 @@ def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
     activations = any(not op.weights_only(i) for i in order)
     result: list[Field] = []
     for i in order:
-        if activations:
-            for f in op.fields(i):
-                meet(op, result, align(f, rank), follows=op.weights_only(i))
+        fields = tuple(align(f, rank) for f in op.fields(i))
+        if not activations:
+            combine(op, result, fields)
+        elif op.weights_only(i):
+            _follow(op, result, fields)
         else:
-            _combine(op, result, tuple(align(f, rank) for f in op.fields(i)))
+            for f in fields:
+                meet(op, result, f)
     return tuple(result)
 
 
-def _combine(op: Op, result: list[Field], fields: Fields) -> None:
-    """The same for parameters alone: a weight has rows and columns, which are no product of units.
+def combine(op: Op, result: list[Field], fields: Sequence[Field]) -> None:
+    """Add the fields of a parameter to those of others that it makes a weight with: rows and columns are no product.
 
     Axes that were merged to one have a field each: what fits another operand's is tied to that alone.
     """
@@ -58,10 +62,27 @@ def follow(op: Op, fields: Fields, parameters: Fields) -> None:
 
     :param fields: the activations'. :param parameters: the parameter's; its shape broadcasts to theirs.
     """
-    result = list(fields)
+    rank = max((f.ndim for f in (*fields, *parameters)), default=0)
+    _follow(op, [align(f, rank) for f in fields], [align(f, rank) for f in parameters])
+
+
+def _follow(op: Op, result: list[Field], parameters: Sequence[Field]) -> None:
+    """Tie the fields of a parameter to those in `result`, which have the same rank.
+
+    Where a parameter has several axes for what is one field of units, a plan decides along which it is divided.
+    """
+    for wide in list(result):
+        inside = [f for f in parameters if varying(f) and varying(f) <= varying(wide)]
+        if len(inside) < 2 or any(e is not wide and varying(e) == varying(f) for e in result for f in inside):
+            continue
+        rest = collapse(wide, varying(wide).difference(*map(varying, inside)))
+        shared = np.full((1,) * wide.ndim, SHARED, np.int32)
+        alternatives = tuple(((wide, f), *((shared, g) for g in inside if g is not f)) for f in inside)
+        dropped = np.concatenate(inside, axis=None)
+        op.choose("the parameter has several axes for these units", *alternatives, drop=dropped, otherwise=rest)
+        parameters = [f for f in parameters if not any(f is g for g in inside)]
     for f in parameters:
-        rank = max([f.ndim, *(g.ndim for g in fields)])
-        meet(op, [align(g, rank) for g in result], align(f, rank), follows=True)
+        meet(op, result, f, follows=True)
 
 
 def meet(op: Op, result: list[Field], f: Field, follows: bool = False, apart: bool = False) -> None:

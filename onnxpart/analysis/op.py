@@ -268,13 +268,13 @@ class Op:
     def choose(
         self,
         reason: str,
-        alternative: tuple[Pair, ...],
+        *alternatives: tuple[Pair, ...],
         drop: Field | None = None,
         otherwise: tuple[Pair, ...] = (),
         sides: Fields = (),
     ) -> None:
         """Leave a soft tie to the plan (see `Choice`)."""
-        self.labels.choices.append(Choice(self.index, reason, (alternative,), drop, False, otherwise, sides))
+        self.labels.choices.append(Choice(self.index, reason, alternatives, drop, False, otherwise, sides))
 
     def choose_whole(self, reason: str, f: Field, axes: Iterable[int], result: bool = True) -> Field:
         """Make a soft tie between units that are mixed along some axes of a field.

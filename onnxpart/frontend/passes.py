@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from onnxpart.errors import ModelError
 from onnxpart.frontend import sequences, simplify
+from onnxpart.frontend.einsum_pairs import einsums_in_pairs, pair_einsums
 from onnxpart.frontend.functions import without_functions
 from onnxpart.frontend.loop_invariants import LOOPS
 from onnxpart.frontend.norm_statistics import own_statistics
@@ -50,6 +51,12 @@ def inline_functions(model: Model) -> Model:
 def separate_statistics(model: Model) -> Model:
     """Running statistics of batch norms become initializers that nothing else reads (see `own_statistics`)."""
     own_statistics(model.proto)
+    return replace(model)
+
+
+def pair(model: Model) -> Model:
+    """Einsums of several operands are written as Einsums of two."""
+    pair_einsums(model.proto)
     return replace(model)
 
 
@@ -97,6 +104,7 @@ def separate_inputs(model: Model) -> Model:
 PASSES = (
     Pass("functions", inline_functions, validate.no_functions),
     Pass("norm statistics", separate_statistics, validate.own_statistics),
+    Pass("Einsums", pair, einsums_in_pairs),
     Pass("constants", lift_constants, validate.no_constants),
     Pass("scopes", share_namespace, validate.one_namespace),
     Pass("inputs", separate_inputs, validate.inputs_apart),

@@ -52,6 +52,11 @@ class SoftTie:
         )
 
     @property
+    def next(self) -> Ends:
+        """The ties that hold where the present alternative doesn't."""
+        return (*self.ties, self.otherwise)[self.level + 1]
+
+    @property
     def points(self) -> Classes:
         """The points that the soft tie is about, the shared one left out."""
         found = np.concatenate([*(end for ends in self.ties for end in ends), self.drop])
@@ -268,13 +273,14 @@ def _worst(state: State, bad: list[tuple[int, SoftTie]], base: Classes, unmixed:
 
 
 def _spared(state: State, parameters: list[SoftTie]) -> list[SoftTie]:
-    """Soft ties of parameters without which there are K classes although everything that is mixed stays together."""
-    left, right = zip((state.left, state.right), *(tie.otherwise for tie in parameters), strict=True)
+    """Soft ties of parameters with whose next alternatives there are K classes although all mixed stays together."""
+    left, right = zip((state.left, state.right), *(tie.next for tie in parameters), strict=True)
     trial = replace(state, left=np.concatenate(left), right=np.concatenate(right), dropped=state.dropped.copy())
     for tie in parameters:
-        trial.dropped[tie.drop] = True
+        if tie.level + 1 == len(tie.ties):
+            trial.dropped[tie.drop] = True
     classes = trial.solve(w for w in state.pending if not w.sides and w not in parameters)
-    return [w for w in parameters if fewest(w.otherwise[1], classes, state.layer) >= state.k]
+    return [w for w in parameters if fewest(np.concatenate(w.next), classes, state.layer) >= state.k]
 
 
 def granted(state: State) -> list[tuple[Choice, tuple[Pair, ...]]]:

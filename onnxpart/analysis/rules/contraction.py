@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxpart.analysis.joins import follow, meet, mix
+from onnxpart.analysis.joins import combine, follow, meet, mix
 from onnxpart.analysis.labels import Field, Fields, Groups, varying
 from onnxpart.analysis.op import Barrier, Op, Weight
 from onnxpart.analysis.rewrite import Indices, Rewrite
@@ -110,21 +110,27 @@ def _weight_field(
 def product(op: Op, a: Operand, b: Operand, contracted: str, out: str) -> Fields:
     """Fields of a product of two activations; units that are summed are tied softly.
 
+    Two weights make another one, whose axes are theirs.
+
     :param a: one factor. :param b: the other. :param contracted: the letters that are summed over.
     :param out: the letters of the result.
     """
     result: list[Field] = []
     sums: list[Field] = []
     for operand in (a, b):
+        found = []
         for f in operand.fields:
             over = operand.along(f) & set(contracted)
             if not over:
-                meet(op, result, place(f, operand.letters, out))
-                continue
-            if _meets(op, sums, place(f, operand.letters, contracted + out), len(contracted)):
-                continue
-            r = op.choose_whole("units are summed without a weight", f, operand.keep(over))
-            meet(op, result, place(r, operand.letters, out))
+                found.append(place(f, operand.letters, out))
+            elif not _meets(op, sums, place(f, operand.letters, contracted + out), len(contracted)):
+                r = op.choose_whole("units are summed without a weight", f, operand.keep(over))
+                found.append(place(r, operand.letters, out))
+        if op.weights_only(0) and op.weights_only(1):
+            combine(op, result, found)
+        else:
+            for f in found:
+                meet(op, result, f)
     return tuple(result)
 
 
@@ -410,13 +416,14 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
 @operator("Einsum", versions=(12, 28), kind="contraction", rewrite=rewrite_contraction)
 def einsum(op: Op) -> list[Fields]:
     """Einsum: its equation, of one operand (axes are exchanged and summed) or of two."""
-    if len(op.inputs) == 1:
-        (a,), out = letters(op)
+    terms, out = letters(op)
+    if len(terms) == 1:
+        (a,) = terms
         summed = [axis for axis, letter in enumerate(a) if letter not in out]
         return [tuple(place(f, a, out) for f in mix(op, op.fields(0), summed, "sums units"))]
-    if len(op.inputs) != 2:
-        raise Barrier(f"an Einsum of {len(op.inputs)} operands has no rule")
-    (a, b), out = letters(op)
+    if len(terms) != 2:
+        raise Barrier("its equation sums over an ellipsis")
+    a, b = terms
     if any(c not in out and not (c in a and c in b) for c in a + b):
         raise Barrier("its equation sums one operand alone")
     contracted = "".join(c for c in a if c in b and c not in out)

@@ -33,8 +33,8 @@ def deformed(n: Net, h: str) -> str:
     return n.op("DeformConv", h, n.random("w", 6, 3, 2, 2), offset, group=2, pads=[0, 0, 1, 1], kernel_shape=[2, 2])
 
 
-def triple(n: Net, h: str) -> str:
-    return n.op("Einsum", h, other(n), n.random("third", 6), equation="nchw,nchw,c->nchw")
+def diagonal(n: Net, h: str) -> str:
+    return n.op("Einsum", h, other(n), n.random("third", 6, 6), equation="nchw,nchw,cc->nchw")
 
 
 NEXT: dict[str, tuple[Build, int, int, str]] = {
@@ -48,7 +48,7 @@ NEXT: dict[str, tuple[Build, int, int, str]] = {
         "it crops or pads a divided axis",
     ),
     "DeformConv": (deformed, WIDTH, 19, "a deformable convolution in groups has no rule"),
-    "Einsum": (triple, WIDTH, 17, "an Einsum of 3 operands has no rule"),
+    "Einsum": (diagonal, WIDTH, 17, "its equation takes a diagonal"),
 }
 
 

@@ -1,0 +1,128 @@
+"""One function in several spellings, as people write it in PyTorch: a network for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTH, HEADS, EACH, CLASSES = 16, 4, 8, 5
+PLACES = (2, 6, WIDTH)
+ROWS = (2, WIDTH)
+SUMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product and sum": lambda z, a: (z.unflatten(-1, (HEADS, EACH)) * a).sum(-1),
+    "product with leading axes": lambda z, a: (z.unflatten(-1, (HEADS, EACH)) * a[None, None]).sum(-1),
+    "product in front": lambda z, a: (z * a.flatten()).unflatten(-1, (HEADS, EACH)).sum(-1),
+    "einsum": lambda z, a: torch.einsum("bnhe,he->bnh", z.unflatten(-1, (HEADS, EACH)), a),
+    "matmul": lambda z, a: (z.unflatten(-1, (HEADS, EACH)).unsqueeze(-2) @ a[..., None])[..., 0, 0],
+}
+"""The sum over each head's channels, weighted: [b, n, h * e] and [h, e] to [b, n, h]."""
+
+
+class GraphAttention(nn.Module):
+    """Scores from both ends of an edge, added as a column and a row, of which some are masked."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.sum, width = SUMS[spelling], HEADS * EACH
+        self.project, self.out = nn.Linear(WIDTH, width, bias=False), nn.Linear(width, CLASSES)
+        self.source, self.target = (nn.Parameter(torch.randn(HEADS, EACH)) for _ in range(2))
+        self.register_buffer("edges", torch.rand(PLACES[1], PLACES[1]) + torch.eye(PLACES[1]) > 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.project(x)
+        ends = [self.sum(z, a).transpose(1, 2) for a in (self.source, self.target)]
+        scores = F.leaky_relu(ends[0].unsqueeze(-1) + ends[1].unsqueeze(-2), 0.2).masked_fill(~self.edges, -1e9)
+        y = scores.softmax(-1) @ z.unflatten(-1, (HEADS, EACH)).transpose(1, 2)
+        return self.out(F.elu(y.transpose(1, 2).flatten(2)))
+
+
+class Additive(nn.Module):
+    """A score of each place and head from a hidden layer, by which places are averaged."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.sum, width = SUMS[spelling], HEADS * EACH
+        self.key, self.value, self.out = nn.Linear(WIDTH, width), nn.Linear(WIDTH, width), nn.Linear(width, CLASSES)
+        self.score = nn.Parameter(torch.randn(HEADS, EACH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.sum(self.key(x).relu(), self.score).softmax(1)
+        y = (weights.unsqueeze(-1) * self.value(x).unflatten(-1, (HEADS, EACH))).sum(1)
+        return self.out(y.flatten(1))
+
+
+def _bases(spelling: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return {
+        "einsum": lambda mix, bases: torch.einsum("rb,bio->rio", mix, bases),
+        "matmul": lambda mix, bases: (mix @ bases.flatten(1)).unflatten(1, bases.shape[1:]),
+        "product and sum": lambda mix, bases: (mix[:, :, None, None] * bases).sum(1),
+    }[spelling]
+
+
+class Bases(nn.Module):
+    """Weights of relations mixed from a few bases, between plain layers."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.weights = _bases(spelling)
+        self.first, self.last = nn.Linear(WIDTH, 16), nn.Linear(24, CLASSES)
+        self.mix, self.bases = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(2, 16, 24) / 4)
+        self.register_buffer("relations", torch.rand(3, PLACES[1], PLACES[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        w = self.weights(self.mix, self.bases)
+        return self.last(sum(self.relations[r] @ (h @ w[r]) for r in range(3)).relu())
+
+
+class LowRank(nn.Module):
+    """A weight with an update of low rank added: as a weight, or as two layers beside it."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.first, self.hidden, self.last = nn.Linear(WIDTH, 24), nn.Linear(24, 24), nn.Linear(24, CLASSES)
+        self.up, self.down = nn.Parameter(torch.randn(24, 4) / 2), nn.Parameter(torch.randn(4, 24) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        update = torch.einsum("or,ri->oi", self.up, self.down) if self.spelling == "einsum" else self.up @ self.down
+        h = F.linear(h, self.hidden.weight + 0.5 * update, self.hidden.bias).relu()
+        return self.last(h)
+
+
+class StateSpace(nn.Module):
+    """The core of Mamba-2 within one block: decayed products of queries, keys and values by head."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling, width = spelling, HEADS * EACH
+        self.query, self.key, self.value = (nn.Linear(WIDTH, width) for _ in range(3))
+        self.decay, self.out = nn.Linear(WIDTH, HEADS), nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        c, b, v = (layer(x).unflatten(-1, (HEADS, EACH)) for layer in (self.query, self.key, self.value))
+        total = F.logsigmoid(self.decay(x)).cumsum(1).transpose(1, 2)
+        mask = torch.ones(PLACES[1], PLACES[1]).tril()
+        decay = (total.unsqueeze(-1) - total.unsqueeze(-2)).mul(mask).exp() * mask
+        if self.spelling == "one einsum":
+            y = torch.einsum("blhn,bshn,bhls,bshp->blhp", c, b, decay, v)
+        elif self.spelling == "einsums of two":
+            y = torch.einsum("bhls,bshp->blhp", torch.einsum("blhn,bshn->bhls", c, b) * decay, v)
+        else:
+            c, b, v = (z.transpose(1, 2) for z in (c, b, v))
+            y = (c @ b.transpose(2, 3) * decay @ v).transpose(1, 2)
+        return self.out(y.flatten(2))
+
+
+NETWORKS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...], tuple[str, ...]]] = {
+    "graph attention": (GraphAttention, PLACES, tuple(SUMS)),
+    "additive attention": (Additive, PLACES, tuple(SUMS)),
+    "bases": (Bases, PLACES, ("einsum", "matmul", "product and sum")),
+    "low rank": (LowRank, ROWS, ("einsum", "matmul")),
+    "state space": (StateSpace, PLACES, ("one einsum", "einsums of two", "matmul")),
+}
+"""Function -> how a network with it is built, the shape of its input, and its spellings."""
