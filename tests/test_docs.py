@@ -79,7 +79,7 @@ def words(page: Path) -> Iterator[str]:
 
 def test_each_package_has_a_readme() -> None:
     without = {folder.relative_to(PACKAGE).as_posix() for folder in PACKAGES if not (folder / "README.md").is_file()}
-    assert without == {"torch/importer/operators"}  # its table is in the importer's page
+    assert not without
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
