@@ -1,4 +1,4 @@
-"""An output whose weight is read elsewhere too: 1/K goes ahead of it, where something else can take it."""
+"""An output whose weight is read elsewhere too: 1/K goes upstream of it, where something else can take it."""
 
 from __future__ import annotations
 
