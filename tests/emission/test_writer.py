@@ -51,7 +51,7 @@ def test_a_rewrite_puts_nodes_in_front_and_behind() -> None:
 
     writer.rewritten(op, node, lambda name: made.division.kept(name, 0), around, ((), -1))
     writer.rewritten(op, NodeProto(), lambda name: made.division.kept(name, 0), None, ((), -1))
-    assert [n.op_type for n in writer.nest.nodes] == ["Neg", "Relu", ""]
+    assert [n.op_type for n in writer.unflattener.nodes] == ["Neg", "Relu", ""]
     assert any(name.endswith("numbers") for name in writer.initializers)
 
 
@@ -63,8 +63,8 @@ def test_only_what_is_read_remains_and_the_plan_goes_along() -> None:
         writer.hold_slice(made.plan.by_name[name], 1, name)
     writer.constant([1], "unread")
     for op in made.analysis.ops:
-        writer.nest.append(op.node, ((), -1))
-    writer.nest.append(NodeProto(op_type="Neg", input=["act"], output=["dead"]), ((), -1))
+        writer.unflattener.append(op.node, ((), -1))
+    writer.unflattener.append(NodeProto(op_type="Neg", input=["act"], output=["dead"]), ((), -1))
     found = writer.finish(made.plan, 1).model()
     assert [n.op_type for n in found.graph.node] == ["Gemm", "Relu", "Gemm"]
     assert [t.name for t in found.graph.initializer] == ["in.weight", "in.bias", "out.weight", "out.bias"]

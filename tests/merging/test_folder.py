@@ -9,10 +9,9 @@ import onnx
 import pytest
 
 from models import BUILDERS
-from onnxpart import MergeError, ModelError, Split, arrays, merge, split
+from onnxpart import MergeError, Split, arrays, merge, split
 from onnxpart.frontend.load import load
 from onnxpart.merging.folder import (
-    check_output,
     filled,
     merge_folder,
     merge_level,
@@ -124,14 +123,3 @@ def test_the_whole_is_filled_with_what_fits(done: Split) -> None:
     assert (arrays(filled(whole, {name: stream(value)}).model())[name] == 7).all()
     with pytest.raises(MergeError, match="the model belongs to another split"):
         filled(whole, {name: stream(np.zeros(1, np.float32))})
-
-
-def test_what_exists_is_replaced_only_by_force(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    check_output(path, force=False)
-    path.write_bytes(b"")
-    with pytest.raises(ModelError, match="exists already"):
-        check_output(path, force=False)
-    check_output(path, force=True)
-    with pytest.raises(ModelError, match="is a folder"):
-        check_output(tmp_path, force=True)
