@@ -23,6 +23,9 @@ from onnxpart.storage.onnx_file import check_external, fetch, inner_tensors, pac
 from onnxpart.storage.rows import Array, Rows, stream
 from onnxpart.storage.safetensors import read_safetensors
 
+KNOWN_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+"""Element types of tensors."""
+
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     """Read, check and canonicalise a model.
@@ -56,6 +59,7 @@ def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx
     else:
         path = Path(source)
         proto, name, folder = read(path), str(path), path.parent
+        _check_types(proto, name)
         check_external(proto, path)
         _check_lengths(proto, name)
         _fetch_small(proto, folder)
@@ -66,6 +70,19 @@ def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx
     _sort(proto, light, name)
     _check(light, name)
     return proto, name, folder
+
+
+def _check_types(proto: onnx.ModelProto, name: str) -> None:
+    """Check that initializers are of types that ONNX knows.
+
+    :raises ModelError: when one isn't.
+    """
+    for tensor in proto.graph.initializer:
+        if tensor.data_type not in KNOWN_TYPES:
+            raise ModelError(
+                f"{name}: initializer {tensor.name!r} is of the element type {tensor.data_type}, which this version of "
+                "onnx doesn't know; the file is damaged, or of a newer version."
+            )
 
 
 def _fetch_small(proto: onnx.ModelProto, folder: Path) -> None:
@@ -119,7 +136,7 @@ def _check(light: onnx.ModelProto, name: str) -> None:
         )
     try:
         check_light(light)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split("==> Context")[0].split())
         raise ModelError(f"{name} is not a valid ONNX model: {what}; fix the export.") from None
 

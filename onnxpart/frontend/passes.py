@@ -18,6 +18,7 @@ from onnxpart.frontend.loop_invariants import LOOPS
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir import validate
 from onnxpart.ir.flatten import Misfit
+from onnxpart.ir.infer import MAX_LIST, long_lists
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import constant_value, live
 from onnxpart.ir.unflatten import normal
@@ -101,6 +102,22 @@ def separate_inputs(model: Model) -> Model:
     return replace(model)
 
 
+def refuse_long_lists(model: Model) -> Model:
+    """What would take memory without bounds to look at is refused.
+
+    :raises ModelError: when a list of integers is longer than any that tells sizes.
+    """
+    found = long_lists(model.proto.graph)
+    if found:
+        raise ModelError(f"{model.name}: {found[0]!r} is a list of more than {MAX_LIST:,} integers; fix the export.")
+    return model
+
+
+def no_long_lists(model: Model) -> Iterator[str]:
+    """No list of integers is longer than any that tells sizes."""
+    yield from (f"{name!r} is a long list" for name in long_lists(model.proto.graph))
+
+
 PASSES = (
     Pass("functions", inline_functions, validate.no_functions),
     Pass("norm statistics", separate_statistics, validate.own_statistics),
@@ -108,6 +125,7 @@ PASSES = (
     Pass("constants", lift_constants, validate.no_constants),
     Pass("scopes", share_namespace, validate.one_namespace),
     Pass("inputs", separate_inputs, validate.inputs_apart),
+    Pass("long lists", refuse_long_lists, no_long_lists),
     Pass("loop invariants", simplify.free_states, simplify.no_invariants, LOOPS),
     Pass("branches", simplify.take_branches, simplify.no_known_branches, frozenset({"If"})),
     Pass("sequences", simplify.replace_sequences, simplify.no_plain_sequences, sequences.OPERATORS),

@@ -42,6 +42,19 @@ def _reference(op_type: str, opset: int) -> Any:
     return load_op("", op_type, opset)
 
 
+def _size(op_type: str, values: Sequence[Any]) -> float:
+    """About how many elements an operator makes of known values, where these may be many from few."""
+    first = values[0] if values else None
+    if op_type == "ConstantOfShape" and first is not None:
+        return float(np.prod(np.abs(first), dtype=np.float64))
+    if op_type == "Range" and all(v is not None for v in values):
+        start, stop, step = (float(np.ravel(v)[0]) if np.size(v) else 0.0 for v in values)
+        return abs((stop - start) / step) if step else 0.0
+    if op_type in ("Expand", "Tile") and first is not None and len(values) > 1 and values[1] is not None:
+        return float(np.size(first) * np.prod(np.maximum(np.abs(values[1]), 1), dtype=np.float64))
+    return float(sum(np.size(v) for v in values)) if op_type == "Concat" else 0.0
+
+
 class Folding:
     """Folds values node by node, and fills in shapes that the inference left out."""
 
@@ -121,6 +134,8 @@ class Folding:
         known = shapes.shape.get(node.output[0])
         if known is not None and prod(known) > SMALL:
             return
+        if _size(node.op_type, values) > SMALL:
+            return
         try:
             result = np.asarray(_reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)[0])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
@@ -145,7 +160,7 @@ class Folding:
                     data[name] = shapes.model.initializers[name]
             opsets = [helper.make_operatorsetid(d, v) for d, v in self.opsets.items()]
             outputs = shape_inference.infer_node_outputs(schema, node, types, data, None, opsets)
-        except (onnx.defs.SchemaError, shape_inference.InferenceError, KeyError):
+        except (onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError):
             return
         unknown = self.found if node.op_type in SELECTIONS else None
         for name, type_ in outputs.items():

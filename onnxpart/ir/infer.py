@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from onnxpart.errors import ModelError
 from onnxpart.ir.flatten import ENTER, LEAVE
@@ -16,6 +16,9 @@ from onnxpart.ir.model import Model
 from onnxpart.ir.protos import SMALL, light_copy
 from onnxpart.ir.region_shapes import cross, grown
 from onnxpart.ir.shapes import SELECTIONS, TRIALS, Shape, Shapes, Trial, record
+
+DOUBLINGS, MAX_LIST = 16, 1 << 20
+"""So many joins may make a list longer than this."""
 
 
 def infer(model: Model) -> Shapes:
@@ -94,6 +97,33 @@ def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | No
             else:
                 fold.visit(node)
     return shapes
+
+
+def long_lists(graph: onnx.GraphProto) -> list[str]:
+    """Lists of more than `MAX_LIST` integers, which ONNX's inference writes out, however long they are.
+
+    :returns: names of those that are joined again and again, and of those whose length is a constant.
+    """
+    joins = sum(node.op_type == "Concat" and _along_first(node) for node in graph.node)
+    count: dict[str, float] = {}
+    for node in graph.node if joins >= DOUBLINGS else ():
+        sizes = [count.get(value, 1) for value in node.input]
+        size = sum(sizes) if node.op_type == "Concat" and _along_first(node) else max(sizes, default=1)
+        if size > 1:
+            count.update(dict.fromkeys(node.output, min(size, 2 * MAX_LIST)))
+    makers = [node for node in graph.node if node.op_type in ("Range", "Tile", "Expand", "ConstantOfShape")]
+    known = {t.name: t for t in graph.initializer if t.data_location != TensorProto.EXTERNAL} if makers else {}
+    for node in makers:
+        told = node.input[:] if node.op_type == "Range" else node.input[-1:]
+        if all(value in known and prod(known[value].dims) == 1 for value in told):
+            numbers = [float(numpy_helper.to_array(known[value]).ravel()[0]) for value in told]
+            start, stop, step = numbers if len(numbers) == 3 else (0.0, numbers[0], 1.0)
+            count[node.output[0]] = abs((stop - start) / step) if step else 0
+    return [value for value, size in count.items() if size > MAX_LIST]
+
+
+def _along_first(node: onnx.NodeProto) -> bool:
+    return any(a.name == "axis" and a.i in (0, -1) for a in node.attribute)
 
 
 def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:

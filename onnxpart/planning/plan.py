@@ -261,7 +261,7 @@ class Plan:
             if not plan._consistent():
                 raise ValueError("its numbers contradict each other")
             return plan
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise MergeError(f"{where} is not a plan ({error}); split the model again.") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from onnxpart.verification.runtime import Session, assemble
 
 MOST_BYTES = 1 << 29
 """Of weights: whole and parts are in memory a few times over."""
+MOST_ELEMENTS = 1 << 26
+"""Of a tensor, at the sizes that symbolic dimensions have in a run."""
 MOST_MACS = 20_000_000_000
 """Multiply-accumulates of a run of whole and parts: some ten seconds on one core for all that is run."""
 
@@ -51,6 +54,8 @@ def check(split: Split) -> Check:
     sizes = measure(split.analysis, split.plan)
     if sizes.whole.bytes > MOST_BYTES:
         return Check(None, f"its weights take more than {MOST_BYTES >> 20} MB; {later}")
+    if max(map(prod, split.analysis.shapes.shape.values()), default=0) > MOST_ELEMENTS:
+        return Check(None, f"a tensor has more than {MOST_ELEMENTS:,} elements; {later}")
     if sizes.whole.macs + sum(part.macs for part in sizes.parts) > MOST_MACS:
         return Check(None, f"a run takes more than {MOST_MACS // 10**9} billion multiply-accumulates; {later}")
     try:

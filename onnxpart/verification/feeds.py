@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from onnx import helper
 
 from onnxpart.analysis.analysis import Analysis
+from onnxpart.analysis.op import Op
 from onnxpart.analysis.rules.recurrent import GATES, LENGTHS
 from onnxpart.ir.flatten import ENTER, Role, role_of
 from onnxpart.ir.infer import input_shapes
@@ -40,26 +43,34 @@ def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str
     return feed
 
 
+def _readers(analysis: Analysis, name: str, passing: Callable[[Op], bool]) -> Iterator[tuple[Op, str]]:
+    """The operators that read a value, or what those that are `passing` make of it, and what each of them reads."""
+    waiting, seen = [name], {name}
+    while waiting:
+        value = waiting.pop()
+        for i in analysis.consumers.get(value, []):
+            op = analysis.ops[i]
+            yield op, value
+            if op.outputs and op.outputs[0] not in seen and passing(op):
+                seen.add(op.outputs[0])
+                waiting.append(op.outputs[0])
+
+
 def _role(analysis: Analysis, name: str) -> Role | None:
     """What an input decides about an If or Loop, if it does."""
-    for i in analysis.consumers.get(name, []):
-        op = analysis.ops[i]
+    moving = ("Cast", "Identity", "Reshape", "Squeeze")
+    for op, _ in _readers(analysis, name, lambda op: op.op_type in moving):
         if op.domain == ENTER and role_of(op.node) in (Role.CONDITION, Role.COUNT, Role.GOING):
             return role_of(op.node)
-        if op.op_type in ("Cast", "Identity", "Reshape", "Squeeze") and (role := _role(analysis, op.outputs[0])):
-            return role
     return None
 
 
 def _limit(analysis: Analysis, name: str) -> int:
     """One more than the largest number that look-ups and sequences allow that this input counts; 2 for another one."""
     limits = []
-    for i in analysis.consumers.get(name, []):
-        op = analysis.ops[i]
-        if op.op_type == "Gather" and op.inputs[1] == name:
+    for op, value in _readers(analysis, name, lambda op: op.op_type == "Cast" or op.domain == ENTER):
+        if op.op_type == "Gather" and op.inputs[1] == value:
             limits.append(op.shape(0)[op.axis(0)])
-        elif op.op_type == "Cast" or (op.domain == ENTER and op.outputs):
-            limits.append(_limit(analysis, op.outputs[0]))
-        elif op.op_type in GATES and op.has(LENGTHS) and op.inputs[LENGTHS] == name:
+        elif op.op_type in GATES and op.has(LENGTHS) and op.inputs[LENGTHS] == value:
             limits.append(op.shape(0)[int(op.attributes.get("layout", 0))] + 1)
     return min(limits, default=2)

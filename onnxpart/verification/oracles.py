@@ -268,13 +268,10 @@ def _hidden(partition: Partition, models: Iterable[onnx.ModelProto]) -> list[str
     analysis, division, placement = partition.analysis, partition.division, partition.placement
     upstream = placement.scaling.upstream
     reduced = set().union(*(way.values for i, way in upstream.items() if i in placement.reductions))
+    present -= reduced
     for index, op in enumerate(analysis.ops):
         for name in op.outputs:
-            if (
-                name not in present - reduced
-                or placement.modes[index] != "joint"
-                or name in analysis.state.weights_only
-            ):
+            if name not in present or placement.modes[index] != "joint" or name in analysis.state.weights_only:
                 continue
             if not division.divided(name) or analysis.shapes.dtype.get(name) not in FLOATS:
                 continue
