@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -46,9 +47,8 @@ def attempt(seed: int) -> Outcome:
     from tests.networks.damage import prepare
 
     kind = "done"
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        os.chdir(name)
         for command in prepare(seed, Path(name)):
             result = CliRunner().invoke(app, command)
             if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -64,7 +64,6 @@ def attempt(seed: int) -> Outcome:
                 if "Traceback" in told or not told.splitlines()[-1:] or "\x1b" in told:
                     return Outcome("traceback", f"{command[0]} says {told[-200:]!r}")
                 break
-        os.chdir("/")
     return Outcome(kind)
 
 
