@@ -270,7 +270,7 @@ def _worst(state: State, bad: list[tuple[int, Wish]], base: Classes, unmixed: Cl
 
 
 def _spared(state: State, parameters: list[Wish]) -> list[Wish]:
-    """Wishes for parameters with whose next alternatives there are K classes although all that is mixed stays together."""
+    """Wishes for parameters whose next alternatives leave K classes although all that is mixed stays together."""
     left, right = zip((state.left, state.right), *(wish.next for wish in parameters), strict=True)
     trial = replace(state, left=np.concatenate(left), right=np.concatenate(right), dropped=state.dropped.copy())
     for wish in parameters:
