@@ -28,7 +28,7 @@ def plan_of(analysis: Analysis, layout: Layout, layers: Iterable[Layer], order: 
         for name in analysis.model.initializers
         if name in analysis.consumers and analysis.model.is_float(name)
     ]
-    replicated = [i.name for i in initializers if i.stored == "apart"]
+    replicated = [i.name for i in initializers if i.stored == "apart" and not i.constant]
     if k == 1:
         ends = [
             n for n in analysis.model.outputs if n in analysis.producer and n in analysis.state.depends_on_parameters

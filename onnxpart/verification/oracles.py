@@ -52,10 +52,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the oracles say; `against` is the graph that was compared with the parts."""
+    """What the oracles say.
+
+    `against` is the graph that was compared with the parts; `behind` are the network's outputs that aren't the mean of
+    the parts' but come behind one, as what an output function gives.
+    """
 
     against: str
     findings: tuple[Finding, ...]
+    behind: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -105,7 +110,9 @@ def verify(
         factors = runs.damping(fresh[0], rng)
         calm = [{n: v * v.dtype.type(factors.get(n, 1)) for n, v in values.items()} for values in fresh]
         found = runs.compare("fresh", calm, trials, rng)
-    return Verdict("original" if plan.same_graph else "duplicated whole", tuple(findings + found))
+    against, trained = "original" if plan.same_graph else "duplicated whole", analysis.state.depends_on_parameters
+    behind = tuple(n for n in analysis.model.outputs if n in trained and n not in plan.mean)
+    return Verdict(against, tuple(findings + found), behind)
 
 
 def _dynamic_batch(analysis: Analysis) -> bool:
