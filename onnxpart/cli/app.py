@@ -362,7 +362,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     for finding in findings:
         if not math.isfinite(finding["deviation"]):
             finding["deviation"] = None
-    return {"holds": verdict.holds, "against": verdict.against, "findings": findings}
+    return {"holds": verdict.holds, "against": verdict.against, "behind": verdict.behind, "findings": findings}
 
 
 def _print(*lines: object) -> None:

@@ -228,6 +228,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
             f"  {len(found)} runs, {tensors} tensor{'s' if tensors != 1 else ''} each; largest deviation "
             f"{worst.deviation:.1e} of its spread, at {worst.worst!r} ({worst.weights} weights, batch {worst.batch})"
         )
+    lines += [f"output {name!r} is not the mean of the parts', but made of it" for name in verdict.behind]
     lines.append(f"compared with the parts: the {verdict.against}")
     lines.append("verified" if verdict.holds else "NOT verified: the whole is not the ensemble of its parts")
     return lines

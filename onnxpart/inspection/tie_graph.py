@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import SHARED, Field, flatten, varying
 from onnxpart.planning.assign import Order
+from onnxpart.planning.layers import few_classes
 from onnxpart.planning.plan import ORDERS
 from onnxpart.planning.planner import settle
 
@@ -72,6 +73,8 @@ class Ties:
     def chain(self, labels: NDArray[np.int32], start: str) -> tuple[tuple[Step, ...], Cause]:
         """The shortest chain of ties from undivided units to what holds them.
 
+        Where they are too few, it is the chain that joins two of them.
+
         :param labels: of the units, int32; any of them may begin the chain.
         :param start: what they are called.
         :returns: the steps in order, none where nothing is in between; and the cause.
@@ -88,7 +91,7 @@ class Ties:
         reached = place < len(order)
         found = self._reached(self._decrees, reached) or self._reached(self._silent, reached)
         if not found:
-            return (), self._without_decree(reached)
+            return self._joined(labels, start), self._without_decree(reached)
         f, cause = min(found, key=lambda entry: int(place[entry[0]].min()))
         end = int(f.ravel()[np.argmin(place[f.ravel()])])
         return tuple(self._steps(end, before, start)), cause
@@ -140,6 +143,12 @@ class Ties:
         order, before = breadth_first_order(graph, hub, directed=False)
         return order[1:], before
 
+    def _joined(self, labels: NDArray[np.int32], start: str) -> tuple[Step, ...]:
+        """The chain of ties that joins two of the `labels`, the farthest from each other; empty where none does."""
+        order, before = self._walk(labels[:1])
+        met = order[np.isin(order, labels)]
+        return tuple(self._steps(int(met[-1]), before, start))
+
     def _steps(self, end: int, before: NDArray[np.int32], start: str) -> list[Step]:
         """The ties on the way to label `end`, in order."""
         left, right, number, origins = self._edges
@@ -178,8 +187,7 @@ class Ties:
         if home is None:
             return Cause("input", "", "no contraction makes these units")
         classes = self.decision.narrow[home]
-        what = f"its units move in {classes} {'class' if classes == 1 else 'classes'}"
-        return Cause("narrow", self.title(roots[home][1]), f"{what}, too few for {self.k} parts", classes)
+        return Cause("narrow", self.title(roots[home][1]), few_classes(classes, self.k), classes)
 
 
 def along(name: str, f: Field) -> str:

@@ -49,7 +49,7 @@ def partition_by(
         duplicated_nodes=tuple(sorted(division.duplicated)),
         layers=tuple(layers),
         duplicated=tuple(analysis.ops[i].title for i in sorted(division.duplicated)),
-        replicated=tuple(i.name for i in initializers if i.stored == "apart"),
+        replicated=tuple(i.name for i in initializers if i.stored == "apart" and not i.constant),
         blocked=tuple(f"{title}: {reason}" for title, reason in analysis.barriers.items()),
         mean=tuple(sorted(_frontier(division, placement), key=lambda n: analysis.producer[n])),
         same_graph="per_part" not in placement.modes,

@@ -24,6 +24,11 @@ def nothing_divided(analysis: Analysis, decision: Decision, k: int) -> str:
     return f"{analysis.model.name}: no layer can be divided into {k} parts ({why}); try a smaller K or another model."
 
 
+def few_classes(classes: int, k: int) -> str:
+    """What keeps a layer of fewer than K classes from being divided."""
+    return f"its units move in {classes} {'class' if classes == 1 else 'classes'}, too few for {k} parts"
+
+
 def layers_of(analysis: Analysis, decision: Decision, parts: Parts | None, k: int) -> list[Layer]:
     """All layers in graph order, with what became of them."""
     labels, root = analysis.labels.rooted()
@@ -50,6 +55,8 @@ def layers_of(analysis: Analysis, decision: Decision, parts: Parts | None, k: in
             reason = reasons[first[list(kinds)].min()]
             if i in decision.narrow:
                 reason = f"its {len(kinds)} unit{'s' if len(kinds) > 1 else ''} can't be divided into {k} parts"
+                if decision.narrow[i] < len(kinds):  # something that is wanted ties them
+                    reason = few_classes(decision.narrow[i], k)
             result.append(Layer(title, len(free[i]), len(kinds), (), reason))
     return result
 

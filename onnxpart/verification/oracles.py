@@ -53,10 +53,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the oracles say; `against` is the graph that was compared with the parts."""
+    """What the oracles say.
+
+    `against` is the graph that was compared with the parts; `behind` are the network's outputs that aren't the mean of
+    the parts' but come behind one, as what an output function gives.
+    """
 
     against: str
     findings: tuple[Finding, ...]
+    behind: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -109,7 +114,9 @@ def verify(
     if fresh:
         drawn = [{**values, **draw(partition, p, rng)} for p, values in enumerate(own)]
         findings += _on_fresh(runs, drawn, trials, rng)
-    return Verdict("original" if plan.same_graph else "duplicated whole", tuple(findings))
+    against, trained = "original" if plan.same_graph else "duplicated whole", analysis.state.depends_on_parameters
+    behind = tuple(n for n in analysis.model.outputs if n in trained and n not in plan.mean)
+    return Verdict(against, tuple(findings), behind)
 
 
 def _on_fresh(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,24 @@ def test_fewer_classes_than_parts(name: str) -> None:
     assert found.cause == Cause("narrow", "Conv 'thin'", "its units move in 4 classes, too few for 6 parts", 4)
     assert found.advice == (Advice(4),)
     assert units(follow(narrow(), found.advice[0]), "thin.weight") == [1] * 4
+
+
+def heads() -> ModelProto:
+    """A parameter for each of 3 heads and 4 channels, multiplied into 12 units, which is the first that joins them."""
+    n = Net(("x", ("N", 5)))
+    h = n.op("Reshape", n.linear("x", 5, 12, name="wide"), n.ints(-1, 3, 4))
+    h = n.op("ReduceSum", n.op("Mul", h, n.random("scale", 3, 4), name="scaled"), n.ints(2), keepdims=0)
+    return n.model(n.linear(h, 3, 2, name="logits"), shape=("N", 2))
+
+
+def test_what_joins_the_units_of_too_few_classes_is_shown() -> None:
+    found = axis(heads(), "wide.weight", 5)
+    assert found.cause is not None
+    assert found.cause.kind == "narrow"
+    assert {step.node for step in found.chain} == {"Mul 'scaled'"}
+    with pytest.raises(PartitionError, match=re.escape(found.cause.reason)):
+        plan(analyse(load(heads())), 5)
+    assert axis(heads(), "wide.weight", 3).parts == (4, 4, 4)
 
 
 def test_a_duplicated_mix_and_the_parts_with_which_it_stands_once() -> None:

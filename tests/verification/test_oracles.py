@@ -16,6 +16,7 @@ from onnxpart.ir.arrays import array_of
 from onnxpart.ir.protos import captured
 from onnxpart.planning.plan import METADATA, METADATA_PART, ORDERS
 from tests.networks.copies import restored
+from tests.networks.net import Net
 
 REFUSED = {
     "refused": "tied to the output 'features'",
@@ -242,3 +243,11 @@ def test_a_plan_does_not_touch_the_weights() -> None:
     done = split(model, 2)
     plan(done.analysis, 3)
     assert all(np.array_equal(array_of(model, name), value) for name, value in before.items())
+
+
+def test_outputs_behind_a_mean_are_named() -> None:
+    n = Net(("x", ("N", 5)))
+    logits = n.linear(n.op("Relu", n.linear("x", 5, 8)), 8, 3, name="logits")
+    n.op("Softmax", logits, name="probabilities")
+    done = split(n.model("logits", "probabilities", shape=("N", 3)), 2)
+    assert verify(done.analysis, done.plan).behind == ("probabilities",)
