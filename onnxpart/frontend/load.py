@@ -38,6 +38,9 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
         if kind != "tensor":
             raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
+        size = min((dim.dim_value for dim in value.type.tensor_type.shape.dim), default=0)
+        if size < 0:
+            raise ModelError(f"{name}: its input {value.name!r} has an axis of size {size}; fix the export.")
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
     model = passes.run(Model(proto, name, folder=folder))

@@ -160,7 +160,7 @@ class Folding:
                     data[name] = shapes.model.initializers[name]
             opsets = [helper.make_operatorsetid(d, v) for d, v in self.opsets.items()]
             outputs = shape_inference.infer_node_outputs(schema, node, types, data, None, opsets)
-        except (onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError):
+        except (onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError, ValueError):
             return
         unknown = self.found if node.op_type in SELECTIONS else None
         for name, type_ in outputs.items():
