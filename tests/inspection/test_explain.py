@@ -184,7 +184,8 @@ def heads() -> ModelProto:
 
 def test_what_joins_the_units_of_too_few_classes_is_shown() -> None:
     found = axis(heads(), "wide.weight", 5)
-    assert found.cause is not None and found.cause.kind == "narrow"
+    assert found.cause is not None
+    assert found.cause.kind == "narrow"
     assert {step.node for step in found.chain} == {"Mul 'scaled'"}
     with pytest.raises(PartitionError, match=re.escape(found.cause.reason)):
         plan(analyse(load(heads())), 5)
