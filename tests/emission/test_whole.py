@@ -16,12 +16,13 @@ from tests.networks.net import Net
 WIDTH = 4
 
 
-def network(mix: bool) -> ModelProto:
+def network(mix: bool, width: int = WIDTH) -> ModelProto:
+    """Two layers, with a mix in between if asked for, and an output function."""
     n = Net(("x", ("N", 3)))
-    h = n.op("Relu", n.linear("x", 3, WIDTH, name="in"), name="act")
+    h = n.op("Relu", n.linear("x", 3, width, name="in"), name="act")
     if mix:
-        h = n.op("LayerNormalization", h, n.positive("scale", WIDTH), n.random("shift", WIDTH), name="mix")
-    return n.model(n.op("Sigmoid", n.linear(h, WIDTH, 2, name="out"), name="y"), shape=("N", 2))
+        h = n.op("LayerNormalization", h, n.positive("scale", width), n.random("shift", width), name="mix")
+    return n.model(n.op("Sigmoid", n.linear(h, width, 2, name="out"), name="y"), shape=("N", 2))
 
 
 def whole(model: ModelProto, k: int = 2, order: str = "contiguous") -> ModelProto:
@@ -51,10 +52,10 @@ def test_a_mix_is_cut_duplicated_and_joined() -> None:
 
 
 def test_pieces_in_another_order_are_put_back_by_a_gather() -> None:
-    found = whole(network(mix=True), order="interleaved")
+    found = whole(network(mix=True, width=6), order="interleaved")
     back = next(n for n in found.graph.node if n.op_type == "Gather" and n.output[0] == "mix")
     numbers = {t.name: numpy_helper.to_array(t) for t in found.graph.initializer}
-    assert numbers[back.input[1]].tolist() == [0, 2, 1, 3]
+    assert numbers[back.input[1]].tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def test_an_output_of_every_part_is_their_mean() -> None:

@@ -33,6 +33,17 @@ def test_weights_and_biases_of_two_layers() -> None:
     )
 
 
+def test_a_bias_behind_the_meeting_point() -> None:
+    n = Net(("x", ("N", 3)))
+    h = n.op("Relu", n.linear("x", 3, WIDTH, name="in"))
+    y = n.op("Add", n.op("MatMul", h, n.random("out.weight", WIDTH, 2)), n.random("out.bias", 2))
+    planned = of(n.model(y, shape=("N", 2))).by_name
+    assert planned["out.bias"].after_reduction
+    assert not planned["out.bias"].reduces
+    assert not planned["in.bias"].after_reduction
+    assert planned["out.weight"].reduces
+
+
 def test_interleaved_units_are_ranges_with_a_step() -> None:
     (first, *_) = of(two_layers(6), "interleaved").initializers
     assert [rows for ((rows, _),) in first.blocks] == [((0, 5, 2),), ((1, 6, 2),)]

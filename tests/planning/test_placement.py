@@ -96,3 +96,16 @@ def test_a_weight_that_is_read_elsewhere_too_is_not_scaled() -> None:
     assert index in made.placement.unscaled
     assert modes(made)["meet"] == "per_part"
     assert "shared" not in made.placement.scaling.scaled
+
+
+def test_a_weight_that_serves_a_layer_on_the_way_too_is_not_scaled() -> None:
+    """Contributions can't meet at its first reader, whose result a hidden layer reads; so not at its second."""
+    n = Net(("x", ("N", 3)))
+    w = n.random("shared", WIDTH, 2)
+    first = n.op("MatMul", n.op("Relu", n.linear("x", 3, WIDTH, name="in"), name="act"), w, name="first")
+    h = n.op("Relu", n.linear(first, 2, WIDTH, name="inner"), name="relu")
+    made = partition(analyse(load(n.model(n.op("MatMul", h, w, name="second"), shape=("N", 2)))), 2)
+    found = modes(made)
+    assert found["first"] == found["second"] == "per_part"
+    assert found["act"] == "joint"
+    assert not made.placement.reductions
