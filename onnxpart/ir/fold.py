@@ -24,6 +24,10 @@ _FOLDED = frozenset(
     )
 )  # fmt: skip
 """The operators of shape arithmetic."""
+_UNINFERRED = (
+    onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError, ValueError,
+)  # fmt: skip
+"""What ONNX's inference raises for nodes that it can't tell anything of."""
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 """Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
 _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))
@@ -160,7 +164,7 @@ class Folding:
                     data[name] = shapes.model.initializers[name]
             opsets = [helper.make_operatorsetid(d, v) for d, v in self.opsets.items()]
             outputs = shape_inference.infer_node_outputs(schema, node, types, data, None, opsets)
-        except (onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError, ValueError):
+        except _UNINFERRED:
             return
         unknown = self.found if node.op_type in SELECTIONS else None
         for name, type_ in outputs.items():

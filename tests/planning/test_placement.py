@@ -99,7 +99,7 @@ def test_a_weight_that_is_read_elsewhere_too_is_not_scaled() -> None:
 
 
 def test_a_weight_that_serves_a_layer_on_the_way_too_is_not_scaled() -> None:
-    """Contributions can't meet at its first reader, whose result a hidden layer reads; its second stands per part."""
+    """Contributions can't meet at its first reader, whose result a hidden layer reads; so not at its second."""
     n = Net(("x", ("N", 3)))
     w = n.random("shared", WIDTH, 2)
     first = n.op("MatMul", n.op("Relu", n.linear("x", 3, WIDTH, name="in"), name="act"), w, name="first")
