@@ -71,7 +71,7 @@ def _follow(op: Op, result: list[Field], parameters: Sequence[Field]) -> None:
 
     Where a parameter has several axes for what is one field of units, a plan decides along which it is divided.
     """
-    for wide in list(result):
+    for wide in list(result) if len(parameters) > 1 else ():
         inside = [f for f in parameters if varying(f) and varying(f) <= varying(wide)]
         if len(inside) < 2 or any(e is not wide and varying(e) == varying(f) for e in result for f in inside):
             continue

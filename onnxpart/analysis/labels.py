@@ -90,9 +90,14 @@ def _longer_than_one(shape: tuple[int, ...]) -> frozenset[int]:
 
 
 def tight(fields: Fields) -> Fields:
-    """The same fields, each with size 1 along the axes where its labels turn out to be all the same, and each once."""
+    """The same fields, each with size 1 along the axes where its labels turn out to be all the same, and each once.
+
+    Those of a tensor without elements are left out.
+    """
     result: list[Field] = []
     for f in fields:
+        if 0 in f.shape:
+            continue
         for axis in varying(f):
             first = f[(slice(None),) * axis + (slice(0, 1),)]
             second = f[(0,) * axis + (1,) + (0,) * (f.ndim - axis - 1)]

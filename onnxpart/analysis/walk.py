@@ -127,11 +127,9 @@ def _labels(op: Op, rule: Rule) -> list[Fields]:
         raise Barrier(f"the shape of {missing[0]!r} isn't known")
     try:
         outputs = rule.labels(op)
-        if rule.kind != "source":  # of which a source reads the shape alone
+        if len(op.followed) < len(op.inputs) and rule.kind != "source":  # of which a source reads the shape alone
             _share_rest(op)
-        if rule.kind == "movement":
-            outputs = [tight(fields) for fields in outputs]
-        return [tuple(f for f in fields if f.size) for fields in outputs]
+        return [tight(fields) for fields in outputs] if rule.kind == "movement" else outputs
     except TooMany as many:
         raise ModelError(
             f"{op.state.model.name}: what {op.title} makes is too large ({many}); "
@@ -144,9 +142,9 @@ def _labels(op: Op, rule: Rule) -> list[Fields]:
 
 def _share_rest(op: Op) -> None:
     """Leave in every part what the rule hasn't asked for: positions, lengths, bounds and other settings."""
-    for i in range(len(op.inputs)):
-        if op.has(i) and i not in op.followed:
-            op.share(op.state.of(op.inputs[i]), "" if op.weights_only(i) else f"it is input {i} of {op.title}")
+    for i, name in enumerate(op.inputs):
+        if name and i not in op.followed and (fields := op.state.of(name)):
+            op.share(fields, "" if op.weights_only(i) else f"it is input {i} of {op.title}")
 
 
 def _propagate(op: Op) -> None:

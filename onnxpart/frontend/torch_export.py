@@ -45,6 +45,8 @@ def untie(proto: ModelProto) -> list[str]:
     :param proto: a model as it was read; where no exporter has left its traces nothing changes.
     :returns: names of the new initializers: those of the module's parameters, where the traces tell them.
     """
+    if proto.producer_name != "pytorch":
+        return []
     known = {tensor.name: tensor for tensor in proto.graph.initializer}
     taken = known.keys() | {name for node in proto.graph.node for name in (*node.input, *node.output)}
     uses, made = defaultdict[str, list[_Use]](list), dict[tuple[str, str], str]()

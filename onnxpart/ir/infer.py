@@ -17,6 +17,8 @@ from onnxpart.ir.protos import SMALL, light_copy
 from onnxpart.ir.region_shapes import cross, grown
 from onnxpart.ir.shapes import SELECTIONS, TRIALS, Shape, Shapes, Trial, record
 
+MAKERS = frozenset(("Concat", "ConstantOfShape", "Expand", "Range", "Tile"))
+"""Operators that may make a long list."""
 DOUBLINGS, MAX_LIST = 16, 1 << 20
 """So many joins may make a list longer than this."""
 
@@ -111,7 +113,7 @@ def long_lists(graph: onnx.GraphProto) -> list[str]:
         size = sum(sizes) if node.op_type == "Concat" and _along_first(node) else max(sizes, default=1)
         if size > 1:
             count.update(dict.fromkeys(node.output, min(size, 2 * MAX_LIST)))
-    makers = [node for node in graph.node if node.op_type in ("Range", "Tile", "Expand", "ConstantOfShape")]
+    makers = [node for node in graph.node if node.op_type in MAKERS and node.op_type != "Concat"]
     known = {t.name: t for t in graph.initializer if t.data_location != TensorProto.EXTERNAL} if makers else {}
     for node in makers:
         told = node.input[:] if node.op_type == "Range" else node.input[-1:]
