@@ -102,8 +102,7 @@ def outcome(layer: Layer, meeting: frozenset[str]) -> str:
 
 def outcomes(analysis: Analysis, plan: Plan) -> list[str]:
     """What became of each of the plan's layers."""
-    division = partition_of(analysis, plan).division
-    meeting = frozenset(op.title for op in analysis.ops if division.is_reduction(op.index))
+    meeting = frozenset(analysis.ops[i].title for i in partition_of(analysis, plan).division.meetings)
     return [outcome(layer, meeting) for layer in plan.layers]
 
 

@@ -107,8 +107,8 @@ class Division:
     @cached_property
     def _dealt(self) -> frozenset[str]:
         """Tensors with a field all of whose labels belong to one part each."""
-        fields, dealt = self.analysis.state.fields, ByIdentity((f, None) for f, all_ in self._split.items() if all_)
-        return frozenset(name for name in self._divided for f in fields[name] if f in dealt)
+        fields, found = self.analysis.state.fields, self._split
+        return frozenset(name for name in self._divided for f in fields[name] if found.get(f))
 
     def divided(self, name: str) -> bool:
         """Whether some elements of a tensor belong to one part only."""
@@ -168,14 +168,17 @@ class Division:
 
     # -- operators ----------------------------------------------------------------------------------------------
 
-    def is_reduction(self, i: int) -> bool:
-        """Whether units meet at the operator by weights, and what comes out is in every part."""
-        analysis, rule = self.analysis, self.analysis.rules[i]
-        return (
-            rule is not None
+    @cached_property
+    def meetings(self) -> frozenset[int]:
+        """The operators at which units meet by weights, and what comes out is in every part."""
+        analysis, divided = self.analysis, self._divided
+        return frozenset(
+            i
+            for i, rule in enumerate(analysis.rules)
+            if rule is not None
             and rule.kind in WEIGHTED
             and i not in self.duplicated
-            and bool(analysis.parameters[i])
-            and self.any_divided(analysis.activations[i])
-            and not self.any_divided(analysis.used_outputs[i])
+            and analysis.parameters[i]
+            and not divided.isdisjoint(analysis.activations[i])
+            and divided.isdisjoint(analysis.used_outputs[i])
         )

@@ -42,9 +42,9 @@ def place(division: Division) -> Placement:
 
     :returns: as few operators per part as that allows.
     """
-    found, count = scaling(division), len(division.analysis.ops)
-    reductions = {i for i in range(count) if _can_reduce(division, found, i)}
-    unscaled = frozenset(i for i in range(count) if division.is_reduction(i) and i not in reductions)
+    found = scaling(division)
+    reductions = {i for i in found.factors if _can_reduce(division, found, i)}
+    unscaled = division.meetings - reductions
     apart: set[int] = set()
     while True:
         modes = _Modes(division, frozenset(reductions), frozenset(apart))
@@ -62,11 +62,8 @@ def place(division: Division) -> Placement:
 
 def _can_reduce(division: Division, found: Scaling, i: int) -> bool:
     """Whether an operator's contributions add up to a mean once what is to be divided by K is."""
-    return (
-        i in found.factors
-        and found.factors[i] <= found.scaled
-        and all(_averages(division, n) for n in division.analysis.parameters[i])
-    )
+    parameters = division.analysis.parameters[i]
+    return found.factors[i] <= found.scaled and all(_averages(division, n) for n in parameters)
 
 
 def _averages(division: Division, name: str) -> bool:

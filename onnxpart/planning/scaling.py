@@ -51,11 +51,11 @@ class Scaling:
 
 def scaling(division: Division) -> Scaling:
     """Find what to divide by K for each operator at which the parts' contributions may meet."""
-    analysis, count = division.analysis, len(division.analysis.ops)
-    own = {i: found for i in range(count) if (found := _factors_of_weights(division, i))}
+    analysis = division.analysis
+    own = {i: found for i in sorted(division.meetings) if (found := _factors_of_weights(division, i))}
     users = {name: readers(division, name) for found in own.values() for name in found}
     scaled = {name for name, read in users.items() if all(name in own.get(u, ()) for u in read)}
-    rest = [i for i, op in enumerate(analysis.ops) if op.op_type in CONTRACTIONS and division.is_reduction(i)]
+    rest = [i for i in sorted(division.meetings) if analysis.ops[i].op_type in CONTRACTIONS]
     rest = [i for i in rest if not any(division.divided(n) and division.replicated(n) for n in analysis.parameters[i])]
     upstream = find_upstream(division, [i for i in rest if i not in own or not own[i] <= scaled])
     used = {i: frozenset(way.initializers) for i, way in upstream.items()}
@@ -65,9 +65,7 @@ def scaling(division: Division) -> Scaling:
 
 
 def _factors_of_weights(division: Division, i: int) -> frozenset[str]:
-    """Initializers to divide by K to divide the weight of a reduction by K; none if it isn't one."""
-    if not division.is_reduction(i):
-        return frozenset()
+    """Initializers to divide by K to divide the weight of an operator by K."""
     parameters = division.analysis.parameters[i]
     return frozenset().union(*(factors(division, n) or () for n in parameters if division.divided(n)))
 

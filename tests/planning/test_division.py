@@ -77,11 +77,10 @@ def test_divided_replicated_and_joinable() -> None:
     assert mixed.replicated("in.bias")
 
 
-def test_a_reduction_is_where_units_meet_by_weights() -> None:
+def test_units_meet_where_a_weight_sums_over_them() -> None:
     division = chosen(0, 1, 0, 1)
-    found = [op.title for op in division.analysis.ops if division.is_reduction(op.index)]
-    assert found == ["Gemm 'out'"]
-    assert not any(replace(division, duplicated=frozenset(range(3))).is_reduction(i) for i in range(3))
+    assert [division.analysis.ops[i].title for i in division.meetings] == ["Gemm 'out'"]
+    assert not replace(division, duplicated=frozenset(range(3))).meetings
 
 
 def test_what_has_no_mean() -> None:
