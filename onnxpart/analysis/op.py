@@ -273,7 +273,12 @@ class Op:
         otherwise: tuple[Pair, ...] = (),
         sides: Fields = (),
     ) -> None:
-        """Leave a soft tie to the plan (see `Choice`)."""
+        """Leave a soft tie to the plan (see `Choice`).
+
+        :raises ValueError: when shapes don't broadcast.
+        """
+        for a, b in (pair for ties in alternatives for pair in ties):
+            np.broadcast_shapes(a.shape, b.shape)
         self.labels.choices.append(Choice(self.index, reason, alternatives, drop, False, otherwise, sides))
 
     def choose_whole(self, reason: str, f: Field, axes: Iterable[int], result: bool = True) -> Field:

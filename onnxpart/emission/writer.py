@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxpart.analysis.op import Op
 from onnxpart.analysis.rewrite import Kept, Rewrite
+from onnxpart.errors import ModelError
 from onnxpart.ir.arrays import array_of, rows_of
 from onnxpart.ir.flatten import Place
 from onnxpart.ir.model import Model
@@ -58,10 +59,15 @@ class Writer:
 
         :param op: the operator in the whole. :param node: its copy, with the names to use. :param kept: the part's
             indices of each tensor. :param rewrite: what its rule does to it; None where it stays as it is.
+        :raises ModelError: when the operator's shapes contradict each other.
         """
         r = Rewrite(op, node, kept, self.unique)
-        if rewrite is not None:
-            rewrite(r)
+        try:
+            if rewrite is not None:
+                rewrite(r)
+        except (ValueError, IndexError) as error:
+            where = f"{self.model.name}: the shapes at {op.title}"
+            raise ModelError(f"{where} contradict each other ({error}); fix the export.") from error
         self.select(r)
         for new in (r.node, *r.after):
             self.unflattener.append(new, place)

@@ -38,6 +38,11 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
         if kind != "tensor":
             raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
+        if value.type.tensor_type.elem_type not in KNOWN_TYPES:
+            element = value.type.tensor_type.elem_type
+            raise ModelError(
+                f"{name}: its input {value.name!r} is of the unknown element type {element}; fix the export."
+            )
         size = min((dim.dim_value for dim in value.type.tensor_type.shape.dim), default=0)
         if size < 0:
             raise ModelError(f"{name}: its input {value.name!r} has an axis of size {size}; fix the export.")

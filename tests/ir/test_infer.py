@@ -1,0 +1,69 @@
+"""Shapes and values at trial sizes."""
+
+from __future__ import annotations
+
+import pytest
+from onnx import GraphProto, helper
+
+from onnxpart.frontend.load import load
+from onnxpart.ir.infer import MAX_LIST, infer, input_shapes, long_lists
+from onnxpart.ir.shapes import TRIALS
+from tests.networks.looping import integer, loop
+from tests.networks.net import Net
+
+
+def test_symbols_of_one_name_have_one_size() -> None:
+    n = Net(("x", ("N", "T", 4)), ("y", ("N", "T")), ("image", ("N", 3, "H", "W")))
+    model = load(n.model(n.op("MatMul", "x", n.random("w", 4, 2))))
+    first, second = input_shapes(model), input_shapes(model, TRIALS[1])
+    assert first == {"x": (2, 16, 4), "y": (2, 16), "image": (2, 3, 224, 224)}
+    assert second == {"x": (3, 24, 4), "y": (3, 24), "image": (3, 3, 256, 256)}
+
+
+def test_a_fixed_network_is_inferred_once() -> None:
+    n = Net(("x", (2, 4)))
+    shapes = infer(load(n.model(n.linear("x", 4, 3), shape=(2, 3))))
+    assert shapes.other is None
+    assert shapes.by_data is None
+
+
+def test_shapes_that_can_not_be_told_have_no_entry() -> None:
+    n = Net(("x", ("N", 4)))
+    h = n.op("Odd", n.linear("x", 4, 6), domain="nowhere")
+    n.op("Cast", h, to=1, name="y")
+    shapes = infer(load(n.model("y", shape=("A", "B"))))
+    assert "linear" in shapes.shape
+    assert h not in shapes.shape
+
+
+def test_a_state_that_grows_has_the_sizes_of_a_later_iteration() -> None:
+    n = Net(("x", ("N", 5)))
+    h = n.linear("x", 5, 5)
+    (last,) = loop(n, integer(n, 3), [h], lambda m, _, s: ([m.op("Concat", s[0], h, axis=0)], []))
+    model = load(n.model(n.linear(last, 5, 2, name="out")))
+    shapes = infer(model)
+    state = next(name for name in shapes.shape if name == "s0" or name.endswith("s0"))
+    assert shapes.shape[state][0] > TRIALS[0].batch
+
+
+@pytest.mark.parametrize("times", [8, 40])
+def test_lists_that_are_doubled(times: int) -> None:
+    n = Net(("x", ("N", 2)))
+    value = n.ints(1, 2)
+    for _ in range(times):
+        value = n.op("Concat", value, value, axis=0)
+    n.op("Cast", value, to=1, name="end")
+    found = long_lists(_graph(n))
+    assert bool(found) == (times == 40)
+
+
+@pytest.mark.parametrize(("size", "long"), [(10, False), (MAX_LIST + 1, True)])
+def test_lists_of_constant_length(size: int, long: bool) -> None:
+    n = Net(("x", ("N", 2)))
+    n.op("ConstantOfShape", n.ints(size), name="zeros")
+    n.op("Tile", n.ints(1), n.ints(size), name="copies")
+    assert long_lists(_graph(n)) == (["zeros", "copies"] if long else [])
+
+
+def _graph(n: Net) -> GraphProto:
+    return helper.make_graph(n.nodes, "g", n.inputs, [], list(n.initializers.values()))
