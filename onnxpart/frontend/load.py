@@ -137,6 +137,10 @@ def _sort(proto: onnx.ModelProto, light: onnx.ModelProto, name: str) -> None:
 
 
 def _check(light: onnx.ModelProto, name: str) -> None:
+    """Check a light copy of a model.
+
+    :raises ModelError: when its operator set is too old, or ONNX doesn't accept it.
+    """
     version = opsets_of(light)[""]
     if version < OLDEST_OPSET:
         raise ModelError(

@@ -23,7 +23,7 @@ def normal(graph: GraphProto, opset: int) -> set[str]:
         return set()
     constants = share_names(graph)
     flat = flatten(graph, opset)
-    unflattener = Unflattener(flat.regions, lambda value, tensor, lane: None)
+    unflattener = Unflattener(flat.regions, lambda value, tensor, copy: None)
     for node, path in zip(flat.nodes, flat.paths, strict=True):
         unflattener.append(node, (path, -1))
     set_repeated(graph.node, live(unflattener.nodes, [value.name for value in graph.output])[0])
@@ -55,19 +55,19 @@ class Unflattener:
 
     def append(self, node: NodeProto, place: Place) -> None:
         """Put a node at the end of its place; the last marker of a region closes it."""
-        path, lane = place if place[0] else TOP
-        self._inside.setdefault((path, lane), []).append(node)
+        path, copy = place if place[0] else TOP
+        self._inside.setdefault((path, copy), []).append(node)
         if node.domain not in (ENTER, LEAVE):
-            self.home.update(dict.fromkeys(node.output, (path, lane)))
+            self.home.update(dict.fromkeys(node.output, (path, copy)))
             return
-        outer = (path[:-1], lane) if len(path) > 1 else TOP
+        outer = (path[:-1], copy) if len(path) > 1 else TOP
         number = path[-1][0]
-        inner = ((*path[:-1], (number, 0)), lane)
+        inner = ((*path[:-1], (number, 0)), copy)
         self.home.update(dict.fromkeys(node.output, inner if node.domain == ENTER else outer))
-        region, markers = self.regions[number], self._inside[path, lane]
+        region, markers = self.regions[number], self._inside[path, copy]
         if len(markers) == len(region.enters) + len(region.leaves):
-            del self._inside[path, lane]
-            self._close(region, markers, number, path[:-1], lane)
+            del self._inside[path, copy]
+            self._close(region, markers, number, path[:-1], copy)
 
     def insert(self, node: NodeProto) -> None:
         """Put a node as far out as what it reads is seen."""
@@ -75,13 +75,13 @@ class Unflattener:
             node, max((self.home.get(n, TOP) for n in node.input), key=lambda place: len(place[0]), default=TOP)
         )
 
-    def _close(self, region: Region, markers: Sequence[NodeProto], number: int, outer: Path, lane: int) -> None:
+    def _close(self, region: Region, markers: Sequence[NodeProto], number: int, outer: Path, copy: int) -> None:
         """Make the node of a region of its markers and of what stands in its graphs."""
         enters, leaves = markers[: len(region.enters)], markers[len(region.enters) :]
         node = NodeProto()
         node.CopyFrom(region.node)
-        if node.name and lane >= 0:
-            node.name = f"{node.name}__part{lane}"
+        if node.name and copy >= 0:
+            node.name = f"{node.name}__part{copy}"
         _replace_names(node.input, [m.input[0] for m in enters])
         _replace_names(node.output, [m.output[0] for m in leaves if m.output])
         while node.output and not node.output[-1]:
@@ -93,11 +93,11 @@ class Unflattener:
             alike = [v.name for v in template.input], [held(m, i) for m in region.leaves]
             for values, *names in zip((graph.input, graph.output), inner, alike, strict=True):
                 for value, name, tensor in zip(values, *names, strict=True):
-                    self.declare(value, tensor, lane)
+                    self.declare(value, tensor, copy)
                     value.name = name
-            graph.node.extend(self._inside.pop(((*outer, (number, i)), lane), []))
+            graph.node.extend(self._inside.pop(((*outer, (number, i)), copy), []))
             node.attribute.append(helper.make_attribute(attribute, graph))
-        self.append(node, (outer, lane))
+        self.append(node, (outer, copy))
 
 
 def _replace_names(field_: Any, names: Sequence[str]) -> None:

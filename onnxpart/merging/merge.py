@@ -56,8 +56,8 @@ def merge_streams(
     for initializer in held(plan, parts):
         name = initializer.name
         if into == "duplicated" and initializer.stored == "apart":
-            lanes = [array for part in parts for array in copies(part, name)]
-            result.update({copy_name(name, p): stream(array) for p, array in enumerate(lanes)})
+            own = [array for part in parts for array in copies(part, name)]
+            result.update({copy_name(name, p): stream(array) for p, array in enumerate(own)})
         if all(name in part for part in parts):
             result[name] = scatter_stream(initializer, [p[name] for p in parts], into=into, normalize=normalize)
         elif into == "original":

@@ -121,6 +121,7 @@ class _Cells:
         rows: list[NDArray[np.int64]],
         columns: list[NDArray[np.int64]],
     ) -> None:
+        """Enter the groups of grouped operators into the rows and columns of the programme that deals them out."""
         groups = analysis.labels.groups
         torn = [g for g in groups if g.inputs is not None and apart(classes[g.inputs], classes[g.outputs])]
         if torn:

@@ -124,6 +124,11 @@ def _copy(analysis: Analysis) -> Analysis:
 
 
 def _check(k: int, order: str, shares: Sequence[int] | None) -> tuple[int, ...]:
+    """Check what is asked for.
+
+    :returns: the relative size of each part.
+    :raises UsageError: when an argument makes no sense.
+    """
     if k < 1:
         raise UsageError(f"K is {k}; ask for at least 1 part.")
     if k > MAX_PARTS:

@@ -162,6 +162,10 @@ def _npz(path: Path, loading: _Loading) -> Data:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the named arrays of a file.
+
+    :raises DataError: when it is no file of such arrays, or can't be read.
+    """
     try:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)

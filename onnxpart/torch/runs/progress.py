@@ -123,6 +123,7 @@ class _Stage:
         return seen / max(event.seconds - seconds, 1e-9)
 
     def _epoch(self, event: EpochEnd) -> None:
+        """Record the end of an epoch, and show it."""
         found = event.result
         values = {"train_loss": found.train_loss, "loss": found.loss, "metric": found.metric}
         self.run.record({"stage": self.name, "epoch": event.epoch, "part": event.part, **values,

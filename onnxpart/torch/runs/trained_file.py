@@ -77,6 +77,10 @@ def deviation(module: ImportedModule, objective: Objective, path: Path, batch: B
 
 
 def _run(path: Path, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """The output of a file in ONNX Runtime.
+
+    :raises OnnxpartError: when it can't be run.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -48,6 +48,7 @@ class _Convolution(_Grouped):
         dilations: list[int],
         groups: int,
     ) -> tuple[Tensor, int]:
+        """Run the parts as one grouped kernel; torch asks so (see `torch.autograd.Function.vmap`)."""
         count = info.batch_size
         weight = _joined(weight, in_dims[2], count, 0)
         bias = None if bias is None else _joined(bias, in_dims[3], count, 0)

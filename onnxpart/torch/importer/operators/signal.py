@@ -11,6 +11,7 @@ from onnxpart.torch.importer.operators.registry import operator
 
 
 def _dft(x: Tensor, length: int | None, axis: int, inverse: bool, onesided: bool) -> Tensor:
+    """A Fourier transform along an axis; the last axis holds real and imaginary part."""
     axis = axis % x.dim()
     size = x.shape[axis] if length is None else length
     if inverse and onesided:
