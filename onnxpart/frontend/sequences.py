@@ -131,7 +131,7 @@ class Sequences:
 
     def ints(self, *values: int, scalar: bool = False) -> str:
         """A new integer initializer."""
-        name = unused("plumbing", self.taken)
+        name = unused("sequence", self.taken)
         array = np.asarray(values[0] if scalar else values, np.int64)
         self.graph.initializer.append(numpy_helper.from_array(array, name))
         return name
@@ -322,7 +322,7 @@ def _has_element(s: Sequences, node: NodeProto) -> bool:
     if given and given not in s.optional and given not in s.held and given not in s.shapes.shape:
         return False
     there = bool(s.optional.get(given, given))
-    s.graph.initializer.append(numpy_helper.from_array(np.asarray(there), unused("plumbing", s.taken)))
+    s.graph.initializer.append(numpy_helper.from_array(np.asarray(there), unused("sequence", s.taken)))
     s.add("Identity", [s.graph.initializer[-1].name], node.output[0])
     return True
 

@@ -121,7 +121,10 @@ class _Cells:
         rows: list[NDArray[np.int64]],
         columns: list[NDArray[np.int64]],
     ) -> None:
-        """Enter the groups of grouped operators into the rows and columns of the programme that deals them out."""
+        """Add a bin for each group, and to `rows` and `columns` the classes that it holds and the bin's number.
+
+        :raises Infeasible: when groups are torn (see `apart`), or differ in their number of divided units.
+        """
         groups = analysis.labels.groups
         torn = [g for g in groups if g.inputs is not None and apart(classes[g.inputs], classes[g.outputs])]
         if torn:

@@ -224,7 +224,7 @@ def settle(state: State, base: Classes) -> Classes:
 
 
 def _settle(state: State, base: Classes) -> None:
-    """Give up soft ties, the least costly first, until every layer has as many classes as it can."""
+    """Give up soft ties, the `_worst` of each region first, until each that is left keeps at least K classes."""
     regions: Classes | None = None
     while True:
         plain = [tie for tie in state.pending if not tie.sides]

@@ -70,4 +70,4 @@ def test_the_copy_of_a_part_has_the_parts_name() -> None:
     for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
         unflattener.append(node, (path, 1 if path else -1))
     (found,) = (node for node in unflattener.nodes if node.op_type == "If")
-    assert not found.name or found.name.endswith("__part1")
+    assert found.name == "if__part1"

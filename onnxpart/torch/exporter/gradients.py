@@ -51,7 +51,7 @@ def gradient_difference(
 
 
 def _compared(module: nn.Module, imported: ImportedModule, run: Callable[[Named], object], inputs: Named) -> str | None:
-    """Say which gradient differs in the present modes; None where none does or the module repeats none."""
+    """Say which gradient differs in the present modes; None where none does, or its own differ from run to run."""
     own = {name: p for name, p in module.named_parameters() if p.requires_grad}
     held = parameters(imported)
     names = sorted(own.keys() & held.keys())

@@ -11,7 +11,7 @@ from onnxpart.torch.importer.operators.registry import operator
 
 
 def _dft(x: Tensor, length: int | None, axis: int, inverse: bool, onesided: bool) -> Tensor:
-    """A Fourier transform along an axis; the last axis holds real and imaginary part."""
+    """A Fourier transform along an axis; the last axis has length 1 for reals, 2 for real and imaginary part."""
     axis = axis % x.dim()
     size = x.shape[axis] if length is None else length
     if inverse and onesided:
