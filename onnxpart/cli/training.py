@@ -73,7 +73,11 @@ class Training:
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks first.")] = False
     seed: Annotated[int, typer.Option(min=0, help="Of the order of samples, and of dropout.")] = 0
     checkpoint_every: Annotated[
-        str, typer.Option(metavar="STEPS|Nmin", help="Steps between checkpoints, or minutes as in 5min.")
+        str,
+        typer.Option(
+            metavar="STEPS|Nmin",
+            help="Steps between checkpoints, or minutes, as in 5min, and ends of epochs.",
+        ),
     ] = "10min"
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints kept of each part.")] = 2
     resume: Annotated[

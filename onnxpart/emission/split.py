@@ -18,7 +18,7 @@ from onnxpart.emission.whole import draft_whole
 from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
 from onnxpart.ir.model import Model
-from onnxpart.ir.redraft import files_of, redraft
+from onnxpart.ir.redraft import redraft
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
 from onnxpart.planning.planner import partition
@@ -72,7 +72,7 @@ class Split:
         :param force: replace a folder that onnxpart wrote (see `outputs.check_folder`).
         :raises ModelError: when the folder exists, holds the source, or can't be written.
         """
-        check_folder(Path(folder), force, files_of(self.analysis.model))
+        check_folder(Path(folder), force, self.analysis.model.files)
         with replacing_folder(Path(folder)) as fresh:
             self.write(fresh)
 

@@ -35,6 +35,11 @@ class Model:
     constants: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
 
+    @property
+    def files(self) -> list[Path]:
+        """The file that it was read from; none when it was in memory."""
+        return [] if self.folder is None else [Path(self.name)]
+
     @cached_property
     def initializers(self) -> dict[str, TensorProto]:
         """The graph's initializers by name, in graph order."""

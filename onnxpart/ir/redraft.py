@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import constant_node
 from onnxpart.storage.draft import Draft, empty, without_initializers
-from onnxpart.storage.outputs import model_files
 from onnxpart.storage.rows import stream
 
 
@@ -26,8 +23,3 @@ def redraft(model: Model) -> Draft:
         if name not in model.constants:
             proto.graph.initializer.append(tensor)
     return Draft(proto, streams)
-
-
-def files_of(model: Model) -> list[Path]:
-    """The files that a model was read from: its own, and those of its external data; none when it was in memory."""
-    return [] if model.folder is None else model_files(Path(model.name))

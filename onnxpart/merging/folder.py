@@ -33,7 +33,7 @@ from onnxpart.planning.plan import METADATA, METADATA_PART, Plan, copy_name
 from onnxpart.storage.atomic import clear, replacing_folder, withdrawn
 from onnxpart.storage.draft import Draft, empty, fill
 from onnxpart.storage.onnx_file import save
-from onnxpart.storage.outputs import MARK, check_file, check_folder, model_files
+from onnxpart.storage.outputs import MARK, check_file, check_folder
 from onnxpart.storage.rows import Cast, Rows, Stream
 from onnxpart.storage.safetensors import save_arrays
 
@@ -313,8 +313,7 @@ def widen_part(
 def _files_read(folder: Path, plan: Plan, parts: Sequence[Path] | None) -> list[Path]:
     """What is read of a split, which mustn't be written to: its folder's files, or those given of the parts."""
     parts = [folder / part_file(p) for p in range(plan.k)] if parts is None else parts
-    models = [folder / PLAN, folder / WHOLE, folder / ORIGINAL, *parts]
-    return [file for model in models for file in model_files(model)] + [state_file(part) for part in parts]
+    return [folder / PLAN, folder / WHOLE, folder / ORIGINAL, *parts, *(state_file(part) for part in parts)]
 
 
 def _check_model(path: Path, force: bool, read: list[Path]) -> None:

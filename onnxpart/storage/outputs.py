@@ -30,14 +30,17 @@ _PLANS = ("plan.json", "part0.onnx", "parts/plan.json")
 def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Refuse to write a file where something is that mustn't be replaced.
 
-    :param force: replace a file that onnxpart wrote. :param inputs: what is read, which is never replaced.
+    :param force: replace a file that onnxpart wrote. :param inputs: files that are read, which are never replaced, nor
+        their external data.
     :raises ModelError: when it is an input, a link, no file, or exists, unless `force` and it is onnxpart's.
     """
     check_plain(path)
-    _check_inputs(path, [file for file in inputs if _same(path, file)])
-    if path.exists() and not force:
+    if not path.exists():
+        return
+    _check_inputs(path, inputs)
+    if not force:
         raise ModelError(f"{path} exists already; give another file, or --force to replace it.")
-    if path.exists() and not is_own(path):
+    if not is_own(path):
         raise ModelError(f"{path} wasn't written by onnxpart and isn't replaced; give another file, or remove it.")
 
 
@@ -53,9 +56,9 @@ def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
         clear(path.parent)
     if path.is_symlink():
         raise ModelError(f"{path} is a symbolic link; name the folder itself, or remove the link.")
-    _check_inputs(path, [file for file in inputs if _same(path, file) or path.resolve() in file.resolve().parents])
     if not path.exists():
         return
+    _check_inputs(path, inputs)
     if not path.is_dir():
         raise ModelError(f"{path} is no folder; give another name.")
     if not force:
@@ -81,7 +84,7 @@ def is_own(path: Path) -> bool:
         return False
 
 
-def model_files(path: Path) -> list[Path]:
+def _with_data(path: Path) -> list[Path]:
     """A model's file, with those of its external data; the file alone when it isn't ONNX."""
     if not path.is_file() or path.suffix in (".safetensors", ".json"):
         return [path]
@@ -111,7 +114,7 @@ def _unknown(folder: Path) -> str | None:
             strange.append(name)
     if strange:
         models = [folder / name for name in names_in(folder) if is_own(folder / name)]
-        data = {file.name for model in models for file in model_files(model)}
+        data = {file.name for model in models for file in _with_data(model)}
         strange = [name for name in strange if name not in data]
     return strange[0] if strange else None
 
@@ -127,10 +130,16 @@ def _is_plan(path: Path) -> bool:
     return isinstance(found, dict) and {"schema", "k", "initializers"} <= found.keys()
 
 
-def _check_inputs(path: Path, read: list[Path]) -> None:
-    if read:
-        what = "is read itself" if _same(path, read[0]) else f"holds {read[0]}, which is read"
-        raise ModelError(f"{path} {what}; give another name for what is written.")
+def _check_inputs(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to replace what is read.
+
+    :raises ModelError: when an input, or one of the files of its external data, is at `path`, or below it.
+    """
+    for file in (file for source in inputs for file in _with_data(source)):
+        same = _same(path, file)
+        if same or path.resolve() in file.resolve().parents:
+            what = "is read itself" if same else f"holds {file}, which is read"
+            raise ModelError(f"{path} {what}; give another name for what is written.")
 
 
 def _same(one: Path, other: Path) -> bool:

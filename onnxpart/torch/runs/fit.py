@@ -16,7 +16,6 @@ from onnxpart.emission.split import WHOLE, Split, part_file
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
-from onnxpart.ir.redraft import files_of
 from onnxpart.merging import folder as folders
 from onnxpart.merging.optimizer_state import leave_state
 from onnxpart.planning.plan import Plan
@@ -122,7 +121,7 @@ def fit(
         _check_same(out, planned.last.plan)
     task = prepare(list(planned.last.parts), recipe)
     if not recipe.resume:
-        _start(out, planned.last, force, [*files_of(model), *read_by(recipe.data)])
+        _start(out, planned.last, force, [*model.files, *read_by(recipe.data)])
     with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
         return _stages(planned, task, recipes, out, progress, edges)
 
