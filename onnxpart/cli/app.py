@@ -18,7 +18,7 @@ from onnxpart.analysis.walk import analyse
 from onnxpart.cli import reporting, tables, training
 from onnxpart.cli.training import Edges
 from onnxpart.emission.initial import INITS
-from onnxpart.emission.split import part_file, split
+from onnxpart.emission.split import part_files, split
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
@@ -187,9 +187,9 @@ def split_(
     target = out if out is not None else Path(f"{model.stem}_parts")
     with tables.busy(f"splitting {model}"):
         done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
-        found = check(done) if checked else None
-        done.save(target, force=force)
         sizes = measure(done.analysis, done.plan)
+        found = check(done, sizes) if checked else None
+        done.save(target, force=force)
     if as_json:
         _print_json(
             {
@@ -312,7 +312,7 @@ def verify_(source: Folder, as_json: Json = False) -> None:
     planned = folder.read_plan(source)
     with tables.busy(f"verifying {source}"):
         analysis = analyse(folder.original(source, planned))
-        parts = folder.read_parts(planned, [source / part_file(p) for p in range(planned.k)])
+        parts = folder.read_parts(planned, part_files(source, planned.k))
         drafts = [redraft(part) for part in parts]
         verdict = verify(analysis, planned, parts=drafts, whole=redraft(folder.read_whole(source, planned)))
     if as_json:

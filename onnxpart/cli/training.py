@@ -17,7 +17,7 @@ import typer
 
 from onnxpart.cli import tables
 from onnxpart.emission.initial import INITS
-from onnxpart.emission.split import part_file
+from onnxpart.emission.split import part_files
 from onnxpart.errors import Interrupted, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
@@ -154,7 +154,7 @@ def train(
     recipe = training.recipe()
     if source.is_dir():
         plan = folder.read_plan(source)
-        files, place = [source / part_file(p) for p in range(plan.k)], source / "training"
+        files, place = part_files(source, plan.k), source / "training"
         folder.read_parts(plan, files)
         digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
     else:

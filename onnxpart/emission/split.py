@@ -35,6 +35,11 @@ def part_file(part: int) -> str:
     return f"part{part}.onnx"
 
 
+def part_files(folder: Path, k: int) -> list[Path]:
+    """The parts' files in the folder of a split."""
+    return [folder / part_file(part) for part in range(k)]
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """A model divided: the partition, and drafts of K part models and of the duplicated whole that they merge into."""

@@ -11,7 +11,7 @@ import numpy as np
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split
 from onnxpart.errors import OnnxpartError, VerificationError
-from onnxpart.inspection.sizes import measure
+from onnxpart.inspection.sizes import Sizes
 from onnxpart.ir.arrays import array_of
 from onnxpart.verification.feeds import inputs
 from onnxpart.verification.oracles import verify
@@ -40,18 +40,18 @@ class Check:
         return f"checked in ONNX Runtime: the whole computes the mean of its parts (deviation {self.deviation:.0e})"
 
 
-def check(split: Split) -> Check:
+def check(split: Split, sizes: Sizes) -> Check:
     """Run parts and whole on a small input, at two sizes of every symbolic dimension, and compare them.
 
     Both oracles are asked (see `verify`), on the parts' own weights. Models of more than `MOST_BYTES` or `MOST_MACS`,
     those that ONNX Runtime can't run as they came, and all where it isn't installed, aren't checked.
 
+    :param sizes: those of the split.
     :raises VerificationError: when the whole isn't the parts' mean, or can't be run although the original can.
     """
     if find_spec("onnxruntime") is None:
         return Check(None, "onnxruntime isn't installed; `pip install onnxruntime`")
     later = "`onnxpart verify` does it all the same"
-    sizes = measure(split.analysis, split.plan)
     if sizes.whole.bytes > MOST_BYTES:
         return Check(None, f"its weights take more than {MOST_BYTES >> 20} MB; {later}")
     if max(map(prod, split.analysis.shapes.shape.values()), default=0) > MOST_ELEMENTS:

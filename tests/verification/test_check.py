@@ -10,10 +10,11 @@ import pytest
 from onnx import ModelProto
 
 from models.golden import GOLDEN
-from onnxpart import split
+from onnxpart import Split, split
 from onnxpart.errors import VerificationError
+from onnxpart.inspection.sizes import measure
 from onnxpart.verification import check as module
-from onnxpart.verification.check import check
+from onnxpart.verification.check import Check, check
 from tests.networks.command import run, run_json
 from tests.networks.net import Net
 
@@ -38,27 +39,25 @@ def unknown() -> ModelProto:
     return n.model("y", shape=("N", 4))
 
 
-@pytest.fixture
-def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake: what rules don't follow is taken for the same in every part."""
-    monkeypatch.setattr("onnxpart.analysis.walk._share_rest", lambda op: None)
+def checked(done: Split) -> Check:
+    return check(done, measure(done.analysis, done.plan))
 
 
 @pytest.mark.parametrize("name", ["chain", "lrn", "recurrent", "qkv", "scan"])
 def test_what_is_right_passes(name: str) -> None:
-    found = check(split(GOLDEN[name](), 2))
+    found = checked(split(GOLDEN[name](), 2))
     assert found.deviation is not None
     assert found.deviation < 1e-4
     assert "the whole computes the mean of its parts" in found.sentence
 
 
-@pytest.mark.usefixtures("wrong")
+@pytest.mark.usefixtures("unguarded")
 def test_what_is_wrong_is_an_error() -> None:
     with pytest.raises(VerificationError, match="a mistake of onnxpart's"):
-        check(split(looked_up(), 2))
+        checked(split(looked_up(), 2))
 
 
-@pytest.mark.usefixtures("wrong")
+@pytest.mark.usefixtures("unguarded")
 def test_nothing_is_written_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(looked_up(), "m.onnx")
@@ -82,21 +81,21 @@ def test_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_too_large_is_left_out_and_said(limit: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, limit, 10)
-    found = check(split(GOLDEN["chain"](), 2))
+    found = checked(split(GOLDEN["chain"](), 2))
     assert found.deviation is None
     assert words in found.sentence
     assert "onnxpart verify" in found.sentence
 
 
 def test_what_cannot_run_is_said() -> None:
-    found = check(split(unknown(), 2))
+    found = checked(split(unknown(), 2))
     assert found.deviation is None
     assert "ONNX Runtime can't run the model as it came" in found.sentence
 
 
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert "onnxruntime isn't installed" in check(split(GOLDEN["chain"](), 2)).sentence
+    assert "onnxruntime isn't installed" in checked(split(GOLDEN["chain"](), 2)).sentence
 
 
 def test_all_symbols_have_two_sizes() -> None:
@@ -114,4 +113,4 @@ def test_all_symbols_have_two_sizes() -> None:
         for name, value in (("zero", 0), ("sixteen", 16), ("one", 1)):
             graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
     with pytest.raises(VerificationError):
-        check(done)
+        checked(done)
