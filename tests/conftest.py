@@ -18,3 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def update_golden(request: pytest.FixtureRequest) -> bool:
     """Whether goldens are to be written."""
     return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake: what rules don't follow is taken for the same in every part, not shared (see `analysis.walk`)."""
+    monkeypatch.setattr("onnxpart.analysis.walk._share_rest", lambda op: None)

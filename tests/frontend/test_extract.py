@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import ModelProto
-from typer.testing import CliRunner
 
 from onnxpart import PartitionError, UsageError, cut, load, merge, split, verify
-from onnxpart.cli import app as cli
 from onnxpart.ir.arrays import array_of
 from onnxpart.merging.folder import original, part_arrays, read_plan
+from tests.networks.command import run, run_json
 from tests.networks.net import Net
 
 
@@ -29,12 +27,6 @@ def exporting(norm: bool = False) -> ModelProto:
     h = n.op("Flatten", n.op("GlobalAveragePool", h, name="pool"), name="flat")
     n.linear(h, 6, 3, name="logits")
     return n.model("logits", "features", "masked")
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def test_what_leads_to_no_output_vanishes() -> None:
@@ -102,7 +94,7 @@ def test_commands_agree_on_the_cut_graph(norm: bool, tmp_path: Path, monkeypatch
 )
 def test_outputs_are_listed_or_repeated(options: tuple[str, ...], tmp_path: Path) -> None:
     onnx.save_model(exporting(), tmp_path / "net.onnx")
-    done = json.loads(run("inspect", tmp_path / "net.onnx", *options, "--json"))
+    done = run_json("inspect", tmp_path / "net.onnx", *options)
     outcomes = {layer["node"]: layer["outcome"] for layer in done["layers"]}
     assert outcomes["Conv 'stem'"] == "divided"
     assert outcomes["Conv 'side'"] == "shared: output layer"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from onnx import GraphProto, ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxpart import load, split, verify
 from onnxpart.ir.protos import graphs_of
+from tests.networks.control_flow import hidden
 from tests.networks.looping import FEATURES, INT64, SIZE, given, graph, integer, length, loop, scan, taken, zeros
 from tests.networks.net import Net
 
@@ -19,17 +20,6 @@ def network(build: Build, opset: int = 17, batch: int | str = "N") -> ModelProto
     n = Net(("x", (batch, FEATURES)), opset=opset)
     h = build(n, n.op("Tanh", n.linear("x", FEATURES, SIZE, name="before")))
     return n.model(n.linear(h, SIZE, 3, name="y"), shape=(batch, 3))
-
-
-def hidden(n: Net, h: str, name: str) -> str:
-    return n.op("Tanh", n.linear(h, SIZE, SIZE, name=name))
-
-
-def operators(graph: GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield node.op_type
-        for inner in graphs_of(node):
-            yield from operators(inner)
 
 
 def squeezed(axis: int) -> Build:
@@ -49,7 +39,7 @@ def squeezed(axis: int) -> Build:
 
 def test_the_branch_of_a_fixed_size_is_taken() -> None:
     model = load(network(squeezed(1)))
-    assert "If" not in operators(model.proto.graph)
+    assert "If" not in model.op_types
     assert "b.weight" in model.initializers
     assert "a.weight" not in model.initializers
     done = split(model, 2)
@@ -59,13 +49,13 @@ def test_the_branch_of_a_fixed_size_is_taken() -> None:
 
 def test_the_branch_of_a_batch_that_is_fixed_is_taken() -> None:
     assert "a.weight" in load(network(squeezed(0), batch=1)).initializers
-    assert "If" not in operators(load(network(squeezed(0), batch=1)).proto.graph)
+    assert "If" not in load(network(squeezed(0), batch=1)).op_types
 
 
 def test_a_size_that_may_be_anything_decides_at_run_time() -> None:
     """Neither trial value is 1, but the batch may be."""
     model = load(network(squeezed(0)))
-    assert "If" in operators(model.proto.graph)
+    assert "If" in model.op_types
     done = split(model, 2)
     assert verify(done.analysis, done.plan).holds
     for weight in ("a.weight", "b.weight"):
@@ -80,7 +70,7 @@ def test_a_branch_within_a_loop_is_taken() -> None:
         return loop(n, integer(n, 3), [h], step)[0]
 
     model = load(network(build))
-    assert "If" not in operators(model.proto.graph)
+    assert "If" not in model.op_types
     done = split(model, 2)
     assert verify(done.analysis, done.plan).holds
     assert done.plan.same_graph
@@ -158,7 +148,7 @@ PLUMBING: dict[str, Build] = {
 @pytest.mark.parametrize("opset", [11, 17])
 def test_what_goes_through_a_sequence_is_divided(name: str, opset: int) -> None:
     model = load(network(PLUMBING[name], opset))
-    assert not {kind for kind in operators(model.proto.graph) if "Sequence" in kind}
+    assert not {kind for kind in model.op_types if "Sequence" in kind}
     done = split(model, 2)
     assert verify(done.analysis, done.plan).holds
     assert not done.plan.blocked
@@ -167,7 +157,7 @@ def test_what_goes_through_a_sequence_is_divided(name: str, opset: int) -> None:
 
 def test_an_optional_that_holds_something_is_that() -> None:
     model = load(network(optional, 18))
-    assert not {"If", "Optional"} & set(operators(model.proto.graph))
+    assert not {"If", "Optional"} & model.op_types
     done = split(model, 2)
     assert verify(done.analysis, done.plan).holds
     assert not done.plan.blocked
@@ -204,7 +194,7 @@ READ: dict[str, Callable[[Net, str], str]] = {
 @pytest.mark.parametrize(("read", "first"), [(r, i) for r in READ for i in (0, 1) if (r, i) != ("the last", 1)])
 def test_what_a_loop_appends_is_collected(read: str, first: int) -> None:
     model = load(collecting(first, READ[read]))
-    assert not {kind for kind in operators(model.proto.graph) if "Sequence" in kind}
+    assert not {kind for kind in model.op_types if "Sequence" in kind}
     done = split(model, 2)
     assert verify(done.analysis, done.plan).holds
     assert done.plan.by_name["a.weight"].part_shape(0) == (SIZE // 2, FEATURES)
@@ -304,7 +294,7 @@ def test_tensors_of_unknown_rank_are_left_in_their_sequence() -> None:
         return n.op("Reshape", n.op("ConcatFromSequence", pieces, axis=0), n.ints(-1, SIZE))
 
     model = load(network(build))
-    assert "ConcatFromSequence" in operators(model.proto.graph)
+    assert "ConcatFromSequence" in model.op_types
 
 
 def test_a_loop_over_a_sequence_that_does_not_fit_its_body_is_left_alone() -> None:
@@ -312,4 +302,4 @@ def test_a_loop_over_a_sequence_that_does_not_fit_its_body_is_left_alone() -> No
     loop_ = next(node for node in model.graph.node if node.op_type == "Loop")
     (body,) = graphs_of(loop_)
     body.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, []))
-    assert "SequenceInsert" in operators(load(model).proto.graph)
+    assert "SequenceInsert" in load(model).op_types

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from onnx import GraphProto, ModelProto, helper
+from onnx import ModelProto, helper
 
 from onnxpart import load, split, verify
 from onnxpart.frontend import unroll
-from onnxpart.ir.protos import graphs_of
 from tests.networks.looping import FEATURES, FLOAT, SIZE, given, graph, integer, length, true
 from tests.networks.net import Net
 from tests.networks.running import run_onnx
 
 Count = Callable[[Net], str]
 SEQUENCE = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, None))
-
-
-def operators(graph: GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield node.op_type
-        for inner in graphs_of(node):
-            yield from operators(inner)
 
 
 def network(build: Callable[[Net, str], str]) -> ModelProto:
@@ -96,7 +88,7 @@ def outputs(model: ModelProto) -> np.ndarray:
 def test_what_is_known_is_written_out(build: Callable[[Net, str], str], weight: str) -> None:
     original = network(build)
     model = load(original)
-    assert not {kind for kind in operators(model.proto.graph) if kind == "Loop" or "Sequence" in kind}
+    assert not {kind for kind in model.op_types if kind == "Loop" or "Sequence" in kind}
     np.testing.assert_allclose(outputs(model.proto), outputs(original), atol=1e-5)
     done = split(model, 2)
     assert verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
@@ -125,4 +117,4 @@ def until(m: Net) -> str:
     ids=["until something", "perhaps", "as often as there are samples", "too often"],
 )
 def test_what_is_not_known_stays_a_loop(build: Callable[[Net, str], str]) -> None:
-    assert "Loop" in operators(load(network(build)).proto.graph)
+    assert "Loop" in load(network(build)).op_types

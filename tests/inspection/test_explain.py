@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
-from typer.testing import CliRunner
 
 from onnxpart import PartitionError, Plan, UsageError, Why, analyse, cut, load, plan, why
-from onnxpart.cli import app as cli
 from onnxpart.inspection.explain import Advice, Axis
 from onnxpart.inspection.tie_graph import Cause, Step
+from tests.networks.command import run, run_json
 from tests.networks.net import Net
 
 IMAGE = ("x", ("N", 2, 4, 4))
@@ -317,16 +315,10 @@ def test_every_initializer_agrees_with_the_plan(name: str, k: int) -> None:
                 assert held == [share + found.undivided for share in shares]
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(cli.app, ["inspect", *(str(a) for a in arguments)])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def test_the_command_tells_people_and_programs_the_same(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save_model(residual(), path)
-    lines = [" ".join(line.split()) for line in run(path, "--why", "block2.bias").splitlines()]
+    lines = [" ".join(line.split()) for line in run("inspect", path, "--why", "block2.bias").stdout.splitlines()]
     assert lines == [
         "block2.bias [6] in 2 parts",
         "",
@@ -337,11 +329,11 @@ def test_the_command_tells_people_and_programs_the_same(tmp_path: Path) -> None:
         "held by features: it is tied to the output 'features'",
         "more of it is divided with --outputs logits",
     ]
-    data = json.loads(run(path, "--why", "block2.bias", "--json"))
+    data = run_json("inspect", path, "--why", "block2.bias")
     assert data.keys() == {"model", "name", "shape", "k", "axes", "duplicated", "cause"}
     assert data["axes"][0]["cause"]["node"] == "features"
     assert data["axes"][0]["advice"] == [{"k": 2, "outputs": ["logits"]}]
-    freed = run(path, "--why", "block2.bias", "--outputs", "logits")
+    freed = run("inspect", path, "--why", "block2.bias", "--outputs", "logits").stdout
     assert "6 units, divided in 6 classes of Conv 'stem': 3 in parts 0 to 1, each" in freed
 
 
@@ -352,16 +344,18 @@ def test_of_what_moves_along_the_first_are_named(tmp_path: Path) -> None:
         h = n.op("Add", h, n.linear(n.op("Tanh", h), 6, 6, name="block"))
     path = tmp_path / "net.onnx"
     onnx.save_model(n.model(n.linear(h, 6, 2, name="y"), shape=("N", 2)), path)
-    together = json.loads(run(path, "--why", "stem.weight", "--json"))["axes"][0]["together"]
+    together = run_json("inspect", path, "--why", "stem.weight")["axes"][0]["together"]
     assert len(together) == 17
-    (line,) = [line for line in run(path, "--why", "stem.weight").splitlines() if "with them move" in line]
+    (line,) = [
+        line for line in run("inspect", path, "--why", "stem.weight").stdout.splitlines() if "with them move" in line
+    ]
     assert line.strip() == f"with them move: {', '.join(together[:8])} and 9 more"
 
 
 def test_a_duplicated_mix_is_told(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save_model(groups(), path)
-    lines = run(path, "-k", 4, "--why", "norm").splitlines()
+    lines = run("inspect", path, "-k", 4, "--why", "norm").stdout.splitlines()
     assert lines[1] == (
         "GroupNormalization 'norm' is duplicated (normalises over the channels of a group): each part has its own over "
         "its own units"

@@ -126,6 +126,12 @@ def moved(n: Net, h: str, build: Build) -> str:
     return n.op("Transpose", build(n, n.op("Transpose", h, perm=[0, 2, 3, 1])), perm=[0, 3, 1, 2])
 
 
+def reversed_along(n: Net, h: str, perm: list[int], *lengths: int) -> str:
+    """A ReverseSequence along the first of the axes in `perm`, of these lengths along the second, and back."""
+    turned = n.op("ReverseSequence", n.op("Transpose", h, perm=perm), n.ints(*lengths), time_axis=0, batch_axis=1)
+    return n.op("Transpose", turned, perm=sorted(range(4), key=perm.__getitem__))
+
+
 def norm(n: Net, op_type: str, h: str, *shape: int, **attributes: int | float) -> str:
     return n.op(op_type, h, n.positive("scale", *shape), n.random("shift", *shape), **attributes)
 
@@ -512,33 +518,8 @@ RECIPES: dict[str, Recipe] = {
     "QuantizeLinear: by channel": Recipe(lambda n, h: quantized(n, h, (6,))),
     "DequantizeLinear": Recipe(quantized),
     "DequantizeLinear: by channel": Recipe(lambda n, h: quantized(n, h, (6,))),
-    "ReverseSequence": Recipe(
-        lambda n, h: n.op(
-            "Transpose",
-            n.op(
-                "ReverseSequence",
-                n.op("Transpose", h, perm=[2, 3, 0, 1]),
-                n.ints(1, 2, 3, 4),
-                time_axis=0,
-                batch_axis=1,
-            ),
-            perm=[2, 3, 0, 1],
-        )
-    ),
-    "ReverseSequence: over channels": Recipe(
-        lambda n, h: n.op(
-            "Transpose",
-            n.op(
-                "ReverseSequence",
-                n.op("Transpose", h, perm=[1, 3, 0, 2]),
-                n.ints(1, 2, 3, 6),
-                time_axis=0,
-                batch_axis=1,
-            ),
-            perm=[2, 0, 3, 1],
-        ),
-        "undivided",
-    ),
+    "ReverseSequence": Recipe(lambda n, h: reversed_along(n, h, [2, 3, 0, 1], 1, 2, 3, 4)),
+    "ReverseSequence: over channels": Recipe(lambda n, h: reversed_along(n, h, [1, 3, 0, 2], 1, 2, 3, 6), "undivided"),
     "Scatter": Recipe(
         lambda n, h: n.op(
             "Scatter", h, n.op("Expand", permuted_places(n, 1, 6, 4, 4), n.op("Shape", h)), other(n), axis=3

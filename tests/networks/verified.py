@@ -1,10 +1,11 @@
-"""Whether the oracles find nothing, for tests that put something wrong in."""
+"""Whether the oracles find nothing, and what they are asked about."""
 
 from __future__ import annotations
 
 from onnx import ModelProto
 
-from onnxpart import OnnxpartError, analyse, load, plan, verify
+from models import BUILDERS
+from onnxpart import Analysis, OnnxpartError, Plan, Split, analyse, load, plan, verify
 
 
 def holds(model: ModelProto, k: int = 2, order: str = "random", seed: int = 1) -> bool:
@@ -14,3 +15,14 @@ def holds(model: ModelProto, k: int = 2, order: str = "random", seed: int = 1) -
         return verify(analysis, plan(analysis, k, order=order, seed=seed)).holds
     except OnnxpartError:
         return False
+
+
+def split_holds(done: Split) -> bool:
+    """Whether the oracles find nothing in the models of a split."""
+    return verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+
+
+def planned(name: str, k: int = 2) -> tuple[Analysis, Plan]:
+    """One of the project's networks, and a plan of it."""
+    analysis = analyse(load(BUILDERS[name]()))
+    return analysis, plan(analysis, k)

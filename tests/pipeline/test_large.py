@@ -10,11 +10,10 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.parser import parse_graph
-from typer.testing import CliRunner
 
 from models.builder import GraphBuilder
 from onnxpart import ModelError, analyse, load, plan
-from onnxpart.cli import app as cli
+from tests.networks.command import run
 
 
 def network(graph: str, *weights: TensorProto) -> ModelProto:
@@ -83,5 +82,4 @@ def test_long_chain(tmp_path: Path, turned: bool) -> None:
     assert len(analysis.ops) == length + 2
     assert plan(analysis, 2).layers[0].parts == (2, 2)
     onnx.save_model(model, tmp_path / "chain.onnx")
-    result = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "chain.onnx"), "-k", "2"])
-    assert result.exit_code == 0, result.output
+    run("inspect", tmp_path / "chain.onnx", "-k", 2)

@@ -8,18 +8,15 @@ from collections.abc import Callable
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxpart import OnnxpartError, PartitionError, Split, analyse, cut, load, plan, split, verify
+from onnxpart import OnnxpartError, PartitionError, Split, analyse, cut, load, plan, split
 from onnxpart.analysis.rules import table as rules
 from onnxpart.cli import tables
 from onnxpart.planning.division import Division
 from onnxpart.verification.conditions import check_conditions
 from tests.networks.net import Net
+from tests.networks.verified import split_holds
 
 SIDE, HIDDEN, KINDS, EXPERTS, TOKEN = 4, 12, 3, 2, 6
-
-
-def holds(done: Split) -> bool:
-    return verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
 
 
 def halves(done: Split, *weights: str) -> bool:
@@ -131,7 +128,7 @@ def test_what_is_found_by_the_mean_of_the_parts(k: int, build: Callable[[], Mode
     done = split(build(), k)
     assert done.plan.same_graph
     assert halves(done, "a.weight", "b.weight", "head.weight")
-    assert holds(done)
+    assert split_holds(done)
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -140,7 +137,7 @@ def test_layers_on_what_the_input_chooses(k: int, op_type: str) -> None:
     done = split(compressed(op_type), k)
     assert done.plan.same_graph
     assert halves(done, "a", "b", "head")
-    assert holds(done)
+    assert split_holds(done)
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -149,7 +146,7 @@ def test_experts_that_see_their_own_tokens(k: int) -> None:
     done = split(experts(), k)
     assert halves(done, "in0.weight", "out0.weight", "in1.weight", "out1.weight")
     assert done.plan.by_name["router"].part_shape(0) == (TOKEN, EXPERTS)
-    assert holds(done)
+    assert split_holds(done)
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -157,7 +154,7 @@ def test_experts_that_see_their_own_tokens(k: int) -> None:
 def test_experts_whose_weights_are_looked_up(k: int, op_type: str) -> None:
     done = split(looked_up(op_type), k)
     assert halves(done, "first.weight", "in", "out")
-    assert holds(done)
+    assert split_holds(done)
     assert not check_conditions(done.analysis, done.plan)
 
 
@@ -187,7 +184,7 @@ def test_a_second_stage_is_refused_and_the_advice_holds(outputs: list[str], reas
     (names,) = re.findall(r"--outputs (\S+)\.$", str(refused.value))
     done = split(cut(model, names.split(",")), 2)
     assert halves(done, "a.weight", "b.weight")
-    assert holds(done)
+    assert split_holds(done)
 
 
 def test_a_mix_of_nothing_divided_exists_once() -> None:
@@ -200,13 +197,13 @@ def test_a_mix_of_nothing_divided_exists_once() -> None:
     assert not done.plan.duplicated
     assert done.plan.same_graph
     assert halves(done, "a.weight", "b.weight", "head.weight")
-    assert holds(done)
+    assert split_holds(done)
 
 
 def test_tokens_that_a_part_chooses_have_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Division, "no_mean", lambda self, name: "")
     with pytest.raises(OnnxpartError):
-        holds(split(experts(), 2))
+        split_holds(split(experts(), 2))
 
 
 def test_a_choice_by_units_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,10 +213,10 @@ def test_a_choice_by_units_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     found = n.op("Cast", n.op("NonZero", n.op("Greater", h, n.number(0.2))), to=TensorProto.FLOAT)
     h = n.op("Add", n.op("GlobalAveragePool", h), n.op("ReduceMean", found, keepdims=0))
     model = n.model(n.linear(n.op("Flatten", h), HIDDEN, 3), shape=(1, 3))
-    assert holds(split(model, 2))
+    assert split_holds(split(model, 2))
     rule = rules.Rule("source", (9, 13), lambda op: [()], None, "no")
     monkeypatch.setitem(rules.TABLE, "NonZero", rule)
-    assert not holds(split(model, 2))
+    assert not split_holds(split(model, 2))
 
 
 def test_operators_blocked_for_one_reason_are_one_note() -> None:

@@ -13,21 +13,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from typer.testing import CliRunner
 
 from onnxpart import ModelError, arrays
-from onnxpart.cli import app as cli
 from onnxpart.merging.folder import read_plan
 from onnxpart.storage.atomic import NEW, OLD, left, replacing, replacing_folder, withdrawn, write_bytes
 from onnxpart.storage.onnx_file import data_files, save
+from tests.networks.command import run
 
 ROOT = Path(__file__).parents[2]
 SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-def run(*arguments: object) -> None:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output
 
 
 def network(value: float) -> ModelProto:

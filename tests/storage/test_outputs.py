@@ -17,6 +17,7 @@ from models import BUILDERS
 from onnxpart.cli import app as cli
 from onnxpart.storage.outputs import is_own
 from onnxpart.storage.safetensors import save_arrays
+from tests.networks.command import run
 
 SPLIT = ("split", "m.onnx", "-k", 2, "--force", "-o")
 MERGE = ("merge", "parts", "--force", "-o")
@@ -26,17 +27,9 @@ WIDEN = ("widen", "parts/part0.onnx", "--force", "-o")
 COMMANDS = {"split": SPLIT, "merge": MERGE, "initializers": INITIALIZERS, "level": LEVEL, "widen": WIDEN}
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def refused(*arguments: object) -> str:
     """The sentence with which a command refuses."""
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == 1
+    result = run(*arguments, code=1)
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     return result.stderr[len("error: ") : -1]

@@ -7,16 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from models import BUILDERS, GOLDEN
-from onnxpart import Analysis, MergeError, Plan, analyse, load, plan
+from models import GOLDEN
+from onnxpart import Analysis, MergeError, Plan
 from onnxpart.verification.conditions import check_conditions
+from tests.networks.verified import planned
 
 DIVIDED = [*(name for name in GOLDEN if name not in ("refused", "unknown_op")), "lenet", "cifar10", "figure1"]
-
-
-def planned(name: str, k: int = 2) -> tuple[Analysis, Plan]:
-    analysis = analyse(load(BUILDERS[name]()))
-    return analysis, plan(analysis, k)
 
 
 def moved(source: Plan, labels: list[int], part: int) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,13 +13,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
-from typer.testing import CliRunner
 
 from onnxpart import Plan, arrays, load, merge, split, verify
-from onnxpart.cli import app as cli
 from onnxpart.ir.arrays import array_of
 from onnxpart.storage.safetensors import save_arrays
 from onnxpart.verification.oracles import TOLERANCE, TOLERANCE_DOUBLE
+from tests.networks.command import run, run_json
 from tests.networks.net import Net
 
 BF16 = ml_dtypes.bfloat16
@@ -158,11 +156,6 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.chdir(tmp_path)
     onnx.save_model(NETWORKS[name](DTYPES[dtype]), "m.onnx")
 
-    def run(*arguments: str) -> str:
-        result = CliRunner().invoke(cli.app, arguments)
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
     run("split", "m.onnx", "-k", "2", "-o", "parts", "--init", "he")
     run("merge", "parts")
     run("merge", "parts", "--normalize", "output", "-o", "scaled.onnx")
@@ -177,5 +170,5 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
         save_arrays(arrays(f"parts/part{p}.onnx"), f"p{p}.safetensors")
     run("merge", "parts", "--parts", "p0.safetensors", "--parts", "p1.safetensors", "-o", "again.onnx")
     assert Path("again.onnx").read_bytes() == Path("parts/merged.onnx").read_bytes()
-    findings = json.loads(run("verify", "parts", "--json"))["findings"]
+    findings = run_json("verify", "parts")["findings"]
     assert all(f["holds"] and f["deviation"] <= f["tolerance"] for f in findings)

@@ -11,14 +11,10 @@ import pytest
 from onnx import helper
 
 from models import BUILDERS, GOLDEN, figure1
-from onnxpart import Analysis, Plan, analyse, load, merge, plan
+from onnxpart import Analysis, load, merge
 from onnxpart.planning.unit_classes import decide
 from onnxpart.verification.unit_graph import operator_graph, part_subgraph, unit_graph
-
-
-def planned(name: str, k: int = 2) -> tuple[Analysis, Plan]:
-    analysis = analyse(load(BUILDERS[name]()))
-    return analysis, plan(analysis, k)
+from tests.networks.verified import planned
 
 
 def hidden(analysis: Analysis, tensor: str, layer: int, part: int, indices: range) -> set[tuple[object, ...]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import GraphProto, helper
 
-from onnxpart import Split, analyse, load, split, verify
+from onnxpart import analyse, load, split
 from onnxpart.inspection.explain import why
 from onnxpart.verification.conditions import check_conditions
 from tests.networks.control_flow import CASES, network
@@ -26,10 +26,7 @@ from tests.networks.looping import (
     taken,
 )
 from tests.networks.net import Net
-
-
-def holds(done: Split) -> bool:
-    return verify(done.analysis, done.plan, parts=done.parts, whole=done.whole).holds
+from tests.networks.verified import split_holds
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -37,7 +34,7 @@ def holds(done: Split) -> bool:
 def test_divided_and_verified(name: str, k: int) -> None:
     case = CASES[name]
     done = split(network(case), k)
-    assert holds(done)
+    assert split_holds(done)
     assert done.plan.same_graph is not case.lanes
     assert not check_conditions(done.analysis, done.plan)
     for weight in case.divided.split():
@@ -67,7 +64,7 @@ def test_a_cell_written_out(cell: str, form: str, learned: bool) -> None:
     between, into = ("u", "w") if cell == "elman" else ("wh", "wi")
     for k in (2, 3):
         done = split(recurrent(cell, form, learned=learned), k)
-        assert holds(done)
+        assert split_holds(done)
         assert done.plan.same_graph
         assert not done.plan.blocked
         shapes = {i.name: i.part_shape(0) for i in done.plan.initializers}
@@ -90,7 +87,7 @@ def test_the_first_scan() -> None:
     last, each = n.ops("Scan", "", first, h, count=2, name="scan", body=body, num_scan_inputs=1)
     y = n.op("MatMul", each, n.random("out", SIZE, 3))
     done = split(n.model(y, n.linear(last, SIZE, 3, name="z"), shape={y: (2, 3, 3), "z": (2, 3)}), 2)
-    assert holds(done)
+    assert split_holds(done)
     assert done.plan.by_name["u"].part_shape(0) == (SIZE // 2, SIZE // 2)
 
 
@@ -105,7 +102,7 @@ def test_a_convolutional_cell() -> None:
 
     h = n.op("Flatten", n.op("GlobalAveragePool", scan(n, [first], step)[0]))
     done = split(n.model(n.linear(h, SIZE, 3, name="y"), shape=("N", 3)), 2)
-    assert holds(done)
+    assert split_holds(done)
     assert done.plan.by_name["b.weight"].part_shape(0) == (3, 3, 3, 3)
 
 
@@ -120,7 +117,7 @@ def test_contributions_meet_inside(function: str) -> None:
 
     (y,) = taken(n, given(n), branch("a"), branch("b"))
     done = split(n.model(y, shape=("N", 3)), 2)
-    assert holds(done)
+    assert split_holds(done)
     assert done.plan.same_graph is (function == "Identity")
 
 
@@ -137,7 +134,7 @@ def test_contributions_that_come_back() -> None:
     first = n.op("Mul", n.op("Slice", "x", n.ints(0), n.ints(3), n.ints(1)), n.number(0))
     _, last, each = loop(n, integer(n, 3), [h, first], step)
     done = split(n.model(last, each, shape={last: ("N", 3), each: (3, "N", 3)}), 2)
-    assert holds(done)
+    assert split_holds(done)
     assert not done.plan.same_graph
     assert set(done.plan.mean) == {last, each}
     assert done.plan.by_name["back.weight"].part_shape(0) == (SIZE // 2, 3)
@@ -157,7 +154,7 @@ def test_names_that_come_again_inside() -> None:
     chosen = n.op("If", given(n), name="if", then_branch=branch("Relu"), else_branch=branch("Tanh"))
     y = n.linear(chosen, SIZE, 3, name="y")
     done = split(n.model(y, shape=("N", 3)), 2)
-    assert holds(done)
+    assert split_holds(done)
     assert done.plan.by_name["w"].part_shape(0) == done.plan.by_name["w_1"].part_shape(0) == (3, 3)
 
 
@@ -187,4 +184,4 @@ def test_what_only_unread_nodes_in_a_branch_read_is_gone() -> None:
     (both,) = taken(n, given(n), then, lambda m: [m.op("Neg", h)])
     model = load(n.model(n.linear(both, SIZE, 2, name="y"), shape=("N", 2)))
     assert "unread" not in {node.name for node in model.flat.nodes}
-    assert holds(split(model, 2))
+    assert split_holds(split(model, 2))

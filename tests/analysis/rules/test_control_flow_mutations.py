@@ -84,10 +84,7 @@ WRONG_LABELS: dict[str, tuple[str, Labels, Callable[[], ModelProto]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rules that forget an input are safe (see `walk`); here the oracle must find them by itself."""
-    monkeypatch.setattr("onnxpart.analysis.walk._share_rest", lambda op: None)
+pytestmark = pytest.mark.usefixtures("unguarded")
 
 
 @pytest.mark.parametrize("name", WRONG_LABELS)
