@@ -15,7 +15,7 @@ from onnxpart.errors import MergeError
 from onnxpart.ir.flatten import GRAPHS
 from onnxpart.ir.infer import infer
 from onnxpart.ir.model import Model
-from onnxpart.ir.protos import captured, graphs_of, replace_reads, unused
+from onnxpart.ir.protos import all_nodes, captured, graphs_of, replace_reads, set_repeated, unused
 from onnxpart.planning.plan import Plan, copy_name
 
 
@@ -67,9 +67,7 @@ class _Scaling:
                 for user in self.inner:
                     replace_reads(user, {name: raw})
                 self._times(raw, 1.0 / self.plan.k, name)
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(copies)
+        set_repeated(self.graph.node, self.nodes)
 
     def _times(self, name: str, factor: float, output: str) -> str:
         """Append a node that multiplies by a number."""
@@ -135,7 +133,7 @@ def _summed(graph: onnx.GraphProto, plan: Plan) -> set[str]:
     pure = {tensor.name for tensor in graph.initializer}
     trained = {name for i in plan.initializers if not i.constant for name in _names(i.name, pure)}
     summed = {i.name for i in plan.initializers if i.after_reduction and not i.constant}
-    for node in _nodes(graph):
+    for node in all_nodes(graph):
         if node.op_type in ("Shape", "Size"):
             continue
         read, given = {n for n in (*node.input, *captured(node)) if n}, {n for n in node.output if n}
@@ -146,14 +144,6 @@ def _summed(graph: onnx.GraphProto, plan: Plan) -> set[str]:
         if not read.isdisjoint(trained):
             trained |= given
     return summed
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, each in front of those in its graphs."""
-    for node in graph.node:
-        yield node
-        for inside in graphs_of(node):
-            yield from _nodes(inside)
 
 
 def _names(name: str, known: set[str]) -> list[str]:

@@ -15,7 +15,7 @@ from onnxpart.errors import ModelError
 from onnxpart.ir.arrays import array_of, rows_of
 from onnxpart.ir.flatten import Place
 from onnxpart.ir.model import Model
-from onnxpart.ir.protos import captured, constant_node, live, unused
+from onnxpart.ir.protos import captured, constant_node, live, metadata_of, unused
 from onnxpart.ir.unflatten import Unflattener
 from onnxpart.planning.plan import METADATA, METADATA_PART, InitializerPlan, Plan, slice_array, slice_stream
 from onnxpart.storage.draft import Draft, empty
@@ -128,7 +128,7 @@ class Writer:
         entries = {METADATA: plan.to_json()}
         if part is not None:
             entries[METADATA_PART] = str(part)
-        rest = {p.key: p.value for p in model.metadata_props if p.key not in (METADATA, METADATA_PART)}
+        rest = {key: value for key, value in metadata_of(model).items() if key not in (METADATA, METADATA_PART)}
         helper.set_model_props(model, {**rest, **entries})
         return Draft(model, streams)
 

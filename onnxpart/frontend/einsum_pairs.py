@@ -8,6 +8,7 @@ from itertools import combinations
 
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
+from onnxpart.ir.einsum import parse
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import all_nodes, graphs_of, is_onnx, names_of, set_repeated, unused
 
@@ -56,12 +57,10 @@ def _visit(graph: GraphProto, taken: set[str]) -> None:
 
 def _pairs(node: NodeProto, taken: set[str]) -> list[NodeProto]:
     """The nodes that compute what an Einsum does; itself where nothing is to be done."""
-    equation = helper.get_attribute_value(node.attribute[0]).decode().replace(" ", "").replace("...", _DOTS)
-    left, arrow, out = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        out = "".join(sorted({c for c in left if c == _DOTS or (c != "," and left.count(c) == 1)}))
-    if any(len(set(t)) < len(t) for t in terms) or (_DOTS in left and _DOTS not in out) or len(terms) < 2:
+    terms, out = parse(helper.get_attribute_value(node.attribute[0]).decode())
+    terms, out = [term.replace("...", _DOTS) for term in terms], out.replace("...", _DOTS)
+    dropped = _DOTS not in out and any(_DOTS in term for term in terms)
+    if any(len(set(t)) < len(t) for t in terms) or dropped or len(terms) < 2:
         return [node]
     found: list[NodeProto] = []
 

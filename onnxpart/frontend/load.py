@@ -56,7 +56,6 @@ def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx
     """Read and check a model: its nodes in order, its parameters apart (see `torch_export.untie`).
 
     :returns: the model, what to call it, and the folder of its external data.
-
     :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
     """
     if isinstance(source, onnx.ModelProto):

@@ -146,7 +146,7 @@ def steps(model: Model) -> Iterator[tuple[Pass, Model]]:
     number = 0
     while number < len(PASSES):
         step, before = PASSES[number], model
-        if not step.operators or not step.operators.isdisjoint(model.op_types):
+        if not step.simplifies or not step.operators.isdisjoint(model.op_types):
             model = step.run(before)
             yield step, model
         number = 0 if step.simplifies and model is not before else number + 1

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxpart.ir.protos import unused
 from onnxpart.ir.trainable import FLOATS
+from onnxpart.storage.outputs import is_mark
 
 _SOURCE, _SCOPES, _RULE = "pkg.torch.onnx.fx_node", "pkg.torch.onnx.name_scopes", "pkg.onnxscript.rewriter.rule_name"
 """Metadata of nodes: the call that a node was made of, the modules around it, the rewriter's rules that changed it."""
@@ -62,8 +64,7 @@ def untie(proto: ModelProto) -> list[str]:
                 continue
             key = name, use.parameter
             if key not in made:
-                made[key] = _free(_dotted(use), taken)
-                taken |= {made[key]}
+                made[key] = unused(_dotted(use), taken)
                 proto.graph.initializer.add().CopyFrom(known[name])
                 proto.graph.initializer[-1].name = made[key]
             use.node.input[use.index] = made[key]
@@ -79,7 +80,7 @@ def advice(proto: ModelProto) -> list[str]:
             "batch norms were folded into convolutions when the model was exported, and dropouts left out, so it "
             f"trains without them ({_some(folded)}); {FOR_TRAINING}"
         )
-    if any(p.key.startswith("onnxpart.") for p in proto.metadata_props):
+    if any(is_mark(p.key) for p in proto.metadata_props):
         return found  # what is duplicated is so on purpose
     equal = [name for name, copies in _copies(proto).items() if copies]
     if equal:
@@ -163,13 +164,6 @@ def _dotted(use: _Use) -> str:
         if scope and use.parameter.startswith(prefix):
             return f"{scope}.{use.parameter.removeprefix(prefix)}"
     return use.parameter
-
-
-def _free(name: str, taken: set[str]) -> str:
-    result, i = name, 1
-    while result in taken:
-        result, i = f"{name}_{i}", i + 1
-    return result
 
 
 def _copies(proto: ModelProto) -> dict[str, list[str]]:

@@ -165,6 +165,11 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
+def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
+    """The texts that a model carries, by key."""
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
 def constant_node(tensor: TensorProto) -> onnx.NodeProto:
     """The Constant node that gives a tensor under its name."""
     return helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)

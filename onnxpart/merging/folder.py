@@ -11,10 +11,11 @@ from onnx import helper
 
 from onnxpart.analysis.walk import analyse
 from onnxpart.emission.scale_output import scale_output
-from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, Split, part_file
+from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, Split, part_file, part_files
 from onnxpart.errors import MergeError, UsageError
 from onnxpart.frontend.load import load, stored_arrays
 from onnxpart.ir.model import Model
+from onnxpart.ir.protos import metadata_of
 from onnxpart.ir.redraft import redraft
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.cross_weights import draw_streams
@@ -52,7 +53,7 @@ def read_plan(folder: Path) -> Plan:
         clear(folder.parent)  # which puts back what was set aside when its writer was killed
     if path.is_file():
         return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    props = _metadata(load(part)) if part.is_file() else {}
+    props = metadata_of(load(part).proto) if part.is_file() else {}
     if METADATA not in props:
         raise MergeError(f"{folder} holds no plan; name a folder that `onnxpart split` wrote.")
     return Plan.from_json(props[METADATA], str(part))
@@ -70,7 +71,7 @@ def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
     found: dict[int, Model] = {}
     for i, path in enumerate(files):
         model = _of_plan(plan, path)
-        text = _metadata(model).get(METADATA_PART, str(i))
+        text = metadata_of(model.proto).get(METADATA_PART, str(i))
         if not text.isdecimal() or int(text) >= plan.k:
             raise MergeError(f"{path} says that it is part {text} of {plan.k}; give the parts of one split.")
         part = int(text)
@@ -86,14 +87,10 @@ def _of_plan(plan: Plan, path: Path) -> Model:
     :raises MergeError: when it says that it is of another split.
     """
     model = load(path)
-    props = _metadata(model)
+    props = metadata_of(model.proto)
     if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan:
         raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
     return model
-
-
-def _metadata(model: Model) -> dict[str, str]:
-    return {entry.key: entry.value for entry in model.proto.metadata_props}
 
 
 def _check_count(plan: Plan, files: Sequence[Path]) -> None:
@@ -123,7 +120,7 @@ def read_whole(folder: Path, plan: Plan) -> Model:
     :raises MergeError: when the folder's is another network's, or of another split.
     """
     model = load(folder / WHOLE)
-    props = _metadata(model)
+    props = metadata_of(model.proto)
     if METADATA in props and Plan.from_json(props[METADATA], model.name) != plan:
         raise MergeError(f"{model.name} belongs to another split than the plan; split the model again.")
     for initializer in plan.initializers:
@@ -170,7 +167,7 @@ def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -
     :raises MergeError: when a part is missing, given twice, or of another split.
     """
     if files is None:
-        files = [folder / part_file(p) for p in range(plan.k)]
+        files = part_files(folder, plan.k)
     weights = [path for path in files if path.suffix == ".safetensors"]
     if not weights:
         return [stored_arrays(model) for model in read_parts(plan, files)]
@@ -270,7 +267,7 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
 
 def _states(folder: Path, plan: Plan, files: Sequence[Path] | None) -> list[OptimizerState]:
     """The states that training left beside the parts, in the plan's order; none unless all have one, of one kind."""
-    files = [folder / part_file(p) for p in range(plan.k)] if files is None else files
+    files = part_files(folder, plan.k) if files is None else files
     if len({state.kind for state in found_states(files)}) != 1:
         return []
     return found_states([Path(part.name) for part in read_parts(plan, files)])
@@ -312,7 +309,7 @@ def widen_part(
 
 def _files_read(folder: Path, plan: Plan, parts: Sequence[Path] | None) -> list[Path]:
     """What is read of a split, which mustn't be written to: its folder's files, or those given of the parts."""
-    parts = [folder / part_file(p) for p in range(plan.k)] if parts is None else parts
+    parts = part_files(folder, plan.k) if parts is None else parts
     return [folder / PLAN, folder / WHOLE, folder / ORIGINAL, *parts, *(state_file(part) for part in parts)]
 
 
@@ -324,7 +321,7 @@ def _check_model(path: Path, force: bool, read: list[Path]) -> None:
 
 def _save(draft: Draft, state: OptimizerState | None, path: Path) -> None:
     """Write a model that says where it is from, and its optimiser's state; the old one's never stands beside it."""
-    found = {entry.key: entry.value for entry in draft.proto.metadata_props}
+    found = metadata_of(draft.proto)
     if METADATA not in found:
         helper.set_model_props(draft.proto, found | MARK)
     with withdrawn(state_file(path)):

@@ -21,6 +21,7 @@ from onnxpart.emission.split import Split
 from onnxpart.emission.whole import draft_whole
 from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
+from onnxpart.ir.protos import metadata_of
 from onnxpart.merging.merge import held, merge_streams
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.assign import ANYWHERE, Order, Parts
@@ -61,7 +62,7 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
         draft = draft_part(coarse, p, weights)
         drafts.append(draft if finest.plan.same_graph else _duplicated(finest.plan, coarse, p, draft, merged))
     whole = draft_whole(finest)
-    props = {entry.key: entry.value for entry in whole.proto.metadata_props}
+    props = metadata_of(whole.proto)
     own = {METADATA: coarse.plan.to_json(), _FINEST: finest.plan.to_json()}
     onnx.helper.set_model_props(whole.proto, props | own)
     return Split(coarse, tuple(drafts), whole)
@@ -82,7 +83,7 @@ def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) 
 
 def _finest(split: Split) -> Partition:
     """The partition of the first split, which says what exists how often in the whole."""
-    props = {entry.key: entry.value for entry in split.whole_draft.proto.metadata_props}
+    props = metadata_of(split.whole_draft.proto)
     if _FINEST not in props:
         return split.partition
     return partition_of(split.analysis, Plan.from_json(props[_FINEST]))
@@ -92,7 +93,7 @@ def _duplicated(finest: Plan, coarse: Partition, part: int, larger: Draft, merge
     """A larger part that holds what mixes units, or can't be divided, once for each of the smallest parts in it."""
     network = analyse(load(larger.model()))
     draft = draft_whole(_inner(network, finest, coarse, part))
-    onnx.helper.set_model_props(draft.proto, {entry.key: entry.value for entry in larger.proto.metadata_props})
+    onnx.helper.set_model_props(draft.proto, metadata_of(larger.proto))
     for tensor in draft.proto.graph.initializer:
         if tensor.name in merged and tensor.name not in finest.by_name:
             fill(tensor, merged[tensor.name].array())

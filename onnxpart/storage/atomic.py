@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path.name), suffix=f".{NEW}")
     except OSError as error:
-        raise ModelError(f"{path} can't be written ({error.strerror}); choose another place.") from None
+        raise _unwritable(path, error, "choose another place") from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -55,9 +55,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ModelError(
-                f"{path} can't be written ({error.strerror}); free space or choose another place."
-            ) from None
+            raise _unwritable(path, error, "free space or choose another place") from None
         raise
 
 
@@ -91,13 +89,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         clear(target.parent)
         fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target.name), suffix=f".{NEW}"))
     except OSError as error:
-        raise ModelError(f"{folder} can't be written ({error.strerror}); choose another folder.") from None
+        raise _unwritable(folder, error, "choose another folder") from None
     try:
         yield fresh
         fresh.chmod(0o755)
         _exchange(fresh, target)
     except OSError as error:
-        raise ModelError(f"{folder} can't be written ({error.strerror}); choose another folder.") from None
+        raise _unwritable(folder, error, "choose another folder") from None
     except ModelError as error:
         raise ModelError(str(error).replace(str(fresh), str(folder))) from None
     finally:
@@ -167,8 +165,12 @@ def note(path: Path, text: str) -> Path:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise ModelError(f"{path} can't be written ({error.strerror}); choose another place.") from None
+        raise _unwritable(path, error, "choose another place") from None
     return Path(name)
+
+
+def _unwritable(path: Path, error: OSError, advice: str) -> ModelError:
+    return ModelError(f"{path} can't be written ({error.strerror}); {advice}.")
 
 
 def _prefix(name: str) -> str:

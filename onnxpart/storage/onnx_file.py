@@ -58,9 +58,7 @@ def check_external(proto: onnx.ModelProto, path: Path) -> None:
     :raises ModelError: when they aren't.
     """
     root = path.parent.resolve()
-    for tensor in (*proto.graph.initializer, *inner_tensors(proto)):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
+    for tensor in _external_tensors(proto):
         location = _external(tensor).get("location", "")
         target = (root / location).resolve()
         if not target.is_relative_to(root):
@@ -86,6 +84,13 @@ def inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
                 elif attribute.type == onnx.AttributeProto.GRAPH:
                     bodies.append(attribute.g)
                     yield from attribute.g.initializer
+
+
+def _external_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """The tensors that lie in files of their own."""
+    for tensor in (*proto.graph.initializer, *inner_tensors(proto)):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield tensor
 
 
 def _external(tensor: TensorProto) -> dict[str, str]:
@@ -197,9 +202,8 @@ def data_files(path: Path) -> list[Path]:
 
     :raises ModelError: when the model can't be read.
     """
-    proto = read(path)
-    tensors = [t for t in (*proto.graph.initializer, *inner_tensors(proto)) if t.data_location == TensorProto.EXTERNAL]
-    return [path.parent / name for name in sorted({_external(tensor).get("location", "") for tensor in tensors})]
+    names = {_external(tensor).get("location", "") for tensor in _external_tensors(read(path))}
+    return [path.parent / name for name in sorted(names)]
 
 
 def is_data_of(name: str, model: str) -> bool:

@@ -68,6 +68,11 @@ def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
         raise ModelError(f"{path} holds {strange}, which onnxpart didn't write; give another folder, or move it.")
 
 
+def is_mark(key: str) -> bool:
+    """Whether a key of metadata is one of onnxpart's."""
+    return key.startswith(_PREFIX)
+
+
 def is_own(path: Path) -> bool:
     """Whether a file is one that onnxpart wrote, or empty."""
     if not path.is_file() or path.is_symlink():
@@ -78,8 +83,8 @@ def is_own(path: Path) -> bool:
         return True
     try:
         if path.suffix == ".safetensors":
-            return any(key.startswith(_PREFIX) for key in read_metadata(path))
-        return any(entry.key.startswith(_PREFIX) for entry in read(path).metadata_props)
+            return any(map(is_mark, read_metadata(path)))
+        return any(is_mark(entry.key) for entry in read(path).metadata_props)
     except ModelError:
         return False
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -28,16 +30,12 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
 
     :raises ModelError: when the file can't be read, or holds types that ONNX doesn't know.
     """
-    from safetensors import SafetensorError, safe_open
-
     result = {}
     try:
-        with safe_open(path, framework="numpy") as file:
+        with _opened(path) as file:
             slices = {name: file.get_slice(name) for name in file.offset_keys()}
             shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
             dtypes = {name: np.dtype(_SAFETENSORS[found.get_dtype()]) for name, found in slices.items()}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} can't be read as safetensors ({error}); check the file.") from None
     except KeyError as error:
         raise ModelError(f"{path} holds numbers of type {error.args[0]}; save them as floats or integers.") from None
     lengths = {name: prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
@@ -53,11 +51,21 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     :raises ModelError: when the file can't be read.
     """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open for reading.
+
+    :raises ModelError: when it can't be read.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
+            yield file
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} can't be read as safetensors ({error}); check the file.") from None
 

@@ -14,6 +14,7 @@ from onnxpart.analysis.rewrite import Indices, Rewrite
 from onnxpart.analysis.rules.mix import slides
 from onnxpart.analysis.rules.table import operator
 from onnxpart.errors import PartitionError
+from onnxpart.ir.einsum import parse
 
 
 @dataclass(frozen=True)
@@ -396,17 +397,13 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]
 
     :raises Barrier: for a repeated letter within one operand (a diagonal).
     """
-    left, arrow, out = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
+    terms, out = parse(equation)
     dots = max(r - len(t.replace("...", "")) if "..." in t else 0 for t, r in zip(terms, ranks, strict=True))
     fill = "ABCDEFGH"[:dots]
     letters = []
     for term, rank in zip(terms, ranks, strict=True):
         size = rank - len(term.replace("...", ""))
         letters.append(term.replace("...", fill[dots - size :] if size else ""))
-    if not arrow:
-        joined = "".join(terms).replace(".", "")
-        out = ("..." if dots else "") + "".join(sorted({c for c in joined if joined.count(c) == 1}))
     out = out.replace("...", fill)
     if any(len(set(term)) < len(term) for term in letters):
         raise Barrier("its equation takes a diagonal")
