@@ -24,7 +24,7 @@ from onnxpart.frontend.load import load
 from onnxpart.merging import folder
 
 if TYPE_CHECKING:
-    from onnxpart.torch.runs.task import Recipe, Task
+    from onnxpart.torch.runs.task import RunOptions, Task
 
 ENGINES = ("auto", "series", "fused", "processes", "ray")
 Edges = Annotated[
@@ -58,7 +58,7 @@ class Training:
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9
     weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0
-    schedule: Annotated[str, typer.Option(help="Of the rate: constant, cosine, step or onecycle.")] = "constant"
+    schedule: Annotated[str, typer.Option(help="Of the rate: constant, cosine, step, onecycle or wsd.")] = "constant"
     clip: Annotated[float | None, typer.Option(help="Largest norm of a part's gradient.")] = None
     accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100
@@ -85,7 +85,7 @@ class Training:
     ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
 
-    def recipe(self) -> Recipe:
+    def options(self) -> RunOptions:
         """Return the options as the training takes them.
 
         :raises UsageError: for values that make no sense, or without PyTorch.
@@ -99,7 +99,7 @@ class Training:
         if every is None or not float(every[1] or every[2]):
             text = self.checkpoint_every
             raise UsageError(f"checkpoints every {text!r} aren't possible; give steps, as 500, or minutes, as 5min.")
-        recipe: Recipe = task.Recipe(
+        options: RunOptions = task.RunOptions(
             self.data,
             self.loss,
             task.Settings(**settings),
@@ -112,7 +112,7 @@ class Training:
             self.keep,
             self.resume,
         )
-        return recipe
+        return options
 
 
 def _with_training(command: Callable[..., None]) -> Callable[..., None]:
@@ -151,7 +151,7 @@ def train(
 
     Until it is done, checkpoints are in DIR/training (FILE.training); metrics.jsonl there stays.
     """
-    recipe = training.recipe()
+    options = training.options()
     if source.is_dir():
         plan = folder.read_plan(source)
         files, place = part_files(source, plan.k), source / "training"
@@ -160,7 +160,7 @@ def train(
     else:
         files, place, digest = [source], source.with_suffix(".training"), load(source).digest
     runs = _runs()
-    with _resumable(), runs.progress.RunProgress(place, tables.console(stderr=True), resume=recipe.resume) as progress:
+    with _resumable(), runs.progress.RunProgress(place, tables.console(stderr=True), resume=options.resume) as progress:
 
         def told(task: Task) -> Any:
             progress.note(task.objective.note)
@@ -168,7 +168,7 @@ def train(
                 runs.progress.PARTS if source.is_dir() else source.stem, range(training.epochs), task.loss.metric
             )
 
-        done = runs.task.train_files(files, recipe, place / "checkpoints", told, plan=digest)
+        done = runs.task.train_files(files, options, place / "checkpoints", told, plan=digest)
     if training.as_json:
         found = [{**asdict(each), "file": str(each.file)} for each in done]
         typer.echo(json.dumps({"trained": found, "metrics": str(place / "metrics.jsonl")}))
@@ -222,12 +222,12 @@ def fit(
 
     DIR gets trained.onnx, the report (report.md, report.json, curves.png), metrics.jsonl, and the split (parts/).
     """
-    recipe = training.recipe()
+    options = training.options()
     loaded = load(model)
     loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
-    with _resumable(), runs.progress.RunProgress(target, tables.console(stderr=True), resume=recipe.resume) as progress:
+    with _resumable(), runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress:
 
         def told(stage: str, task: Task, epochs: range) -> Any:
             progress.note(task.objective.note if stage == runs.fit.PARTS else "")
@@ -235,8 +235,8 @@ def fit(
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "restart": restart,
                 "edges": edges}  # fmt: skip
-        found = runs.fit.fit(loaded, recipe, target, told, k=k, **ways, force=force)
-        data = runs.fit_report.report(found, recipe, str(model), restart, edges)
+        found = runs.fit.fit(loaded, options, target, told, k=k, **ways, force=force)
+        data = runs.fit_report.report(found, options, str(model), restart, edges)
         runs.fit_report.save(data, found, target)
     if training.as_json:
         typer.echo(json.dumps(data))

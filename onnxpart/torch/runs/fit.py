@@ -25,7 +25,7 @@ from onnxpart.torch.data.sources import read_by
 from onnxpart.torch.importer.module import ImportedModule
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import Networks, Stage, Train, divide_anew, merge_parts, parts_of, run_stages
-from onnxpart.torch.runs.task import Recipe, Task, learn, prepare
+from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
 from onnxpart.torch.runs.trained_file import deviation, write_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
@@ -86,7 +86,7 @@ class Fit:
 
 def fit(
     model: Model,
-    recipe: Recipe,
+    options: RunOptions,
     out: Path,
     progress: Progress,
     *,
@@ -111,38 +111,38 @@ def fit(
         are of no use when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
     """
-    settings = recipe.settings
+    settings = options.settings
     merge_at = settings.epochs // 2 if merge_at is None else merge_at
     if not 0 < merge_at <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
     planned = rounds_of(model, k, merge_at, rounds, order, settings.seed, init)
-    recipes = _recipes(recipe, merge_at, restart)
-    if recipe.resume:
+    both = _both(options, merge_at, restart)
+    if options.resume:
         _check_same(out, planned.last.plan)
-    task = prepare(list(planned.last.parts), recipe)
-    if not recipe.resume:
-        _start(out, planned.last, force, [*model.files, *read_by(recipe.data)])
-    with connected(recipe.cluster) if recipe.engine == "ray" else nullcontext():
-        return _stages(planned, task, recipes, out, progress, edges)
+    task = prepare(list(planned.last.parts), options)
+    if not options.resume:
+        _start(out, planned.last, force, [*model.files, *read_by(options.data)])
+    with connected(options.cluster) if options.engine == "ray" else nullcontext():
+        return _stages(planned, task, both, out, progress, edges)
 
 
-def _recipes(recipe: Recipe, merge_at: int, restart: float | None) -> tuple[Recipe, Recipe]:
+def _both(options: RunOptions, merge_at: int, restart: float | None) -> tuple[RunOptions, RunOptions]:
     """Return how to train the parts, and the whole."""
     if restart is None:
-        return recipe, recipe
+        return options, options
     if not restart > 0:
         raise UsageError(f"restart is {restart}; it must be positive.")
-    parts = replace(recipe.settings, epochs=merge_at)
-    whole = replace(recipe.settings, first=merge_at, lr=restart)
-    return replace(recipe, settings=parts), replace(recipe, settings=whole)
+    parts = replace(options.settings, epochs=merge_at)
+    whole = replace(options.settings, first=merge_at, lr=restart)
+    return replace(options, settings=parts), replace(options, settings=whole)
 
 
 def _stages(
-    rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], out: Path, progress: Progress, edges: float
+    rounds: Rounds, task: Task, both: tuple[RunOptions, RunOptions], out: Path, progress: Progress, edges: float
 ) -> Fit:
     """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
-    later = recipes[1]
-    stages = _planned(rounds, task, recipes, edges)
+    later = both[1]
+    stages = _planned(rounds, task, both, edges)
     running = run_stages(_parts(rounds, task, 0), stages, _trainer(rounds, task, later, out, progress))
     *_, parts = islice(running, len(rounds.spans))
     for p, module in enumerate(parts.modules):
@@ -167,9 +167,9 @@ def _stages(
     )
 
 
-def _planned(rounds: Rounds, task: Task, recipes: tuple[Recipe, Recipe], edges: float) -> list[Stage]:
+def _planned(rounds: Rounds, task: Task, both: tuple[RunOptions, RunOptions], edges: float) -> list[Stage]:
     """Return the stages: the parts round by round, the whole as it was merged, and the whole trained on."""
-    first, last = (recipe.settings for recipe in recipes)
+    first, last = (options.settings for options in both)
     merge_at = rounds.spans[-1].stop
 
     def divided(before: Networks, number: int) -> Networks:
@@ -197,19 +197,19 @@ def _parts(rounds: Rounds, task: Task, number: int) -> Networks:
     return parts_of(rounds.split(number), task.build)
 
 
-def _trainer(rounds: Rounds, task: Task, recipe: Recipe, out: Path, progress: Progress) -> Train:
+def _trainer(rounds: Rounds, task: Task, options: RunOptions, out: Path, progress: Progress) -> Train:
     """Return what trains the networks of a stage, with news and checkpoints under its name."""
-    merge_at, epochs = rounds.spans[-1].stop, recipe.settings.epochs
+    merge_at, epochs = rounds.spans[-1].stop, options.settings.epochs
     spans = {PARTS: range(merge_at), THE_WHOLE: range(merge_at, epochs)}
     told = {name: progress(name, task, span) for name, span in spans.items()}
-    if recipe.resume and not checkpoint.exist(out / CHECKPOINTS):
+    if options.resume and not checkpoint.exist(out / CHECKPOINTS):
         told[PARTS](Note(f"{out / CHECKPOINTS} holds nothing to resume; the run begins anew"))
 
     def train(stage: Stage, networks: Networks) -> list[Result]:
         """Train a stage with checkpoints in the folder of its name."""
         return learn(
             replace(task, modules=networks.modules),
-            replace(recipe, settings=stage.settings),
+            replace(options, settings=stage.settings),
             stage.epochs,
             out / CHECKPOINTS / stage.name,
             told[stage.name.partition("/")[0]],

@@ -13,19 +13,19 @@ import torch
 from onnxpart import __version__
 from onnxpart.storage.atomic import write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS, Fit
-from onnxpart.torch.runs.task import Recipe
+from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
 
 REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
 
 
-def report(found: Fit, recipe: Recipe, source: str, restart: float | None, edges: float) -> dict[str, Any]:
+def report(found: Fit, options: RunOptions, source: str, restart: float | None, edges: float) -> dict[str, Any]:
     """Return all figures, for JSON; `rounds` are the epochs after which the parts were merged.
 
     :param source: the network that was trained, as given. :param restart: see `fit.fit`, :param edges: too.
     """
-    times, epochs = found.times, recipe.settings.epochs
+    times, epochs = found.times, options.settings.epochs
     return {
         "model": source,
         "trained": str(found.file),
@@ -35,12 +35,12 @@ def report(found: Fit, recipe: Recipe, source: str, restart: float | None, edges
         "restart": restart,
         "edges": edges,
         "rounds": [span.stop for span in found.rounds],
-        "data": recipe.data,
-        "loss": recipe.loss,
+        "data": options.data,
+        "loss": options.loss,
         "metric": found.metric or None,
-        "engine": recipe.engine,
-        "batch_size": recipe.batch_size,
-        "settings": asdict(recipe.settings),
+        "engine": options.engine,
+        "batch_size": options.batch_size,
+        "settings": asdict(options.settings),
         "sizes": asdict(found.sizes),
         "parts": [_points(curve, 0) for curve in found.parts],
         "merged": None if found.merged is None else {"loss": found.merged[0], "metric": found.merged[1]},

@@ -30,7 +30,7 @@ from onnxpart.torch.training.train import train
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunOptions:
     """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
 
     Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
@@ -77,15 +77,15 @@ class Trained:
     deviation: float
 
 
-def prepare(models: Sequence[onnx.ModelProto], recipe: Recipe) -> Task:
+def prepare(models: Sequence[onnx.ModelProto], options: RunOptions) -> Task:
     """Return models of one split, or a single one, ready to be trained.
 
     :raises OnnxpartError: when data or loss don't fit, or a model can't be imported.
     """
-    objective = find_objective(recipe.loss, models[0])
+    objective = find_objective(options.loss, models[0])
     inputs = signature(models[0].graph)
-    seed, workers = recipe.settings.seed, recipe.workers
-    data = open_data(recipe.data, inputs, batch_size=recipe.batch_size, seed=seed, workers=workers)
+    seed, workers = options.settings.seed, options.workers
+    data = open_data(options.data, inputs, batch_size=options.batch_size, seed=seed, workers=workers)
     modules = [import_onnx(objective.cut(model)) for model in models]
     loss, data = objective.bind(modules[0], data)
     return Task(modules, objective, loss, data)
@@ -93,7 +93,7 @@ def prepare(models: Sequence[onnx.ModelProto], recipe: Recipe) -> Task:
 
 def learn(
     task: Task,
-    recipe: Recipe,
+    options: RunOptions,
     epochs: range,
     folder: Path,
     on_event: OnEvent,
@@ -103,26 +103,26 @@ def learn(
     seconds: float = 0.0,
 ) -> list[Result]:
     """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`)."""
-    every = recipe.every_steps, recipe.every_minutes
+    every = options.every_steps, options.every_minutes
     return train(
         task.modules,
         task.data.train,
         task.loss,
-        recipe.settings,
-        engine=recipe.engine,
+        options.settings,
+        engine=options.engine,
         epochs=epochs,
         test=task.data.test,
         metric=task.loss.measure if task.loss.metric else None,
         states=states,
-        checkpoints=Checkpoints(folder, *every, keep=recipe.keep, resume=recipe.resume, plan=plan),
+        checkpoints=Checkpoints(folder, *every, keep=options.keep, resume=options.resume, plan=plan),
         seconds=seconds,
-        cluster=recipe.cluster,
+        cluster=options.cluster,
         on_event=on_event,
     )
 
 
 def train_files(
-    files: Sequence[Path], recipe: Recipe, checkpoints: Path, progress: Callable[[Task], OnEvent], *, plan: str = ""
+    files: Sequence[Path], options: RunOptions, checkpoints: Path, progress: Callable[[Task], OnEvent], *, plan: str = ""
 ) -> list[Trained]:
     """Train the models in files, which are replaced by the trained ones; ONNX Runtime then runs them.
 
@@ -135,12 +135,12 @@ def train_files(
     for path in files:
         check_plain(path)
         check_file(state_file(path), True)
-    if recipe.resume and not checkpoint.exist(checkpoints):
+    if options.resume and not checkpoint.exist(checkpoints):
         raise CheckpointError(f"{checkpoints} holds nothing to resume; leave out --resume to train from the files.")
-    task = prepare([read_whole(path) for path in files], recipe)
+    task = prepare([read_whole(path) for path in files], options)
     told = progress(task)
-    states = _states(files, recipe, told)
-    results = learn(task, recipe, range(recipe.settings.epochs), checkpoints, told, plan=plan, states=states)
+    states = _states(files, options, told)
+    results = learn(task, options, range(options.settings.epochs), checkpoints, told, plan=plan, states=states)
     for path, module, result in zip(files, task.modules, results, strict=True):
         with withdrawn(state_file(path)):
             write_weights(module, path, path)
@@ -152,9 +152,9 @@ def train_files(
     ]
 
 
-def _states(files: Sequence[Path], recipe: Recipe, told: OnEvent) -> list[OptimizerState] | None:
+def _states(files: Sequence[Path], options: RunOptions, told: OnEvent) -> list[OptimizerState] | None:
     """Return what earlier training left beside the files, where it is of the same optimiser."""
-    found, wanted = found_states(files), recipe.settings.optimizer
+    found, wanted = found_states(files), options.settings.optimizer
     if not found:
         return None
     if any(state.kind != wanted for state in found):

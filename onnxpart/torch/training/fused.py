@@ -40,7 +40,7 @@ class Fused:
         self.base = copy.deepcopy(job.modules[0]).to("meta")
         if isinstance(self.base, ImportedModule) and not job.settings.compile:
             use_grouped_kernels(self.base.body)
-        self.optimizer = optim.optimizer(job.settings, self.parameters.values())
+        self.optimizer = optim.optimizer(job.settings, self.parameters.values(), axes=1)
         self.generators = [torch.Generator(device) for _ in job.modules]
         self.taken = 0
         self.losses = vmap(self._loss, in_dims=(0, 0, None, None))

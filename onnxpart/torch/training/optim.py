@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +19,39 @@ from onnxpart.torch.training.settings import Settings
 Slots = dict[str, dict[str, Tensor]]
 """Parameter's key in the module -> slot -> tensor."""
 _STEP = "step"
+_DECAY = 5
+"""Over one in so many steps, the last ones, a rate falls that was constant."""
 
 
-def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor]) -> torch.optim.Optimizer:
-    """Return torch's optimiser over the parameters that are trained."""
+def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], axes: int = 0) -> torch.optim.Optimizer:
+    """Return torch's optimiser over the parameters that are trained; vectors and numbers don't decay.
+
+    :param axes: of each parameter that are in front of its own, as that of the parts where those are stacked.
+    :raises OnnxpartError: when nothing is trained.
+    """
     chosen = [parameter for parameter in parameters if parameter.requires_grad]
     if not chosen:
         raise OnnxpartError("the model has no weights to train; check the export.")
+    groups = [
+        {"params": [p for p in chosen if p.dim() - axes > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in chosen if p.dim() - axes <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(chosen, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(chosen, lr=settings.lr, weight_decay=settings.weight_decay)
+    return kind(groups, lr=settings.lr)
 
 
 def rates(settings: Settings, steps: int) -> Iterator[float]:
     """Yield the rate of each of `steps` steps, as torch's scheduler gives them; a constant rate has no end."""
+    warm = max(ceil(settings.warmup * steps), 1)
+    for step, rate in enumerate(_scheduled(settings, steps)):
+        yield rate * min((step + 1) / warm, 1.0)
+
+
+def _scheduled(settings: Settings, steps: int) -> Iterator[float]:
+    """Yield the rate of each step, warm-up aside."""
     if settings.schedule == "constant":
         yield from repeat(settings.lr)
     probe = torch.optim.SGD([torch.zeros(())], lr=settings.lr)
@@ -49,6 +68,8 @@ def _schedule(settings: Settings, probe: torch.optim.Optimizer, steps: int) -> l
         return lr_scheduler.CosineAnnealingLR(probe, steps)
     if settings.schedule == "step":
         return lr_scheduler.StepLR(probe, -(-steps // 3), 0.1)
+    if settings.schedule == "wsd":
+        return lr_scheduler.LambdaLR(probe, lambda step: min(_DECAY * (steps - step) / steps, 1.0))
     return lr_scheduler.OneCycleLR(probe, settings.lr, steps, cycle_momentum=False)
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from onnxpart.errors import UsageError
 
 OptimizerKind = Literal["sgd", "adam", "adamw"]
-ScheduleKind = Literal["constant", "cosine", "step", "onecycle"]
+ScheduleKind = Literal["constant", "cosine", "step", "onecycle", "wsd"]
 EngineKind = Literal["auto", "series", "fused", "processes", "ray"]
 
 
@@ -17,9 +17,11 @@ class Settings:
     """How to train: everything that has an effect on the result.
 
     The schedule goes from epoch `first` up to `epochs`, whichever of them a run trains. `schedule`: the rate stays,
-    follows half a cosine down to 0, falls to a tenth after each third, or rises from `lr` / 25 to `lr` and falls to
-    nearly 0 (`OneCycleLR`). `momentum` is that of SGD; Adam keeps torch's betas. `clip`: largest norm of a part's
-    gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16. `seed` drives dropout; the loader has
+    follows half a cosine down to 0, falls to a tenth after each third, rises from `lr` / 25 to `lr` and falls to
+    nearly 0 (`OneCycleLR`), or stays and falls in a straight line to 0 over the last fifth (warm-up, stable, decay).
+    `warmup`: the share of the steps over which the rate rises to that in a straight line. `momentum` is that of SGD;
+    Adam keeps torch's betas. `weight_decay` is for parameters of two axes or more; norms and biases have none. `clip`:
+    largest norm of a part's gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16. `seed` drives dropout; the loader has
     its own. `device`: auto, cpu, cuda or cuda:i.
 
     :raises UsageError: for a value that makes no sense.
@@ -31,6 +33,7 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: ScheduleKind = "constant"
+    warmup: float = 0.0
     clip: float | None = None
     accumulate: int = 1
     amp: bool = False
@@ -54,6 +57,8 @@ class Settings:
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if not 0 <= self.warmup <= 1:
+            raise UsageError(f"warmup is {self.warmup}; it is a share of the steps, from 0 to 1.")
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if value is not None and not value > 0:

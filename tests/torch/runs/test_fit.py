@@ -12,12 +12,12 @@ from onnxpart.errors import CheckpointError, ModelError, OnnxpartError, UsageErr
 from onnxpart.frontend.load import load
 from onnxpart.torch.runs.fit import PARTS, Times, fit
 from onnxpart.torch.runs.fit_report import page
-from onnxpart.torch.runs.task import Recipe
+from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import ignore
 from onnxpart.torch.training.settings import Settings
 
 MODEL = load(regression_mlp(0, inputs=784, hidden=(8,)))
-RECIPE = Recipe("mnist5k", "mse", Settings(4), batch_size=1000)
+OPTIONS = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000)
 
 
 @pytest.mark.parametrize(
@@ -33,21 +33,21 @@ def test_what_makes_no_sense_leaves_no_folder(
     tmp_path: Path, options: dict[str, Any], kind: type[OnnxpartError], reason: str
 ) -> None:
     with pytest.raises(kind, match=reason):
-        fit(MODEL, RECIPE, tmp_path / "out", lambda *_: ignore, **options)
+        fit(MODEL, OPTIONS, tmp_path / "out", lambda *_: ignore, **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ModelError, match="exists already"):
-        fit(MODEL, RECIPE, tmp_path, lambda *_: ignore)
+        fit(MODEL, OPTIONS, tmp_path, lambda *_: ignore)
     with pytest.raises(ModelError, match=r"holds mine\.txt, which onnxpart didn't write"):
-        fit(MODEL, RECIPE, tmp_path, lambda *_: ignore, force=True)
+        fit(MODEL, OPTIONS, tmp_path, lambda *_: ignore, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
-    resumed = Recipe("mnist5k", "mse", Settings(4), batch_size=1000, resume=True)
+    resumed = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000, resume=True)
     with pytest.raises(CheckpointError, match="holds no run to resume"):
         fit(MODEL, resumed, tmp_path / PARTS, lambda *_: ignore)
 

@@ -22,11 +22,33 @@ from onnxpart.torch.training.settings import OptimizerKind, ScheduleKind, Settin
         ("constant", [1.0] * 6),
         ("cosine", [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]),
         ("step", [1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("wsd", [1, 1, 1, 1, 1, 5 / 6]),
     ],
 )
 def test_rates(schedule: ScheduleKind, expected: list[float]) -> None:
     found = islice(optim.rates(Settings(1, lr=1.0, schedule=schedule), 6), 6)
     assert list(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
+def test_a_rate_warms_up(schedule: ScheduleKind) -> None:
+    plain = list(islice(optim.rates(Settings(1, lr=1.0, schedule=schedule), 20), 20))
+    warm = list(islice(optim.rates(Settings(1, lr=1.0, schedule=schedule, warmup=0.2), 20), 20))
+    assert warm == pytest.approx([rate * min((step + 1) / 4, 1) for step, rate in enumerate(plain)])
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("axes", [0, 1])
+def test_weights_decay_and_vectors_do_not(kind: OptimizerKind, axes: int) -> None:
+    stacked = (3,) * axes
+    shapes = {"weight": (4, 2), "bias": (4,), "scale": ()}
+    tensors = {name: torch.ones((*stacked, *shape), requires_grad=True) for name, shape in shapes.items()}
+    optimizer = optim.optimizer(Settings(1, kind, lr=0.1, weight_decay=0.5), tensors.values(), axes)
+    for tensor in tensors.values():
+        tensor.grad = torch.zeros_like(tensor)
+    optimizer.step()
+    assert tensors["weight"].max() < 1
+    assert all(torch.equal(tensors[name], torch.ones_like(tensors[name])) for name in ("bias", "scale"))
 
 
 def test_one_cycle_rises_and_falls() -> None:

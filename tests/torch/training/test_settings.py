@@ -14,7 +14,7 @@ from onnxpart.torch.training.settings import Settings
     ("given", "sentence"),
     [
         ({"optimizer": "lion"}, "optimizer 'lion' isn't known; choose one of sgd, adam, adamw."),
-        ({"schedule": "linear"}, "schedule 'linear' isn't known; choose one of constant, cosine, step, onecycle."),
+        ({"schedule": "linear"}, "schedule 'linear' isn't known; choose one of constant, cosine, step, onecycle, wsd."),
         ({"epochs": -1}, "epochs is -1; it must be at least 0."),
         ({"momentum": -0.1}, "momentum is -0.1; it must be at least 0."),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be at least 0."),
