@@ -1,4 +1,4 @@
-"""Fresh weights of parts, by their own fan-in."""
+"""First weights of parts, by their own fan-in."""
 
 from __future__ import annotations
 
@@ -10,39 +10,58 @@ import numpy as np
 from onnxpart.analysis.rewrite import sizes
 from onnxpart.ir.arrays import rows_of
 from onnxpart.planning.partition import Partition
+from onnxpart.planning.plan import slice_stream
 from onnxpart.storage.rows import Array, Stream, rows_shape, windows
 
 
-def fans(partition: Partition, name: str, part: int) -> tuple[int, int]:
-    """Inputs to one unit, and units that one input feeds, of a contraction's weight in a part."""
+def fans(partition: Partition, name: str, part: int | None) -> tuple[int, int]:
+    """Inputs to one unit, and units that one input feeds, of a contraction's weight in a part; None: in the whole."""
     analysis, weight = partition.analysis, partition.analysis.state.weights[name]
-    if weight.tensor == name:
-        shape: Sequence[int] = partition.plan.by_name[name].part_shape(part)
-    else:
-        shape = sizes(partition.division.kept(weight.tensor, part), analysis.shapes.shape[weight.tensor])
+    shape: Sequence[int] = analysis.shapes.shape[weight.tensor]
+    if part is not None and weight.tensor == name:
+        shape = partition.plan.by_name[name].part_shape(part)
+    elif part is not None:
+        shape = sizes(partition.division.kept(weight.tensor, part), shape)
     total = int(np.prod(shape, dtype=np.int64))
     outputs = int(np.prod([shape[a] for a in weight.outputs], dtype=np.int64))
     inputs_axis = next((n for a, n in enumerate(shape) if a not in weight.outputs), 1)
     return max(1, total // max(1, outputs)), max(1, total // max(1, inputs_axis))
 
 
-INITS = ("slices", "he", "glorot")
+INITS = ("slices", "he", "glorot", "scaled")
 
 
 def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, Stream]:
-    """Fresh weights of a part (see `split`); what is no weight of a contraction and no bias stays as sliced."""
+    """First weights of a part that aren't slices of the whole's (see `split`).
+
+    What is no weight of a contraction and, unless the slices are scaled, no bias, stays as sliced.
+    """
     analysis, result = partition.analysis, {}
     for number, initializer in enumerate(partition.plan.initializers):
         name, bound = initializer.name, 0.0
+        rows = rows_of(analysis.model, name)
         if name in analysis.state.weights:
             fan_in, fan_out = fans(partition, name, part)
+            if init == "scaled":
+                factor = float(np.sqrt(fans(partition, name, None)[0] / fan_in))
+                result[name] = _scaled(slice_stream(initializer, part, rows), factor)
+                continue
             variance = analysis.state.weights[name].gain / fan_in if init == "he" else 6.0 / (fan_in + fan_out)
             bound = float(np.sqrt(variance))
-        elif name not in analysis.state.biases:
+        elif name not in analysis.state.biases or init == "scaled":
             continue
-        dtype = rows_of(analysis.model, name).dtype
-        result[name] = _drawn(initializer.part_shape(part), dtype, init, bound, (seed, part, number))
+        result[name] = _drawn(initializer.part_shape(part), rows.dtype, init, bound, (seed, part, number))
     return result
+
+
+def _scaled(values: Stream, factor: float) -> Stream:
+    """An array times a number, in its own type."""
+
+    def chunks(size: int) -> Iterator[Array]:
+        for piece in values.chunks(size):
+            yield (piece * np.float32(factor)).astype(values.dtype)
+
+    return Stream(values.shape, values.dtype, chunks)
 
 
 def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], init: str, bound: float, seed: tuple[int, ...]) -> Stream:

@@ -106,8 +106,9 @@ def split(
     """Cut a network across its width into K parts.
 
     :param k: number of parts. :param order: contiguous, interleaved or random (with `seed`). :param shares: relative
-        sizes of the parts. :param init: `slices` of the whole's weights, or fresh ones for the parts' smaller fan-in
-        (`he` normal, `glorot` uniform; biases then start at zero).
+        sizes of the parts. :param init: `slices` of the whole's weights, those `scaled` so that their variance is in
+        inverse proportion to the fan-in as it was, or fresh ones for the parts' smaller fan-in (`he` normal, `glorot`
+        uniform; biases then start at zero).
     :raises UsageError: for arguments that make no sense. :raises ModelError: for an unusable model.
     :raises PartitionError: when nothing can be divided.
     """

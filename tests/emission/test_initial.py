@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxpart import split
+from onnxpart import arrays, split
 from onnxpart.emission.initial import fans, initial
 from tests.networks.net import Net
 
@@ -38,6 +38,14 @@ def test_variance_and_biases(init: str) -> None:
         assert found[name].var() == pytest.approx(wanted, rel=0.25)
     bound = np.sqrt(6 / sum(fans(made, "in.weight", 0)))
     assert init == "he" or np.abs(found["in.weight"]).max() <= bound
+
+
+def test_slices_are_scaled_by_what_their_fan_in_lost() -> None:
+    sliced, scaled = (split(network(), 2, init=init).parts[1] for init in ("slices", "scaled"))
+    before, after = arrays(sliced), arrays(scaled)
+    assert np.allclose(after["out.weight"], before["out.weight"] * np.sqrt(2), rtol=1e-6)
+    for name in ("in.weight", "in.bias", "out.bias"):  # their inputs are as many as before
+        assert np.array_equal(after[name], before[name])
 
 
 def test_parts_and_seeds_differ_and_the_same_seed_repeats() -> None:

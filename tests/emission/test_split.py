@@ -36,7 +36,7 @@ def test_what_exists_is_replaced_by_force_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out" / part_file(2)).is_file()
 
 
-@pytest.mark.parametrize("init", ["he", "glorot"])
+@pytest.mark.parametrize("init", ["he", "glorot", "scaled"])
 def test_fresh_weights_differ_by_part_and_seed(init: str) -> None:
     first, again, other = (split(GOLDEN["chain"](), 2, init=init, seed=seed) for seed in (0, 0, 1))
     assert first.parts == again.parts

@@ -145,8 +145,8 @@ def test_rows_do_not_depend_on_how_many_at_a_time(name: str, size: int) -> None:
             assert (merged.shape, merged.dtype) == (expected[key].shape, expected[key].dtype)
 
 
-@pytest.mark.parametrize("init", ["he", "glorot"])
-def test_fresh_weights_do_not_depend_on_how_many_at_a_time(init: str) -> None:
+@pytest.mark.parametrize("init", ["he", "glorot", "scaled"])
+def test_first_weights_do_not_depend_on_how_many_at_a_time(init: str) -> None:
     done = split(outside(wide()), 2, init=init, seed=3)
     again = split(wide(), 2, init=init, seed=3)
     for a, b in zip(done.parts, again.parts, strict=True):
@@ -154,8 +154,9 @@ def test_fresh_weights_do_not_depend_on_how_many_at_a_time(init: str) -> None:
     fresh = initial(done.partition, 0, init, 3)
     for key, drawn in fresh.items():
         np.testing.assert_array_equal(joined(drawn, 1000), arrays(done.parts[0])[key])
-    spread = float(np.std(arrays(done.parts[0])["table"]))
-    assert spread == pytest.approx((2 / 192) ** 0.5 if init == "he" else (2 / (192 + 30)) ** 0.5, rel=0.03)
+    spreads = {"he": (2 / 192) ** 0.5, "glorot": (2 / (192 + 30)) ** 0.5}
+    spreads["scaled"] = float(np.std(arrays(split(wide(), 2).parts[0])["table"])) * 2**0.5
+    assert np.std(arrays(done.parts[0])["table"]) == pytest.approx(spreads[init], rel=0.03)
 
 
 def test_memory_stays_below_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
