@@ -230,7 +230,10 @@ def test_external_data_of_a_constant_node_outside_the_folder(here: Path) -> None
             ("-k", 2, "--order", "sorted"),
             "the order 'sorted' is unknown; choose one of contiguous, interleaved, random.",
         ),
-        (("-k", 2, "--init", "ones"), "the initialisation 'ones' is unknown; choose one of slices, he, glorot, scaled."),
+        (
+            ("-k", 2, "--init", "ones"),
+            "the initialisation 'ones' is unknown; choose one of slices, he, glorot, scaled.",
+        ),
     ],
 )
 def test_usage(here: Path, options: tuple[object, ...], sentence: str) -> None:

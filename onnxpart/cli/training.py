@@ -35,6 +35,8 @@ Edges = Annotated[
         help="How weights between parts start: zero, or random, with this share of the other weights' deviation.",
     ),
 ]
+_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
+"""By optimiser, where no rate is given."""
 _EVERY = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?min")
 
 
@@ -54,11 +56,17 @@ class Training:
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, in all.", show_default=False)]
     loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy"
     engine: Annotated[str, typer.Option(help=f"How parts are trained: {', '.join(ENGINES)}.")] = "auto"
-    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "sgd"
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01
+    optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw"
+    lr: Annotated[float | None, typer.Option(help="Learning rate; 0.001 if omitted, 0.01 of sgd.")] = None
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9
     weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0
-    schedule: Annotated[str, typer.Option(help="Of the rate: constant, cosine, step, onecycle or wsd.")] = "constant"
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the rate: constant, cosine, step, onecycle or wsd; constant if omitted, cosine of fit's whole.",
+            show_default=False,
+        ),
+    ] = None
     clip: Annotated[float | None, typer.Option(help="Largest norm of a part's gradient.")] = None
     accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100
@@ -94,7 +102,8 @@ class Training:
         if self.engine not in ENGINES:
             raise UsageError(f"the engine {self.engine!r} isn't known; choose one of {', '.join(ENGINES)}.")
         known = {field.name for field in fields(task.Settings)}
-        settings = {name: value for name, value in vars(self).items() if name in known}
+        settings = {name: value for name, value in vars(self).items() if name in known and value is not None}
+        settings.setdefault("lr", _RATES.get(self.optimizer))
         every = _EVERY.fullmatch(self.checkpoint_every)
         if every is None or not float(every[1] or every[2]):
             text = self.checkpoint_every
@@ -185,8 +194,23 @@ def fit(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)],
     training: Training,
     k: Annotated[int, typer.Option("-k", help="Number of parts.")] = 2,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="How parts and whole are trained: auto (rates by optimiser and K, the whole with a schedule of its "
+            "own) or paper (one schedule, momenta merged)."
+        ),
+    ] = "auto",
+    parts_lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the parts; K times the whole's if omitted, that of sgd as it is."),
+    ] = None,
     merge_at: Annotated[
-        int | None, typer.Option(help="Epochs of the parts; the whole trains the rest. Half of all if omitted.")
+        int | None,
+        typer.Option(
+            help="Epochs of the parts; the whole trains the rest. If omitted, as long as their ensemble improves on "
+            "the test data, at most four fifths; half of all in the recipe paper."
+        ),
     ] = None,
     rounds: Annotated[
         int,
@@ -203,22 +227,22 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    init: Annotated[str, typer.Option(help=f"The parts' first weights: {', '.join(INITS)}.")] = INITS[0],
-    restart: Annotated[
-        float | None,
+    init: Annotated[
+        str | None,
         typer.Option(
-            metavar="RATE",
-            help="Learning rate from which the whole has a schedule of its own, as the parts have up to the merge; "
-            "one schedule over all epochs if omitted.",
+            help=f"The parts' first weights: {', '.join(INITS)}; scaled if omitted, slices in the recipe paper."
         ),
     ] = None,
     edges: Edges = 0.0,
     outputs: Annotated[
         str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
     ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Train the whole alone, too, and tell which was sooner as good.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
-    """Split a network, train its parts, merge weights and momenta, and train the whole on.
+    """Split a network, train its parts, merge them, and train the whole on.
 
     DIR gets trained.onnx, the report (report.md, report.json, curves.png), metrics.jsonl, and the split (parts/).
     """
@@ -227,16 +251,20 @@ def fit(
     loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
-    with _resumable(), runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress:
+    chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
+    with (
+        _resumable(),
+        runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress,
+    ):
 
         def told(stage: str, task: Task, epochs: range) -> Any:
             progress.note(task.objective.note if stage == runs.fit.PARTS else "")
             return progress.stage(stage, epochs, task.loss.metric)
 
-        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "restart": restart,
-                "edges": edges}  # fmt: skip
-        found = runs.fit.fit(loaded, options, target, told, k=k, **ways, force=force)
-        data = runs.fit_report.report(found, options, str(model), restart, edges)
+        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "edges": edges,
+                "baseline": baseline}  # fmt: skip
+        found = runs.fit.fit(loaded, options, target, told, k=k, recipe=chosen, **ways, force=force)
+        data = runs.fit_report.report(found, options, str(model), chosen, edges)
         runs.fit_report.save(data, found, target)
     if training.as_json:
         typer.echo(json.dumps(data))

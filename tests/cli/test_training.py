@@ -33,8 +33,9 @@ from onnxpart.torch.training.settings import EngineKind
 from tests.networks.command import MODULE, equal, lines, process, run, run_json
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
-COMMON = ("--batch-size", 10, "--lr", 0.1, "--engine", "series")
+COMMON = ("--batch-size", 10, "--optimizer", "sgd", "--lr", 0.1, "--engine", "series")
 DATA = ("--data", "npz:data.npz", *COMMON)
+PAPER = ("--recipe", "paper")
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def listed(folder: str) -> list[str]:
 
 @pytest.mark.usefixtures("here")
 def test_fit_is_the_whole_method() -> None:
-    found = run_json("fit", "chain.onnx", "--epochs", 12, "--merge-at", 4, "-o", "out", *DATA)
+    found = run_json("fit", "chain.onnx", "--epochs", 12, "--merge-at", 4, "-o", "out", *DATA, *PAPER)
     assert listed("out") == [
         "curves.png", "metrics.jsonl", "parts", "report.json", "report.md", "trained.onnx",
         "trained.optimizer.safetensors",
@@ -107,7 +108,7 @@ def test_what_the_whole_starts_from_is_merged(here: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_train_does_to_a_folder_what_fit_does_first() -> None:
-    run("fit", "chain.onnx", "--epochs", 3, "--merge-at", 3, "-o", "out", *DATA)
+    run("fit", "chain.onnx", "--epochs", 3, "--merge-at", 3, "-o", "out", *DATA, *PAPER)
     run("split", "chain.onnx", "-k", 2, "-o", "parts")
     done = run("train", "parts", "--epochs", 3, *DATA)
     for p in range(2):
@@ -261,60 +262,105 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_from_it(here: Path, monk
         assert not (here / "out" / "checkpoints").exists()
 
 
-@pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_rate_restarts_where_the_parts_merge(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[tuple[int, float]] = []
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The rates of all steps that are taken in series, in order."""
+    used: list[float] = []
     step = Series.step
 
     def noted(self: Series, batches: Sequence[Batch], rate: float, number: int) -> torch.Tensor:
-        used.append((number, rate))
+        used.append(rate)
         return step(self, batches, rate, number)
 
     monkeypatch.setattr(Series, "step", noted)
-    options = (*DATA, "--epochs", 5, "--merge-at", 3, "--schedule", schedule)
-    for restart in ((), ("--restart", 0.04)):
-        used.clear()
-        run("fit", "chain.onnx", "-o", f"out{len(restart)}", *options, *restart)
-        numbers, rates = zip(*used, strict=True)
-        assert numbers == tuple(range(25))  # of 5 batches an epoch
-        stages = ((0.1, 15), (0.04, 10)) if restart else ((0.1, 25),)
-        expected = [
-            lr * ((1 + np.cos(np.pi * i / steps)) / 2 if schedule == "cosine" else 1)
-            for lr, steps in stages
-            for i in range(steps)
-        ]
-        np.testing.assert_allclose(rates, expected, rtol=1e-6)
-    found = json.loads(Path("out2/report.json").read_text())
-    assert found["restart"] == 0.04
-    assert "merged after 3, the rate restarting at 0.04, on " in Path("out2/report.md").read_text()
+    return used
+
+
+def cosine(rate: float, steps: int) -> list[float]:
+    return [rate * (1 + np.cos(np.pi * i / steps)) / 2 for i in range(steps)]
 
 
 @pytest.mark.usefixtures("here")
-def test_a_restart_at_the_same_constant_rate_changes_nothing() -> None:
-    options = (*DATA, "--epochs", 3, "--merge-at", 2)
-    run("fit", "chain.onnx", "-o", "one", *options)
-    run("fit", "chain.onnx", "-o", "two", *options, "--restart", 0.1)
-    assert equal("one/trained.onnx", "two/trained.onnx")
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_papers_recipe_has_one_schedule_and_one_state(schedule: str, rates: list[float]) -> None:
+    options = (*DATA, "--epochs", 5, "--merge-at", 3, "--schedule", schedule, *PAPER)
+    found = run_json("fit", "chain.onnx", "-o", "out", *options)
+    np.testing.assert_allclose(rates, cosine(0.1, 25) if schedule == "cosine" else [0.1] * 25, rtol=1e-6)
+    assert found["recipe"] == {
+        "kind": "paper", "parts_lr": None, "schedule": schedule, "rates": {"parts": 0.1, "whole": 0.1}
+    }  # fmt: skip
+    assert load_state("out/trained.optimizer.safetensors").step == 25
 
 
 @pytest.mark.usefixtures("here")
-def test_a_run_that_restarts_goes_on_where_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--data", "own_samples:samples", "--epochs", 4, "--merge-at", 2, *COMMON, "--schedule", "cosine")
-    run("fit", "chain.onnx", "-o", "straight", *options, "--restart", 0.05)
+@pytest.mark.parametrize(("optimizer", "options", "rate"), [
+    ("sgd", (), 0.1), ("adam", (), 0.4), ("adamw", (), 0.4), ("adam", ("--parts-lr", 0.3), 0.3),
+])  # fmt: skip
+def test_parts_have_a_rate_and_the_whole_a_schedule_of_its_own(
+    optimizer: str, options: tuple[object, ...], rate: float, rates: list[float]
+) -> None:
+    common = (*DATA, "-k", 4, "--epochs", 60, "--merge-at", 40, "--optimizer", optimizer)
+    found = run_json("fit", "chain.onnx", "-o", "out", *common, *options)
+    parts, whole = rates[:200], rates[200:]
+    assert parts == pytest.approx([rate * min((i + 1) / 4, 1) for i in range(200)])
+    assert whole == pytest.approx([x * min((i + 1) / 5, 1) for i, x in enumerate(cosine(0.1, 100))])
+    assert found["recipe"]["rates"] == {"parts": pytest.approx(rate), "whole": 0.1}
+    assert f"rates {rate:g} for the parts, 0.1 for the whole" in Path("out/report.md").read_text()
+    state = load_state("out/trained.optimizer.safetensors")
+    assert state.step == (300 if optimizer == "sgd" else 100)  # Adam's starts anew
+
+
+@pytest.mark.usefixtures("here")
+def test_parts_merge_when_their_ensemble_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--data", "own_samples:both", "--epochs", 20, *COMMON, "--lr", 1e-6)
+    done = run("fit", "chain.onnx", "-o", "straight", *options)
+    assert "note: the parts merge after 6 epochs: their ensemble hardly improves" in done.stderr.splitlines()
+    found = json.loads(Path("straight/report.json").read_text())
+    assert (found["merge_at"], found["epochs"], found["rounds"]) == (6, 8, [6])
+    assert [check["epoch"] for check in found["ensemble"]] == [1, 2, 3, 4, 5, 6]
+    assert found["ensemble"][-1]["loss"] == pytest.approx(found["merged"]["loss"], rel=1e-5)
     monkeypatch.delitem(sys.modules, "own_samples")
-    monkeypatch.setenv("STOP", "170")
-    stopped = run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.05, code=130)
-    assert "checkpoints/whole to go on" in stopped.stderr
+    monkeypatch.setenv("STOP", "230")
+    run("fit", "chain.onnx", "-o", "out", *options, code=130)
     monkeypatch.delenv("STOP")
-    refused = run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.06, "--resume", code=1)
-    assert "of another run: lr was 0.05 there and is 0.06 here" in refused.stderr
-    refused = run("fit", "chain.onnx", "-o", "out", *options, "--resume", code=1)
-    assert "of another run: epochs was 2 there and is 4 here" in refused.stderr
-    run("fit", "chain.onnx", "-o", "out", *options, "--restart", 0.05, "--resume")
+    refused = run("fit", "chain.onnx", "-o", "out", *options, "--parts-lr", 0.5, "--resume", code=1)
+    assert "of another run: lr was 1e-06 there and is 0.5 here" in refused.stderr
+    run("fit", "chain.onnx", "-o", "out", *options, "--resume")
     assert equal("out/trained.onnx", "straight/trained.onnx")
-    result = run("fit", "chain.onnx", "-o", "none", *options, "--restart", 0, code=2)
-    assert result.stderr == "error: restart is 0.0; it must be positive.\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_without_test_data_the_parts_have_their_share_of_the_epochs() -> None:
+    data = samples()
+    np.savez("learn.npz", x=data["x"], target=data["target"])
+    done = run("fit", "chain.onnx", "-o", "out", *DATA, "--data", "npz:learn.npz", "--epochs", 10)
+    note = "note: without test data nobody can see when to merge; the parts train for 8 epochs"
+    assert note in done.stderr.splitlines()
+    assert json.loads(Path("out/report.json").read_text())["merge_at"] == 8
+
+
+@pytest.mark.usefixtures("here")
+def test_a_baseline_is_the_whole_alone(rates: list[float]) -> None:
+    options = (*DATA, "--epochs", 5, "--merge-at", 3)
+    found = run_json("fit", "chain.onnx", "-o", "out", *options, "--baseline")
+    assert rates[25:] == pytest.approx([x * min((i + 1) / 2, 1) for i, x in enumerate(cosine(0.1, 25))])
+    assert [e["epoch"] for e in found["baseline"]] == [1, 2, 3, 4, 5]
+    assert found["as_good"]["by"] == "error rate"
+    assert found["as_good"]["wanted"] == found["baseline"][-1]["metric"]
+    assert found["as_good"]["baseline"] == found["baseline"][-1]["seconds"]
+    assert "The whole alone ends at error rate " in Path("out/report.md").read_text()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("options", "sentence"), [
+    (("--recipe", "best"), "the recipe 'best' isn't known; choose one of auto, paper."),
+    (("--parts-lr", 0), "the parts' rate is 0.0; it must be positive."),
+    (("--parts-lr", 1, *PAPER), "the recipe paper has one rate for parts and whole; leave out --parts-lr"),
+    (("--schedule", "linear"), "schedule 'linear' isn't known; choose one of "),
+])  # fmt: skip
+def test_recipes_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:
+    assert run("fit", "chain.onnx", "--epochs", 2, *DATA, *options, code=2).stderr.startswith(f"error: {sentence}")
+    assert not Path("chain_fit").exists()
 
 
 @pytest.mark.usefixtures("here")

@@ -21,25 +21,29 @@ import torch
 from torch.utils.data import Dataset
 
 class Samples(Dataset):
-    """Those of data.npz; at the STOP-th that is read the user presses Ctrl-C."""
+    """Those of data.npz; at the STOP-th that is read to learn the user presses Ctrl-C."""
 
     read = 0
 
-    def __init__(self):
+    def __init__(self, prefix=""):
+        self.prefix = prefix
         with np.load("data.npz") as file:
-            self.arrays = dict(file)
+            self.arrays = {name: file[prefix + name] for name in ("x", "target")}
 
     def __len__(self):
         return len(self.arrays["x"])
 
     def __getitem__(self, i):
-        Samples.read += 1
+        Samples.read += not self.prefix
         if Samples.read == int(os.environ.get("STOP", -1)):
             os.kill(os.getpid(), signal.SIGINT)
         return self.arrays["x"][i], int(self.arrays["target"][i])
 
 def samples():
     return Samples()
+
+def both():
+    return Samples(), Samples("test_")
 
 def hungry(output, target):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

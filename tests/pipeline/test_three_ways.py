@@ -61,7 +61,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def of_an_onnx_file(module: LeNet, data: dict[str, Any], *options: object) -> Curves:
     export(module, torch.from_numpy(data["x"][:2]), "model.onnx")
     run("fit", "model.onnx", "--data", "npz:data.npz", "--epochs", EPOCHS, "--merge-at", MERGE_AT, "--lr", LR,
-        "--momentum", MOMENTUM, "--batch-size", BATCH, "--seed", SEED, *options)  # fmt: skip
+        "--optimizer", "sgd", "--momentum", MOMENTUM, "--recipe", "paper",
+        "--batch-size", BATCH, "--seed", SEED, *options)  # fmt: skip
     found = json.loads(Path("model_fit/report.json").read_text())
     return [[epoch["train_loss"] for epoch in curve] for curve in (*found["parts"], found["whole"])]
 

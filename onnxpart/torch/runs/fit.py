@@ -7,24 +7,35 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from onnxpart.emission.initial import INITS
+from torch import nn
+
 from onnxpart.emission.split import WHOLE, Split, part_file
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder as folders
 from onnxpart.merging.optimizer_state import leave_state
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
 from onnxpart.torch.data.sources import read_by
-from onnxpart.torch.importer.module import ImportedModule
+from onnxpart.torch.runs.recipe import Recipe, checks, enough, remaining
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
-from onnxpart.torch.runs.stages import Networks, Stage, Train, divide_anew, merge_parts, parts_of, run_stages
+from onnxpart.torch.runs.stages import (
+    Ensemble,
+    Networks,
+    Stage,
+    Train,
+    divide_anew,
+    merge_parts,
+    parts_of,
+    run_stages,
+)
 from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
 from onnxpart.torch.runs.trained_file import deviation, write_weights
 from onnxpart.torch.training import checkpoint
@@ -34,10 +45,10 @@ from onnxpart.torch.training.ray_cluster import connected
 from onnxpart.torch.training.train import evaluate
 
 CHECKPOINTS, TRAINED = "checkpoints", "trained.onnx"
-PARTS, THE_WHOLE = "parts", "whole"
+PARTS, THE_WHOLE, BASELINE = "parts", "whole", "baseline"
 """The stages; the first is the split's folder, too."""
 Progress = Callable[[str, Task, range], OnEvent]
-"""Stage (`parts` or `whole`), its task and its epochs -> what is told its news."""
+"""Stage, its task and its epochs -> what is told its news."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +70,21 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What the ensemble of the parts, the mean of their outputs, gives on the test data after some epochs."""
+
+    epoch: int
+    seconds: float
+    loss: float
+    metric: float | None
+
+
+@dataclass(frozen=True)
 class Fit:
     """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
 
-    `rounds` are the epochs of the parts, which were merged after each of them. `note` says where the loss was taken.
+    `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
+    `baseline`: the curve of the whole trained alone, if that was asked for. `note` says where the loss was taken.
     `deviation` is ONNX Runtime's from the trained module (see `trained_file`).
     """
 
@@ -73,8 +95,10 @@ class Fit:
     metric: str
     note: str
     parts: Sequence[Sequence[Epoch]]
+    ensemble: Sequence[Check]
     merged: tuple[float, float | None] | None
     whole: list[Epoch]
+    baseline: list[Epoch]
     times: Times
     deviation: float
 
@@ -91,134 +115,176 @@ def fit(
     progress: Progress,
     *,
     k: int = 2,
+    recipe: Recipe = Recipe(),  # noqa: B008
     merge_at: int | None = None,
     rounds: int = 1,
     order: str | None = None,
-    init: str = INITS[0],
-    restart: float | None = None,
+    init: str | None = None,
     edges: float = 0.0,
+    baseline: bool = False,
     force: bool = False,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param merge_at: epochs of the parts; the whole trains the rest. Half of all when omitted.
+    :param options: with the most epochs of parts and whole together. :param recipe: how each is trained.
+    :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
+        all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
+        and the whole then trains for a fourth as many.
     :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
-        `split`); contiguous when omitted, always random in several rounds.
-    :param restart: the rate from which the whole has a schedule of its own, over its epochs, as the parts have one over
-        theirs; when omitted, one schedule goes over all epochs.
+        `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first weights; the
+        recipe's when omitted.
     :param edges: how the edges between parts start in the whole (see `cross_weights.draw_edges`).
+    :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare.
     :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
         are of no use when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
     """
     settings = options.settings
-    merge_at = settings.epochs // 2 if merge_at is None else merge_at
-    if not 0 < merge_at <= settings.epochs:
+    longest = recipe.longest(settings.epochs) if merge_at is None else merge_at
+    if not 0 < longest <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
-    planned = rounds_of(model, k, merge_at, rounds, order, settings.seed, init)
-    both = _both(options, merge_at, restart)
+    planned = rounds_of(model, k, longest, rounds, order, settings.seed, init or recipe.init)
     if options.resume:
         _check_same(out, planned.last.plan)
     task = prepare(list(planned.last.parts), options)
     if not options.resume:
         _start(out, planned.last, force, [*model.files, *read_by(options.data)])
     with connected(options.cluster) if options.engine == "ray" else nullcontext():
-        return _stages(planned, task, both, out, progress, edges)
+        found = _Run(planned, task, options, recipe, out, progress)
+        return found.fit(edges, stops=merge_at is None and recipe.kind == "auto", baseline=baseline)
 
 
-def _both(options: RunOptions, merge_at: int, restart: float | None) -> tuple[RunOptions, RunOptions]:
-    """Return how to train the parts, and the whole."""
-    if restart is None:
-        return options, options
-    if not restart > 0:
-        raise UsageError(f"restart is {restart}; it must be positive.")
-    parts = replace(options.settings, epochs=merge_at)
-    whole = replace(options.settings, first=merge_at, lr=restart)
-    return replace(options, settings=parts), replace(options, settings=whole)
+@dataclass(frozen=True)
+class _Run:
+    """A run of `fit`: its stages, each with news and checkpoints under its name."""
 
+    rounds: Rounds
+    task: Task
+    options: RunOptions
+    recipe: Recipe
+    out: Path
+    progress: Progress
 
-def _stages(
-    rounds: Rounds, task: Task, both: tuple[RunOptions, RunOptions], out: Path, progress: Progress, edges: float
-) -> Fit:
-    """Train the parts, merge them, and train the whole on; write what comes out of each stage."""
-    later = both[1]
-    stages = _planned(rounds, task, both, edges)
-    running = run_stages(_parts(rounds, task, 0), stages, _trainer(rounds, task, later, out, progress))
-    *_, parts = islice(running, len(rounds.spans))
-    for p, module in enumerate(parts.modules):
-        write_weights(module, out / PARTS / part_file(p), out / PARTS / part_file(p))
-    merged = _judged(task, next(running).modules[0], later.settings.device)
-    whole = next(running)
-    module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
-    write_weights(module, out / PARTS / WHOLE, out / TRAINED)
-    leave_state(whole.states[0] if whole.states else None, out / TRAINED)
-    return Fit(
-        out / TRAINED,
-        rounds.last.plan,
-        measure(rounds.last.analysis, rounds.last.plan),
-        rounds.spans,
-        task.loss.metric,
-        task.objective.note,
-        parts.curves,
-        merged,
-        curve,
-        _times(parts.seconds, curve),
-        deviation(module, task.objective, out / TRAINED, task.batch()),
-    )
+    def fit(self, edges: float, *, stops: bool, baseline: bool) -> Fit:
+        """Train the parts, merge them, and train the whole on; write what comes out of each stage.
 
-
-def _planned(rounds: Rounds, task: Task, both: tuple[RunOptions, RunOptions], edges: float) -> list[Stage]:
-    """Return the stages: the parts round by round, the whole as it was merged, and the whole trained on."""
-    first, last = (options.settings for options in both)
-    merge_at = rounds.spans[-1].stop
-
-    def divided(before: Networks, number: int) -> Networks:
-        return divide_anew(before, _parts(rounds, task, number)) if number else before
-
-    return [
-        *(
-            Stage(f"{PARTS}/round{number}", span, first, partial(divided, number=number))
-            for number, span in enumerate(rounds.spans)
-        ),
-        Stage(
-            THE_WHOLE,
-            range(merge_at, merge_at),
-            last,
-            partial(merge_parts, edges=edges, seed=last.seed, build=task.build),
-        ),
-        Stage(THE_WHOLE, range(merge_at, last.epochs), last),
-    ]
-
-
-def _parts(rounds: Rounds, task: Task, number: int) -> Networks:
-    """Return the untrained parts of a round; those of the last one are the task's modules."""
-    if number == len(rounds.spans) - 1:
-        return Networks(rounds.last, task.modules)
-    return parts_of(rounds.split(number), task.build)
-
-
-def _trainer(rounds: Rounds, task: Task, options: RunOptions, out: Path, progress: Progress) -> Train:
-    """Return what trains the networks of a stage, with news and checkpoints under its name."""
-    merge_at, epochs = rounds.spans[-1].stop, options.settings.epochs
-    spans = {PARTS: range(merge_at), THE_WHOLE: range(merge_at, epochs)}
-    told = {name: progress(name, task, span) for name, span in spans.items()}
-    if options.resume and not checkpoint.exist(out / CHECKPOINTS):
-        told[PARTS](Note(f"{out / CHECKPOINTS} holds nothing to resume; the run begins anew"))
-
-    def train(stage: Stage, networks: Networks) -> list[Result]:
-        """Train a stage with checkpoints in the folder of its name."""
-        return learn(
-            replace(task, modules=networks.modules),
-            replace(options, settings=stage.settings),
-            stage.epochs,
-            out / CHECKPOINTS / stage.name,
-            told[stage.name.partition("/")[0]],
-            plan=networks.split.plan.digest,
-            states=networks.states,
-            seconds=networks.seconds,
+        :param stops: whether the parts merge as soon as they no longer pay.
+        """
+        rounds, task, out = self.rounds, self.task, self.out
+        parts, ensemble = self._parts(stops)
+        trained = len(parts.curves[0])
+        for p, module in enumerate(parts.modules):
+            write_weights(module, out / PARTS / part_file(p), out / PARTS / part_file(p))
+        merged, whole = self._whole(parts, trained, edges)
+        module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
+        alone = self._baseline() if baseline else []
+        write_weights(module, out / PARTS / WHOLE, out / TRAINED)
+        leave_state(whole.states[0] if whole.states else None, out / TRAINED)
+        return Fit(
+            out / TRAINED,
+            rounds.last.plan,
+            measure(rounds.last.analysis, rounds.last.plan),
+            [*rounds.spans[:-1], range(rounds.spans[-1].start, trained)],
+            task.loss.metric,
+            task.objective.note,
+            parts.curves,
+            ensemble,
+            merged,
+            curve,
+            alone,
+            _times(parts.seconds, curve),
+            deviation(module, task.objective, out / TRAINED, task.batch()),
         )
 
-    return train
+    def _parts(self, stops: bool) -> tuple[Networks, list[Check]]:
+        """Train the parts round by round, or in one round until they no longer pay; return what the ensemble gave."""
+        rounds, task, longest = self.rounds, self.task, self.rounds.spans[-1].stop
+        settings = self.recipe.parts(self.options.settings, rounds.k, longest)
+        told = self.progress(PARTS, task, range(longest))
+        if self.options.resume and not checkpoint.exist(self.out / CHECKPOINTS):
+            told(Note(f"{self.out / CHECKPOINTS} holds nothing to resume; the run begins anew"))
+        looked = stops and len(rounds.spans) == 1 and task.data.test is not None
+        if stops and task.data.test is None:
+            told(Note(f"without test data nobody can see when to merge; the parts train for {longest} epochs"))
+
+        def divided(before: Networks, number: int) -> Networks:
+            return divide_anew(before, self._round(number)) if number else before
+
+        spans = checks(longest) if looked else rounds.spans
+        stages = [
+            Stage(f"{PARTS}/to{span.stop}", span, settings, partial(divided, number=0 if looked else number))
+            for number, span in enumerate(spans)
+        ]
+        ensemble: list[Check] = []
+        running = run_stages(self._round(0), stages, self._trainer(told))
+        for stage, networks in zip(stages, running, strict=True):
+            if looked:
+                loss, metric = self._judged(Ensemble(networks.modules))
+                ensemble.append(Check(stage.epochs.stop, networks.seconds, loss, metric))
+                if enough([check.loss for check in ensemble]) and stage is not stages[-1]:
+                    told(Note(f"the parts merge after {stage.epochs.stop} epochs: their ensemble hardly improves"))
+                    break
+        return networks, ensemble
+
+    def _whole(self, parts: Networks, trained: int, edges: float) -> tuple[tuple[float, float | None] | None, Networks]:
+        """Merge the parts, and train the whole on; return what it gave right after merging, and the network."""
+        settings, rounds = self.options.settings, self.rounds
+        left = settings.epochs - trained
+        span = range(trained, trained + (left if trained == rounds.spans[-1].stop else min(left, remaining(trained))))
+        whole = self.recipe.whole(settings, span)
+
+        def merged(before: Networks) -> Networks:
+            found = merge_parts(before, edges=edges, seed=settings.seed, build=self.task.build)
+            return found if self.recipe.merges_state(settings.optimizer) else replace(found, states=None)
+
+        stages = [Stage(THE_WHOLE, range(trained, trained), whole, merged), Stage(THE_WHOLE, span, whole)]
+        running = run_stages(parts, stages, self._trainer(self.progress(THE_WHOLE, self.task, span)))
+        first = next(running)
+        judged = None if self.task.data.test is None else self._judged(first.modules[0])
+        return judged, next(running)
+
+    def _baseline(self) -> list[Epoch]:
+        """Train the whole alone, from its own first weights; return its curve."""
+        epochs = range(self.options.settings.epochs)
+        first = Networks(self.rounds.last, [self.task.build(redraft(self.rounds.model).model())])
+        stage = Stage(BASELINE, epochs, self.recipe.whole(self.options.settings, epochs))
+        (networks,) = run_stages(first, [stage], self._trainer(self.progress(BASELINE, self.task, epochs)))
+        return list(networks.curves[0])
+
+    def _round(self, number: int) -> Networks:
+        """Return the untrained parts of a round; those of the last one are the task's modules."""
+        if number == len(self.rounds.spans) - 1:
+            return Networks(self.rounds.last, self.task.modules)
+        return parts_of(self.rounds.split(number), self.task.build)
+
+    def _trainer(self, told: OnEvent) -> Train:
+        """Return what trains the networks of a stage; an engine that was chosen by trial stays."""
+        engine = self.options.engine
+
+        def train(stage: Stage, networks: Networks) -> list[Result]:
+            """Train a stage with checkpoints in the folder of its name."""
+            nonlocal engine
+            results = learn(
+                replace(self.task, modules=networks.modules),
+                replace(self.options, settings=stage.settings, engine=engine),
+                stage.epochs,
+                self.out / CHECKPOINTS / stage.name,
+                told,
+                plan=networks.split.plan.digest,
+                states=networks.states,
+                seconds=networks.seconds,
+            )
+            engine = results[0].engine if engine == "auto" else engine
+            return results
+
+        return train
+
+    def _judged(self, module: nn.Module) -> tuple[float, float | None]:
+        """Return the loss and the metric of a module over the test data."""
+        task = self.task
+        assert task.data.test is not None
+        metric = task.loss.measure if task.loss.metric else None
+        return evaluate(module, task.data.test, task.loss, metric, self.options.settings.device)
 
 
 def _start(out: Path, divided: Split, force: bool, inputs: list[Path]) -> None:
@@ -241,13 +307,6 @@ def _check_same(out: Path, plan: Plan) -> None:
         )
     if (out / TRAINED).exists() and not (out / CHECKPOINTS).is_dir():
         raise CheckpointError(f"{out} holds a run that has ended; its result is {out / TRAINED}.")
-
-
-def _judged(task: Task, module: ImportedModule, device: str) -> tuple[float, float | None] | None:
-    if task.data.test is None:
-        return None
-    metric = task.loss.measure if task.loss.metric else None
-    return evaluate(module, task.data.test, task.loss, metric, device)
 
 
 def _times(parts: float, whole: list[Epoch]) -> Times:

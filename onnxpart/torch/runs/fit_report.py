@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,29 @@ import torch
 from onnxpart import __version__
 from onnxpart.storage.atomic import write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS, Fit
+from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.losses import ERROR
 
 REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
 
 
-def report(found: Fit, options: RunOptions, source: str, restart: float | None, edges: float) -> dict[str, Any]:
+def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: float) -> dict[str, Any]:
     """Return all figures, for JSON; `rounds` are the epochs after which the parts were merged.
 
-    :param source: the network that was trained, as given. :param restart: see `fit.fit`, :param edges: too.
+    :param source: the network that was trained, as given. :param recipe: see `fit.fit`, :param edges: too.
     """
-    times, epochs = found.times, options.settings.epochs
+    times, epochs = found.times, found.merge_at + len(found.whole)
+    rates = {"parts": recipe.parts(options.settings, found.plan.k, found.merge_at).lr, "whole": options.settings.lr}
     return {
         "model": source,
         "trained": str(found.file),
         "k": found.plan.k,
         "epochs": epochs,
         "merge_at": found.merge_at,
-        "restart": restart,
+        "recipe": {**asdict(recipe), "rates": rates},
         "edges": edges,
         "rounds": [span.stop for span in found.rounds],
         "data": options.data,
@@ -43,14 +47,39 @@ def report(found: Fit, options: RunOptions, source: str, restart: float | None, 
         "settings": asdict(options.settings),
         "sizes": asdict(found.sizes),
         "parts": [_points(curve, 0) for curve in found.parts],
+        "ensemble": [asdict(check) for check in found.ensemble],
         "merged": None if found.merged is None else {"loss": found.merged[0], "metric": found.merged[1]},
         "whole": _points(found.whole, found.merge_at),
+        "baseline": _points(found.baseline, 0),
         "seconds": {"parts": times.parts, "whole": times.whole, "whole_epoch": times.epoch,
                     "alone": times.alone(epochs)},
         "speedup": times.speedup(epochs),
+        "as_good": as_good(found),
         "deviation": found.deviation,
         "versions": {"onnxpart": __version__, "torch": torch.__version__},
     }  # fmt: skip
+
+
+def as_good(found: Fit) -> dict[str, Any] | None:
+    """Return after how many seconds the method was as good as the baseline when that ended, None if never.
+
+    By the error rate on the test data, or else the loss. `baseline`: what that took.
+    """
+    if not found.baseline or found.merged is None:
+        return None
+    by = "metric" if found.metric == ERROR else "loss"
+    points = [Epoch(0.0, nan, *found.merged), *found.whole]
+    last = found.baseline[-1]
+    wanted = getattr(last, by)
+    reached = next((point.seconds for point in points if getattr(point, by) <= wanted), None)
+    seconds = None if reached is None else found.times.parts + reached
+    return {
+        "by": found.metric if by == "metric" else by,
+        "wanted": wanted,
+        "baseline": last.seconds,
+        "seconds": seconds,
+        "speedup": None if seconds is None else last.seconds / seconds,
+    }
 
 
 def _points(curve: Sequence[Epoch], first: int) -> list[dict[str, Any]]:
@@ -76,12 +105,14 @@ def page(data: dict[str, Any]) -> list[str]:
     last += [("merged", {**data["merged"], "epoch": data["merge_at"]})] if data["merged"] else []
     last += [("whole, trained on", data["whole"][-1])] if data["whole"] else []
     rounds = f" (the last of {len(data['rounds'])} rounds)" if len(data["rounds"]) > 1 else ""
-    restart = f", the rate restarting at {data['restart']:g}" if data["restart"] else ""
+    last += [("the whole alone", data["baseline"][-1])] if data["baseline"] else []
+    rates = data["recipe"]["rates"]
     lines = [
         f"# {data['model']} in {k} parts",
         "",
-        f"{data['epochs']} epochs, merged after {data['merge_at']}{rounds}{restart}, on {data['data']} "
-        f"with {data['loss']}.",
+        f"{data['epochs']} epochs, merged after {data['merge_at']}{rounds}, on {data['data']} with {data['loss']}.",
+        "",
+        f"Recipe {data['recipe']['kind']}: rates {rates['parts']:g} for the parts, {rates['whole']:g} for the whole.",
         "",
         "| network | parameters | of the whole |",
         "|---|---:|---:|",
@@ -94,15 +125,28 @@ def page(data: dict[str, Any]) -> list[str]:
         "",
         f"Seconds of training: {seconds['parts']:.1f} of the parts, {seconds['whole']:.1f} of the whole after them.",
     ]  # fmt: skip
-    if data["speedup"] is not None:
+    if data["as_good"] is not None:
+        lines.append(_compared(data["as_good"]))
+    elif data["speedup"] is not None:
         alone, speedup = seconds["alone"], data["speedup"]
-        lines.append(f"At its median epoch the whole alone would take {alone:.1f}: a speedup of {speedup:.2f}.")
+        lines.append(
+            f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
+            "as long. Whether it would be as good, --baseline says."
+        )
     return [
         *lines,
         f"ONNX Runtime is off the trained module by {data['deviation']:.1e} of the output's spread.",
         "",
         f"![curves]({CURVES})",
     ]
+
+
+def _compared(found: dict[str, Any]) -> str:
+    """Return the comparison with the baseline as a sentence."""
+    end = f"The whole alone ends at {found['by']} {found['wanted']:.4g} after {found['baseline']:.1f} seconds;"
+    if found["seconds"] is None:
+        return f"{end} the method never got there."
+    return f"{end} the method was there after {found['seconds']:.1f}: {found['speedup']:.2f} times as fast."
 
 
 def _shown(value: float | None) -> str:
@@ -125,8 +169,14 @@ def _plot(data: dict[str, Any], found: Fit, path: Path) -> None:
             axes.axvline(ends, color="lightgray", zorder=0, label="merged" if stop == data["rounds"][0] else None)
         whole = [{"seconds": 0.0, **data["merged"]}] if tested else []
         whole += data["whole"]
+        if tested and key in ("loss", "metric") and data["ensemble"]:
+            checks = data["ensemble"]
+            axes.plot([e["seconds"] for e in checks], [e[key] for e in checks], ".--", color="gray", label="ensemble")
         starts = found.times.parts
         axes.plot([starts + e["seconds"] for e in whole], [e[key] for e in whole], ".-", color="black", label="whole")
+        if data["baseline"]:
+            alone = data["baseline"]
+            axes.plot([e["seconds"] for e in alone], [e[key] for e in alone], ":", color="black", label="whole alone")
         axes.set(xlabel="seconds of training", ylabel=name)
         axes.legend()
     with path.open("wb") as file:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import onnx
+import torch
+from torch import Tensor, nn
 
 from onnxpart.emission.split import Split
 from onnxpart.merging.cross_weights import draw_edges
@@ -21,6 +23,7 @@ from onnxpart.merging.optimizer_state import OptimizerState, merge_states, unmer
 from onnxpart.storage.rows import Array
 from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule, load_weights, weights
+from onnxpart.torch.training.engine import output_of
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.settings import Settings
@@ -84,6 +87,18 @@ def run_stages(first: Networks, stages: Sequence[Stage], train: Train) -> Iterat
             curves = [[*curve, *result.curve] for curve, result in zip(before, results, strict=True)]
             networks = replace(networks, states=[result.state for result in results], curves=curves)
         yield networks
+
+
+class Ensemble(nn.Module):
+    """Computes the mean of what parts compute: what the whole will, where the merge is exact."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Compute the mean of the parts' outputs."""
+        return torch.stack([output_of(part(*inputs)) for part in self.parts]).mean(0)
 
 
 def parts_of(split: Split, build: Build = import_onnx) -> Networks:

@@ -122,7 +122,12 @@ def learn(
 
 
 def train_files(
-    files: Sequence[Path], options: RunOptions, checkpoints: Path, progress: Callable[[Task], OnEvent], *, plan: str = ""
+    files: Sequence[Path],
+    options: RunOptions,
+    checkpoints: Path,
+    progress: Callable[[Task], OnEvent],
+    *,
+    plan: str = "",
 ) -> list[Trained]:
     """Train the models in files, which are replaced by the trained ones; ONNX Runtime then runs them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -44,7 +45,8 @@ def alone(job: Job, i: int) -> Job:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one part: one `Epoch` per trained epoch, and the optimiser's state by the initializers' names."""
+    """Of one part: one `Epoch` per trained epoch, the optimiser's state by the initializers' names, and the engine."""
 
     curve: list[Epoch]
     state: OptimizerState
+    engine: Literal["series", "fused"] = "series"

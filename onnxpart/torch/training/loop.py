@@ -112,7 +112,7 @@ class _Run:
         kind = job.settings.optimizer
         states = [self.engine.part(i) for i in range(len(job.numbers))]
         return [
-            Result(curve, optim.to_state(kind, state.taken, state.slots))
+            Result(curve, optim.to_state(kind, state.taken, state.slots), self.engine.kind)
             for curve, state in zip(self.at.curves, states, strict=True)
         ]
 

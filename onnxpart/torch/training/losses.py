@@ -16,6 +16,8 @@ from onnxpart.torch.data.signature import dtype_name, listed
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Output and target of a batch -> mean over its samples, a scalar."""
+ERROR = "error rate"
+"""The metric of classes: the share that is wrong."""
 
 
 class Loss(Protocol):
@@ -48,7 +50,7 @@ class CrossEntropy:
 
     axis: int
     shape: tuple[int, ...]
-    metric: str = "error rate"
+    metric: str = ERROR
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean over all labels."""
@@ -86,7 +88,7 @@ class BinaryCrossEntropy:
     """Of logits, in nats; targets are probabilities in the output's shape."""
 
     shape: tuple[int, ...]
-    metric: str = "error rate"
+    metric: str = ERROR
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean over all elements."""

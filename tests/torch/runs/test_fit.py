@@ -25,8 +25,7 @@ OPTIONS = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000)
     [
         ({"merge_at": 0}, UsageError, "merging at epoch 0 isn't possible in 4 epochs"),
         ({"merge_at": 5}, UsageError, "merging at epoch 5 isn't possible in 4 epochs"),
-        ({"rounds": 3}, UsageError, "3 rounds aren't possible in 2 epochs of the parts"),
-        ({"restart": 0.0}, UsageError, "restart is 0.0; it must be positive"),
+        ({"rounds": 4}, UsageError, "4 rounds aren't possible in 3 epochs of the parts"),
     ],
 )
 def test_what_makes_no_sense_leaves_no_folder(
@@ -61,21 +60,29 @@ def test_speedup_is_that_over_the_whole_alone() -> None:
 def test_the_page_says_what_was_found() -> None:
     epoch = {"epoch": 2, "train_loss": 0.5, "loss": 0.25, "metric": 0.125}
     data: dict[str, Any] = {
-        "model": "m.onnx", "k": 2, "epochs": 3, "merge_at": 2, "rounds": [1, 2], "restart": 0.1, "data": "d",
+        "model": "m.onnx", "k": 2, "epochs": 3, "merge_at": 2, "rounds": [1, 2], "data": "d",
         "loss": "mse", "metric": "error", "sizes": {"whole": {"parameters": 1000}, "parts": [{"parameters": 250}] * 2},
         "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
-        "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6,
+        "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6, "baseline": [],
+        "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
     text = "\n".join(page(data))
     for line in (
-        "3 epochs, merged after 2 (the last of 2 rounds), the rate restarting at 0.1, on d with mse.",
+        "3 epochs, merged after 2 (the last of 2 rounds), on d with mse.",
+        "Recipe auto: rates 0.2 for the parts, 0.1 for the whole.",
         "| part 1 | 250 | 25.0% |",
         "| part 0 | 2 | 0.5 | 0.25 | 0.125 |",
         "| merged | 2 |  | 0.2 |  |",
         "| whole, trained on | 3 | 0.5 | 0.25 | 0.125 |",
-        "At its median epoch the whole alone would take 6.0: a speedup of 2.00.",
+        "At its median epoch the whole alone would take 6.0 for as many epochs: 2.00 times as long.",
     ):
         assert line in text
-    later = "\n".join(page({**data, "merged": None, "whole": [], "speedup": None, "rounds": [2], "restart": None}))
+    later = "\n".join(page({**data, "merged": None, "whole": [], "speedup": None, "rounds": [2]}))
     assert "merged |" not in later
     assert "median" not in later
+    good = {"by": "loss", "wanted": 0.5, "baseline": 9.0, "seconds": 3.0, "speedup": 3.0}
+    compared = "\n".join(page({**data, "baseline": [epoch], "as_good": good}))
+    assert "| the whole alone | 2 | 0.5 | 0.25 | 0.125 |" in compared
+    assert "ends at loss 0.5 after 9.0 seconds; the method was there after 3.0: 3.00 times as fast." in compared
+    never = "\n".join(page({**data, "as_good": {**good, "seconds": None, "speedup": None}}))
+    assert "ends at loss 0.5 after 9.0 seconds; the method never got there." in never

@@ -21,7 +21,7 @@ from onnxpart.planning.plan import slice_array
 from onnxpart.storage.rows import Array
 from onnxpart.torch.importer.module import load_weights, weights
 from onnxpart.torch.part_random import seed_of
-from onnxpart.torch.runs.task import Recipe, prepare
+from onnxpart.torch.runs.task import RunOptions, prepare
 from onnxpart.torch.training.settings import Settings
 from onnxpart.torch.training.train import train
 from tests.networks.command import MODULE, equal, lines, run, run_json
@@ -31,7 +31,7 @@ torch.set_num_threads(1)  # several threads are slow where other work shares the
 MEETING = {"logits.weight"}
 """Where the parts' contributions meet."""
 SPANS = (range(2), range(2, 4))
-COMMON = ("--batch-size", 10, "--lr", 0.1, "--engine", "series")
+COMMON = ("--batch-size", 10, "--optimizer", "sgd", "--lr", 0.1, "--engine", "series", "--recipe", "paper")
 
 
 @pytest.fixture
@@ -85,11 +85,11 @@ def test_a_round_starts_from_what_the_one_before_was_merged_to(optimizer: str) -
     options = ("--data", "npz:chain.npz", *COMMON, "--epochs", 4, "--merge-at", 4, "--rounds", 2, "--seed", 5)
     run("fit", "chain.onnx", "-o", "out", *options, "--optimizer", optimizer, "--lr", lr, "--schedule", "cosine")
     settings = Settings(4, optimizer, lr, schedule="cosine", seed=5)  # type: ignore[arg-type]
-    recipe = Recipe("npz:chain.npz", "cross_entropy", settings, batch_size=10)
+    by_hand = RunOptions("npz:chain.npz", "cross_entropy", settings, batch_size=10)
     merged, state = arrays("chain.onnx"), OptimizerState(optimizer, 0, {})
     for number in range(2):
         divided = split(with_arrays(onnx.load_model("chain.onnx"), merged), 2, order="random", seed=seed_of(5, number))
-        task = prepare(divided.parts, recipe)
+        task = prepare(divided.parts, by_hand)
         for module in task.modules if number else []:
             sliced = weights(module)
             for name in MEETING:
@@ -134,7 +134,7 @@ def test_the_engines_train_the_same_rounds() -> None:
 def test_a_run_that_was_stopped_goes_on_in_its_round(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--data", "own_samples:samples", *COMMON, "--epochs", 5, "--merge-at", 4, "--rounds", 3)
     run("fit", "chain.onnx", "-o", "straight", *options)
-    for stop, folder in ((80, "round1"), (150, "round2"), (210, "whole")):  # of 1, 1, 2 and 1 epochs of 45
+    for stop, folder in ((80, "to2"), (150, "to4"), (210, "whole")):  # of 1, 1, 2 and 1 epochs of 45
         shutil.rmtree("out", ignore_errors=True)
         monkeypatch.delitem(sys.modules, "own_samples")
         monkeypatch.setenv("STOP", str(stop))
@@ -159,8 +159,8 @@ def test_a_run_that_was_stopped_goes_on_in_its_round(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--rounds", 0), "0 rounds aren't possible in 2 epochs of the parts; choose 1 to 2."),
-        (("--rounds", 3), "3 rounds aren't possible in 2 epochs of the parts; choose 1 to 2."),
+        (("--rounds", 0), "0 rounds aren't possible in 3 epochs of the parts; choose 1 to 3."),
+        (("--rounds", 4), "4 rounds aren't possible in 3 epochs of the parts; choose 1 to 3."),
         (
             ("--rounds", 2, "--order", "interleaved"),
             "several rounds are divided at random, not interleaved; leave out --order.",

@@ -14,6 +14,7 @@ from models import regression_mlp
 from onnxpart import OptimizerState, Split, split
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.runs.stages import (
+    Ensemble,
     Networks,
     Stage,
     divide_anew,
@@ -63,6 +64,12 @@ def test_what_begins_computes_what_was_trained(begin: Callable[[Networks], Netwo
     expected = replace_modules(parts, 1) if begin is widen_part else parts
     torch.testing.assert_close(mean(found), mean(expected), rtol=0.05 if begin is widen_part else 1e-4, atol=0.05)
     assert (found.states is None) == (begin is widen_part)
+
+
+def test_the_ensemble_computes_the_mean_of_its_parts() -> None:
+    parts = trained(4)
+    with torch.no_grad():
+        torch.testing.assert_close(Ensemble(parts.modules)(X), mean(parts))
 
 
 def replace_modules(networks: Networks, count: int) -> Networks:
