@@ -21,6 +21,7 @@ class Run:
 
     `stages`: (`k`, `epochs`) each; k = 1 is the whole. `curve`: points after `epoch` epochs in all, of a `part` of a
     `stage` or, where part is None, of the whole. `final`: `loss` and `metric`. `edges`: how new edges start (0: zero).
+    `lr`: the rate, as a share of the experiment's.
     """
 
     experiment: str
@@ -36,11 +37,18 @@ class Run:
     final: Mapping[str, float]
     machine: Mapping[str, str]
     edges: float = 0.0
+    lr: float = 1.0
 
     @property
     def way(self) -> tuple[object, ...]:
         """What runs that differ only by their seed have in common."""
-        return self.method, self.rate, self.edges, tuple((stage["k"], stage["epochs"]) for stage in self.stages)
+        return (
+            self.method,
+            self.rate,
+            self.edges,
+            self.lr,
+            tuple((stage["k"], stage["epochs"]) for stage in self.stages),
+        )
 
     @property
     def merge_at(self) -> int:

@@ -55,10 +55,11 @@ class Way:
     def name(self) -> str:
         """In words."""
         first = self.runs[0]
+        rate = f", {first.lr:g} times the rate" if first.lr != 1 else ""
         if first.method in ("whole", "duplicated"):
-            return f"{first.method}, {first.epochs} epochs"
+            return f"{first.method}, {first.epochs} epochs{rate}"
         stages = " + ".join(f"{stage['epochs']} of K={stage['k']}" for stage in first.stages)
-        return f"{first.method}: {stages}{f', new edges {first.edges:g}' if first.edges else ''}"
+        return f"{first.method}: {stages}{f', new edges {first.edges:g}' if first.edges else ''}{rate}"
 
 
 def ways(runs: Iterable[Run], times: Times) -> list[Way]:

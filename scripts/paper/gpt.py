@@ -37,10 +37,13 @@ class Gpt(nn.Module):
 
     def __init__(self, kinds: int, length: int, width: int, heads: int, blocks: int) -> None:
         super().__init__()
-        self.token, self.place = nn.Embedding(kinds, width), nn.Parameter(torch.randn(length, width) * 0.02)
+        self.token, self.place = nn.Embedding(kinds, width), nn.Parameter(torch.randn(length, width) * 0.1)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, kinds)
-        nn.init.normal_(self.token.weight, std=0.02)
+        nn.init.normal_(self.token.weight, std=0.1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Score the next of each of the characters [N, T]."""

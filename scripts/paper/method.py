@@ -15,6 +15,7 @@ from onnxpart import Split
 from onnxpart.torch import import_onnx, load_weights
 from onnxpart.torch.data.batch import Loader
 from onnxpart.torch.runs import stages
+from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.stages import Networks
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.losses import Criterion
@@ -22,8 +23,10 @@ from onnxpart.torch.training.settings import EngineKind, Settings
 from onnxpart.torch.training.train import evaluate, train
 
 Method = Literal["whole", "duplicated", "partition", "widen", "levels", "rounds"]
-Rate = Literal["paper", "cosine", "restart"]
+Rate = Literal["paper", "cosine", "restart", "recipe"]
 Record: TypeAlias = dict[str, Any]
+RECIPE = Recipe()
+"""What `fit` does by itself; a rate of that name trains so."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """What is done in a run. `edges`: standard deviation of the new edges, as a share of the trained weights'."""
+    """What is done in a run.
+
+    `edges`: standard deviation of the new edges, as a share of the trained weights'. `lr`: the learning rate, as a
+    share of the task's.
+    """
 
     method: Method
     stages: tuple[Stage, ...]
     rate: Rate = "paper"
     edges: float = 0.0
+    lr: float = 1.0
 
     @property
     def epochs(self) -> int:
@@ -74,10 +82,11 @@ class Run:
 
     def header(self, task: Task, seed: int) -> Record:
         """What tells a run's record from others."""
-        edges = {"edges": self.edges} if self.edges else {}
+        given = {"edges": self.edges} if self.edges else {}
+        given |= {"lr": self.lr} if self.lr != 1 else {}
         return {
             "kind": "run", "experiment": task.experiment, "network": task.network, "data": task.data,
-            "metric": task.metric, "method": self.method, "rate": self.rate, **edges, "seed": seed,
+            "metric": task.metric, "method": self.method, "rate": self.rate, **given, "seed": seed,
             "epochs": self.epochs, "stages": [{"k": stage.k, "epochs": stage.epochs} for stage in self.stages],
         }  # fmt: skip
 
@@ -99,14 +108,15 @@ class Experiment:
 
     def __init__(self, task: Task, seed: int) -> None:
         self.task, self.seed, self.model = task, seed, task.model(seed)
-        self._splits: dict[int, Split] = {}
-        self._known: dict[tuple[int, Rate, int, int], tuple[Networks, list[Record]]] = {}
+        self._splits: dict[tuple[int, str], Split] = {}
+        self._known: dict[tuple[int, Rate, float, int, int], tuple[Networks, list[Record]]] = {}
 
-    def split(self, k: int) -> Split:
-        """The network in k parts, which start from slices of its weights."""
-        if k not in self._splits:
-            self._splits[k] = onnxpart.split(self.model, k)
-        return self._splits[k]
+    def split(self, k: int, rate: Rate = "paper") -> Split:
+        """The network in k parts, which start from slices of its weights, scaled where the recipe does so."""
+        init = (RECIPE if rate == "recipe" else Recipe("paper")).init
+        if (k, init) not in self._splits:
+            self._splits[k, init] = onnxpart.split(self.model, k, init=init)
+        return self._splits[k, init]
 
     def run(self, run: Run) -> Record:
         """Train from the first weights to the end.
@@ -133,13 +143,13 @@ class Experiment:
     def _parts(self, run: Run) -> tuple[Networks, list[Record]]:
         """The same with their curve; those that trained for fewer epochs at the same rates train on."""
         stage = run.stages[0]
-        length = stage.epochs if run.rate == "restart" else run.epochs
-        key = (stage.k, run.rate, length, stage.epochs)
+        length = stage.epochs if run.rate in ("restart", "recipe") else run.epochs
+        key = (stage.k, run.rate, run.lr, length, stage.epochs)
         if key not in self._known:
-            networks, start, curve = stages.parts_of(self.split(stage.k)), 0, list[Record]()
-            earlier = [known for known in self._known if known[:3] == key[:3] and known[3] < stage.epochs]
+            networks, start, curve = stages.parts_of(self.split(stage.k, run.rate)), 0, list[Record]()
+            earlier = [known for known in self._known if known[:4] == key[:4] and known[4] < stage.epochs]
             if earlier:
-                start = max(earlier)[3]
+                start = max(earlier)[4]
                 known, curve = self._known[max(earlier)]
                 for module, arrays in zip(networks.modules, known.weights, strict=True):
                     load_weights(module, arrays)
@@ -168,6 +178,8 @@ class Experiment:
             return lambda before: stages.divide_anew(before, self._divided(run, number))
         if run.method == "widen":
             return partial(stages.widen_part, seed=self.seed)
+        if run.rate == "recipe" and not RECIPE.merges_state(self.task.settings.optimizer):
+            return lambda before: replace(stages.merge_parts(before, edges=run.edges, seed=self.seed), states=None)
         return partial(stages.merge_parts, edges=run.edges, seed=self.seed)
 
     def _divided(self, run: Run, number: int) -> Networks:
@@ -191,12 +203,17 @@ class Experiment:
 
     def _schedule(self, run: Run, number: int, start: int, stop: int) -> Iterator[tuple[Settings, range]]:
         """Settings for the epochs from `start` to `stop`, which may change in between."""
-        settings, total = replace(self.task.settings, seed=self.seed), run.epochs
+        settings = replace(self.task.settings, seed=self.seed, lr=self.task.settings.lr * run.lr)
+        k, total = run.stages[number].k, run.epochs
         if run.rate == "restart":
             whole = number == len(run.stages) - 1 and number > 0
             lr = settings.lr * (self.task.restart if whole else 1.0)
             first, last = _alike(run, number)
             yield replace(settings, first=first, epochs=last, lr=lr, schedule="cosine"), range(start, stop)
+        elif run.rate == "recipe":
+            first = sum(stage.epochs for stage in run.stages[:number])
+            span = range(first, first + run.stages[number].epochs)
+            yield RECIPE.whole(settings, span) if k == 1 else RECIPE.parts(settings, k, span.stop), range(start, stop)
         elif run.rate == "cosine":
             yield replace(settings, epochs=total, schedule="cosine"), range(start, stop)
         else:

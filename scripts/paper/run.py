@@ -47,7 +47,7 @@ def add(path: Path, record: dict[str, Any]) -> None:
 
 def is_of(record: dict[str, Any], header: dict[str, Any]) -> bool:
     """Whether a record is of this run."""
-    return record.get("edges") == header.get("edges") and header.items() <= record.items()
+    return all(record.get(key) == header.get(key) for key in ("edges", "lr")) and header.items() <= record.items()
 
 
 def beliefs(experiment: Experiment, k: int, epoch: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from models import cifar10_net, lenet, regression_mlp
 from onnxpart.torch.training.settings import Settings
 from scripts.paper import data
 from scripts.paper.gpt import gpt
-from scripts.paper.method import Rate, Run, Stage, Task
+from scripts.paper.method import Method, Rate, Run, Stage, Task
 
 
 def error(logits: Tensor, classes: Tensor) -> Tensor:
@@ -99,6 +99,11 @@ def _table2() -> tuple[Run, ...]:
     return (*begin, *(Run(method, stages, "paper") for method in ("partition", "widen") for stages in ends))
 
 
+def recipe(*stages: tuple[int, int], lr: float = 1.0, method: Method = "partition") -> Run:
+    """What `fit` does by itself: (k, epochs) of each stage, at a share of the task's rate."""
+    return Run("whole" if len(stages) == 1 else method, tuple(Stage(*stage) for stage in stages), "recipe", lr=lr)
+
+
 def _faster(epochs: int, ways: Sequence[tuple[int, int, int]]) -> tuple[Run, ...]:
     """The whole with a schedule that ends at 0, also a shorter one; and (k, epochs of the parts, of the whole)."""
     wholes = (alone(n, "cosine") for n in (epochs, epochs // 2, epochs // 4))
@@ -147,16 +152,25 @@ PLANS = {
             *(merged(4, parts, epochs, "cosine", 1.0) for parts, epochs in ((6, 10), (8, 11))),
             _levels((4, 4), (2, 2), (1, 2)),
             _rounds(4, 3, 2, 2),
+            *(recipe((1, 24), lr=lr) for lr in (1, 2, 4, 8)),
+            *(recipe((1, n), lr=4) for n in (8, 12)),
+            *(recipe((4, parts), (1, after)) for parts, after in ((3, 2), (5, 1), (5, 2), (8, 2))),
+            *(recipe((4, 5), (1, 2), lr=lr) for lr in (2, 4)),
+            recipe((2, 5), (1, 2)),
+            recipe((4, 5), (1, 2), method="widen"),
         ),
         (2, 4, 8),
     ),
     "language": Plan(
         language,
         (
-            *_faster(16, ()),
-            *(merged(k, at, 16, "cosine") for k in (2, 4) for at in (4, 8)),
-            merged(4, 8, 16, "cosine", edges=1.0),
-            _levels((4, 4), (2, 4), (1, 8)),
+            *(recipe((1, 16), lr=lr) for lr in (1, 2, 4)),
+            recipe((1, 12), lr=2),
+            merged(4, 8, 16, "cosine"),
+            *(recipe((4, parts), (1, after)) for parts, after in ((12, 3), (16, 3))),
+            recipe((4, 16), (1, 3), lr=2),
+            recipe((2, 12), (1, 3)),
+            recipe((4, 16), (1, 3), method="widen"),
         ),
         (2, 4),
     ),

@@ -16,13 +16,14 @@ from onnxpart.errors import DataError
 from onnxpart.torch.data import images
 from onnxpart.torch.data.images import digits
 from onnxpart.torch.data.loaders import TensorLoader
+from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.training.settings import Settings
 from scripts.paper import data
 from scripts.paper.blend import blended
 from scripts.paper.gpt import gpt
 from scripts.paper.method import Experiment, Method, Rate, Run, Stage, Task
 from scripts.paper.run import one_seed, records
-from scripts.paper.tasks import PLANS, Plan, alone, merged
+from scripts.paper.tasks import PLANS, Plan, alone, merged, recipe
 
 
 def task(seed: int, _: Path | None = None) -> Task:
@@ -97,6 +98,22 @@ def test_a_widened_whole_starts_near_its_part() -> None:
     record = Experiment(task(0), 0).run(stages("widen", (2, 2), (1, 2)))
     assert {point["part"] for point in record["curve"]} == {0, None}
     assert whole(record)[0][1] == pytest.approx(record["curve"][0]["metric"], rel=0.2)
+
+
+def test_the_recipe_is_that_of_fit() -> None:
+    adam = replace(task(0), settings=Settings(6, "adam", lr=0.01, device="cpu"))
+    run = recipe((4, 4), (1, 2), lr=2)
+    parts, whole = (Experiment(adam, 0).pieces(run, number)[0].settings for number in (0, 1))
+    settings = Settings(6, "adam", lr=0.02, device="cpu")
+    assert parts == Recipe().parts(settings, 4, 4)
+    assert whole == Recipe().whole(settings, range(4, 6))
+    experiment = Experiment(adam, 0)
+    record = experiment.run(run)
+    assert (record["rate"], record["lr"]) == ("recipe", 2)
+    assert record["final"]["metric"] < record["curve"][0]["metric"]
+    assert "lr" not in recipe((1, 6)).header(adam, 0)
+    scaled, sliced = experiment.split(4, "recipe"), experiment.split(4)
+    assert scaled.parts != sliced.parts
 
 
 def test_new_edges_are_random_where_asked_for() -> None:
