@@ -323,6 +323,7 @@ def verify_(source: Folder, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+app.command("estimate")(_reported(training.estimate))
 app.command("train")(_reported(training.train))
 app.command("fit")(_reported(training.fit))
 app.command("report")(_reported(reporting.report))

@@ -235,3 +235,23 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
 def _sound(finding: Finding) -> bool:
     return finding.holds and finding.compared > 0
+
+
+def estimates(rows: Sequence[Any], whole: float, held: int, spread: float) -> Table:
+    """The whole's step and those of K parts (see `runs.estimate`), a row for each."""
+    right = ("width", "parameters", "memory", "step, ms", "one part", "in series", "in parallel")
+    table = _table("K", *right, "", right=right)
+    table.add_row("1", "", "100%", _megabytes(held), f"{whole:.1f}", "", "", "", f"spread {spread:.0%}")
+    for row in rows:
+        if row.why_not:
+            table.add_row(str(row.k), *[""] * len(right), row.why_not)
+            continue
+        table.add_row(
+            str(row.k), str(row.width), f"{row.parameters:.1%}", _megabytes(row.bytes), f"{row.together:.1f}",
+            f"{row.one:.1f}", f"{row.series:.2f} x", f"{row.parallel:.2f} x", "" if row.wide else "too narrow",
+        )  # fmt: skip
+    return table
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MB"

@@ -193,7 +193,7 @@ def train(
 def fit(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)],
     training: Training,
-    k: Annotated[int, typer.Option("-k", help="Number of parts.")] = 2,
+    k: Annotated[str, typer.Option("-k", metavar="K|auto", help="Number of parts, or what `estimate` advises.")] = "2",
     recipe: Annotated[
         str,
         typer.Option(
@@ -252,6 +252,7 @@ def fit(
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
+    parts = runs.estimate.chosen(loaded, options) if k == "auto" else _number(k)
     with (
         _resumable(),
         runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress,
@@ -263,7 +264,7 @@ def fit(
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "edges": edges,
                 "baseline": baseline}  # fmt: skip
-        found = runs.fit.fit(loaded, options, target, told, k=k, recipe=chosen, **ways, force=force)
+        found = runs.fit.fit(loaded, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, edges)
         runs.fit_report.save(data, found, target)
     if training.as_json:
@@ -273,6 +274,49 @@ def fit(
     for line in runs.fit_report.page(data)[2:-2]:
         console.print(line)
     console.print(f"wrote {found.file} and {target / runs.fit_report.PAGE}")
+
+
+def _number(k: str) -> int:
+    """Return a number of parts.
+
+    :raises UsageError: when it is none.
+    """
+    if not k.isascii() or not k.isdigit():
+        raise UsageError(f"{k!r} is no number of parts; give one, as 2, or auto.")
+    return int(k)
+
+
+def estimate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)],
+    data: Annotated[str, typer.Option(help="As for fit; the first batch is used.", show_default=False)],
+    ks: Annotated[str, typer.Option("-k", metavar="K,..", help="Numbers of parts to try.")] = "2,3,4,8",
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy",
+    optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False,
+    outputs: Annotated[
+        str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure a few steps of the whole and of K parts, and say which K pays; nothing is trained or written."""
+    training = Training(data, 1, loss, optimizer=optimizer, batch_size=batch_size, device=device, amp=amp)
+    try:
+        numbers = [int(k) for k in ks.split(",")]
+    except ValueError:
+        raise UsageError(f"the numbers of parts {ks!r} aren't possible; give some as in 2,4.") from None
+    loaded = load(model)
+    loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
+    options, runs = training.options(), _runs()
+    with tables.busy("measuring steps"):
+        found = runs.estimate.estimate(loaded, options, numbers)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "advice": found.advice, "best": found.best and found.best.k}))
+        return
+    console = tables.console()
+    console.print(tables.estimates(found.rows, found.whole, found.bytes, found.spread))
+    console.print(found.advice)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,26 @@ from onnxpart.storage.rows import Array, Stream, rows_shape, windows
 
 def fans(partition: Partition, name: str, part: int | None) -> tuple[int, int]:
     """Inputs to one unit, and units that one input feeds, of a contraction's weight in a part; None: in the whole."""
-    analysis, weight = partition.analysis, partition.analysis.state.weights[name]
-    shape: Sequence[int] = analysis.shapes.shape[weight.tensor]
-    if part is not None and weight.tensor == name:
-        shape = partition.plan.by_name[name].part_shape(part)
-    elif part is not None:
-        shape = sizes(partition.division.kept(weight.tensor, part), shape)
-    total = int(np.prod(shape, dtype=np.int64))
-    outputs = int(np.prod([shape[a] for a in weight.outputs], dtype=np.int64))
-    inputs_axis = next((n for a, n in enumerate(shape) if a not in weight.outputs), 1)
-    return max(1, total // max(1, outputs)), max(1, total // max(1, inputs_axis))
+    shape, total = _entering(partition, name, part), prod(_entering(partition, name, part))
+    inputs_axis = next((n for a, n in enumerate(shape) if a not in partition.analysis.state.weights[name].outputs), 1)
+    return max(1, total // max(1, units(partition, name, part))), max(1, total // max(1, inputs_axis))
+
+
+def units(partition: Partition, name: str, part: int | None) -> int:
+    """Units that a contraction's weight gives, in a part; None: in the whole."""
+    shape = _entering(partition, name, part)
+    return prod(shape[axis] for axis in partition.analysis.state.weights[name].outputs)
+
+
+def _entering(partition: Partition, name: str, part: int | None) -> Sequence[int]:
+    """Shape of the tensor that enters a contraction as its weight."""
+    tensor = partition.analysis.state.weights[name].tensor
+    shape = partition.analysis.shapes.shape[tensor]
+    if part is None:
+        return shape
+    if tensor == name:
+        return partition.plan.by_name[name].part_shape(part)
+    return sizes(partition.division.kept(tensor, part), shape)
 
 
 INITS = ("slices", "he", "glorot", "scaled")

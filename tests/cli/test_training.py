@@ -569,3 +569,32 @@ def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
 
 def test_the_engines_are_those_of_training() -> None:
     assert get_args(EngineKind) == cli_train.ENGINES
+
+
+@pytest.mark.usefixtures("here")
+def test_an_estimate_is_printed_and_nothing_written() -> None:
+    before = listed(".")
+    command = ("estimate", "chain.onnx", "--data", "npz:data.npz", "--batch-size", 10, "-k", "2,9")
+    lines = run(*command).stdout.splitlines()
+    assert lines[0].split() == ["K", "width", "parameters", "memory", "step,", "ms", "one", "part", "in", "series",
+                                "in", "parallel"]  # fmt: skip
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "9"]
+    found = run_json(*command)
+    assert [row["k"] for row in found["rows"]] == [2, 9]
+    assert found["rows"][0]["together"] > 0
+    assert found["rows"][1]["why_not"]
+    assert found["best"] is None
+    assert listed(".") == before
+    refused = run("fit", "chain.onnx", "-k", "auto", "--epochs", 2, *DATA, code=2).stderr
+    assert refused.endswith("Train the whole with `onnxpart train`, or give -k.\n")
+    assert listed(".") == before
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("command", "sentence"), [
+    (("fit", "chain.onnx", "-k", "two", "--epochs", 2, *DATA), "'two' is no number of parts; give one, as 2, or auto."),
+    (("estimate", "chain.onnx", "--data", "npz:data.npz", "-k", "2;3"),
+     "the numbers of parts '2;3' aren't possible; give some as in 2,4."),
+])  # fmt: skip
+def test_numbers_of_parts_that_are_none(command: tuple[object, ...], sentence: str) -> None:
+    assert run(*command, code=2).stderr == f"error: {sentence}\n"

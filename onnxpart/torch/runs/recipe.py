@@ -15,6 +15,8 @@ _WARMUP = {"parts": 0.02, "whole": 0.05}
 """The share of their steps over which rates rise."""
 _WHOLE = 5
 """The whole trains for one in so many epochs."""
+SHARE = 1 - 1 / _WHOLE
+"""The parts' share of the epochs."""
 _CHECKS = 20
 """How often the ensemble is looked at, at most."""
 _GAIN = 0.03

@@ -1,0 +1,187 @@
+"""Whether dividing pays, before anything is trained: a few measured steps of the whole, of all parts, and of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import prod
+from statistics import median
+from time import perf_counter
+
+from onnxpart.emission.initial import units
+from onnxpart.emission.split import Split, split
+from onnxpart.errors import PartitionError, UsageError
+from onnxpart.inspection.sizes import measure
+from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import redraft
+from onnxpart.torch.runs.recipe import SHARE
+from onnxpart.torch.runs.task import RunOptions, Task, prepare
+from onnxpart.torch.training.choose_engine import choose
+from onnxpart.torch.training.engine import Engine, device_of, synchronize
+from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.series import Series
+
+KS = (2, 3, 4, 8)
+WIDE = 64
+"""Units that a part needs in the layers where most of its weights are; narrower parts learnt badly."""
+PAYS = 1.2
+"""How many times as fast is worth the trouble."""
+_ROUNDS = 7
+_UNSTEADY = 1.0
+"""A spread of the whole's steps, as a share of the median, that leaves nothing to be said."""
+_SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What K parts would take: milliseconds of a step of all of them in series, and of the slowest one alone.
+
+    `width`: units of a part in the layers where most of its weights are. `bytes`: of all parts' weights, gradients and
+    optimiser states. `series`, `parallel`: how many times as fast as the whole alone as many epochs would be, by the
+    recipe's shares of parts and whole. `why_not` says what keeps K from being divided; the figures are then 0.
+    """
+
+    k: int
+    width: int = 0
+    parameters: float = 0.0
+    bytes: int = 0
+    together: float = 0.0
+    one: float = 0.0
+    series: float = 0.0
+    parallel: float = 0.0
+    why_not: str = ""
+
+    @property
+    def wide(self) -> bool:
+        """Whether parts are wide enough to learn on their own."""
+        return self.width >= WIDE
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Of several K, beside the whole: milliseconds of its step, their spread as a share, and its bytes."""
+
+    whole: float
+    spread: float
+    bytes: int
+    rows: Sequence[Estimate]
+
+    @property
+    def best(self) -> Estimate | None:
+        """The K that is the fastest on one machine, of those that are wide enough and pay."""
+        found = [row for row in self.rows if row.wide and row.series >= PAYS]
+        return max(found, key=lambda row: row.series, default=None) if self.spread < _UNSTEADY else None
+
+    @property
+    def advice(self) -> str:
+        """The advice, as a sentence."""
+        if self.spread >= _UNSTEADY:
+            return f"The whole's steps differ by {self.spread:.0%}: this machine is too busy to tell; try again later."
+        best = self.best
+        if best is not None:
+            return (
+                f"Take -k {best.k}: as many epochs are {best.series:.1f} times as fast on one machine, and "
+                f"{best.parallel:.1f} times with a machine for each part."
+            )
+        wide = [row for row in self.rows if row.wide]
+        if not wide:
+            return f"Dividing would not pay: parts of less than {WIDE} units learn badly, and none has more."
+        most = max(wide, key=lambda row: row.series)
+        apart = max(wide, key=lambda row: row.parallel)
+        several = f"; {apart.parallel:.1f} times with a machine for each of {apart.k}" if apart.parallel >= PAYS else ""
+        return f"Dividing would not pay on one machine: as many epochs are {most.series:.1f} times as fast{several}."
+
+
+def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS) -> Estimates:
+    """Measure steps of the whole and of parts, which take turns on the first batch; nothing is trained or written.
+
+    :param options: data, loss and settings as for `fit`.
+    :raises OnnxpartError: when data or loss don't fit, or the model can't be imported.
+    """
+    device = device_of(options.settings.device)
+    task = prepare([redraft(model).model()], options)
+    batches = list(islice(task.data.train.epoch(0), options.settings.accumulate))
+    engines: dict[tuple[str, int], Engine] = {("whole", 1): Series(_job(task, options), device)}
+    splits, refused = dict[int, Split](), dict[int, str]()
+    for k in ks:
+        try:
+            splits[k] = split(model, k)
+        except PartitionError as error:
+            refused[k] = str(error)
+            continue
+        modules = [task.build(part) for part in splits[k].parts]
+        largest = max(range(k), key=lambda p: sum(x.numel() for x in modules[p].parameters()))
+        engines["one", k] = Series(_job(replace(task, modules=[task.build(splits[k].parts[largest])]), options), device)
+        together = _job(replace(task, modules=modules), options)
+        engines["all", k] = choose(together, device)[0](together, device)
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in engines}
+    for turn in range(_ROUNDS + 1):
+        for key, engine in engines.items():
+            synchronize(device)
+            start = perf_counter()
+            engine.step(batches, options.settings.lr / 1000, 0)
+            synchronize(device)
+            if turn:  # the first one sets torch up
+                seconds[key].append(1000 * (perf_counter() - start))
+    steps, wholes = {key: median(found) for key, found in seconds.items()}, seconds["whole", 1]
+    whole = steps["whole", 1]
+    rows = [
+        Estimate(k, why_not=refused[k])
+        if k in refused
+        else _row(splits[k], options, whole, steps["all", k], steps["one", k])
+        for k in ks
+    ]
+    held = sum(p.numel() * p.element_size() for p in task.modules[0].parameters())
+    return Estimates(whole, (max(wholes) - min(wholes)) / whole, held * _copies(options), rows)
+
+
+def chosen(model: Model, options: RunOptions) -> int:
+    """Return the K that is advised.
+
+    :raises UsageError: when none is, with the advice.
+    """
+    found = estimate(model, options)
+    if found.best is None:
+        raise UsageError(f"{found.advice} Train the whole with `onnxpart train`, or give -k.")
+    return found.best.k
+
+
+def _row(done: Split, options: RunOptions, whole: float, together: float, one: float) -> Estimate:
+    """The figures of a split by its measured steps."""
+    sizes = measure(done.analysis, done.plan)
+    return Estimate(
+        done.plan.k,
+        width(done),
+        max(part.parameters for part in sizes.parts) / sizes.whole.parameters,
+        sum(part.bytes for part in sizes.parts) * _copies(options),
+        together,
+        one,
+        whole / (SHARE * together + (1 - SHARE) * whole),
+        whole / (SHARE * one + (1 - SHARE) * whole),
+    )
+
+
+def width(done: Split) -> int:
+    """Return how many units the layers of a part have: the median over its weights that are divided, by their size."""
+    partition, found = done.partition, list[tuple[int, int]]()
+    for name in done.analysis.state.weights:
+        counts = [units(partition, name, part) for part in range(done.plan.k)]
+        if name in done.plan.by_name and max(counts) < units(partition, name, None):
+            found.append((min(counts), prod(done.plan.by_name[name].part_shape(0))))
+    half = sum(size for _, size in found) / 2
+    for count, size in sorted(found):
+        half -= size
+        if half <= 0:
+            return count
+    return 0
+
+
+def _job(task: Task, options: RunOptions) -> Job:
+    numbers = tuple(range(len(task.modules)))
+    return Job(task.modules, numbers, task.data.train, task.loss, options.settings, range(1))
+
+
+def _copies(options: RunOptions) -> int:
+    """Return how many numbers training keeps for each weight: itself, its gradient, the optimiser's."""
+    return 2 + _SLOTS[options.settings.optimizer]

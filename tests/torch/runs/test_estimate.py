@@ -1,0 +1,71 @@
+"""What K parts would take, and what is advised from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from models import lenet, regression_mlp
+from onnxpart import split
+from onnxpart.errors import UsageError
+from onnxpart.frontend.load import load
+from onnxpart.torch.runs import estimate as module
+from onnxpart.torch.runs.estimate import Estimate, Estimates, chosen, estimate, width
+from onnxpart.torch.runs.task import RunOptions
+from onnxpart.torch.training.settings import Settings
+
+OPTIONS = RunOptions("mnist5k", "mse", Settings(1, "adam", lr=0.001, device="cpu"), batch_size=50)
+MODEL = load(regression_mlp(0, inputs=784, hidden=(8, 8)))
+WIDE = Estimate(2, 128, 0.26, 10, 60.0, 30.0, 1.5, 2.3)
+NARROW = replace(WIDE, k=8, width=16, series=3.0, parallel=4.0)
+SLOW = replace(WIDE, k=4, series=1.1, parallel=1.9)
+
+
+@pytest.mark.parametrize(
+    ("model", "k", "units"),
+    [(regression_mlp(0, inputs=784, hidden=(256, 128)), 4, 64), (lenet(0), 2, 250), (lenet(0), 10, 50)],
+)
+def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, units: int) -> None:
+    assert width(split(model, k)) == units  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "spread", "best", "sentence"),
+    [
+        ([WIDE, NARROW, SLOW], 0.1, 2, "Take -k 2: as many epochs are 1.5 times as fast on one machine, and 2.3 times"),
+        (
+            [NARROW, SLOW],
+            0.1,
+            None,
+            "would not pay on one machine: as many epochs are 1.1 times as fast; 1.9 times with",
+        ),
+        ([NARROW], 0.1, None, "Dividing would not pay: parts of less than 64 units learn badly, and none has more."),
+        ([Estimate(2, why_not="nothing can be divided")], 0.1, None, "Dividing would not pay: parts of less than"),
+        ([WIDE], 1.5, None, "steps differ by 150%: this machine is too busy to tell; try again later."),
+    ],
+)
+def test_advice(rows: list[Estimate], spread: float, best: int | None, sentence: str) -> None:
+    found = Estimates(100.0, spread, 40, rows)
+    assert (found.best and found.best.k) == best
+    assert sentence in found.advice
+
+
+def test_steps_are_measured_and_nothing_is_changed() -> None:
+    found = estimate(MODEL, OPTIONS, (2, 100))
+    two, hundred = found.rows
+    assert min(found.whole, two.together, two.one) > 0
+    assert two.series == pytest.approx(found.whole / (0.8 * two.together + 0.2 * found.whole))
+    assert two.parallel == pytest.approx(found.whole / (0.8 * two.one + 0.2 * found.whole))
+    assert found.bytes == 4 * 4 * (784 * 8 + 8 + 8 * 8 + 8 + 8 + 1)  # weights, gradients, two moments
+    assert two.bytes == 2 * 4 * 4 * (784 * 4 + 4 + 4 * 4 + 4 + 4 + 1)
+    assert "100" in hundred.why_not
+    assert not hundred.wide
+
+
+def test_fit_takes_what_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "estimate", lambda *_: Estimates(100.0, 0.1, 40, [SLOW, WIDE]))
+    assert chosen(MODEL, OPTIONS) == 2
+    monkeypatch.setattr(module, "estimate", lambda *_: Estimates(100.0, 0.1, 40, [NARROW]))
+    with pytest.raises(UsageError, match=r"learn badly, and none has more\. Train the whole with `onnxpart train`, or"):
+        chosen(MODEL, OPTIONS)
