@@ -187,6 +187,44 @@ class Windows(nn.Module):
         return self.head((x + y).mean((1, 2)))
 
 
+class Experts(nn.Module):
+    """Two of four experts for each token: those that it goes to, their weights gathered, or all of them."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.embed, self.gate, self.head = nn.Linear(WIDTH, 16), nn.Linear(16, 4), nn.Linear(16, CLASSES)
+        self.up, self.down = nn.Parameter(torch.randn(4, 24, 16) / 4), nn.Parameter(torch.randn(4, 16, 24) / 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        z = x.flatten(0, 1)
+        weight, chosen = self.gate(z).softmax(-1).topk(2, -1)
+        return self.head(x + getattr(self, self.spelling)(z, weight, chosen).reshape(x.shape))
+
+    def where(self, z: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+        """The tokens of one expert after the other."""
+        y, mask = torch.zeros_like(z), F.one_hot(chosen, 4).permute(2, 1, 0)
+        for e in range(4):
+            rank, token = torch.where(mask[e] > 0)
+            h = F.linear(F.gelu(F.linear(z[token], self.up[e])), self.down[e]) * weight[token, rank, None]
+            y = y.index_add(0, token, h)
+        return y
+
+    def gather(self, z: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+        """The weights of each token's experts."""
+        h = F.gelu(torch.einsum("tkhc,tc->tkh", self.up[chosen], z))
+        return (torch.einsum("tkch,tkh->tkc", self.down[chosen], h) * weight[..., None]).sum(1)
+
+    def tile(self, z: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+        """Each token that any expert was chosen for, a copy for each expert."""
+        all_weights = torch.zeros_like(z[:, :4]).scatter(1, chosen, weight)
+        token = torch.nonzero(all_weights.sum(-1) > 0)[:, 0]
+        y = z[token].repeat(4, 1).view(4, -1, z.shape[1])
+        y = torch.bmm(F.gelu(torch.bmm(y, self.up.transpose(1, 2))), self.down.transpose(1, 2))
+        return torch.zeros_like(z).index_add(0, token, (y * all_weights[token].t()[..., None]).sum(0))
+
+
 NETWORKS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...], tuple[str, ...]]] = {
     "graph attention": (GraphAttention, PLACES, tuple(SUMS)),
     "additive attention": (Additive, PLACES, tuple(SUMS)),
@@ -194,6 +232,7 @@ NETWORKS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...], tuple[str
     "low rank": (LowRank, ROWS, ("einsum", "matmul")),
     "offset groups": (OffsetGroups, MAP, tuple(FOLDS)),
     "windows": (Windows, MAP, tuple(FOLDS)),
+    "experts": (Experts, PLACES, ("where", "gather", "tile")),
     "state space": (StateSpace, PLACES, ("one einsum", "einsums of two", "matmul")),
 }
 """Function -> how a network with it is built, the shape of its input, and its spellings."""
