@@ -357,6 +357,13 @@ def given_places(n: Net, h: str) -> str:
     return grouped_grid(n, h, n.op("Reshape", times, n.ints(-1, 4, 4, 2)))
 
 
+def viewed(n: Net, h: str) -> str:
+    """A view by strides as exporters write it: all elements by their numbers, which follow from the sizes."""
+    zero, one = (n.array("step", np.asarray(value, np.int64)) for value in (0, 1))
+    count = n.op("Range", zero, n.op("Size", h), one)
+    return n.op("Gather", n.op("Reshape", h, n.ints(-1)), n.op("Reshape", count, n.op("Shape", h)))
+
+
 def regions(n: Net, h: str, op_type: str) -> str:
     """Two regions of the first sample, averaged."""
     if op_type == "MaxRoiPool":
@@ -526,6 +533,7 @@ RECIPES: dict[str, Recipe] = {
     "GridSample": Recipe(lambda n, h: n.op("GridSample", h, grid(n))),
     "GridSample: places of each channel": Recipe(own_places),
     "GridSample: given places of each channel": Recipe(given_places),
+    "Gather: a view by strides": Recipe(viewed),
     "MaxRoiPool": Recipe(lambda n, h: regions(n, h, "MaxRoiPool")),
     "RoiAlign": Recipe(lambda n, h: regions(n, h, "RoiAlign")),
     "MaxPool: positions": Recipe(pooled_positions, "undivided"),

@@ -221,6 +221,7 @@ WRONG_POSITIONS: dict[str, tuple[str, Labels]] = {
     "DeformConv rolls": ("DeformConv", rolled(contraction.deform_conv)),
     "DequantizeLinear rolls its scales": ("DequantizeLinear: by channel", scales_off_by_one),
     "Einsum of one operand rolls": ("Einsum: an exchange", rolled(contraction.einsum, 1, -1)),
+    "Gather by strides rolls": ("Gather: a view by strides", rolled(movement.gather)),
     "GatherElements over channels is elementwise": ("GatherElements: over channels", first),
     "GatherND over channels is elementwise": ("GatherND: over channels", first),
     "GridSample rolls": ("GridSample", rolled(elementwise.grid_sample)),
@@ -241,6 +242,7 @@ WRONG_POSITIONS: dict[str, tuple[str, Labels]] = {
 
 WRONG_REWRITES = {
     "CenterCropPad keeps the whole's target": "CenterCropPad: all axes",
+    "Gather keeps its numbers": "Gather: a view by strides",
     "GatherElements keeps its indices": "GatherElements",
     "GridSample keeps all places": "GridSample: given places of each channel",
     "QuantizeLinear keeps its zero points": "QuantizeLinear: by channel",
