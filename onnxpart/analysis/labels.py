@@ -245,14 +245,25 @@ def extent(parts: NDArray[np.int16], fields: Sequence[Field]) -> tuple[NDArray[n
 def flatten(pairs: Iterable[Pair]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The two ends of all ties as flat arrays."""
     left, right = [], []
-    for a, b in pairs:
-        if a.shape != b.shape:
+    for pair in pairs:
+        for a, b in [pair] if pair[0].shape == pair[1].shape else _spanning(*pair):
             a, b = np.broadcast_arrays(a, b)
-        left.append(a.ravel())
-        right.append(b.ravel())
+            left.append(a.ravel())
+            right.append(b.ravel())
     if not left:
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
     return np.concatenate(left), np.concatenate(right)
+
+
+def _spanning(a: Field, b: Field) -> list[Pair]:
+    """Ties of the same labels as that of `a` and `b`, of which each has its own axes: not each label with each."""
+    rank = max(a.ndim, b.ndim)
+    a, b = align(a, rank), align(b, rank)
+    both = varying(a) & varying(b)
+    if both in (varying(a), varying(b)) or 0 in (*a.shape, *b.shape):
+        return [(a, b)]
+    first = first_along(a, both), first_along(b, both)
+    return [(a, first[0]), (b, first[1]), first]
 
 
 def solve(count: int, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.int32]:

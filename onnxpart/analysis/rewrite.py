@@ -125,7 +125,7 @@ class Rewrite:
         if not dynamic[axis]:
             return self.gather(value, axis, positions)
         mask = np.isin(np.arange(shape[axis]), positions)
-        period = next(p for p in range(1, len(mask) + 1) if len(mask) % p == 0 and _repeats(mask, p))
+        period = repeats_after(mask)
         if period == len(mask) or any(dynamic[axis + 1 :]):
             raise PartitionError(
                 f"{self.op.title}: units lie along axis {axis} of {tensor!r}, whose length isn't known; "
@@ -138,8 +138,10 @@ class Rewrite:
         return self.add("Reshape", [value, self.constant([0] * axis + [-1, *behind], "joined")], "joined")
 
 
-def _repeats(mask: NDArray[np.bool_], period: int) -> bool:
-    return bool((mask.reshape(-1, period) == mask[:period]).all())
+def repeats_after(values: NDArray[Any]) -> int:
+    """The least number of values after which a list is the same over and over."""
+    size = len(values)
+    return next(p for p in range(1, size + 1) if size % p == 0 and (values.reshape(-1, p) == values[:p]).all())
 
 
 def sizes(kept: Kept, shape: Sequence[int]) -> list[int]:

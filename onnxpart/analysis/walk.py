@@ -61,7 +61,7 @@ def _walk(ops: Sequence[Op], regions: Mapping[int, Region]) -> list[Rule | None]
         op.state.labels.node = op.index
         rule = _visit(op)
         result.append(rule)
-        if rule is not None and rule.kind == "source":
+        if rule is not None and rule.kind == "source" and not _differs(op):
             op.state.weights_only.update(op.outputs)
         else:
             _propagate(op)
@@ -145,6 +145,13 @@ def _share_rest(op: Op) -> None:
     for i, name in enumerate(op.inputs):
         if name and i not in op.followed and (fields := op.state.of(name)):
             op.share(fields, "" if op.weights_only(i) else f"it is input {i} of {op.title}")
+
+
+def _differs(op: Op) -> bool:
+    """Whether what a source gives differs from part to part: by numbers, or by the size of what each finds itself."""
+    depends, shapes = op.state.depends_on_parameters, op.state.shapes
+    sized = op.op_type in ("Shape", "Size", "EyeLike")
+    return any(name in depends and (not sized or shapes.sized_by_data(name)) for name in op.reads)
 
 
 def _propagate(op: Op) -> None:

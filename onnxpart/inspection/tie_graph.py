@@ -57,8 +57,9 @@ class Ties:
         made = [(pair, (node, "")) for pair, node in zip(labels.ties, labels.tied_at, strict=True)]
         soft = [*self.decision.granted, *((c, c.otherwise) for c in self.decision.failed)]
         made += [(pair, (c.node, c.reason)) for c, pairs in soft for pair in pairs]
-        left, right = flatten(pair for pair, _ in made)
-        number = np.repeat(np.arange(len(made)), [np.broadcast(a, b).size for (a, b), _ in made])
+        ends = [flatten((pair,)) for pair, _ in made]
+        left, right = (np.concatenate([side, *more]) for side, *more in zip(flatten(()), *ends, strict=True))
+        number = np.repeat(np.arange(len(made)), [len(side) for side, _ in ends])
         gone = np.zeros(labels.count, bool)
         for choice in self.decision.failed:
             if choice.drop is not None:

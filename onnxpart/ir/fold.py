@@ -17,13 +17,17 @@ from onnxpart.storage.rows import Array
 
 _FOLDED = frozenset(
     (
-        "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor",
-        "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg",
-        "Not", "Or", "Pow", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Slice",
-        "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where",
+        "Abs", "Add", "And", "ArgMax", "ArgMin", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",
+        "Cast", "CastLike", "Ceil", "Clip", "Compress", "Concat", "ConstantOfShape", "Cos", "CumSum", "Div", "Equal",
+        "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual",
+        "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg",
+        "NonZero", "Not", "OneHot", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax",
+        "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Reshape", "Round", "ScatterElements",
+        "ScatterND", "Sign", "Sin", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "TopK", "Transpose",
+        "Trilu", "Unsqueeze", "Where", "Xor",
     )
 )  # fmt: skip
-"""The operators of shape arithmetic."""
+"""The operators of shape arithmetic: what computes numbers from numbers, the same at each run."""
 _UNINFERRED = (
     onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError, ValueError,
 )  # fmt: skip
@@ -56,6 +60,9 @@ def _size(op_type: str, values: Sequence[Any]) -> float:
         return abs((stop - start) / step) if step else 0.0
     if op_type in ("Expand", "Tile") and first is not None and len(values) > 1 and values[1] is not None:
         return float(np.size(first) * np.prod(np.maximum(np.abs(values[1]), 1), dtype=np.float64))
+    if op_type in ("OneHot", "Pad") and len(values) > 1:  # by a depth, or by amounts
+        factors = np.abs(np.asarray(values[1], np.float64)) + (op_type == "Pad")
+        return float(np.size(values[0]) * np.prod(factors))
     return float(sum(np.size(v) for v in values)) if op_type == "Concat" else 0.0
 
 
@@ -127,7 +134,7 @@ class Folding:
         self.shapes.dtype[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
 
     def _evaluate(self, node: onnx.NodeProto, names: Sequence[str]) -> None:
-        """Compute the output of a node whose inputs, `names`, are known, unless it is large."""
+        """Compute the outputs of a node whose inputs, `names`, are known, unless they are large."""
         shapes, model = self.shapes, self.shapes.model
         if all(name in model.initializers for name in names) and not model.constants.issuperset(names):
             dtype = shapes.dtype[names[0]]
@@ -141,11 +148,12 @@ class Folding:
         if _size(node.op_type, values) > SMALL:
             return
         try:
-            result = np.asarray(_reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)[0])
+            results = [np.asarray(v) for v in _reference(node.op_type, self.opsets[""])(node, _RUN).run(*values)]
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return  # an unusual form: its value stays unknown, which is always safe
-        if result.size <= SMALL:
-            self._set(node.output[0], result, guess)
+        for name, result in zip(node.output, results, strict=False):
+            if name and result.size <= SMALL:
+                self._set(name, result, guess)
 
     def _infer_locally(self, node: onnx.NodeProto) -> None:
         """Let ONNX infer the outputs of a node alone, given the shapes and values of its inputs."""

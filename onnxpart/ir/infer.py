@@ -19,6 +19,10 @@ from onnxpart.ir.shapes import SELECTIONS, TRIALS, Shape, Shapes, Trial, record
 
 MAKERS = frozenset(("Concat", "ConstantOfShape", "Expand", "Range", "Tile"))
 """Operators that may make a long list."""
+INTEGERS = (TensorProto.INT64, TensorProto.INT32)
+"""The types that sizes have."""
+CARRIERS = frozenset(("Add", "Cast", "Concat", "Gather", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze"))
+"""Operators through which ONNX's inference carries the integers of a list."""
 DOUBLINGS, MAX_LIST = 16, 1 << 20
 """So many joins may make a list longer than this."""
 
@@ -108,11 +112,9 @@ def long_lists(graph: onnx.GraphProto) -> list[str]:
     """
     joins = sum(node.op_type == "Concat" and _along_first(node) for node in graph.node)
     count: dict[str, float] = {}
-    for node in graph.node if joins >= DOUBLINGS else ():
-        sizes = [count.get(value, 1) for value in node.input]
-        size = sum(sizes) if node.op_type == "Concat" and _along_first(node) else max(sizes, default=1)
-        if size > 1:
-            count.update(dict.fromkeys(node.output, min(size, 2 * MAX_LIST)))
+    if joins >= DOUBLINGS:
+        count.update({t.name: prod(t.dims) for t in graph.initializer if t.data_type in INTEGERS and len(t.dims) <= 1})
+        _carry(graph, count)
     makers = [node for node in graph.node if node.op_type in MAKERS and node.op_type != "Concat"]
     known = {t.name: t for t in graph.initializer if t.data_location != TensorProto.EXTERNAL} if makers else {}
     for node in makers:
@@ -122,6 +124,17 @@ def long_lists(graph: onnx.GraphProto) -> list[str]:
             start, stop, step = numbers if len(numbers) == 3 else (0.0, numbers[0], 1.0)
             count[node.output[0]] = abs((stop - start) / step) if step else 0
     return [value for value, size in count.items() if size > MAX_LIST]
+
+
+def _carry(graph: onnx.GraphProto, count: dict[str, float]) -> None:
+    """Add how long the lists are, at least, that are made of those in `count` and of shapes."""
+    for node in graph.node:
+        if node.op_type in ("Shape", "Size"):
+            count[node.output[0]] = 1
+        elif node.op_type in CARRIERS and all(value in count for value in node.input):
+            sizes = [count[value] for value in node.input]
+            size = sum(sizes) if node.op_type == "Concat" and _along_first(node) else max(sizes)
+            count[node.output[0]] = min(size, 2 * MAX_LIST)
 
 
 def _along_first(node: onnx.NodeProto) -> bool:
@@ -138,7 +151,7 @@ def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
         light.graph.input.append(helper.make_tensor_value_info(value.name, type_.elem_type, inputs[value.name]))
     for tensor in graph.initializer:
         kind, dims = tensor.data_type, tensor.dims
-        integer = kind in (TensorProto.INT64, TensorProto.INT32)
+        integer = kind in INTEGERS
         if (integer or len(dims) <= 1) and prod(dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
             light.graph.initializer.append(tensor)
         elif integer:

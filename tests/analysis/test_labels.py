@@ -154,6 +154,31 @@ def test_ties_broadcast() -> None:
         labels.tie(wide, labels.fresh((2, 2)))
 
 
+@given(
+    st.tuples(*[st.sampled_from([1, 2, 3])] * 3),
+    st.tuples(*[st.booleans()] * 3),
+    st.tuples(*[st.booleans()] * 3),
+)
+def test_a_tie_of_fields_along_different_axes_is_written_once_for_each_label(
+    shape: tuple[int, ...], along_a: tuple[bool, ...], along_b: tuple[bool, ...]
+) -> None:
+    labels = Labels()
+    a, b = (
+        labels.fresh([n if along else 1 for n, along in zip(shape, axes, strict=True)]) for axes in (along_a, along_b)
+    )
+    left, right = flatten([(a, b)])
+    assert len(left) <= 2 * (a.size + b.size)
+    everywhere = [side.ravel() for side in np.broadcast_arrays(a, b)]
+    assert np.array_equal(solve(labels.count, left, right), solve(labels.count, *everywhere))
+
+
+def test_long_axes_are_not_multiplied() -> None:
+    labels = Labels()
+    a, b = labels.fresh((2, 100_000, 1)), labels.fresh((2, 1, 100_000))
+    left, _ = flatten([(a, b)])
+    assert len(left) == a.size + b.size + 2
+
+
 def test_a_tie_says_which_operator_made_it() -> None:
     labels = Labels()
     f, g = labels.fresh((2,)), labels.fresh((2,))

@@ -13,7 +13,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxpart import PartitionError
-from onnxpart.analysis.rewrite import Kept, Rewrite, dims, put, sizes
+from onnxpart.analysis.rewrite import Kept, Rewrite, dims, put, repeats_after, sizes
 from tests.networks.alone import Alone
 from tests.networks.net import Array
 
@@ -130,3 +130,8 @@ def test_sizes_are_put_in_their_places(opset: int, places: list[tuple[bool, int,
 
 def test_sizes_of_a_block() -> None:
     assert sizes((None, some(0, 4), some(1)), (2, 5, 3)) == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("values", "period"), [([1, 1, 1], 1), ([0, 1, 0, 1], 2), ([0, 1, 1], 3), ([4], 1)])
+def test_after_how_many_values_a_list_repeats(values: list[int], period: int) -> None:
+    assert repeats_after(np.asarray(values)) == period

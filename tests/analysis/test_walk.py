@@ -85,6 +85,23 @@ def test_what_is_made_of_weights_alone_is_known(turn: bool) -> None:
     assert ("w" in state.weights) == turn
 
 
+def test_how_many_a_part_finds_is_its_own_number() -> None:
+    n = Net(("x", ("N", 8)))
+    h = n.linear("x", 8, 6, name="h")
+    found = n.op("NonZero", n.op("Greater", h, n.number(0)))
+    sizes = {"hidden": h, "given": n.op("NonZero", "x"), "own": found}
+    zeros = [n.op("ConstantOfShape", n.op("Shape", v, name=f"{k}_size"), name=f"{k}_zeros") for k, v in sizes.items()]
+    ends = [n.op("ReduceSum", value, keepdims=0) for value in zeros]
+    y = n.op("Add", n.linear(h, 6, 3), n.op("Sum", *ends))
+    state = analyse(load(n.model(y, shape=("N", 3)))).state
+    for name in ("own_size", "own_zeros"):
+        assert name in state.depends_on_parameters
+        assert name not in state.weights_only
+    for name in ("hidden_size", "hidden_zeros", "given_size", "given_zeros"):
+        assert name not in state.depends_on_parameters
+        assert name in state.weights_only
+
+
 @pytest.mark.parametrize("op_type", ["Loop", "Scan"])
 def test_a_state_is_divided_as_the_body_makes_it(op_type: str) -> None:
     analysis = analyse(load(recurrent("elman", op_type)))

@@ -44,6 +44,45 @@ def test_an_operator_that_fails_leaves_its_value_unknown() -> None:
     assert _folded(n, n.op("Gather", size, n.ints(7))) is None
 
 
+def test_a_size_that_a_factor_makes_is_known() -> None:
+    """A detector's: the shorter side becomes 32, or the longer one 48."""
+    n = Net(("x", ("N", 2, "H", "W")))
+    sides = n.op("Cast", n.op("Slice", n.op("Shape", "x"), n.ints(2), n.ints(4)), to=TensorProto.FLOAT)
+    ends = [n.op(name, sides, keepdims=0) for name in ("ReduceMin", "ReduceMax")]
+    factor = n.op(
+        "Min", *(n.op("Mul", n.op("Reciprocal", e), n.number(v)) for e, v in zip(ends, (32, 48), strict=True))
+    )
+    sizes = n.op("Cast", n.op("Floor", n.op("Mul", sides, factor)), to=TensorProto.INT64)
+    h = n.conv("x", 2, 6)
+    kept = n.op("Slice", n.op("Shape", h), n.ints(0), n.ints(2))
+    n.op("Resize", h, "", "", n.op("Concat", kept, sizes, axis=0), name="y")
+    shapes = infer(onnxpart.load(n.model("y", shape=("N", 6, "A", "B"))))
+    assert shapes.shape["y"] == (2, 6, 32, 32)
+    assert not shapes.dynamic_dims("y")[1]
+
+
+def test_all_results_of_an_operator_are_known() -> None:
+    n = Net(("x", (2, 4)))
+    size = n.op("Concat", n.op("Shape", "x"), n.ints(7), axis=0)
+    best, place = n.ops("TopK", size, n.ints(2), count=2)
+    for name, want in ((best, [7, 4]), (place, [2, 1])):
+        folded = _folded(n, name)
+        assert folded is not None
+        assert folded.tolist() == want
+
+
+@pytest.mark.parametrize("op_type", ["OneHot", "Pad"])
+def test_much_of_little_is_not_computed(op_type: str) -> None:
+    n = Net(("x", (2, 4)))
+    many = n.op("Mul", n.op("Shape", "x"), n.ints(10**7))
+    if op_type == "OneHot":
+        depth = n.op("ReduceProd", many, keepdims=0)
+        value = n.op("OneHot", n.op("Shape", "x"), depth, n.ints(0, 1))
+    else:
+        value = n.op("Pad", n.op("Shape", "x"), many)
+    assert _folded(n, value) is None
+
+
 @given(st.lists(st.integers(-9, 9), min_size=3, max_size=3), st.lists(st.integers(1, 9), min_size=3, max_size=3))
 def test_arithmetic_is_what_onnx_runtime_computes(a: list[int], b: list[int]) -> None:
     names = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min")

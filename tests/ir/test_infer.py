@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 from onnx import GraphProto, helper
 
 from onnxpart.frontend.load import load
-from onnxpart.ir.infer import MAX_LIST, infer, input_shapes, long_lists
+from onnxpart.ir.infer import CARRIERS, MAX_LIST, infer, input_shapes, long_lists
 from onnxpart.ir.shapes import TRIALS
 from tests.networks.looping import integer, loop
 from tests.networks.net import Net
@@ -55,6 +56,23 @@ def test_lists_that_are_doubled(times: int) -> None:
     n.op("Cast", value, to=1, name="end")
     found = long_lists(_graph(n))
     assert bool(found) == (times == 40)
+
+
+def test_joined_data_are_no_list() -> None:
+    n = Net(("x", ("N", 2)))
+    value, width = "x", 2
+    for _ in range(40):  # sizes are joined to a shape, and data along the last axis, again and again
+        value, width = n.op("Concat", value, value, axis=-1), 2 * width
+        width = width if width < 64 else 2
+        ends = n.op("Gather", n.op("Shape", value), n.ints(0), axis=0)
+        value = n.op("Reshape", value, n.op("Concat", ends, n.ints(-1, width), axis=0))
+    n.op("ReduceSum", value, name="end")
+    assert long_lists(_graph(n)) == []
+
+
+def test_the_operators_that_carry_integers_are_those_of_onnx() -> None:
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.has_data_propagation_function}
+    assert known - {"Shape", "Size"} == CARRIERS
 
 
 @pytest.mark.parametrize(("size", "long"), [(10, False), (MAX_LIST + 1, True)])

@@ -339,6 +339,31 @@ def grid(n: Net) -> str:
     return n.op("Tanh", n.op("Add", constant(n, 1, 4, 4, 2), move))
 
 
+def grouped_grid(n: Net, h: str, offsets: str) -> str:
+    """Each channel sampled at places of its own: channels and places folded into the batch axis."""
+    alone = n.op("Reshape", h, n.ints(-1, 1, 4, 4))
+    return n.op("Reshape", n.op("GridSample", alone, n.op("Tanh", offsets)), n.ints(-1, WIDTH, 4, 4))
+
+
+def own_places(n: Net, h: str) -> str:
+    """Places that a layer computes for each channel."""
+    offsets = n.op("Reshape", n.conv("x", 2, 2 * WIDTH, name="offsets"), n.ints(-1, 2, 4, 4))
+    return grouped_grid(n, h, n.op("Transpose", offsets, perm=[0, 2, 3, 1]))
+
+
+def given_places(n: Net, h: str) -> str:
+    """Places for each channel that come from the input."""
+    times = n.op("Tile", n.op("Transpose", "x", perm=[0, 2, 3, 1]), n.ints(1, WIDTH, 1, 1))
+    return grouped_grid(n, h, n.op("Reshape", times, n.ints(-1, 4, 4, 2)))
+
+
+def viewed(n: Net, h: str) -> str:
+    """A view by strides as exporters write it: all elements by their numbers, which follow from the sizes."""
+    zero, one = (n.array("step", np.asarray(value, np.int64)) for value in (0, 1))
+    count = n.op("Range", zero, n.op("Size", h), one)
+    return n.op("Gather", n.op("Reshape", h, n.ints(-1)), n.op("Reshape", count, n.op("Shape", h)))
+
+
 def regions(n: Net, h: str, op_type: str) -> str:
     """Two regions of the first sample, averaged."""
     if op_type == "MaxRoiPool":
@@ -506,6 +531,9 @@ RECIPES: dict[str, Recipe] = {
         "undivided",
     ),
     "GridSample": Recipe(lambda n, h: n.op("GridSample", h, grid(n))),
+    "GridSample: places of each channel": Recipe(own_places),
+    "GridSample: given places of each channel": Recipe(given_places),
+    "Gather: a view by strides": Recipe(viewed),
     "MaxRoiPool": Recipe(lambda n, h: regions(n, h, "MaxRoiPool")),
     "RoiAlign": Recipe(lambda n, h: regions(n, h, "RoiAlign")),
     "MaxPool: positions": Recipe(pooled_positions, "undivided"),

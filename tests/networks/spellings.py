@@ -11,6 +11,7 @@ from torch import Tensor, nn
 WIDTH, HEADS, EACH, CLASSES = 16, 4, 8, 5
 PLACES = (2, 6, WIDTH)
 ROWS = (2, WIDTH)
+MAP = (2, 3, 8, 8)
 SUMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "product and sum": lambda z, a: (z.unflatten(-1, (HEADS, EACH)) * a).sum(-1),
     "product with leading axes": lambda z, a: (z.unflatten(-1, (HEADS, EACH)) * a[None, None]).sum(-1),
@@ -118,11 +119,120 @@ class StateSpace(nn.Module):
         return self.out(y.flatten(2))
 
 
+FOLDS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int, int], Tensor]]] = {
+    "-1": (
+        lambda x, g: x.reshape(-1, x.shape[1] // g, *x.shape[2:]),
+        lambda x, b, g: x.reshape(-1, x.shape[1] * g, *x.shape[2:]),
+    ),
+    "sizes": (
+        lambda x, g: x.reshape(x.shape[0] * g, x.shape[1] // g, *x.shape[2:]),
+        lambda x, b, g: x.reshape(b, x.shape[1] * g, *x.shape[2:]),
+    ),
+    "flatten": (
+        lambda x, g: x.unflatten(1, (g, x.shape[1] // g)).flatten(0, 1),
+        lambda x, b, g: x.unflatten(0, (b, g)).flatten(1, 2),
+    ),
+}
+"""Groups of channels folded into the batch axis, [b, g * c, ...] to [b * g, c, ...], and back."""
+
+
+class OffsetGroups(nn.Module):
+    """Deformable attention: keys and values sampled at offsets of each group of channels; heads in the batch axis."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.fold, self.unfold = FOLDS[spelling]
+        self.stem, self.head = nn.Conv2d(3, WIDTH, 1), nn.Conv2d(WIDTH, CLASSES, 1)
+        self.q, self.k, self.v, self.out = (nn.Conv2d(WIDTH, WIDTH, 1) for _ in range(4))
+        each = WIDTH // HEADS
+        self.offsets = nn.Sequential(
+            nn.Conv2d(each, each, 3, 1, 1, groups=each), nn.GELU(), nn.Conv2d(each, 2, 1, bias=False)
+        )
+        self.register_buffer("places", torch.rand(1, *MAP[2:], 2) - 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        q, b = self.q(x), x.shape[0]
+        places = self.offsets(self.fold(q, HEADS)).tanh().permute(0, 2, 3, 1) + self.places
+        seen = self.unfold(F.grid_sample(self.fold(x, HEADS), places, align_corners=True), b, HEADS)
+        q, k, v = (self.fold(z, HEADS).flatten(2) for z in (q, self.k(seen), self.v(seen)))
+        y = torch.einsum("bmn,bcn->bcm", torch.einsum("bcm,bcn->bmn", q, k).softmax(2), v)
+        return self.head(x + self.out(self.unfold(y, b, HEADS).unflatten(2, MAP[2:])))
+
+
+class Windows(nn.Module):
+    """Attention within windows of 4 x 4 places, which are folded into the batch axis, with a mask for each."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.embed, self.head = nn.Conv2d(3, WIDTH, 1), nn.Linear(WIDTH, CLASSES)
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.register_buffer("mask", (torch.rand(4, 16, 16) > 0.5).float() * -100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.roll(self.embed(x).permute(0, 2, 3, 1), (-2, -2), (1, 2))
+        b, h, w, c = x.shape
+        n = -1 if self.spelling == "-1" else b * (h // 4) * (w // 4)
+        y = x.view(b, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5)
+        y = y.flatten(3, 4).flatten(0, 2) if self.spelling == "flatten" else y.reshape(n, 16, c)
+        qkv = self.qkv(y).reshape(y.shape[0], 16, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
+        s = qkv[0] @ qkv[1].transpose(-2, -1)
+        if self.spelling == "flatten":
+            s = (s.unflatten(0, (-1, 4)) + self.mask[None, :, None]).flatten(0, 1)
+        else:
+            s = (s.view(-1 if n < 0 else b, 4, HEADS, 16, 16) + self.mask[None, :, None]).view(n, HEADS, 16, 16)
+        y = self.out((s.softmax(-1) @ qkv[2]).transpose(1, 2).reshape(y.shape))
+        y = y.view(b, h // 4, w // 4, 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
+        return self.head((x + y).mean((1, 2)))
+
+
+class Experts(nn.Module):
+    """Two of four experts for each token: those that it goes to, their weights gathered, or all of them."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.embed, self.gate, self.head = nn.Linear(WIDTH, 16), nn.Linear(16, 4), nn.Linear(16, CLASSES)
+        self.up, self.down = nn.Parameter(torch.randn(4, 24, 16) / 4), nn.Parameter(torch.randn(4, 16, 24) / 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        z = x.flatten(0, 1)
+        weight, chosen = self.gate(z).softmax(-1).topk(2, -1)
+        return self.head(x + getattr(self, self.spelling)(z, weight, chosen).reshape(x.shape))
+
+    def where(self, z: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+        """The tokens of one expert after the other."""
+        y, mask = torch.zeros_like(z), F.one_hot(chosen, 4).permute(2, 1, 0)
+        for e in range(4):
+            rank, token = torch.where(mask[e] > 0)
+            h = F.linear(F.gelu(F.linear(z[token], self.up[e])), self.down[e]) * weight[token, rank, None]
+            y = y.index_add(0, token, h)
+        return y
+
+    def gather(self, z: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+        """The weights of each token's experts."""
+        h = F.gelu(torch.einsum("tkhc,tc->tkh", self.up[chosen], z))
+        return (torch.einsum("tkch,tkh->tkc", self.down[chosen], h) * weight[..., None]).sum(1)
+
+    def tile(self, z: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
+        """Each token that any expert was chosen for, a copy for each expert."""
+        all_weights = torch.zeros_like(z[:, :4]).scatter(1, chosen, weight)
+        token = torch.nonzero(all_weights.sum(-1) > 0)[:, 0]
+        y = z[token].repeat(4, 1).view(4, -1, z.shape[1])
+        y = torch.bmm(F.gelu(torch.bmm(y, self.up.transpose(1, 2))), self.down.transpose(1, 2))
+        return torch.zeros_like(z).index_add(0, token, (y * all_weights[token].t()[..., None]).sum(0))
+
+
 NETWORKS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...], tuple[str, ...]]] = {
     "graph attention": (GraphAttention, PLACES, tuple(SUMS)),
     "additive attention": (Additive, PLACES, tuple(SUMS)),
     "bases": (Bases, PLACES, ("einsum", "matmul", "product and sum")),
     "low rank": (LowRank, ROWS, ("einsum", "matmul")),
+    "offset groups": (OffsetGroups, MAP, tuple(FOLDS)),
+    "windows": (Windows, MAP, tuple(FOLDS)),
+    "experts": (Experts, PLACES, ("where", "gather", "tile")),
     "state space": (StateSpace, PLACES, ("one einsum", "einsums of two", "matmul")),
 }
 """Function -> how a network with it is built, the shape of its input, and its spellings."""

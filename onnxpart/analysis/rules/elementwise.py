@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxpart.analysis.joins import follow, join
+from onnxpart.analysis.joins import follow, join, meet
 from onnxpart.analysis.labels import Fields, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite, dims
@@ -140,9 +140,8 @@ def resize(op: Op) -> list[Fields]:
 
 @operator("MaxRoiPool", versions=(1, 22), kind="elementwise")
 @operator("RoiAlign", versions=(10, 16, 22), kind="elementwise")
-@operator("GridSample", versions=(16, 20, 22), kind="elementwise", mean="data")
-def sample(op: Op) -> list[Fields]:
-    """RoiAlign, MaxRoiPool, GridSample: places of one channel meet, at places that every part takes alike."""
+def regions(op: Op) -> list[Fields]:
+    """RoiAlign, MaxRoiPool: places of one channel meet, at places that every part takes alike."""
     for i in range(1, len(op.inputs)):
         op.share(op.fields(i), "it says where to sample")
     result = []
@@ -152,6 +151,24 @@ def sample(op: Op) -> list[Fields]:
         else:
             result.append(op.labels.tie_along(f, (1,)))
     return [tuple(result)]
+
+
+def rewrite_grid_sample(r: Rewrite) -> None:
+    """GridSample: what is shared along a divided batch axis is cut to the part's share of it."""
+    for i in (0, 1):
+        r.narrow(i, (r.kept_out()[0], *r.kept_in(i)[1:]))
+
+
+@operator("GridSample", versions=(16, 20, 22), kind="elementwise", rewrite=rewrite_grid_sample, mean="data")
+def grid_sample(op: Op) -> list[Fields]:
+    """GridSample: places of one channel meet; the grid goes along the batch axis, into which groups may be folded."""
+    result = [op.labels.tie_along(f, (0, 1)) for f in op.fields(0)]
+    for f in op.fields(1):
+        if f.shape[0] > 1:
+            meet(op, result, op.labels.tie_along(f, (0,)))
+        else:
+            op.share([f], "it says where to sample")
+    return [tuple(f for f in result if varying(f))]
 
 
 def rewrite_quantize(r: Rewrite) -> None:

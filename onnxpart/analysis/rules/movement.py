@@ -11,7 +11,7 @@ from onnx import helper
 
 from onnxpart.analysis.labels import MAX_FIELD, Field, Fields, align, alike, bounded, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
-from onnxpart.analysis.rewrite import Rewrite, dims, sizes
+from onnxpart.analysis.rewrite import Indices, Rewrite, dims, repeats_after, sizes
 from onnxpart.analysis.rules.table import operator
 from onnxpart.errors import PartitionError
 from onnxpart.ir.shapes import Shape
@@ -272,10 +272,13 @@ def _identity(r: Rewrite) -> None:
 
 
 def rewrite_gather(r: Rewrite) -> None:
-    """Gather with constant indices: their positions among those kept."""
+    """Gather with known indices: their positions among those kept."""
     op = r.op
     axis = op.axis(0)
     kept = r.kept_in(0)[axis]
+    if kept is not None and op.dynamic(0)[axis]:
+        _rewrite_folded(r, axis, kept)
+        return
     index = op.value(1)
     if kept is None or index is None:  # (shared labels aren't selected from)
         return
@@ -287,6 +290,48 @@ def rewrite_gather(r: Rewrite) -> None:
     if op.outputs[0] in op.state.shaped:
         place = place.clip(max=len(kept) - 1)
     r.node.input[1] = r.constant(place, "index")
+
+
+def _rewrite_folded(r: Rewrite, axis: int, kept: Indices) -> None:
+    """Compute where the indices of a part's share lie among what it keeps of an axis along which units repeat."""
+    op, known = r.op, r.op.trial(1)
+    assert known is not None
+    mask = np.isin(np.arange(op.shape(0)[axis]), kept)
+    period = repeats_after(mask)
+    place = np.cumsum(mask[:period]) - 1
+    index, dtype = r.node.input[1], known.value.dtype
+    for a, chosen in enumerate(r.kept_out()[axis : axis + known.value.ndim]):
+        if chosen is not None:
+            index = r.gather(index, a, chosen)
+    turn = r.add("Div", [index, r.constant(period, "all", dtype)], "turn")
+    rest = r.add("Sub", [index, r.add("Mul", [turn, r.constant(period, "all", dtype)], "start")], "rest")
+    start = r.add("Mul", [turn, r.constant(place[-1] + 1, "kept", dtype)], "start")
+    r.node.input[1] = r.add(
+        "Add", [start, r.add("Gather", [r.constant(place, "place", dtype), rest], "place")], "index"
+    )
+
+
+def _folded_index(op: Op, f: Field, axis: int) -> Indices | None:
+    """Which units a Gather takes from an axis along which they repeat, as often as sizes say.
+
+    :returns: positions within one repetition, of size 1 along axes where they are the same, int64; None where they vary
+        with the sizes, or aren't known.
+    """
+    known, other = op.trial(1), op.state.shapes.other
+    at_other = None if other is None else other.value(op.inputs[1])
+    if known is None or other is None or at_other is None or varying(f) != {axis}:
+        return None
+    period = repeats_after(f.ravel())
+    if period == f.shape[axis] or other.shape[op.inputs[0]][axis] % period:
+        return None
+    if min(known.value.min(initial=0), at_other.min(initial=0)) < 0 or 0 in known.value.shape:
+        return None
+    found, again = ((value % period).astype(np.int64) for value in (known.value, at_other))
+    for a in range(found.ndim):
+        first = found.take([0], axis=a)
+        if (found == first).all() and (again == again.take([0], axis=a)).all():
+            found, again = first, again.take([0], axis=a)
+    return found if np.array_equal(found, again) else None
 
 
 @operator("Gather", versions=(1, 11, 13), kind="movement", rewrite=rewrite_gather, mean="data")
@@ -301,6 +346,10 @@ def gather(op: Op) -> list[Fields]:
             if not rank and op.outputs[0] in op.state.shaped:
                 continue  # whichever is selected has the same shape
             result.append(np.take(f, np.asarray(index, np.int64), axis=axis))
+            continue
+        folded = _folded_index(op, f, axis) if f.shape[axis] > 1 and op.dynamic(0)[axis] else None
+        if folded is not None:
+            result.append(np.take(f, folded, axis=axis))
             continue
         if f.shape[axis] > 1:
             op.share([f], "" if op.weights_only(0) else "it selects units at run time")

@@ -71,6 +71,22 @@ def test_positions_of_a_pooling_count_over_all_channels() -> None:
     assert alone.reasons() == ["it returns positions that count over all channels"]
 
 
+def test_groups_in_the_batch_axis_are_sampled_at_their_own_places() -> None:
+    alone = Alone("GridSample", [(4, 3, 4, 4), (4, 5, 5, 2)])
+    f, g = alone.label(0, 0, 1), alone.label(1, 0, 3)
+    ((first, _),) = alone.run()
+    assert first is f
+    assert alone.units(f) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert alone.same(g[..., :1], f[:, :1])
+    assert alone.same(g[..., 1:], f[:, :1])
+
+
+def test_places_alone_may_be_divided_along_the_batch_axis() -> None:
+    alone = Alone("GridSample", [(4, 3, 4, 4), (4, 5, 5, 2)])
+    g = alone.label(1, 0)
+    assert alone.run() == [(g,)]
+
+
 def test_every_part_samples_at_the_same_places() -> None:
     alone = Alone("GridSample", [(1, 2, 4, 4), (1, 5, 5, 2)])
     f, g = alone.label(0, 1), alone.label(1, 3)

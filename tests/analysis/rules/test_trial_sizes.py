@@ -34,11 +34,13 @@ def vector(n: Net, *values: str | int) -> str:
     return n.op("Concat", *pieces, axis=0)
 
 
-def strided(n: Net, h: str) -> str:
-    """Rows looked up in the flat tensor, by positions computed from the batch size."""
+def strided(n: Net, h: str, shift: str = "") -> str:
+    """Rows looked up in the flat tensor, by positions computed from the batch size; `shift` turns the units."""
     zero, one = n.array("zero", np.array(0)), n.array("one", np.array(1))
     starts = n.op("Mul", n.op("Range", zero, batch(n), one), n.array("width", np.array(UNITS)))
-    places = n.op("Add", n.op("Unsqueeze", starts, n.ints(1)), n.array("units", np.arange(UNITS)[None]))
+    units = n.array("units", np.arange(UNITS)[None])
+    units = n.op("Mod", n.op("Add", units, shift), n.array("all", np.array(UNITS))) if shift else units
+    places = n.op("Add", n.op("Unsqueeze", starts, n.ints(1)), units)
     return n.op("Gather", n.op("Reshape", h, n.ints(-1)), places)
 
 
@@ -107,7 +109,8 @@ def one_unit(n: Net, h: str) -> str:
 
 
 CASES: dict[str, tuple[Callable[[Net, str], str], Outcome]] = {
-    "rows of the flat tensor": (strided, "refused"),
+    "rows of the flat tensor": (strided, "divided"),
+    "rows of the flat tensor, units shifted": (lambda n, h: strided(n, h, batch(n)), "refused"),
     "a slice of the flat tensor": (flat_slice, "refused"),
     "a slice of rows and units": (rows, "divided"),
     "a slice of units by the batch size": (varying_slice, "refused"),
