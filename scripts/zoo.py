@@ -1,7 +1,8 @@
 """Divides and verifies the models of torchvision, timm and transformers, and writes a line for each to a table.
 
-Each is exported to train, and in the forms that people export to run it. Every export has a process of its own with a limit of time and one of memory, and its figures are added to
-`models/zoo.jsonl` at once: what has a line there is done, and left out the next time.
+Each is exported to train, and in the forms that people export to run it. Every export has a process of its own with a
+limit of time and one of memory, and its figures are added to `models/zoo.jsonl` at once: what has a line there is done,
+and left out the next time.
 """
 
 import json

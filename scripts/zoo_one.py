@@ -83,8 +83,9 @@ class Record:
     """What came out for one model.
 
     `form` is one of `FORMS`, or empty for the export to train; `batches` of a form are the deviations of the whole from
-    the mean of its parts by batch size, relative to the largest output, over `compared` outputs. `fallback` says why the first exporter couldn't, `pruned` how many parameters Torch-Pruning leaves with half of the
-    channels, `unpruned` why it can't; `seconds` by step.
+    the mean of its parts by batch size, relative to the largest output, over `compared` outputs. `fallback` says why
+    the first exporter couldn't, `pruned` how many parameters Torch-Pruning leaves with half of the channels, `unpruned`
+    why it can't; `seconds` by step.
     """
 
     name: str
