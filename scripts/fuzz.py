@@ -27,8 +27,10 @@ from onnxpart.ir.protos import live
 from onnxpart.planning.plan import ORDERS
 from onnxpart.planning.planner import partition
 from tests.networks.growing import Recipe
-from tests.networks.nested_steps import STEPS
+from tests.networks.index_steps import INDEXING
+from tests.networks.nested_steps import STEPS as OTHERS
 
+STEPS = (*OTHERS, *INDEXING)
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -1,7 +1,8 @@
 """Divides and verifies the models of torchvision, timm and transformers, and writes a line for each to a table.
 
-Every model has a process of its own with a limit of time and one of memory, and its figures are added to
-`models/zoo.jsonl` at once: what has a line there is done, and left out the next time.
+Each is exported to train, and in the forms that people export to run it. Every export has a process of its own with a
+limit of time and one of memory, and its figures are added to `models/zoo.jsonl` at once: what has a line there is done,
+and left out the next time.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -35,34 +37,48 @@ PRELOADED = ["scripts.zoo_one", *(f"scripts.zoo_{zoo}" for zoo in ZOOS)]
 GB, PAUSE = 1e9, 0.1
 
 
-def names() -> list[str]:
-    """All models as `zoo/name`, in a fixed order."""
-    return [f"{zoo}/{name}" for zoo in ZOOS for name in import_module(f"scripts.zoo_{zoo}").names()]
+@dataclass(frozen=True)
+class Export:
+    """A model as `zoo/name`, and the form in which it is exported: empty to train (see `zoo_one.FORMS`)."""
+
+    name: str
+    form: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.form}".strip()
 
 
-def records() -> dict[str, dict[str, Any]]:
-    """What is known of each model: its last line."""
+def exports() -> list[Export]:
+    """All models in all forms, in a fixed order."""
+    from scripts.zoo_one import FORMS
+
+    found = [f"{zoo}/{name}" for zoo in ZOOS for name in import_module(f"scripts.zoo_{zoo}").names()]
+    return [Export(name, form) for form in ("", *FORMS) for name in found]
+
+
+def records() -> dict[Export, dict[str, Any]]:
+    """What is known of each export: its last line."""
     lines = FIGURES.read_text().splitlines() if FIGURES.exists() else []
-    return {record["name"]: record for record in map(json.loads, lines)}
+    return {Export(record["name"], record.get("form", "")): record for record in map(json.loads, lines)}
 
 
-def measured(name: str, folder: Path) -> None:
-    """What a model's process does."""
+def measured(export: Export, folder: Path) -> None:
+    """What an export's process does."""
     from scripts.zoo_one import main
 
-    main(name, folder)
+    main(export.name, export.form, folder)
 
 
 class Job:
-    """A model in a process of its own."""
+    """An export in a process of its own."""
 
-    def __init__(self, name: str, seconds: float, limit: float) -> None:
-        self.name, self.seconds, self.limit = name, seconds, limit
+    def __init__(self, export: Export, seconds: float, limit: float) -> None:
+        self.export, self.seconds, self.limit = export, seconds, limit
         self.peak, self.killed, self.started = 0, "", time.monotonic()
         self._folder = tempfile.TemporaryDirectory()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        self._process: BaseProcess = context.Process(target=measured, args=(name, Path(self._folder.name)))
+        self._process: BaseProcess = context.Process(target=measured, args=(export, Path(self._folder.name)))
         self._process.start()
 
     def ended(self) -> bool:
@@ -81,7 +97,7 @@ class Job:
         """What came out."""
         self._process.join()
         path = Path(self._folder.name) / "record.json"
-        result: dict[str, Any] = {"name": self.name, "rows": [], "error": ""}
+        result: dict[str, Any] = {**asdict(self.export), "rows": [], "error": ""}
         if path.exists():
             result |= json.loads(path.read_text())
         if self.killed or self._process.exitcode:
@@ -91,8 +107,8 @@ class Job:
         return {**result, "peak": self.peak}
 
 
-def walk(wanted: list[str], jobs: int, seconds: float, limit: float) -> None:
-    """Measure models, and add a line for each."""
+def walk(wanted: list[Export], jobs: int, seconds: float, limit: float) -> None:
+    """Measure exports, and add a line for each."""
     run = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
     origin = {"commit": commit, "machine": machine(*PACKAGES)}
@@ -103,7 +119,7 @@ def walk(wanted: list[str], jobs: int, seconds: float, limit: float) -> None:
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(Job(waiting.popleft(), seconds, limit))
-            progress.update(task, description=" ".join(job.name for job in running))
+            progress.update(task, description="; ".join(str(job.export) for job in running))
             time.sleep(PAUSE)
             for job in [job for job in running if job.ended()]:
                 running.remove(job)
@@ -113,7 +129,9 @@ def walk(wanted: list[str], jobs: int, seconds: float, limit: float) -> None:
 
 
 def main(
-    only: Annotated[list[str] | None, typer.Option(help="Only models whose name fits, such as timm/vit_*.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only exports whose name fits, such as timm/vit_* or '* dynamo*'.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Those with a line, too.")] = False,
     jobs: Annotated[int, typer.Option(help="Models at a time.", min=1)] = 1,
     memory_limit: Annotated[float, typer.Option("--memory", help="GB that a model may take.")] = 16,
@@ -123,7 +141,8 @@ def main(
     """Divide, verify and write down every model of the zoo that has no line yet."""
     if not only_table:
         known = {} if again else records()
-        fits = [n for n in names() if n not in known and any(fnmatch(n, pattern) for pattern in only or ["*"])]
+        waiting = [export for export in exports() if export not in known]
+        fits = [export for export in waiting if any(fnmatch(str(export), pattern) for pattern in only or ["*"])]
         walk(fits, jobs, seconds, memory_limit * GB)
     TABLE.write_text(table(list(records().values())))
 

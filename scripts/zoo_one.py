@@ -3,6 +3,7 @@
 What is known so far is in the record's file after every step, so that a killed process leaves it behind.
 """
 
+import inspect
 import json
 import logging
 import os
@@ -18,7 +19,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import torch
 import torch_pruning
 from torch import Tensor, nn
@@ -26,12 +29,18 @@ from torch import Tensor, nn
 import onnxpart
 from onnxpart.errors import OnnxpartError
 from onnxpart.inspection.tie_graph import Cause, Ties
+from onnxpart.storage.rows import Array
+from onnxpart.verification.oracles import TOLERANCE
+from onnxpart.verification.runtime import Session, assemble
 
 SEED, SPREAD, HALF = 0, 0.1, 0.5
 PATIENCE = 30
 """Seconds that Torch-Pruning may take."""
 PARTS = (2, 4)
 EXPORTERS = (("TorchScript", 17), ("dynamo", 18))
+FORMS = {"TorchScript, constants folded": EXPORTERS[0], "dynamo, dynamic batch": EXPORTERS[1]}
+"""What people export most, to run a model: norms and constants folded, any batch. Exporter and opset of each."""
+BATCHES = (1, 2, 3)
 RECORD = "record.json"
 SMALL = 1e-4
 """Share of the parameters below which nobody asks why an initializer is undivided."""
@@ -73,11 +82,16 @@ class Row:
 class Record:
     """What came out for one model.
 
-    `fallback` says why the first exporter couldn't, `pruned` how many parameters Torch-Pruning leaves with half of the
-    channels, `unpruned` why it can't; `seconds` by step.
+    `form` is one of `FORMS`, or empty for the export to train; `batches` of a form are the deviations of the whole from
+    the mean of its parts by batch size, relative to the largest output, over `compared` outputs. `fallback` says why
+    the first exporter couldn't, `pruned` how many parameters Torch-Pruning leaves with half of the channels, `unpruned`
+    why it can't; `seconds` by step.
     """
 
     name: str
+    form: str = ""
+    batches: dict[int, float] = field(default_factory=dict)
+    compared: int = 0
     family: str = ""
     inputs: dict[str, list[int]] = field(default_factory=dict)
     exporter: str = ""
@@ -267,9 +281,9 @@ def first_export(steps: Steps, network: nn.Module, inputs: dict[str, Tensor], pa
     raise RuntimeError(f"neither exporter can: {record.fallback}; {record.error}")
 
 
-def measure(steps: Steps, folder: Path) -> None:
-    """All steps for one model."""
-    record, path = steps.record, folder / "model.onnx"
+def build(steps: Steps) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The model with random weights, and inputs for it by name."""
+    record = steps.record
     zoo, _, name = record.name.partition("/")
     module = import_module(f"scripts.zoo_{zoo}")
     record.family = module.family(name)
@@ -278,6 +292,13 @@ def measure(steps: Steps, folder: Path) -> None:
     network.eval()
     scatter(network)
     record.inputs = {name: list(value.shape) for name, value in inputs.items()}
+    return network, inputs
+
+
+def measure(steps: Steps, folder: Path) -> None:
+    """All steps for one model as it is exported to train."""
+    record, path = steps.record, folder / "model.onnx"
+    network, inputs = build(steps)
     first_export(steps, network, inputs, path)
     model = onnx.load_model(path, load_external_data=False)
     record.nodes, record.parameters = len(model.graph.node), parameters(path)
@@ -296,6 +317,95 @@ def measure(steps: Steps, folder: Path) -> None:
     steps.save()
 
 
+def measure_form(steps: Steps, folder: Path) -> None:
+    """All steps for one model as it is exported to run."""
+    record, path = steps.record, folder / "model.onnx"
+    network, inputs = build(steps)
+    if len({len(value) for value in inputs.values()}) > 1:
+        raise RuntimeError("its inputs have no batch in common")
+    exporter, opset = FORMS[record.form]
+    steps.run("export", export_form, network, inputs, path, exporter, opset)
+    record.exporter, record.opset = exporter, opset
+    record.nodes = len(onnx.load_model(path, load_external_data=False).graph.node)
+    split = steps.run("split", onnxpart.split, path, PARTS[0])
+    record.parameters = split.plan.parameters()
+    part = max(map(split.plan.parameters, range(PARTS[0]))) / max(1, record.parameters)
+    record.rows.append(Row(PARTS[0], part=part, split=record.seconds["split"]))
+    steps.save()
+    steps.run("verify", compare, record, split, path, {name: value.numpy() for name, value in inputs.items()})
+    record.rows[0].deviation = max(record.batches.values())
+    record.rows[0].holds = record.rows[0].deviation <= TOLERANCE
+
+
+def export_form(network: nn.Module, inputs: dict[str, Tensor], path: Path, exporter: str, opset: int) -> None:
+    """Write the network as most people do, to run it with any batch."""
+    values = tuple(value.repeat_interleave(2, dim=0) if len(value) == 1 else value for value in inputs.values())
+    names = list(inputs)
+    if exporter == "TorchScript":
+        axes = {name: {0: "batch"} for name in names}
+        torch.onnx.export(
+            network, values, path, dynamo=False, opset_version=opset, input_names=names, dynamic_axes=axes
+        )  # fmt: skip
+        return
+    batches: Any = tuple({0: torch.export.Dim.DYNAMIC} for _ in names)
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(network.forward).parameters.values()):
+        batches = (batches,)
+    torch.onnx.export(
+        network, values, path, dynamo=True, opset_version=opset, input_names=names, dynamic_shapes=batches,
+        verbose=False,
+    )  # fmt: skip
+
+
+def compare(record: Record, split: onnxpart.Split, path: Path, inputs: dict[str, Array]) -> None:
+    """Run whole and parts in ONNX Runtime, at every one of `BATCHES`; where no output is a mean, verify them.
+
+    :raises RuntimeError: when the export itself doesn't run at one of them.
+    """
+    arrays = [onnxpart.arrays(part) for part in split.parts]
+    merged = onnxpart.merge(split.plan, arrays)
+    wholes = Session(*assemble(split.whole, merged))
+    parts = [Session(*assemble(part, values)) for part, values in zip(split.parts, arrays, strict=True)]
+    means = [output.name for output in split.whole.graph.output if output.name in split.plan.mean]
+    if not means:
+        verdict = onnxpart.verify(split.analysis, split.plan, parts=split.parts, whole=split.whole, fresh=False)
+        for finding in verdict.findings:
+            record.batches[finding.batch] = max(finding.deviation, record.batches.get(finding.batch, 0.0))
+        return
+    record.compared = len(means)
+    rng = np.random.default_rng(SEED)
+    for batch in BATCHES:
+        feed = {name: _of_batch(value, batch, rng) for name, value in inputs.items()}
+        try:
+            made, apart = wholes.run(feed), [part.run(feed) for part in parts]
+        except onnxpart.OnnxpartError as error:
+            if runs(path, feed):
+                raise
+            raise RuntimeError(f"the export itself can't be run with a batch of {batch}: {error}") from None
+        record.batches[batch] = max(_apart(made[n], [part[n] for part in apart]) for n in means)
+
+
+def _of_batch(value: Array, batch: int, rng: np.random.Generator) -> Array:
+    """An input like another one, for a batch of another size."""
+    repeated = value[np.arange(batch) % len(value)]
+    noise = SPREAD * rng.standard_normal(repeated.shape).astype(value.dtype) if value.dtype.kind == "f" else 0
+    return np.asarray(repeated + noise, value.dtype)
+
+
+def _apart(whole: Array, parts: list[Array]) -> float:
+    """How far an output is from the mean of the parts', relative to its largest element."""
+    mean = np.mean(np.stack(parts), axis=0)
+    return float(np.abs(whole - mean).max() / max(float(np.abs(mean).max()), np.finfo(np.float32).tiny))
+
+
+def runs(path: Path, feed: dict[str, Array]) -> bool:
+    """Whether ONNX Runtime runs a model of a file."""
+    try:
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
+    except Exception:  # the runtime's exceptions share no base class
+        return False
+    return True
+
+
 def _out_of_time(*_: object) -> None:
     raise TimeoutError(f"more than {PATIENCE} seconds")
 
@@ -305,16 +415,16 @@ def parameters(path: Path) -> int:
     return onnxpart.plan(onnxpart.analyse(onnxpart.load(path)), 1).parameters()
 
 
-def main(name: str, folder: Path) -> None:
-    """Write what comes out for a model to `RECORD` in a folder, where its exports are too."""
+def main(name: str, form: str, folder: Path) -> None:
+    """Write what comes out for a model, in a form or to train, to `RECORD` in a folder, where its exports are too."""
     warnings.simplefilter("ignore")  # what the exporters and the models say of their own code
     logging.disable(logging.ERROR)
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    steps = Steps(Record(name), folder / RECORD)
+    steps = Steps(Record(name, form), folder / RECORD)
     try:
-        measure(steps, folder)
+        (measure_form if form else measure)(steps, folder)
     except Exception as error:  # what any model's code may raise
         steps.record.error = message(error).replace(f"{folder}/", "")
     steps.save()

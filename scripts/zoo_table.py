@@ -18,13 +18,19 @@ there are, and their share of the parameters): cut into pieces, whole in every p
 without a rule. *duplicated* are operators that mix units and so exist once per part, with what they read. *deviation*
 is the largest of both oracles, *seconds* those of the export, the split and the verification."""
 
+FORMS = """Models as people export them to run: constants folded, and any batch. *right*: in ONNX Runtime the whole of
+two parts computes their mean, at batches of 1, 2 and 3; where no output is a mean, behind an output function, both
+oracles hold."""
+
 
 def table(records: Sequence[Record]) -> str:
     """The whole page."""
+    forms = [record for record in records if record.get("form")]
+    records = [record for record in records if not record.get("form")]
     zoos: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r["name"]):
         zoos[record["name"].partition("/")[0]].append(record)
-    blocks = [HEAD, *_origins(records), "## Summary", _summary(zoos)]
+    blocks = [HEAD, *_origins([*records, *forms]), "## Summary", _summary(zoos), *_forms(forms)]
     for zoo, here in zoos.items():
         blocks += [f"## {zoo}", _lacking(here), *_failures(here), _models(here)]
     return "\n\n".join([*blocks, "## Causes", _causes(records), "## Torch-Pruning", *_pruning(records)]) + "\n"
@@ -72,6 +78,29 @@ def _summary(zoos: dict[str, list[Record]]) -> str:
         families = {r["family"] for r in here if r.get("exporter")}
         rows.append((zoo, len(here), exported, len(families), split, verified, share, quarters))
     return _grid("zoo|>models|>exported|>families|>split (K = 2)|>verified|>of those exported|>verified (K = 4)", rows)
+
+
+def _forms(records: Sequence[Record]) -> list[str]:
+    """What came out of the exports to run, and why not more did."""
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: (r["form"], r["name"])):
+        groups[record["form"], record["name"].partition("/")[0]].append(record)
+    if not groups:
+        return []
+    rows = []
+    for (form, zoo), here in groups.items():
+        exported, held = [r for r in here if r.get("exporter")], [r for r in here if _verified(r)]
+        worst = max((max(r["batches"].values()) for r in held), default=0.0)
+        share = _share(len(held) / max(1, len(exported)))
+        rows.append((form, zoo, len(here), len(exported), len(held), share, f"{worst:.0e}"))
+    titles = "form|zoo|>models so far|>exported|>right|>of those exported|>largest deviation"
+    failed = [(r["form"], r["name"], _problem(r)) for r in records if not _verified(r)]
+    return [
+        "## Exports to run",
+        FORMS,
+        _grid(titles, rows),
+        *([_grid("form|model|why not", failed)] if failed else []),
+    ]
 
 
 def _lacking(records: Sequence[Record]) -> str:

@@ -57,11 +57,15 @@ def combine(op: Op, result: list[Field], fields: Sequence[Field]) -> None:
             result.append(f)
 
 
-def follow(op: Op, fields: Fields, parameters: Fields) -> None:
+def follow(op: Op, fields: Fields, parameters: Fields, computed: bool = False) -> None:
     """Tie the labels of a parameter to those of the activations that it applies to.
 
     :param fields: the activations'. :param parameters: the parameter's; its shape broadcasts to theirs.
+    :param computed: it is made of activations, and so shared where it applies to a mixture: that may be in every part.
     """
+    if computed and any(map(op.labels.is_mixed, fields)):
+        op.share(parameters, "it applies to a mixture of units")
+        return
     rank = max((f.ndim for f in (*fields, *parameters)), default=0)
     _follow(op, [align(f, rank) for f in fields], [align(f, rank) for f in parameters])
 

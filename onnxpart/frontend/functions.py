@@ -8,7 +8,7 @@ from onnx.inliner import inline_local_functions
 from onnxpart.errors import ModelError
 from onnxpart.ir.protos import all_nodes
 
-MAX_NODES = 1 << 17
+MAX_NODES = 1 << 16
 """A model that its functions make larger is refused."""
 
 

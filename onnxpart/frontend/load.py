@@ -17,7 +17,7 @@ from onnxpart.frontend import passes
 from onnxpart.frontend.torch_export import untie
 from onnxpart.ir.arrays import digest, rows_of
 from onnxpart.ir.model import OLDEST_OPSET, Model
-from onnxpart.ir.protos import SMALL, captured, opsets_of, without_weights
+from onnxpart.ir.protos import SMALL, all_graphs, captured, opsets_of, without_weights
 from onnxpart.ir.validate import check_light
 from onnxpart.storage.onnx_file import check_external, fetch, inner_tensors, packed, read
 from onnxpart.storage.rows import Array, Rows, stream
@@ -34,15 +34,13 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
     """
     proto, name, folder = read_checked(source)
+    _check_values(proto, name)
     for value in proto.graph.input:
         kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
         if kind != "tensor":
             raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
-        if value.type.tensor_type.elem_type not in KNOWN_TYPES:
-            element = value.type.tensor_type.elem_type
-            raise ModelError(
-                f"{name}: its input {value.name!r} is of the unknown element type {element}; fix the export."
-            )
+        if value.type.tensor_type.elem_type == TensorProto.UNDEFINED:
+            raise ModelError(f"{name}: its input {value.name!r} has no element type; fix the export.")
         size = min((dim.dim_value for dim in value.type.tensor_type.shape.dim), default=0)
         if size < 0:
             raise ModelError(f"{name}: its input {value.name!r} has an axis of size {size}; fix the export.")
@@ -90,6 +88,21 @@ def _check_types(proto: onnx.ModelProto, name: str) -> None:
                 f"{name}: initializer {tensor.name!r} is of the element type {tensor.data_type}, which this version of "
                 "onnx doesn't know; the file is damaged, or of a newer version."
             )
+
+
+def _check_values(proto: onnx.ModelProto, name: str) -> None:
+    """Check that values, those of inner graphs included, are of types that ONNX knows, or of none.
+
+    :raises ModelError: when one isn't.
+    """
+    for graph in all_graphs(proto.graph):
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            kind = value.type
+            while (field := kind.WhichOneof("value")) in ("sequence_type", "optional_type"):
+                kind = getattr(kind, field).elem_type
+            element = kind.tensor_type.elem_type
+            if element not in TensorProto.DataType.values():
+                raise ModelError(f"{name}: {value.name!r} is of the unknown element type {element}; fix the export.")
 
 
 def _fetch_small(proto: onnx.ModelProto, folder: Path) -> None:

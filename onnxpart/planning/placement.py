@@ -145,8 +145,13 @@ class _Modes:
 
         :param found: what is scaled for which operators.
         """
-        at_hand = all(map(self._at_hand, self.analysis.activations[i]))
+        activations = self.analysis.activations[i]
+        at_hand = all(map(self._at_hand, activations)) and all(map(self._adds_to_mean, activations))
         return at_hand and all(found.readers[name] <= self.reductions for name in found.factors[i])
+
+    def _adds_to_mean(self, name: str) -> bool:
+        """Whether an activation is what is summed, or leaves a mean of the parts a mean when it is added to that."""
+        return self.division.divided(name) or name in self.mean or name not in self.depends
 
     def _at_hand(self, name: str) -> bool:
         """Whether a divided tensor exists over all units, or can be joined."""

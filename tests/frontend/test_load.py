@@ -57,6 +57,13 @@ def negative() -> onnx.ModelProto:
     return proto
 
 
+def of_unknown_type_within() -> onnx.ModelProto:
+    proto = GOLDEN["branches"]()
+    inner = next(node for node in proto.graph.node if node.op_type == "If").attribute[0].g
+    inner.output[0].type.tensor_type.elem_type = 77
+    return proto
+
+
 def without_weights() -> onnx.ModelProto:
     n = Net(("x", ("N", 2)))
     return n.model(n.op("Relu", "x"), shape=("N", 2))
@@ -74,6 +81,7 @@ def sequence() -> onnx.ModelProto:
         (cycle, "has a cycle"),
         (without_nodes, "holds no graph"),
         (of_unknown_type, "of the unknown element type 77"),
+        (of_unknown_type_within, "'tanh' is of the unknown element type 77"),
         (negative, "axis of size -3"),
         (without_weights, "no initializers"),
         (sequence, "no tensor but sequence"),

@@ -32,17 +32,21 @@ WITH_GRAPHS = frozenset(("If", "Loop", "Scan"))
 
 @dataclass(frozen=True)
 class Cell:
-    """One network: the node of a test case, its input number `slot` computed from hidden units along `axis`."""
+    """One network: the node of a test case, its input number `slot` computed from hidden units along `axis`.
+
+    Other inputs are constants; `given`: those of floats are inputs of the network.
+    """
 
     case: str
     op_type: str
     slot: int
     axis: int
+    given: bool = False
 
     @property
     def title(self) -> str:
         """How tests and tables name it."""
-        return f"{self.case}-{self.slot}-{self.axis}"
+        return f"{self.case}-{self.slot}-{self.axis}{'-given' if self.given else ''}"
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,20 @@ def cells(most: int = 3) -> list[Cell]:
     for op_type, forms in sorted(by_operator.items()):
         names = [name for _, name in sorted((i, name) for group in forms.values() for i, name in enumerate(group))]
         for name in names[:most]:
-            result += [Cell(name, op_type, slot, axis) for slot, axis in _places(_cases()[name])]
+            for slot, axis in _places(_cases()[name]):
+                result.append(Cell(name, op_type, slot, axis))
+                if _given(_cases()[name], slot):
+                    result.append(Cell(name, op_type, slot, axis, given=True))
     return result
+
+
+def _given(case: TestCase, slot: int) -> dict[str, NDArray[Any]]:
+    """The inputs of floats beside a slot, by name."""
+    assert case.model is not None
+    assert case.data_sets is not None
+    declared = [v.name for v in case.model.graph.input]
+    values = dict(zip(declared, map(np.asarray, case.data_sets[0][0]), strict=True))
+    return {n: value for n, value in values.items() if n != declared[slot] and value.dtype == np.float32}
 
 
 def _ranks(case: TestCase) -> tuple[int, ...]:
@@ -108,7 +124,7 @@ def network(cell: Cell) -> ModelProto | None:
     case = _cases()[cell.case]
     assert case.model is not None
     own = case.model.opset_import[0].version
-    return next((m for opset in OPSETS if opset <= own and _runs(m := _network(cell, opset))), None)
+    return next((m for opset in OPSETS if opset <= own and _runs(cell, m := _network(cell, opset))), None)
 
 
 def _network(cell: Cell, opset: int) -> ModelProto:
@@ -122,11 +138,14 @@ def _network(cell: Cell, opset: int) -> ModelProto:
     node.CopyFrom(graph.node[0])
     node.name = "studied"
     nodes, weights, outputs = [], [], []
+    given = _given(case, cell.slot) if cell.given else {}
     for value, declared in zip(values, graph.input, strict=True):
-        if declared.name != graph.input[cell.slot].name:
+        if declared.name != graph.input[cell.slot].name and declared.name not in given:
             nodes.append(
                 helper.make_node("Constant", [], [declared.name], value=numpy_helper.from_array(np.asarray(value)))
             )
+    for name, value in given.items():  # a variance, say, isn't negative
+        nodes.append(helper.make_node("Abs" if (value >= 0).all() else "Identity", [f"{name}.any"], [name]))
     hidden = np.asarray(values[cell.slot])
     rows = hidden.size // hidden.shape[cell.axis]
     weights.append(_weight(rng, "network.first", FEATURES, hidden.shape[cell.axis]))
@@ -148,7 +167,13 @@ def _network(cell: Cell, opset: int) -> ModelProto:
     made_graph = helper.make_graph(
         nodes,
         cell.title,
-        [helper.make_tensor_value_info("network.x", TensorProto.FLOAT, [rows, FEATURES])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in {
+                "network.x": (rows, FEATURES),
+                **{f"{n}.any": v.shape for n, v in given.items()},
+            }.items()
+        ],
         outputs,
         weights,
     )
@@ -211,7 +236,7 @@ def judge(cell: Cell, k: int) -> Outcome:
         return Outcome("refused", f"{type(error).__name__}: {error}")
     try:
         verdict = verify(done.analysis, done.plan)
-        apart = deviation(done, {"network.x": _input(model, 2)})
+        apart = deviation(done, _feed(cell, model, 2))
     except OnnxpartError as error:
         return Outcome("wrong", str(error))
     failed = [finding for finding in verdict.findings if not finding.holds]
@@ -220,16 +245,18 @@ def judge(cell: Cell, k: int) -> Outcome:
     return Outcome("verified")
 
 
-def _input(model: ModelProto, seed: int) -> NDArray[np.float32]:
+def _feed(cell: Cell, model: ModelProto, seed: int) -> dict[str, NDArray[Any]]:
     rows = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    return np.random.default_rng(seed).standard_normal((rows, FEATURES)).astype(np.float32)
+    x = np.random.default_rng(seed).standard_normal((rows, FEATURES)).astype(np.float32)
+    given = _given(_cases()[cell.case], cell.slot) if cell.given else {}
+    return {"network.x": x, **{f"{name}.any": value for name, value in given.items()}}
 
 
-def _runs(model: ModelProto) -> bool:
+def _runs(cell: Cell, model: ModelProto) -> bool:
     """Whether ONNX Runtime runs a model, to finite numbers."""
     try:
         onnx.checker.check_model(model, full_check=True)
-        found = Session(model).run({"network.x": _input(model, 1)})
+        found = Session(model).run(_feed(cell, model, 1))
     except (OnnxpartError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
         return False
     return bool(found) and all(np.isfinite(value).all() for value in found.values())

@@ -24,3 +24,12 @@ def test_a_crash_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = attack.attempt(0)
     assert outcome.kind == "traceback"
     assert outcome.failed
+
+
+def test_a_case_is_slow_by_the_time_of_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = attack.Worker()
+    worker.give(0)
+    monkeypatch.setattr(attack, "busy", lambda _: worker.before + attack.SECONDS + 1)
+    outcome = worker.taken()
+    worker.process.kill()
+    assert outcome == attack.Outcome("slow")

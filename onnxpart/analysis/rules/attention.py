@@ -71,6 +71,10 @@ def attention(op: Op) -> list[Fields]:
         copies = heads(op, 0) // count
         repeated.append(tuple(np.repeat(f, copies, axis=1) if f.shape[1] > 1 else f for f in fields))
     keys, values = repeated
+    if not (queries and keys and values):
+        for fields in (queries, *present):
+            op.share(fields, "it meets queries, keys or values that are in every part")
+        return [()] * len(op.outputs)
     scores = product(op, Operand(queries, "bhid"), Operand(keys, "bhjd"), "d", "bhij")
     if op.has(3):
         scores = _masked(op, scores)
@@ -89,7 +93,7 @@ def _with_past(op: Op, i: int, fields: Fields) -> Fields:
     if not op.fields(past):
         op.share(fields, f"the past that it is appended to, {op.inputs[past]!r}, is in every part")
         return ()
-    follow(op, fields, op.fields(past))
+    follow(op, fields, op.fields(past), computed=not op.weights_only(past))
     return fields
 
 
@@ -117,10 +121,18 @@ def rotary(op: Op) -> list[Fields]:
             return [()]
         first, second = (f[..., ::2], f[..., 1::2]) if op.attributes.get("interleaved") else np.split(f, 2, axis=3)
         op.labels.tie(first, second)
+        if any(not op.fields(i) and not op.constant(i) for i in (1, 2)):
+            op.share([f], "its angles are in every part")
+            return [()]
         for i in (1, 2):
-            follow(op, (first,), tuple(align(g, 4) for g in op.fields(i) if varying(g) == {g.ndim - 1}))
+            follow(
+                op,
+                (first,),
+                tuple(align(g, 4) for g in op.fields(i) if varying(g) == {g.ndim - 1}),
+                computed=not op.weights_only(i),
+            )
     for i in (1, 2):
         op.share(g for g in op.fields(i) if varying(g) != {g.ndim - 1})
-    if not op.weights_only(1) and op.fields(1):
+    if any(not op.weights_only(i) and op.fields(i) for i in (1, 2)):
         raise Barrier("its angles are divided")
     return [op.fields(0)]

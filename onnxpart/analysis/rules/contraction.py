@@ -233,13 +233,14 @@ def gemm(op: Op) -> list[Fields]:
     (fields,) = matmul(op)
     if op.has(2):
         note_bias(op, 2)
-        follow(op, fields, op.fields(2))
+        follow(op, fields, op.fields(2), computed=not op.weights_only(2))
     return [fields]
 
 
 def rewrite_conv(r: Rewrite) -> None:
-    """Conv, ConvTranspose: `group` becomes the number of groups that the part keeps."""
+    """Conv, ConvTranspose: `group` becomes the number of groups that the part keeps; a shared bias is cut."""
     op = r.op
+    _narrow_bias(r, 2)
     group = int(op.attributes.get("group", 1))
     if group == 1:
         return
@@ -256,6 +257,16 @@ def rewrite_conv(r: Rewrite) -> None:
         raise PartitionError(f"{op.title}: the part's groups differ in size; try another order or K.")
     r.narrow(0, (None, wanted, *[None] * (len(op.shape(0)) - 2)))
     r.set("group", len(out_groups))
+
+
+def rewrite_deform_conv(r: Rewrite) -> None:
+    """DeformConv: a shared bias is cut."""
+    _narrow_bias(r, 3)
+
+
+def _narrow_bias(r: Rewrite, i: int) -> None:
+    if r.op.has(i):
+        r.narrow(i, (r.kept_out()[1],))
 
 
 @operator("Conv", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv)
@@ -295,7 +306,7 @@ def _convolution(op: Op, transposed: bool) -> list[Fields]:
     return [fields]
 
 
-@operator("DeformConv", versions=(19, 22), kind="contraction")
+@operator("DeformConv", versions=(19, 22), kind="contraction", rewrite=rewrite_deform_conv)
 def deform_conv(op: Op) -> list[Fields]:
     """DeformConv: a Conv at places that every part takes alike."""
     if int(op.attributes.get("group", 1)) > 1 or int(op.attributes.get("offset_group", 1)) > 1:
@@ -315,7 +326,12 @@ def _bias(op: Op, fields: Fields, i: int = 2) -> None:
         return
     note_bias(op, i)
     spatial = len(op.shape(0)) - 2
-    follow(op, fields, tuple(f.reshape((1, f.size) + (1,) * spatial) for f in op.fields(i)))
+    follow(
+        op,
+        fields,
+        tuple(f.reshape((1, f.size) + (1,) * spatial) for f in op.fields(i)),
+        computed=not op.weights_only(i),
+    )
 
 
 def _channels(op: Op) -> Field | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnxpart.analysis.joins import follow, join, meet
 from onnxpart.analysis.labels import Fields, varying
 from onnxpart.analysis.op import Barrier, Op
-from onnxpart.analysis.rewrite import Rewrite, dims
-from onnxpart.analysis.rules.mix import slides
+from onnxpart.analysis.rewrite import Rewrite, dims, put
+from onnxpart.analysis.rules.mix import rewrite_channels, slides
 from onnxpart.analysis.rules.table import operator
 
 
@@ -76,25 +76,38 @@ def broadcast(op: Op) -> list[Fields]:
 def prelu(op: Op) -> list[Fields]:
     """PRelu: the slope broadcasts to the input."""
     fields = op.fields(0)
-    follow(op, fields, op.fields(1))
+    follow(op, fields, op.fields(1), computed=not op.weights_only(1))
     return [fields]
 
 
-@operator("BatchNormalization", versions=(7, 9, 14, 15), kind="elementwise")
+@operator("BatchNormalization", versions=(7, 9, 14, 15), kind="elementwise", rewrite=rewrite_channels)
 def per_channel(op: Op) -> list[Fields]:
     """BatchNormalization: parameters of shape [C] apply along axis 1."""
     fields = op.fields(0)
     rank = len(op.shape(0))
     for i in range(1, len(op.inputs)):
         if op.has(i):
-            follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+            follow(
+                op,
+                fields,
+                tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)),
+                computed=not op.weights_only(i),
+            )
     return [fields, *[op.fields(3)] * (len(op.outputs) - 1)]
 
 
 def rewrite_resize(r: Rewrite) -> None:
-    """Resize: `sizes` names all axes."""
-    if r.op.has(3) and "axes" not in r.op.attributes:
+    """Resize: `sizes` has the part's size of a divided axis, which is one that keeps its size."""
+    if not r.op.has(3):
+        return
+    if "axes" not in r.op.attributes:
         dims(r, 3)
+        return
+    kept = [r.kept_out()[axis] for axis in r.op.attributes["axes"]]
+    if any(k is not None for k in kept):
+        divided, part = [k is not None for k in kept], [0 if k is None else len(k) for k in kept]
+        r.before.extend(put(r, divided, part, r.node.input[3]))
+        r.node.input[3] = r.before[-1].output[0]
 
 
 @operator("AveragePool", versions=(7, 10, 11, 19, 22), kind="elementwise", mean="data")
@@ -196,5 +209,10 @@ def quantize(op: Op) -> list[Fields]:
         raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
     fields = op.fields(0)
     if len(op.shape(1)) == 1:
-        follow(op, fields, tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)))
+        follow(
+            op,
+            fields,
+            tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)),
+            computed=not op.weights_only(1),
+        )
     return [fields]

@@ -59,18 +59,30 @@ def layer_norm(op: Op) -> list[Fields]:
     statistics = mix(op, fields, range(axis, len(op.shape(0))), "normalises over units")
     for i in range(1, len(op.inputs)):
         if op.has(i):
-            follow(op, fields, op.fields(i))
+            follow(op, fields, op.fields(i), computed=not op.weights_only(i))
     return [fields, *[statistics] * (len(op.outputs) - 1)]
 
 
-@operator("InstanceNormalization", versions=(6, 22), kind="mix")
+def rewrite_channels(r: Rewrite) -> None:
+    """BatchNormalization, InstanceNormalization: parameters that are shared along divided channels are cut."""
+    for i in range(1, len(r.op.inputs)):
+        if r.op.has(i):
+            r.narrow(i, (r.kept_out()[1],))
+
+
+@operator("InstanceNormalization", versions=(6, 22), kind="mix", rewrite=rewrite_channels)
 def instance_norm(op: Op) -> list[Fields]:
     """InstanceNormalization: mixes the places of a channel, which are several units after a reshape."""
     fields = op.fields(0)
     rank = len(op.shape(0))
     mixed = mix(op, fields, range(2, rank), "normalises over units")
     for i in (1, 2):
-        follow(op, mixed, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+        follow(
+            op,
+            mixed,
+            tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)),
+            computed=not op.weights_only(i),
+        )
     return [fields]
 
 
@@ -122,7 +134,12 @@ def group_norm(op: Op) -> list[Fields]:
         if 1 < groups < f.shape[1]:
             op.labels.groups.append(Groups(op.index, None, g))
     for i in (1, 2):
-        follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)))
+        follow(
+            op,
+            fields,
+            tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)),
+            computed=not op.weights_only(i),
+        )
     return [fields]
 
 
