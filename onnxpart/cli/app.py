@@ -23,6 +23,7 @@ from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.frontend.torch_export import advice
+from onnxpart.inspection import outcomes
 from onnxpart.inspection.explain import why
 from onnxpart.inspection.sizes import measure
 from onnxpart.ir.model import Model
@@ -31,7 +32,7 @@ from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE
 from onnxpart.planning.plan import ORDERS, Plan
-from onnxpart.planning.planner import plan
+from onnxpart.planning.planner import partition
 from onnxpart.verification.check import check
 from onnxpart.verification.oracles import Verdict, verify
 
@@ -129,8 +130,8 @@ def inspect_(
         else:
             _print(*tables.why_lines(found))
         return
-    planned = plan(analysis, k)
-    outcomes = tables.outcomes(analysis, planned)
+    made = partition(analysis, k)
+    planned, became = made.plan, outcomes.of_layers(made)
     sizes = measure(analysis, planned)
     if as_json:
         _print_json(
@@ -138,17 +139,17 @@ def inspect_(
                 "model": str(model),
                 **_decisions(planned),
                 "layers": [
-                    {**asdict(layer), "outcome": what} for layer, what in zip(planned.layers, outcomes, strict=True)
+                    {**asdict(layer), "outcome": what} for layer, what in zip(planned.layers, became, strict=True)
                 ],
                 "sizes": asdict(sizes),
             }
-            | ({"initializers": tables.initializers(planned)} if initializers else {})
+            | ({"initializers": outcomes.of_initializers(planned)} if initializers else {})
         )
         return
     _print(
         f"{model} in {k} parts",
         "",
-        tables.layers_table(planned, outcomes),
+        tables.layers_table(planned, became),
         "",
         *tables.notes(planned),
         tables.sizes_table(sizes),
