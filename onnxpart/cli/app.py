@@ -31,6 +31,7 @@ from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE
+from onnxpart.page import write as page
 from onnxpart.planning.plan import ORDERS, Plan
 from onnxpart.planning.planner import partition
 from onnxpart.verification.check import check
@@ -58,6 +59,14 @@ Outputs = Annotated[
 ]
 WholeGraph = Annotated[
     Into, typer.Option(help="The whole in which what mixes units exists once per part, or the original graph.")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE.html",
+        help="Draw it as a page too: the layers, their units by part, what is shared, and why; replaces a page there.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
@@ -119,9 +128,14 @@ def inspect_(
         str | None,
         typer.Option("--why", metavar="NAME", help="Explain this node, value or initializer instead: what holds it."),
     ] = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Say what would be divided, what not and why, and how large the parts would be."""
+    if html is not None:
+        if name is not None:
+            raise UsageError("--html draws the whole network; leave out --why, and click on the page instead.")
+        page.check(html, [model])
     analysis = analyse(_loaded(model, outputs))
     if name is not None:
         found = why(analysis, name, k)
@@ -133,6 +147,8 @@ def inspect_(
     made = partition(analysis, k)
     planned, became = made.plan, outcomes.of_layers(made)
     sizes = measure(analysis, planned)
+    if html is not None:
+        page.write(made, sizes, html)
     if as_json:
         _print_json(
             {
@@ -144,6 +160,7 @@ def inspect_(
                 "sizes": asdict(sizes),
             }
             | ({"initializers": outcomes.of_initializers(planned)} if initializers else {})
+            | _page(html)
         )
         return
     _print(
@@ -154,6 +171,7 @@ def inspect_(
         *tables.notes(planned),
         tables.sizes_table(sizes),
         *(("", tables.initializers_table(planned)) if initializers else ()),
+        *_wrote(html),
     )
 
 
@@ -181,16 +199,21 @@ def split_(
             "models that take more than 512 MB or some ten seconds are left to `onnxpart verify`.",
         ),
     ] = True,
+    html: Html = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Cut a model into parts: part0.onnx .., whole.onnx that they merge into, and plan.json."""
+    if html is not None:
+        page.check(html, [model])
     target = out if out is not None else Path(f"{model.stem}_parts")
     with tables.busy(f"splitting {model}"):
         done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
         sizes = measure(done.analysis, done.plan)
         found = check(done, sizes) if checked else None
         done.save(target, force=force)
+        if html is not None:
+            page.write(done.partition, sizes, html)
     if as_json:
         _print_json(
             {
@@ -201,10 +224,12 @@ def split_(
                 "sizes": asdict(sizes),
                 "check": None if found is None else asdict(found),
             }
+            | _page(html)
         )
         return
     told = [] if found is None else [found.sentence]
-    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told, f"wrote {k} parts and the whole to {target}")
+    told += [f"wrote {k} parts and the whole to {target}", *_wrote(html)]
+    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
 
 
 @app.command("merge")
@@ -356,6 +381,14 @@ def _files(path: Path) -> list[str]:
 def _decisions(planned: Plan) -> dict[str, Any]:
     names = ("k", "order", "seed", "shares", "duplicated", "replicated", "blocked", "mean")
     return {name: getattr(planned, name) for name in names}
+
+
+def _page(html: Path | None) -> dict[str, str]:
+    return {} if html is None else {"page": str(html)}
+
+
+def _wrote(html: Path | None) -> list[str]:
+    return [] if html is None else [f"wrote the page {html}"]
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

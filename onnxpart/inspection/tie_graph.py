@@ -43,12 +43,15 @@ class Cause:
 
 
 class Ties:
-    """What was decided about an analysis for K equal parts, and what ties its labels to one another."""
+    """What was decided about an analysis for K parts, and what ties its labels to one another.
 
-    def __init__(self, analysis: Analysis, k: int) -> None:
+    `shares` are the relative sizes of the parts, equal when omitted.
+    """
+
+    def __init__(self, analysis: Analysis, k: int, shares: Sequence[int] | None = None) -> None:
         self.analysis = analysis
         self.k = k
-        self.trial, self.decision, self.parts = settle(analysis, (1,) * k, Order(ORDERS[0], 0))
+        self.trial, self.decision, self.parts = settle(analysis, shares or (1,) * k, Order(ORDERS[0], 0))
 
     @cached_property
     def _edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], list[tuple[int, str]]]:

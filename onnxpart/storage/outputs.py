@@ -14,7 +14,7 @@ from onnxpart.storage.safetensors import read_metadata
 
 MARK = {"onnxpart.written": "yes"}
 """What a file that says nothing else of onnxpart carries among its metadata."""
-GENERATOR = "<!-- written by onnxpart report -->"
+GENERATOR = "<!-- written by onnxpart -->"
 """What a page carries at its beginning, and a picture beside it as its software."""
 _PREFIX, _HEAD = "onnxpart.", 1024
 _KNOWN = re.compile(

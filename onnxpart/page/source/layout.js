@@ -1,0 +1,203 @@
+// Where cards and blocks are drawn. dagre draws what branches; sections between which all goes through one card are
+// stacked, and the stack is broken into columns, so that the whole has about the shape of the window.
+
+import dagre from "@dagrejs/dagre";
+import { key } from "./network.js";
+
+export const CARD = { width: 236, height: 58 };
+const PORT = { width: 8, height: 2 };
+const PAD = 14;
+const HEADER = 22;
+const GAP = 22;
+const GUTTER = 56;
+const READABLE = 1 / 600;
+
+/** Boxes (cards, blocks) and edges (lists of points) of what is folded and unfolded, and the size of it all. */
+export function layout(network, unfolded, aspect) {
+  return columns(sections(network, entries(network.items, 0, unfolded, network), false), aspect);
+}
+
+/** What is drawn at one level: cards, folded blocks, and a box for each repeat of those that are unfolded. */
+function entries(items, shift, unfolded, network) {
+  return items.flatMap((item) => {
+    if (typeof item === "number") {
+      const card = item + shift;
+      return [{ kind: "card", card, from: card, to: card + 1, ...CARD }];
+    }
+    const block = { ...item, start: item.start + shift };
+    const open = unfolded.has(key(block));
+    return Array.from({ length: open ? block.count : 1 }, (_, repeat) => {
+      const from = block.start + repeat * block.period;
+      const inner = entries(item.items, shift + repeat * block.period, unfolded, network);
+      const size = open ? block.period : block.period * block.count;
+      return boxed({ kind: "block", block, open, repeat, from, to: from + size }, inner, network);
+    });
+  });
+}
+
+/** A block around what is in it. */
+function boxed(entry, inner, network) {
+  const inside = stack(sections(network, inner, true, entry));
+  const width = Math.max(inside.width + 2 * PAD, CARD.width);
+  const left = (width - inside.width) / 2;
+  const bottom = HEADER + inside.height;
+  const boxes = inside.boxes.map((box) => ({ ...box, x: box.x + left, y: box.y + HEADER }));
+  const edges = inside.edges.map((points) => points.map(([x, y]) => [x + left, y + HEADER]));
+  edges.push([[width / 2, 0], [inside.entry + left, HEADER]], [[inside.exit + left, bottom], [width / 2, bottom + PAD]]);
+  return { ...entry, width, height: bottom + PAD, boxes, edges };
+}
+
+/**
+ * Cut a level where one entry is all that later ones read of it and what is before. Each section begins with that
+ * entry of the section before.
+ */
+function sections(network, level, inside, outer) {
+  const owner = new Map();
+  level.forEach((entry, n) => {
+    for (let card = entry.from; card < entry.to; card += 1) owner.set(card, n);
+  });
+  const links = new Map();
+  const link = (from, to) => from !== to && links.set(`${from} ${to}`, [from, to]);
+  level.forEach((entry, n) => {
+    for (let card = entry.from; card < entry.to; card += 1) {
+      for (const read of network.cards[card].reads) {
+        const source = owner.get(read);
+        if (source !== undefined && source < n) link(source, n);
+        else if (source === undefined && inside) link(-1, n);
+      }
+      if (inside && isRead(network, card, outer)) link(n, level.length);
+    }
+  });
+  const all = inside ? [{ kind: "port", ...PORT }, ...level, { kind: "port", ...PORT }] : level;
+  const offset = inside ? 1 : 0;
+  const pairs = [...links.values()].map(([a, b]) => [a + offset, b + offset]).sort((a, b) => a[1] - b[1] || a[0] - b[0]);
+  return cut(all, pairs);
+}
+
+/** Whether anything outside a block reads a card in it, or the next repeat does. */
+function isRead(network, card, outer) {
+  const { period, count } = outer.block;
+  const repeats = outer.open ? 1 : count;
+  return Array.from({ length: repeats }, (_, r) => card + r * period).some((copy) =>
+    network.readers[copy]?.some((reader) => reader < outer.from || reader >= outer.from + period * repeats ||
+      Math.floor((reader - outer.from) / period) !== Math.floor((copy - outer.from) / period)),
+  );
+}
+
+function cut(all, pairs) {
+  const last = all.map(() => -1);
+  for (const [a, b] of pairs) last[a] = Math.max(last[a], b);
+  const result = [];
+  let begin = 0;
+  let open = -1;
+  for (let n = 0; n < all.length; n += 1) {
+    if (open <= n || n === all.length - 1) {
+      result.push({ members: all.slice(begin, n + 1), first: begin, pairs: [], joint: begin > 0 ? all[begin - 1] : null });
+      begin = n + 1;
+    }
+    open = Math.max(open, last[n]);
+  }
+  const section = new Map();
+  result.forEach((part, s) => part.members.forEach((_, m) => section.set(part.first + m, s)));
+  for (const [a, b] of pairs) result[section.get(b)].pairs.push([a, b]);
+  return result.map(drawn);
+}
+
+/** Draw one section: the places of its members below its joint, whose lower edge is at (0, 0). */
+function drawn({ members, first, pairs, joint }) {
+  if (members.length === 1) {
+    const [only] = members;
+    const edges = pairs.length ? [[[0, 0], [0, GAP]]] : [];
+    const top = joint ? GAP : 0;
+    return { placed: [{ ...only, x: -only.width / 2, y: top }], edges, joint, end: 0 };
+  }
+  const graph = new dagre.graphlib.Graph();
+  graph.setGraph({ rankdir: "TB", nodesep: 26, ranksep: GAP, edgesep: 14, ranker: members.length > 60 ? "longest-path" : "network-simplex" });
+  graph.setDefaultEdgeLabel(() => ({}));
+  members.forEach((member, m) => graph.setNode(String(first + m), { width: member.width, height: member.height }));
+  if (pairs.some(([a]) => a < first)) graph.setNode(String(first - 1), { width: joint.width, height: 0 });
+  for (const [a, b] of pairs) graph.setEdge(String(a), String(b));
+  dagre.layout(graph);
+  const top = graph.hasNode(String(first - 1)) ? graph.node(String(first - 1)) : { x: graph.graph().width / 2, y: joint ? -GAP : 0 };
+  const placed = members.map((member, m) => {
+    const { x, y } = graph.node(String(first + m));
+    return { ...member, x: x - member.width / 2 - top.x, y: y - member.height / 2 - top.y };
+  });
+  const edges = graph.edges().map((edge) => graph.edge(edge).points.map(({ x, y }) => [x - top.x, y - top.y]));
+  const bottom = placed[placed.length - 1];
+  return { placed, edges, joint, end: bottom.x + bottom.width / 2 };
+}
+
+/** Sections one below the other. */
+function stack(parts) {
+  const boxes = [];
+  const edges = [];
+  let [x, y] = [0, 0];
+  for (const part of parts) {
+    for (const box of part.placed) boxes.push({ ...box, x: box.x + x, y: box.y + y });
+    for (const points of part.edges) edges.push(points.map(([a, b]) => [a + x, b + y]));
+    y += Math.max(...part.placed.map((box) => box.y + box.height));
+    x += part.end;
+  }
+  const left = Math.min(...boxes.map((box) => box.x), ...edges.flat().map(([a]) => a));
+  const right = Math.max(...boxes.map((box) => box.x + box.width), ...edges.flat().map(([a]) => a));
+  const moved = boxes.map((box) => ({ ...box, x: box.x - left }));
+  return {
+    width: right - left, height: y, boxes: moved, edges: edges.map((points) => points.map(([a, b]) => [a - left, b])),
+    entry: -left, exit: x - left,
+  };
+}
+
+/** Sections in columns side by side, and lines from the foot of each to the head of the next. */
+function columns(parts, aspect) {
+  const one = stack(parts);
+  const wanted = Math.ceil(Math.sqrt((aspect * one.height) / CARD.width)) + 1;
+  const tried = Array.from({ length: wanted }, (_, n) => broken(parts, one.height / (n + 1)));
+  const nearness = ({ width, height }) => Math.min(aspect / width, 1 / height);
+  const best = tried.reduce((a, b) => (nearness(b) > 1.1 * nearness(a) && nearness(a) < READABLE ? b : a));
+  return best.groups.length === 1 ? one : sideBySide(best.groups);
+}
+
+const heightOf = (part) => Math.max(...part.placed.map((box) => box.y + box.height));
+const widthOf = (part) => Math.max(...part.placed.map((box) => box.x + box.width)) - Math.min(...part.placed.map((box) => box.x));
+
+/** Sections in columns of about a height, and how wide and high all of them are. */
+function broken(parts, most) {
+  const groups = [];
+  let here = Infinity;
+  let [width, height, widest] = [-GUTTER, 0, 0];
+  for (const part of parts) {
+    const size = heightOf(part);
+    if (here + size / 2 > most) {
+      groups.push([]);
+      width += widest + GUTTER;
+      [here, widest] = [0, 0];
+    }
+    groups.at(-1).push(part);
+    here += size;
+    height = Math.max(height, here);
+    widest = Math.max(widest, widthOf(part));
+  }
+  return { groups, width: width + widest, height };
+}
+
+function sideBySide(groups) {
+  const boxes = [];
+  const edges = [];
+  let x = 0;
+  let foot = null;
+  let tallest = 0;
+  for (const group of groups) {
+    const column = stack(group);
+    for (const box of column.boxes) boxes.push({ ...box, x: box.x + x });
+    for (const points of column.edges) edges.push(points.map(([a, b]) => [a + x, b]));
+    if (foot) {
+      const gutter = x - GUTTER / 2;
+      edges.push([foot, [foot[0], foot[1] + GAP / 2], [gutter, foot[1] + GAP / 2], [gutter, -GAP / 2], [x + column.entry, -GAP / 2], [x + column.entry, 0]]);
+    }
+    foot = [x + column.exit, column.height];
+    tallest = Math.max(tallest, column.height);
+    x += column.width + GUTTER;
+  }
+  return { width: x - GUTTER, height: tallest + GAP, boxes, edges };
+}
