@@ -157,11 +157,19 @@ export class Drawing {
       element("rect", { class: "frame", width: CARD.width, height: CARD.height, rx: 5 }),
       label(tail(this.network.name(card), room), { class: "title", x: 8, y: 15 }),
       label(op, { class: "op", x: CARD.width - 8, y: 15, "text-anchor": "end" }),
+      ...this.names(box),
       element("g", { transform: `translate(${left} ${BAR.y + (BAR.height - height) / 2})` }, ...bar),
       ...sign(card.what, left + width),
       label(this.network.brief(card), { class: "brief", x: 8, y: 51 }),
       label(card.parameters[0] ? short(card.parameters[0]) : "", { class: "op", x: CARD.width - 8, y: 51, "text-anchor": "end" }),
     );
+  }
+
+  /** What a box reads without a line, since very many others do. */
+  names({ names }) {
+    if (!names) return [];
+    const more = names.length > 1 ? ` and ${names.length - 1} more` : "";
+    return [label(`reads ${tail(this.network.name(this.network.cards[names[0]]), 24)}${more}`, { class: "op", x: 8, y: -4 })];
   }
 
   block(box) {
@@ -173,6 +181,7 @@ export class Drawing {
       { class: "block", "data-block": key(block), "data-first": from, transform: `translate(${box.x} ${box.y})` },
       ...(open ? [] : [8, 4].map((d) => element("rect", { class: "behind", x: d, y: d, width: box.width, height: box.height, rx: 8 }))),
       element("rect", { class: "frame", width: box.width, height: box.height, rx: 8 }),
+      ...this.names(box),
       label(text, { class: "count", x: 10, y: 17 }),
       label(hint, { class: "op", x: box.width - 10, y: 16, "text-anchor": "end" }),
     );

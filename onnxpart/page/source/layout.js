@@ -11,6 +11,9 @@ const HEADER = 22;
 const GAP = 22;
 const GUTTER = 56;
 const READABLE = 1 / 600;
+const SHORT = 0.2;
+const MANY = 60;
+const MANY_READERS = 6;
 
 /** Boxes (cards, blocks) and edges (lists of points) of what is folded and unfolded, and the size of it all. */
 export function layout(network, unfolded, aspect) {
@@ -68,10 +71,25 @@ function sections(network, level, inside, outer) {
       if (inside && isRead(network, card, outer)) link(n, level.length);
     }
   });
+  const pairs = [...links.values()].sort((a, b) => a[1] - b[1] || a[0] - b[0]);
+  const near = named(level, pairs);
   const all = inside ? [{ kind: "port", ...PORT }, ...level, { kind: "port", ...PORT }] : level;
-  const offset = inside ? 1 : 0;
-  const pairs = [...links.values()].map(([a, b]) => [a + offset, b + offset]).sort((a, b) => a[1] - b[1] || a[0] - b[0]);
-  return cut(all, pairs);
+  return cut(all, inside ? near.map(([a, b]) => [a + 1, b + 1]) : near);
+}
+
+/**
+ * Leave out the lines from what very many read, all but the first: they would hide everything else. The others get its
+ * card's number in `names`, to be written beside them.
+ */
+function named(level, pairs) {
+  const readers = new Map();
+  for (const [a, b] of pairs) readers.set(a, [...(readers.get(a) ?? []), b]);
+  return pairs.filter(([a, b]) => {
+    const all = readers.get(a);
+    if (a < 0 || all.length <= MANY_READERS || b === all[0] || b === level.length) return true;
+    level[b].names = [...(level[b].names ?? []), level[a].to - 1];
+    return false;
+  });
 }
 
 /** Whether anything outside a block reads a card in it, or the next repeat does. */
@@ -88,10 +106,11 @@ function cut(all, pairs) {
   const last = all.map(() => -1);
   for (const [a, b] of pairs) last[a] = Math.max(last[a], b);
   const result = [];
+  const beginning = all.findIndex((_, n) => pairs.some(([, b]) => b === n));
   let begin = 0;
   let open = -1;
   for (let n = 0; n < all.length; n += 1) {
-    if (open <= n || n === all.length - 1) {
+    if ((open <= n && n >= beginning) || n === all.length - 1) {
       result.push({ members: all.slice(begin, n + 1), first: begin, pairs: [], joint: begin > 0 ? all[begin - 1] : null });
       begin = n + 1;
     }
@@ -111,21 +130,48 @@ function drawn({ members, first, pairs, joint }) {
     const top = joint ? GAP : 0;
     return { placed: [{ ...only, x: -only.width / 2, y: top }], edges, joint, end: 0 };
   }
-  const graph = new dagre.graphlib.Graph();
-  graph.setGraph({ rankdir: "TB", nodesep: 26, ranksep: GAP, edgesep: 14, ranker: members.length > 60 ? "longest-path" : "network-simplex" });
-  graph.setDefaultEdgeLabel(() => ({}));
-  members.forEach((member, m) => graph.setNode(String(first + m), { width: member.width, height: member.height }));
-  if (pairs.some(([a]) => a < first)) graph.setNode(String(first - 1), { width: joint.width, height: 0 });
-  for (const [a, b] of pairs) graph.setEdge(String(a), String(b));
-  dagre.layout(graph);
-  const top = graph.hasNode(String(first - 1)) ? graph.node(String(first - 1)) : { x: graph.graph().width / 2, y: joint ? -GAP : 0 };
-  const placed = members.map((member, m) => {
-    const { x, y } = graph.node(String(first + m));
-    return { ...member, x: x - member.width / 2 - top.x, y: y - member.height / 2 - top.y };
-  });
-  const edges = graph.edges().map((edge) => graph.edge(edge).points.map(({ x, y }) => [x - top.x, y - top.y]));
-  const bottom = placed[placed.length - 1];
+  const sizes = members.map(({ width, height }) => [width, height]);
+  const links = pairs.map(([a, b]) => [a - first, b - first]);
+  const { corners, edges } = branching(sizes, links, joint ? joint.width : 0);
+  const placed = members.map((member, m) => ({ ...member, x: corners[m][0], y: corners[m][1] }));
+  const bottom = placed.at(-1);
   return { placed, edges, joint, end: bottom.x + bottom.width / 2 };
+}
+
+const known = new Map();
+
+/**
+ * dagre's places for boxes of some sizes, linked by pairs of numbers; -1 is the joint above them, of width `above` (0:
+ * there is none). Networks have the same few shapes again and again, so each is laid out once.
+ */
+function branching(sizes, links, above) {
+  const shape = JSON.stringify([sizes, links, above]);
+  if (!known.has(shape)) known.set(shape, dagrePlaces(sizes, links, above));
+  return known.get(shape);
+}
+
+function dagrePlaces(sizes, links, above) {
+  const graph = new dagre.graphlib.Graph();
+  const ranker = sizes.length > MANY ? "longest-path" : "network-simplex";
+  graph.setGraph({ rankdir: "TB", nodesep: 26, ranksep: GAP, edgesep: 14, ranker });
+  graph.setDefaultEdgeLabel(() => ({}));
+  sizes.forEach(([width, height], n) => graph.setNode(String(n), { width, height }));
+  const jointed = links.some(([a]) => a < 0);
+  if (jointed) graph.setNode("-1", { width: above, height: 0 });
+  for (const [a, b] of links) graph.setEdge(String(a), String(b));
+  dagre.layout(graph);
+  const top = jointed ? graph.node("-1") : { x: graph.graph().width / 2, y: above ? -GAP : 0 };
+  const corners = sizes.map(([width, height], n) => {
+    const { x, y } = graph.node(String(n));
+    return [x - width / 2 - top.x, y - height / 2 - top.y];
+  });
+  // What reads nothing may stand above the joint: then all goes down, but for the ends of lines at the joint.
+  const down = Math.max(0, (above ? GAP : 0) - Math.min(...corners.map(([, y]) => y)));
+  const edges = graph.edges().map((edge) => {
+    const points = graph.edge(edge).points.map(({ x, y }) => [x - top.x, y - top.y + down]);
+    return edge.v === "-1" && down ? [[0, 0], ...points] : points;
+  });
+  return { corners: corners.map(([x, y]) => [x, y + down]), edges };
 }
 
 /** Sections one below the other. */
@@ -177,6 +223,11 @@ function broken(parts, most) {
     here += size;
     height = Math.max(height, here);
     widest = Math.max(widest, widthOf(part));
+  }
+  if (groups.length > 1 && here < most * SHORT) {
+    groups.splice(-2, 2, groups.slice(-2).flat());
+    width -= widest + GUTTER;
+    height += here;
   }
   return { groups, width: width + widest, height };
 }
