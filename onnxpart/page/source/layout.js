@@ -110,7 +110,7 @@ function cut(all, pairs) {
   let begin = 0;
   let open = -1;
   for (let n = 0; n < all.length; n += 1) {
-    if ((open <= n && n >= beginning) || n === all.length - 1) {
+    if ((open <= n && (n >= beginning || beginning === 1)) || n === all.length - 1) {
       result.push({ members: all.slice(begin, n + 1), first: begin, pairs: [], joint: begin > 0 ? all[begin - 1] : null });
       begin = n + 1;
     }
@@ -128,14 +128,15 @@ function drawn({ members, first, pairs, joint }) {
     const [only] = members;
     const edges = pairs.length ? [[[0, 0], [0, GAP]]] : [];
     const top = joint ? GAP : 0;
-    return { placed: [{ ...only, x: -only.width / 2, y: top }], edges, joint, end: 0 };
+    return { placed: [{ ...only, x: -only.width / 2, y: top }], edges, joint, begin: 0, end: 0 };
   }
   const sizes = members.map(({ width, height }) => [width, height]);
   const links = pairs.map(([a, b]) => [a - first, b - first]);
   const { corners, edges } = branching(sizes, links, joint ? joint.width : 0);
   const placed = members.map((member, m) => ({ ...member, x: corners[m][0], y: corners[m][1] }));
   const bottom = placed.at(-1);
-  return { placed, edges, joint, end: bottom.x + bottom.width / 2 };
+  const begin = joint ? 0 : placed[0].x + placed[0].width / 2;
+  return { placed, edges, joint, begin, end: bottom.x + bottom.width / 2 };
 }
 
 const known = new Map();
@@ -190,7 +191,7 @@ function stack(parts) {
   const moved = boxes.map((box) => ({ ...box, x: box.x - left }));
   return {
     width: right - left, height: y, boxes: moved, edges: edges.map((points) => points.map(([a, b]) => [a - left, b])),
-    entry: -left, exit: x - left,
+    entry: parts[0].begin - left, exit: x - left,
   };
 }
 

@@ -62,7 +62,7 @@ export class Network {
       input: "every part gets all of it",
       output: this.averaged(card) ? "made of the parts' mean" : "output",
       divided: `${units}: ${this.share(card)}`,
-      duplicated: `each part mixes its own: ${this.share(card)}`,
+      duplicated: `each mixes its own: ${this.share(card)}`,
       meeting: `${card.units ? `${units}: ` : ""}the parts add up`,
       mean: "made of the parts' mean",
       replicated: card.units ? `${units}, all in every part` : "in every part",
@@ -77,8 +77,13 @@ export class Network {
     return card.reads.some((read) => ["meeting", "mean"].includes(this.cards[read].what));
   }
 
-  /** How a card is called on it: without the operator that exporters put at the end of a name. */
+  /**
+   * How a card is called on it: a node's name without the operator that exporters put at its end. Where such a name
+   * says nothing of the module, that of the card's first parameter does.
+   */
   name(card) {
+    const parameter = card.initializers.map(({ name }) => name).find((name) => name.includes("."));
+    if (parameter && !/[/.]/.test(card.title)) return parameter.slice(0, parameter.lastIndexOf("."));
     const end = `/${card.op}`;
     const name = card.title.length > end.length && card.title.endsWith(end) ? card.title.slice(0, -end.length) : card.title;
     return name.replace(/^\/+/, "");

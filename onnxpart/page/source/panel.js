@@ -113,7 +113,7 @@ export function showOverview(panel, network, go) {
   const order = network.order === "contiguous" ? "" : `, ${network.order}`;
   const except = exceptions(network, go);
   panel.replaceChildren(
-    html("p", `Each bar is a layer, as wide as it has units (the widest has ${count(network.widest)}). Its colours say which part has which unit${order}.`),
+    html("p", `Each bar is a layer, as wide as it has units (the widest has ${count(network.widest)}). Its colours say which part has which unit${order}. Lower right are its parameters.`),
     legend(network),
     heading("Sizes"),
     sizes(network),
