@@ -36,7 +36,8 @@ def cards(made: Partition) -> list[list[int]]:
 
     An operator joins the card that all of its activations come from, unless it has weights between units, what stands
     there differs, or it alone reads a tensor and leaves one value of an axis (a global pooling). One that works on
-    shapes or weights alone joins the first that reads what it makes.
+    shapes or weights alone joins the first that reads what it makes, and one that makes nothing (it says which branch
+    an If takes) the next.
 
     :returns: operator indices, ascending within a card; cards in the order of the first that isn't such a one. Each
         operator is in one card.
@@ -56,6 +57,8 @@ def cards(made: Partition) -> list[list[int]]:
         home[i] = into
     for i in sorted(aside, reverse=True):
         readers = [home[j] for name in analysis.ops[i].outputs for j in analysis.consumers.get(name, ()) if j in home]
+        if not any(analysis.ops[i].outputs) and i + 1 in home:
+            readers = [home[i + 1]]
         home[i] = min(readers, default=len(heads))
         if home[i] == len(heads):
             heads.append([])

@@ -113,7 +113,7 @@ class _Cards:
         made, outputs = self.made, self.analysis.model.outputs
         first = [Card(name, "Input", "input", (), _dims(made, name), ()) for name in self.inputs]
         last = [Card(name, "Output", "output", (), _dims(made, name), self._makers([name])) for name in outputs]
-        return [*first, *map(self._card, self.groups), *last]
+        return [*first, *(self._card(group) for group in self.groups), *last]
 
     def _card(self, group: Sequence[int]) -> Card:
         """The card of some operators."""
@@ -160,7 +160,7 @@ class _Cards:
     def _operator(self, i: int) -> Operator:
         op = self.analysis.ops[i]
         outputs = tuple(name for name in op.outputs if name)
-        return Operator(op.node.name, op.op_type, outputs, _dims(self.made, outputs[0]))
+        return Operator(op.node.name, op.op_type, outputs, _dims(self.made, outputs[0]) if outputs else "")
 
     def _makers(self, names: Iterator[str] | list[str]) -> tuple[int, ...]:
         """The cards at which some tensors come into being, each once."""

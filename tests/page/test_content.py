@@ -41,6 +41,14 @@ def test_lenet() -> None:
     assert found.items == (0, 1, 2, 3, 4, 5)
 
 
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_every_operator_is_shown(name: str) -> None:
+    analysis = analyse(load(BUILDERS[name]()))
+    made = partition(analysis, 1)
+    shown = Counter((o.op, o.outputs) for c in content(made, measure(analysis, made.plan)).cards for o in c.operators)
+    assert shown == Counter((op.op_type, tuple(name for name in op.outputs if name)) for op in analysis.ops)
+
+
 @pytest.mark.parametrize("name", ["lenet", "cifar10", "residual", "qkv", "grouped", "shared_weight", "light_resnet50"])
 @pytest.mark.parametrize("k", [2, 3])
 def test_sizes_of_cards_add_up_to_those_of_the_networks(name: str, k: int) -> None:
