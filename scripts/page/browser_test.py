@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 from scripts.page.browser import chromium
 
 PAGES = Path(__file__).parents[2] / ".venv-page" / "pages"
-NAMES = ("lenet", "resnet50", "gpt", "unet", "held", "irregular")
+NAMES = ("lenet", "resnet50", "gpt", "unet", "held", "nested", "irregular")
 TIMES = "\u00d7"
 
 
@@ -158,8 +158,16 @@ def test_search_finds_initializers_by_any_part_of_the_name(opened: Opened) -> No
     opened.page.keyboard.type("3.up.bias")
     assert "blocks.3.up.bias" in opened.page.locator("#found button").first.inner_text()
     opened.page.keyboard.press("Enter")
-    assert "blocks.3.up.bias" in opened.page.locator("#panel dl").inner_text()
+    assert "blocks.3.up.bias" in opened.page.locator("#panel").inner_text()
     assert opened.page.locator(".card.selected").count() == 1
+
+
+@on("nested")
+def test_a_card_in_a_folded_repeat_is_shown_by_the_first(opened: Opened) -> None:
+    opened.page.fill("#search", "deep2.2.weight")
+    opened.page.keyboard.press("Enter")
+    assert opened.page.locator("#panel h1").inner_text() == "deep2.2"
+    assert opened.page.locator(".card.selected .title").text_content() == "deep0.0"
 
 
 @on("gpt")

@@ -45,6 +45,18 @@ def _twice(g: GraphBuilder, name: str, h: str, channels: tuple[int, int]) -> str
     return h
 
 
+def nested() -> ModelProto:
+    """Four times a wide layer and three narrow ones, which repeat within what repeats."""
+    g = GraphBuilder("nested")
+    h, width = g.input("x", "N", 8), 8
+    for block in range(4):
+        h, width = g.relu(f"wide{block}.relu", g.linear(f"wide{block}", h, (width, 24))), 24
+        h, width = g.relu(f"into{block}.relu", g.linear(f"into{block}", h, (width, 8))), 8
+        for inner in range(3):
+            h = g.relu(f"deep{block}.{inner}.relu", g.linear(f"deep{block}.{inner}", h, (width, width)))
+    return g.build({g.linear("y", h, (width, 3)): ("N", 3)})
+
+
 def irregular(nodes: int = NODES) -> ModelProto:
     """Residual blocks of about `nodes` nodes in all, hardly two of which are alike."""
     g = GraphBuilder("irregular")
@@ -79,6 +91,7 @@ EXAMPLES: dict[str, tuple[Callable[[], ModelProto], int]] = {
     "gpt": (lambda: gpt(0, 65, 64, blocks=6), 2),
     "unet": (unet, 4),
     "held": (held, 2),
+    "nested": (nested, 2),
     "irregular": (irregular, 4),
 }
 """By name: the network and the number of parts."""

@@ -23,7 +23,13 @@ export function patterns(k) {
       "pattern",
       { id: `part${part}`, width: 8, height: 8, patternUnits: "userSpaceOnUse" },
       element("rect", { width: 8, height: 8, fill: colour(part) }),
-      element("path", { d: lines, stroke: "#fff", "stroke-opacity": 0.75, "stroke-width": lines.includes("h.01") ? 3 : 1.4, "stroke-linecap": "round" }),
+      element("path", {
+        d: lines,
+        stroke: "#fff",
+        "stroke-opacity": 0.75,
+        "stroke-width": lines.includes("h.01") ? 3 : 1.4,
+        "stroke-linecap": "round",
+      }),
     );
   });
 }

@@ -14,7 +14,7 @@ const head = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}â€
 
 export class Drawing {
   constructor(svg, network) {
-    Object.assign(this, { svg, network, boxes: [], edges: [], drawn: new Map(), selection: null, ties: new Set() });
+    Object.assign(this, { svg, network, boxes: [], edges: [], drawn: new Map(), selection: null, together: new Set() });
     svg.append(element("defs", {}, ...patterns(network.k)));
     this.layers = {};
     const world = element("g", { id: "world" });
@@ -49,8 +49,11 @@ export class Drawing {
   /** The card that stands for another: itself, or the one in the first repeat of a folded block. */
   shown(card) {
     if (this.places.has(card)) return card;
-    const block = this.boxes.filter((box) => box.kind === "block" && !box.open && box.from <= card && card < box.to);
-    return block.reduce((at, box) => box.from + ((at - box.from) % box.block.period), card);
+    let at = card;
+    for (const { kind, open, from, to, block } of this.boxes) {
+      if (kind === "block" && !open && from <= at && at < to) at = from + ((at - from) % block.period);
+    }
+    return at;
   }
 
   place(card) {
@@ -66,7 +69,9 @@ export class Drawing {
   select(card) {
     this.selection = card === null ? null : this.shown(card);
     const home = card === null ? -1 : this.network.cards[card].home;
-    this.together = new Set(home < 0 ? [] : this.network.cards.flatMap((c, n) => (c.home === home ? [this.shown(n)] : [])));
+    this.together = new Set(
+      home < 0 ? [] : this.network.cards.flatMap((c, n) => (c.home === home ? [this.shown(n)] : [])),
+    );
     for (const [id, group] of this.drawn) this.mark(id, group);
     this.layers.chain.replaceChildren(...(card === null ? [] : this.chain(card)));
   }
@@ -74,7 +79,7 @@ export class Drawing {
   mark(id, group) {
     if (typeof id !== "number") return;
     group.classList.toggle("selected", id === this.selection);
-    group.classList.toggle("together", this.together?.has(id) && id !== this.selection);
+    group.classList.toggle("together", this.together.has(id) && id !== this.selection);
   }
 
   /** The way from what is undivided to what holds it, as a line with numbers. */
@@ -86,14 +91,21 @@ export class Drawing {
     const points = places.map((box) => [box.x + box.width + 10, box.y + box.height / 2]);
     const line = element("path", { d: curve(points) });
     const dots = points.map(([x, y], i) =>
-      element("g", { transform: `translate(${x} ${y})` }, element("circle", { r: 9 }), label(i + 1, { "text-anchor": "middle", y: 4 })),
+      element(
+        "g",
+        { transform: `translate(${x} ${y})` },
+        element("circle", { r: 9 }),
+        label(i + 1, { "text-anchor": "middle", y: 4 }),
+      ),
     );
     return [line, ...dots];
   }
 
   /** Draw what is in `area`, at a scale; `null`: all. */
   show(area, scale) {
-    const seen = (box) => !area || (box.x < area.right && box.x + box.width > area.left && box.y < area.bottom && box.y + box.height > area.top);
+    const seen = (box) =>
+      !area ||
+      (box.x < area.right && box.x + box.width > area.left && box.y < area.bottom && box.y + box.height > area.top);
     const boxes = this.boxes.filter(seen);
     const far = area !== null && scale < FAR;
     this.layers.far.replaceChildren(...(far ? this.distant(boxes) : []));
@@ -132,7 +144,10 @@ export class Drawing {
       }
     }
     return [...paths].map(([part, d]) =>
-      element("path", { d: d.join(""), ...(part === "frame" ? { class: "frame" } : { fill: part < 0 ? "var(--shared)" : colour(part) }) }),
+      element("path", {
+        d: d.join(""),
+        ...(part === "frame" ? { class: "frame" } : { fill: part < 0 ? "var(--shared)" : colour(part) }),
+      }),
     );
   }
 
@@ -161,7 +176,12 @@ export class Drawing {
       element("g", { transform: `translate(${left} ${BAR.y + (BAR.height - height) / 2})` }, ...bar),
       ...sign(card.what, left + width),
       label(this.network.brief(card), { class: "brief", x: 8, y: 51 }),
-      label(card.parameters[0] ? short(card.parameters[0]) : "", { class: "op", x: CARD.width - 8, y: 51, "text-anchor": "end" }),
+      label(card.parameters[0] ? short(card.parameters[0]) : "", {
+        class: "op",
+        x: CARD.width - 8,
+        y: 51,
+        "text-anchor": "end",
+      }),
     );
   }
 
@@ -169,7 +189,9 @@ export class Drawing {
   names({ names }) {
     if (!names) return [];
     const more = names.length > 1 ? ` and ${names.length - 1} more` : "";
-    return [label(`reads ${tail(this.network.name(this.network.cards[names[0]]), 24)}${more}`, { class: "op", x: 8, y: -4 })];
+    return [
+      label(`reads ${tail(this.network.name(this.network.cards[names[0]]), 24)}${more}`, { class: "op", x: 8, y: -4 }),
+    ];
   }
 
   block(box) {
@@ -179,7 +201,11 @@ export class Drawing {
     return element(
       "g",
       { class: "block", "data-block": key(block), "data-first": from, transform: `translate(${box.x} ${box.y})` },
-      ...(open ? [] : [8, 4].map((d) => element("rect", { class: "behind", x: d, y: d, width: box.width, height: box.height, rx: 8 }))),
+      ...(open
+        ? []
+        : [8, 4].map((d) =>
+            element("rect", { class: "behind", x: d, y: d, width: box.width, height: box.height, rx: 8 }),
+          )),
       element("rect", { class: "frame", width: box.width, height: box.height, rx: 8 }),
       ...this.names(box),
       label(text, { class: "count", x: 10, y: 17 }),

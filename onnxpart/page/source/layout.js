@@ -46,7 +46,16 @@ function boxed(entry, inner, network) {
   const bottom = HEADER + inside.height;
   const boxes = inside.boxes.map((box) => ({ ...box, x: box.x + left, y: box.y + HEADER }));
   const edges = inside.edges.map((points) => points.map(([x, y]) => [x + left, y + HEADER]));
-  edges.push([[width / 2, 0], [inside.entry + left, HEADER]], [[inside.exit + left, bottom], [width / 2, bottom + PAD]]);
+  edges.push(
+    [
+      [width / 2, 0],
+      [inside.entry + left, HEADER],
+    ],
+    [
+      [inside.exit + left, bottom],
+      [width / 2, bottom + PAD],
+    ],
+  );
   return { ...entry, width, height: bottom + PAD, boxes, edges };
 }
 
@@ -97,8 +106,12 @@ function isRead(network, card, outer) {
   const { period, count } = outer.block;
   const repeats = outer.open ? 1 : count;
   return Array.from({ length: repeats }, (_, r) => card + r * period).some((copy) =>
-    network.readers[copy]?.some((reader) => reader < outer.from || reader >= outer.from + period * repeats ||
-      Math.floor((reader - outer.from) / period) !== Math.floor((copy - outer.from) / period)),
+    network.readers[copy]?.some(
+      (reader) =>
+        reader < outer.from ||
+        reader >= outer.from + period * repeats ||
+        Math.floor((reader - outer.from) / period) !== Math.floor((copy - outer.from) / period),
+    ),
   );
 }
 
@@ -111,7 +124,12 @@ function cut(all, pairs) {
   let open = -1;
   for (let n = 0; n < all.length; n += 1) {
     if ((open <= n && (n >= beginning || beginning === 1)) || n === all.length - 1) {
-      result.push({ members: all.slice(begin, n + 1), first: begin, pairs: [], joint: begin > 0 ? all[begin - 1] : null });
+      result.push({
+        members: all.slice(begin, n + 1),
+        first: begin,
+        pairs: [],
+        joint: begin > 0 ? all[begin - 1] : null,
+      });
       begin = n + 1;
     }
     open = Math.max(open, last[n]);
@@ -126,7 +144,14 @@ function cut(all, pairs) {
 function drawn({ members, first, pairs, joint }) {
   if (members.length === 1) {
     const [only] = members;
-    const edges = pairs.length ? [[[0, 0], [0, GAP]]] : [];
+    const edges = pairs.length
+      ? [
+          [
+            [0, 0],
+            [0, GAP],
+          ],
+        ]
+      : [];
     const top = joint ? GAP : 0;
     return { placed: [{ ...only, x: -only.width / 2, y: top }], edges, joint, begin: 0, end: 0 };
   }
@@ -190,8 +215,12 @@ function stack(parts) {
   const right = Math.max(...boxes.map((box) => box.x + box.width), ...edges.flat().map(([a]) => a));
   const moved = boxes.map((box) => ({ ...box, x: box.x - left }));
   return {
-    width: right - left, height: y, boxes: moved, edges: edges.map((points) => points.map(([a, b]) => [a - left, b])),
-    entry: parts[0].begin - left, exit: x - left,
+    width: right - left,
+    height: y,
+    boxes: moved,
+    edges: edges.map((points) => points.map(([a, b]) => [a - left, b])),
+    entry: parts[0].begin - left,
+    exit: x - left,
   };
 }
 
@@ -206,7 +235,8 @@ function columns(parts, aspect) {
 }
 
 const heightOf = (part) => Math.max(...part.placed.map((box) => box.y + box.height));
-const widthOf = (part) => Math.max(...part.placed.map((box) => box.x + box.width)) - Math.min(...part.placed.map((box) => box.x));
+const widthOf = (part) =>
+  Math.max(...part.placed.map((box) => box.x + box.width)) - Math.min(...part.placed.map((box) => box.x));
 
 /** Sections in columns of about a height, and how wide and high all of them are. */
 function broken(parts, most) {
@@ -245,7 +275,14 @@ function sideBySide(groups) {
     for (const points of column.edges) edges.push(points.map(([a, b]) => [a + x, b]));
     if (foot) {
       const gutter = x - GUTTER / 2;
-      edges.push([foot, [foot[0], foot[1] + GAP / 2], [gutter, foot[1] + GAP / 2], [gutter, -GAP / 2], [x + column.entry, -GAP / 2], [x + column.entry, 0]]);
+      edges.push([
+        foot,
+        [foot[0], foot[1] + GAP / 2],
+        [gutter, foot[1] + GAP / 2],
+        [gutter, -GAP / 2],
+        [x + column.entry, -GAP / 2],
+        [x + column.entry, 0],
+      ]);
     }
     foot = [x + column.exit, column.height];
     tallest = Math.max(tallest, column.height);

@@ -36,7 +36,14 @@ function select(card, move = false) {
   selected = card;
   drawing.select(card);
   if (card === null) showOverview(panel, network, (other) => select(other, true));
-  else showCard(panel, network, card, (other) => select(other, true), () => select(null));
+  else
+    showCard(
+      panel,
+      network,
+      card,
+      (other) => select(other, true),
+      () => select(null),
+    );
   if (card !== null && move) view.goTo(drawing.place(card));
   drawing.show(view.visible(), view.scale);
 }

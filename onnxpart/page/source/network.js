@@ -85,7 +85,8 @@ export class Network {
     const parameter = card.initializers.map(({ name }) => name).find((name) => name.includes("."));
     if (parameter && !/[/.]/.test(card.title)) return parameter.slice(0, parameter.lastIndexOf("."));
     const end = `/${card.op}`;
-    const name = card.title.length > end.length && card.title.endsWith(end) ? card.title.slice(0, -end.length) : card.title;
+    const name =
+      card.title.length > end.length && card.title.endsWith(end) ? card.title.slice(0, -end.length) : card.title;
     return name.replace(/^\/+/, "");
   }
 
@@ -98,7 +99,8 @@ export class Network {
         ? "Some units belong to one part each, the others are in every part."
         : "Each unit belongs to one part.",
       duplicated: "Units are mixed here without weights, so each part mixes its own units among themselves.",
-      meeting: "Each part contributes to every unit with its own weights. In the whole these contributions add up, divided by K.",
+      meeting:
+        "Each part contributes to every unit with its own weights. In the whole these contributions add up, divided by K.",
       mean: "It is made of what the parts add up to.",
       replicated: "Not divided: every part has all units, with values of its own. Merging takes their mean.",
       blocked: "Not divided: the operator has no rule, so every part has all of it.",

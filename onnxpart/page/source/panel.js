@@ -1,6 +1,6 @@
 // The panel at the side: how to read the page and what became of the network, or all about one card.
 
-import { colour, element, fill, patterns, pieces } from "./colours.js";
+import { element, fill, pieces } from "./colours.js";
 import { count, tabular } from "./network.js";
 
 const html = (name, text = "", style = "") => {
@@ -48,7 +48,14 @@ function example(network, what, runs) {
   const units = runs.reduce((sum, [, size]) => sum + size, 0);
   made.append(
     ...pieces(network, { what, runs, units }, 70, 14).map(([part, x, y, width, height]) =>
-      element("rect", { x: x + 1, y: y + 1, width, height, fill: fill(part), class: what === "duplicated" ? "own" : "" }),
+      element("rect", {
+        x: x + 1,
+        y: y + 1,
+        width,
+        height,
+        fill: fill(part),
+        class: what === "duplicated" ? "own" : "",
+      }),
     ),
   );
   return made;
@@ -66,14 +73,20 @@ function legend(network) {
   ];
   const there = new Set(network.cards.map((card) => card.what));
   if (there.has("input") || there.has("mean")) there.add("shared");
-  return table(null, kinds.filter(([what]) => there.has(what)).map(([what, runs, text]) => [example(network, what, runs), text]));
+  return table(
+    null,
+    kinds.filter(([what]) => there.has(what)).map(([what, runs, text]) => [example(network, what, runs), text]),
+  );
 }
 
 function sizes(network) {
   const { whole, parts } = network.sizes;
   const rows = [["whole", whole], ...parts.map((size, part) => [partName(part), size])];
   const share = (size) => `${((100 * size.parameters) / Math.max(1, whole.parameters)).toFixed(1)}%`;
-  return table(["", "parameters", "", "MACs"], rows.map(([name, size]) => [name, tabular(size.parameters), share(size), tabular(size.macs)]));
+  return table(
+    ["", "parameters", "", "MACs"],
+    rows.map(([name, size]) => [name, tabular(size.parameters), share(size), tabular(size.macs)]),
+  );
 }
 
 /** Cards that aren't simply divided, those of one reason under it. */
@@ -113,7 +126,10 @@ export function showOverview(panel, network, go) {
   const order = network.order === "contiguous" ? "" : `, ${network.order}`;
   const except = exceptions(network, go);
   panel.replaceChildren(
-    html("p", `Each bar is a layer, as wide as it has units (the widest has ${count(network.widest)}). Its colours say which part has which unit${order}. Lower right are its parameters.`),
+    html(
+      "p",
+      `Each bar is a layer, as wide as it has units (the widest has ${count(network.widest)}). Its colours say which part has which unit${order}. Lower right are its parameters.`,
+    ),
     legend(network),
     heading("Sizes"),
     sizes(network),
@@ -133,14 +149,16 @@ export function showCard(panel, network, n, go, close) {
   panel.replaceChildren(
     head,
     html("p", `${card.op} ${card.shape}`, "quiet"),
-    html("p", network.sentence(card) + (card.order ? ` They are dealt out ${card.order}; the bar shows them sorted.` : "")),
+    html(
+      "p",
+      network.sentence(card) + (card.order ? ` They are dealt out ${card.order}; the bar shows them sorted.` : ""),
+    ),
     ...(card.reason ? [html("p", `Why: ${card.reason}.`)] : []),
     ...chain(network, card, go),
     ...numbers(network, card),
     ...together(network, n, go),
     ...initializers(card),
-    heading(card.operators.length === 1 ? "Node" : "Nodes"),
-    table(null, card.operators.map((operator) => [operator.op, operator.name || operator.outputs[0], operator.shape])),
+    ...operators(card),
     ...neighbours(network, n, go),
   );
 }
@@ -152,7 +170,15 @@ function numbers(network, card) {
   if (!card.units && !card.parameters.length && !card.macs.length) return [];
   return [
     heading("Sizes"),
-    table(["", "units", "parameters", "MACs"], rows.map(([name, at, units]) => [name, card.units ? count(units) : "", cell(card.parameters, at), cell(card.macs, at)])),
+    table(
+      ["", "units", "parameters", "MACs"],
+      rows.map(([name, at, units]) => [
+        name,
+        card.units ? count(units) : "",
+        cell(card.parameters, at),
+        cell(card.macs, at),
+      ]),
+    ),
   ];
 }
 
@@ -182,17 +208,27 @@ function together(network, n, go) {
   return [heading("Moves together"), box];
 }
 
+function terms(lines) {
+  const list = html("dl");
+  list.append(...lines.flatMap(([term, text]) => [html("dt", term), html("dd", text)]));
+  return list;
+}
+
+function operators(card) {
+  if (!card.operators.length) return [];
+  const lines = card.operators.map(({ name, op, outputs, shape }) => [name || outputs[0] || op, `${op} ${shape}`]);
+  return [heading(lines.length === 1 ? "Node" : "Nodes"), terms(lines)];
+}
+
 function initializers(card) {
   if (!card.initializers.length) return [];
   const shape = (dims) => `[${dims.join(", ")}]`;
-  const lines = card.initializers.flatMap(({ name, shape: whole, parts, merging }) => {
+  const lines = card.initializers.map(({ name, shape: whole, parts, merging }) => {
     const alike = parts.every((part) => String(part) === String(parts[0]));
     const each = alike ? `each part ${shape(parts[0])}` : `parts ${parts.map(shape).join(" ")}`;
-    return [html("dt", name), html("dd", `${shape(whole)}, ${each}; ${merging}`)];
+    return [name, `${shape(whole)}, ${each}; ${merging}`];
   });
-  const list = html("dl");
-  list.append(...lines);
-  return [heading("Initializers"), list];
+  return [heading("Initializers"), terms(lines)];
 }
 
 function neighbours(network, n, go) {

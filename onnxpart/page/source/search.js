@@ -4,13 +4,17 @@ const MOST = 40;
 
 /** The names of a network, each with its card. */
 export function names(network) {
-  return network.cards.flatMap((card, n) => [
-    ...new Set([
-      card.title,
-      ...card.operators.flatMap((operator) => [operator.name, ...operator.outputs]),
-      ...card.initializers.map((initializer) => initializer.name),
-    ]),
-  ].filter(Boolean).map((name) => ({ name, lower: name.toLowerCase(), card: n })));
+  return network.cards.flatMap((card, n) =>
+    [
+      ...new Set([
+        card.title,
+        ...card.operators.flatMap((operator) => [operator.name, ...operator.outputs]),
+        ...card.initializers.map((initializer) => initializer.name),
+      ]),
+    ]
+      .filter(Boolean)
+      .map((name) => ({ name, lower: name.toLowerCase(), card: n })),
+  );
 }
 
 /** Those that hold a text, and first those that begin with it. */
@@ -18,7 +22,9 @@ export function matches(list, text) {
   const wanted = text.trim().toLowerCase();
   if (!wanted) return [];
   const found = list.filter(({ lower }) => lower.includes(wanted));
-  return found.sort((a, b) => a.lower.indexOf(wanted) - b.lower.indexOf(wanted) || a.name.length - b.name.length).slice(0, MOST);
+  return found
+    .sort((a, b) => a.lower.indexOf(wanted) - b.lower.indexOf(wanted) || a.name.length - b.name.length)
+    .slice(0, MOST);
 }
 
 export function attachSearch(input, list, network, choose) {

@@ -18,12 +18,14 @@ export class Tooltip {
       [card.cause && `Held by ${card.cause}.`, ""],
     ];
     this.box.replaceChildren(
-      ...lines.filter(([text]) => text).map(([text, style]) => {
-        const line = document.createElement("div");
-        line.className = style;
-        line.textContent = text;
-        return line;
-      }),
+      ...lines
+        .filter(([text]) => text)
+        .map(([text, style]) => {
+          const line = document.createElement("div");
+          line.className = style;
+          line.textContent = text;
+          return line;
+        }),
     );
     this.box.hidden = false;
     const { width, height } = this.box.getBoundingClientRect();
@@ -34,7 +36,9 @@ export class Tooltip {
   parts(card) {
     const { parts, every } = this.network.units(card);
     const told = parts.slice(0, 8).map((size, part) => `part ${part}: ${count(size)}`);
-    return [...told, parts.length > 8 ? "…" : "", every ? `every part: ${count(every)}` : ""].filter(Boolean).join(", ");
+    return [...told, parts.length > 8 ? "…" : "", every ? `every part: ${count(every)}` : ""]
+      .filter(Boolean)
+      .join(", ");
   }
 
   hide() {

@@ -67,7 +67,11 @@ export class View {
   goTo(box) {
     const { width, height } = this.svg.getBoundingClientRect();
     const scale = Math.max(this.scale, 0.8);
-    this.set(zoomIdentity.translate(width / 2 - (box.x + box.width / 2) * scale, height / 2 - (box.y + box.height / 2) * scale).scale(scale));
+    this.set(
+      zoomIdentity
+        .translate(width / 2 - (box.x + box.width / 2) * scale, height / 2 - (box.y + box.height / 2) * scale)
+        .scale(scale),
+    );
   }
 
   /** Keep a box where it is on the screen although it has moved in the drawing. */
