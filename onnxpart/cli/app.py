@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO
@@ -25,13 +25,15 @@ from onnxpart.frontend.load import load
 from onnxpart.frontend.torch_export import advice
 from onnxpart.inspection import outcomes
 from onnxpart.inspection.explain import why
-from onnxpart.inspection.sizes import measure
+from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE
+from onnxpart.page import node_data
 from onnxpart.page import write as page
+from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import ORDERS, Plan
 from onnxpart.planning.planner import partition
 from onnxpart.verification.check import check
@@ -129,13 +131,18 @@ def inspect_(
         typer.Option("--why", metavar="NAME", help="Explain this node, value or initializer instead: what holds it."),
     ] = None,
     html: Html = None,
+    node_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write what becomes of each node, for Model Explorer to colour its graph by.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what would be divided, what not and why, and how large the parts would be."""
-    if html is not None:
-        if name is not None:
-            raise UsageError("--html draws the whole network; leave out --why, and click on the page instead.")
-        page.check(html, [model])
+    written = _Written(html, node_data)
+    written.check(model, name)
     analysis = analyse(_loaded(model, outputs))
     if name is not None:
         found = why(analysis, name, k)
@@ -147,8 +154,7 @@ def inspect_(
     made = partition(analysis, k)
     planned, became = made.plan, outcomes.of_layers(made)
     sizes = measure(analysis, planned)
-    if html is not None:
-        page.write(made, sizes, html)
+    written.write(made, sizes)
     if as_json:
         _print_json(
             {
@@ -160,7 +166,7 @@ def inspect_(
                 "sizes": asdict(sizes),
             }
             | ({"initializers": outcomes.of_initializers(planned)} if initializers else {})
-            | _page(html)
+            | written.names
         )
         return
     _print(
@@ -171,7 +177,7 @@ def inspect_(
         *tables.notes(planned),
         tables.sizes_table(sizes),
         *(("", tables.initializers_table(planned)) if initializers else ()),
-        *_wrote(html),
+        *written.lines,
     )
 
 
@@ -204,16 +210,15 @@ def split_(
     as_json: Json = False,
 ) -> None:
     """Cut a model into parts: part0.onnx .., whole.onnx that they merge into, and plan.json."""
-    if html is not None:
-        page.check(html, [model])
+    written = _Written(html)
+    written.check(model)
     target = out if out is not None else Path(f"{model.stem}_parts")
     with tables.busy(f"splitting {model}"):
         done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
         sizes = measure(done.analysis, done.plan)
         found = check(done, sizes) if checked else None
         done.save(target, force=force)
-        if html is not None:
-            page.write(done.partition, sizes, html)
+        written.write(done.partition, sizes)
     if as_json:
         _print_json(
             {
@@ -224,11 +229,11 @@ def split_(
                 "sizes": asdict(sizes),
                 "check": None if found is None else asdict(found),
             }
-            | _page(html)
+            | written.names
         )
         return
     told = [] if found is None else [found.sentence]
-    told += [f"wrote {k} parts and the whole to {target}", *_wrote(html)]
+    told += [f"wrote {k} parts and the whole to {target}", *written.lines]
     _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
 
 
@@ -383,12 +388,39 @@ def _decisions(planned: Plan) -> dict[str, Any]:
     return {name: getattr(planned, name) for name in names}
 
 
-def _page(html: Path | None) -> dict[str, str]:
-    return {} if html is None else {"page": str(html)}
+@dataclass(frozen=True)
+class _Written:
+    """What is written for people to look at: a page, node data for Model Explorer, or nothing."""
 
+    html: Path | None
+    node_data: Path | None = None
 
-def _wrote(html: Path | None) -> list[str]:
-    return [] if html is None else [f"wrote the page {html}"]
+    def check(self, model: Path, why: str | None = None) -> None:
+        """Refuse what can't be written, before anything takes its time."""
+        if self.names and why is not None:
+            raise UsageError("--html and --node-data show the whole network; leave them out, or --why.")
+        if self.html is not None:
+            page.check(self.html, [model])
+        if self.node_data is not None:
+            node_data.check(self.node_data, [model])
+
+    def write(self, made: Partition, sizes: Sizes) -> None:
+        """Write it."""
+        if self.html is not None:
+            page.write(made, sizes, self.html)
+        if self.node_data is not None:
+            node_data.write(made, sizes, self.node_data)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The files, as JSON has them."""
+        files = {"page": self.html, "node_data": self.node_data}
+        return {what: str(path) for what, path in files.items() if path is not None}
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each file."""
+        return [f"wrote the {what.replace('_', ' ')} {path}" for what, path in self.names.items()]
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

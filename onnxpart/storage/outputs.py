@@ -81,6 +81,8 @@ def is_own(path: Path) -> bool:
         head = file.read(_HEAD)
     if not head or GENERATOR.encode() in head:
         return True
+    if path.suffix == ".json":
+        return any(f'"{key}"'.encode() in head for key in MARK)
     try:
         if path.suffix == ".safetensors":
             return any(map(is_mark, read_metadata(path)))

@@ -118,3 +118,33 @@ def test_nothing_else_is_replaced(here: Path) -> None:
 def test_a_name_without_its_ending_is_refused() -> None:
     with pytest.raises(UsageError, match=r"page\.htm doesn't end with \.html"):
         check(Path("page.htm"), [])
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--html", "page.txt"), "page.txt doesn't end with .html; give a name that does, as the page is HTML."),
+        (
+            ("--html", "no/page.html"),
+            "the folder no of the page doesn't exist; make it, or give another place.",
+        ),
+        (
+            ("--html", "page.html", "--why", "conv1"),
+            "--html and --node-data show the whole network; leave them out, or --why.",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_read(arguments: tuple[str, ...], sentence: str) -> None:
+    result = run("inspect", "lenet.onnx", *arguments, code=2)
+    assert result.stderr == f"error: {sentence}\n"
+    assert result.stdout == ""
+    assert sorted(path.name for path in Path().iterdir()) == ["lenet.onnx"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_refused_page_leaves_no_split_behind() -> None:
+    Path("mine.html").write_text("mine")
+    result = run("split", "lenet.onnx", "-k", 2, "--html", "mine.html", code=1)
+    assert result.stderr.startswith("error: mine.html wasn't written by onnxpart")
+    assert not Path("lenet_parts").exists()
