@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -218,6 +220,20 @@ def test_markup_in_names_is_text(opened: Opened) -> None:
     assert "<img src=x" in opened.page.locator("#panel h1").inner_text()
     assert opened.page.locator("img, body script[src]").count() == 0
     assert "taken over" not in opened.page.title()
+
+
+@on("gpt")
+def test_the_picture_is_svg_that_stands_alone(opened: Opened) -> None:
+    with opened.page.expect_download() as download:
+        opened.page.click("#picture")
+    assert download.value.suggested_filename == "gpt.svg"
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    found = ElementTree.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    assert found.get("viewBox")
+    assert "norm" in [element.text for element in found.iter(f"{space}text")]
+    assert len(list(found.iter(f"{space}pattern"))) == 2
+    assert not re.search(r"var\(|light-dark|class=", text)
 
 
 @on("irregular")

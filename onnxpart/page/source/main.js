@@ -4,6 +4,7 @@ import { Drawing } from "./drawing.js";
 import { layout } from "./layout.js";
 import { Network } from "./network.js";
 import { showCard, showOverview } from "./panel.js";
+import { picture, save } from "./picture.js";
 import { attachSearch } from "./search.js";
 import { Tooltip } from "./tooltip.js";
 import { View } from "./view.js";
@@ -64,6 +65,14 @@ function toggleAll() {
   arrange();
 }
 
+/** Save what is folded and unfolded now, and selected, as a picture of all of it. */
+function savePicture() {
+  drawing.print(true);
+  save(picture(svg), `${network.model.replace(/\.onnx$/, "")}.svg`);
+  drawing.print(false);
+  drawing.show(view.visible(), view.scale);
+}
+
 /** Select the next or the previous card that is drawn. */
 function step(by) {
   const order = drawing.order();
@@ -112,6 +121,7 @@ svg.addEventListener("pointerleave", () => tooltip.hide());
 find("fit").addEventListener("click", () => view.fit());
 find("closer").addEventListener("click", () => view.zoom(1.3));
 find("farther").addEventListener("click", () => view.zoom(1 / 1.3));
+find("picture").addEventListener("click", savePicture);
 find("unfold").addEventListener("click", toggleAll);
 find("unfold").hidden = network.blockKeys().length === 0;
 attachSearch(find("search"), find("found"), network, (card) => select(card, true));
