@@ -189,6 +189,29 @@ def test_keys_move_and_zoom(opened: Opened) -> None:
 
 
 @on("lenet")
+def test_keys_work_after_a_button_was_pressed(opened: Opened) -> None:
+    opened.page.click("#fit")
+    before = opened.transform()
+    opened.page.keyboard.press("ArrowDown")
+    assert opened.transform() != before
+
+
+@on("irregular")
+def test_cards_from_afar_are_told_and_chosen(opened: Opened) -> None:
+    assert opened.page.locator(".card").count() == 0
+    bar = opened.page.locator(".far path:not(.frame)").first.evaluate(
+        """path => {
+            const corner = path.getPointAtLength(0).matrixTransform(path.getScreenCTM());
+            return [corner.x + 2, corner.y + 2];
+        }"""
+    )
+    opened.page.mouse.move(*bar)
+    told = opened.page.locator("#tooltip .name").inner_text()
+    opened.page.mouse.click(*bar)
+    assert opened.page.locator("#panel h1").inner_text() == told
+
+
+@on("lenet")
 def test_keys_go_from_card_to_card(opened: Opened) -> None:
     titles = []
     for _ in range(3):

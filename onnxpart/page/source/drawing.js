@@ -14,7 +14,16 @@ const head = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}â€
 
 export class Drawing {
   constructor(svg, network) {
-    Object.assign(this, { svg, network, boxes: [], edges: [], drawn: new Map(), selection: null, together: new Set() });
+    Object.assign(this, {
+      svg,
+      network,
+      boxes: [],
+      edges: [],
+      drawn: new Map(),
+      far: [],
+      selection: null,
+      together: new Set(),
+    });
     svg.append(element("defs", {}, ...patterns(network.k)));
     this.layers = {};
     const world = element("g", { id: "world" });
@@ -108,7 +117,8 @@ export class Drawing {
       (box.x < area.right && box.x + box.width > area.left && box.y < area.bottom && box.y + box.height > area.top);
     const boxes = this.boxes.filter(seen);
     const far = area !== null && scale < FAR;
-    this.layers.far.replaceChildren(...(far ? this.distant(boxes) : []));
+    this.far = far ? boxes.filter((box) => box.kind === "card") : [];
+    this.layers.far.replaceChildren(...(far ? this.distant() : []));
     const wanted = new Map();
     for (const box of boxes) {
       if (box.kind === "card" && !far) wanted.set(box.card, box);
@@ -131,10 +141,9 @@ export class Drawing {
   }
 
   /** Cards from afar: the frames as one path, and the bars as one for each part. */
-  distant(boxes) {
+  distant() {
     const paths = new Map([["frame", []]]);
-    for (const box of boxes) {
-      if (box.kind !== "card") continue;
+    for (const box of this.far) {
       const card = this.network.cards[box.card];
       paths.get("frame").push(`M${box.x} ${box.y}h${box.width}v${box.height}h${-box.width}z`);
       const width = this.barWidth(card);
@@ -149,6 +158,12 @@ export class Drawing {
         ...(part === "frame" ? { class: "frame" } : { fill: part < 0 ? "var(--shared)" : colour(part) }),
       }),
     );
+  }
+
+  /** The card at a place of the drawing that is seen from afar; null where there is none. */
+  cardFarAt(x, y) {
+    const inside = (box) => box.x <= x && x <= box.x + box.width && box.y <= y && y <= box.y + box.height;
+    return this.far.find(inside)?.card ?? null;
   }
 
   barWidth(card) {

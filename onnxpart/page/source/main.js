@@ -98,23 +98,29 @@ const keys = {
   Escape: () => select(null),
 };
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest("input, button") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input, #found") || event.ctrlKey || event.metaKey || event.altKey) return;
   const act = keys[event.key];
   if (!act) return;
   event.preventDefault();
   act();
 });
 
+/** The card under the pointer; null where there is none. */
+function cardAt(event) {
+  const near = event.target.closest("[data-card]");
+  return near ? Number(near.dataset.card) : drawing.cardFarAt(...view.point(event));
+}
+
 svg.addEventListener("click", (event) => {
   const block = event.target.closest("[data-block]");
-  const card = event.target.closest("[data-card]");
-  if (card) select(Number(card.dataset.card));
+  const card = cardAt(event);
+  if (card !== null) select(card);
   else if (block) toggle(block.dataset.block, Number(block.dataset.first));
   else select(null);
 });
 svg.addEventListener("pointermove", (event) => {
-  const card = event.buttons ? null : event.target.closest("[data-card]");
-  if (card) tooltip.show(Number(card.dataset.card), event.clientX, event.clientY);
+  const card = event.buttons ? null : cardAt(event);
+  if (card !== null) tooltip.show(card, event.clientX, event.clientY);
   else tooltip.hide();
 });
 svg.addEventListener("pointerleave", () => tooltip.hide());

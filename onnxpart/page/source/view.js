@@ -41,6 +41,12 @@ export class View {
     return { left, top, right, bottom };
   }
 
+  /** Where in the drawing a pointer is. */
+  point(event) {
+    const { left, top } = this.svg.getBoundingClientRect();
+    return this.transform.invert([event.clientX - left, event.clientY - top]);
+  }
+
   set(transform) {
     this.selection.call(this.behaviour.transform, transform);
   }
