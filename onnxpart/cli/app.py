@@ -400,9 +400,9 @@ class _Written:
         if self.names and why is not None:
             raise UsageError("--html and --node-data show the whole network; leave them out, or --why.")
         if self.html is not None:
-            page.check(self.html, [model])
+            page.check(self.html, page.SUFFIX, [model])
         if self.node_data is not None:
-            node_data.check(self.node_data, [model])
+            page.check(self.node_data, node_data.SUFFIX, [model])
 
     def write(self, made: Partition, sizes: Sizes) -> None:
         """Write it."""

@@ -22,6 +22,9 @@ Kind = Literal["output", "barrier", "operator", "soft tie", "mix", "narrow", "sh
 up; a mix that was duplicated; a layer of fewer than K classes; what every part has; nothing made them here."""
 
 
+FIRST_ORDER = Order(ORDERS[0], 0)
+
+
 @dataclass(frozen=True)
 class Step:
     """One tie: `node` makes units of `source` and of `target` the same (`reason`: why, where the tie is soft)."""
@@ -56,13 +59,15 @@ class _Ways:
 class Ties:
     """What was decided about an analysis for K parts, and what ties its labels to one another.
 
-    `shares` are the relative sizes of the parts, equal when omitted.
+    `shares` are the relative sizes of the parts, equal when omitted, and `order` is how units are dealt out to them.
     """
 
-    def __init__(self, analysis: Analysis, k: int, shares: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, analysis: Analysis, k: int, shares: Sequence[int] | None = None, order: Order = FIRST_ORDER
+    ) -> None:
         self.analysis = analysis
         self.k = k
-        self.trial, self.decision, self.parts = settle(analysis, shares or (1,) * k, Order(ORDERS[0], 0))
+        self.trial, self.decision, self.parts = settle(analysis, shares or (1,) * k, order)
 
     @cached_property
     def _edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], list[tuple[int, str]]]:

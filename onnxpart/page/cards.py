@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Literal
 
+from onnxpart.analysis.analysis import Analysis
 from onnxpart.planning.division import WEIGHTED
 from onnxpart.planning.partition import Partition
 
@@ -31,6 +32,12 @@ def what(made: Partition, i: int) -> What:
     return "mean" if placement.modes[i] == "after_reduction" else "replicated"
 
 
+def aside(analysis: Analysis) -> frozenset[int]:
+    """The operators that work on shapes or weights alone, or make nothing."""
+    weights = analysis.state.weights_only
+    return frozenset(i for i, op in enumerate(analysis.ops) if all(n in weights for n in op.outputs if n))
+
+
 def cards(made: Partition) -> list[list[int]]:
     """The operators of each card, in graph order.
 
@@ -43,11 +50,11 @@ def cards(made: Partition) -> list[list[int]]:
         operator is in one card.
     """
     analysis = made.analysis
-    aside = {i for i, op in enumerate(analysis.ops) if all(n in analysis.state.weights_only for n in op.outputs if n)}
+    beside = aside(analysis)
     home: dict[int, int] = {}
     heads: list[list[int]] = []
     for i in range(len(analysis.ops)):
-        if i in aside:
+        if i in beside:
             continue
         into = _joins(made, i, home)
         if into is None:
@@ -55,7 +62,7 @@ def cards(made: Partition) -> list[list[int]]:
             heads.append([])
         heads[into].append(i)
         home[i] = into
-    for i in sorted(aside, reverse=True):
+    for i in sorted(beside, reverse=True):
         readers = [home[j] for name in analysis.ops[i].outputs for j in analysis.consumers.get(name, ()) if j in home]
         if not any(analysis.ops[i].outputs) and i + 1 in home:
             readers = [home[i + 1]]

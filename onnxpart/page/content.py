@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -15,8 +15,9 @@ from onnxpart.analysis.labels import ByIdentity, Field
 from onnxpart.inspection import outcomes
 from onnxpart.inspection.sizes import Sizes
 from onnxpart.inspection.tie_graph import Cause, Step, Ties, along
-from onnxpart.page.cards import What, cards, what
+from onnxpart.page.cards import What, aside, cards, what
 from onnxpart.page.repeats import Block, Item, fold
+from onnxpart.planning.assign import Order
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.planner import duplicated
 
@@ -40,8 +41,8 @@ class Operator:
 class Card:
     """What is drawn as one.
 
-    `units` of its first operator's output (0: it has none), in `runs` of units that lie side by side in a part, or
-    sorted by part where they are dealt out in another `order`; `reads` are cards; `parameters` and `macs` of the whole,
+    `units` of its first operator's output (0: it has none), in `runs` of units that lie side by side in a part, sorted
+    by part where those are too many (not `in_order`); `reads` are cards; `parameters` and `macs` of the whole,
     then of each part; `home` is the card at which its units come into being, -1 for none; `reason` why it is as it is;
     `chain` leads from what is undivided to the `cause`, which is at the card `held` (-1: at none).
     """
@@ -54,7 +55,7 @@ class Card:
     reads: tuple[int, ...]
     units: int = 0
     runs: tuple[Run, ...] = ()
-    order: str = ""
+    in_order: bool = True
     parameters: tuple[int, ...] = ()
     macs: tuple[int, ...] = ()
     initializers: tuple[dict[str, Any], ...] = ()
@@ -102,7 +103,8 @@ class _Cards:
         self.inputs = {name: n for n, name in enumerate(self.analysis.model.inputs)}
         self.of = {i: n for n, group in enumerate(self.groups, len(self.inputs)) for i in group}
         self.by_title = {self.analysis.ops[i].title: n for i, n in self.of.items()}
-        self.ties = Ties(self.analysis, made.plan.k, made.plan.shares)
+        self.aside = aside(self.analysis)
+        self.ties = Ties(self.analysis, made.plan.k, made.plan.shares, Order(made.plan.order, made.plan.seed))
         self.macs = {o.node: (o.whole, *o.parts) for o in sizes.operators}
         self.mixes = {c.node: c.reason for c in duplicated(self.ties.decision, made.division.parts)}
         self.held: ByIdentity[Field, tuple[tuple[Step, ...], Cause]] = ByIdentity()
@@ -118,44 +120,42 @@ class _Cards:
     def _card(self, group: Sequence[int]) -> Card:
         """The card of some operators."""
         analysis = self.analysis
-        head = next((i for i in group if not self._aside(i)), group[0])
-        op, state = analysis.ops[head], what(self.made, head)
+        inner = [i for i in group if i not in self.aside]
+        head = next(iter(inner or group))
+        op, state, number = analysis.ops[head], what(self.made, head), self.of[head]
         output = next(name for name in op.outputs if name)
+        own = self._initializers.get(number, [])
         macs = [self.macs[t] for i in group if (t := analysis.ops[i].title) in self.macs]
-        chain: tuple[dict[str, Any], ...] = ()
-        reason, cause, held = "", "", -1
-        f = self._field(output)
-        if state == "blocked":
-            reason = analysis.state.barriers[head]
-        elif state == "duplicated":
-            reason = self.mixes.get(head, "")
-        own = self._initializers.get(self.of[head], [])
-        units, runs, order = (0, (), "") if f is None else self._runs(f)
-        if f is not None and any(part < 0 for part, _ in runs):
-            chain, cause, held = self._chain(f, output)
-        reads = self._makers(n for i in group if not self._aside(i) for n in analysis.activations[i])
-        return Card(
-            op.node.name or output,
-            op.op_type,
-            state,
-            tuple(self._operator(i) for i in group),
-            _dims(self.made, output),
-            tuple(n for n in reads if n != self.of[head]),
-            units,
-            runs,
-            order,
-            tuple(sum(prod(shape) for shape in each) for each in zip(*map(self._shapes, own), strict=True)),
-            tuple(sum(each) for each in zip(*macs, strict=True)),
-            tuple(own),
-            self._home(f),
-            reason,
-            chain,
-            cause,
-            held,
+        reads = self._makers(n for i in inner for n in analysis.activations[i])
+        card = Card(
+            title=op.node.name or output,
+            op=op.op_type,
+            what=state,
+            operators=tuple(self._operator(i) for i in group),
+            shape=_dims(self.made, output),
+            reads=tuple(n for n in reads if n != number),
+            parameters=tuple(sum(prod(shape) for shape in each) for each in zip(*map(_shapes, own), strict=True)),
+            macs=tuple(sum(each) for each in zip(*macs, strict=True)),
+            initializers=tuple(own),
+            reason=self._reason(head, state),
         )
+        f = self._field(output)
+        return card if f is None else self._with_units(card, f, output)
 
-    def _aside(self, i: int) -> bool:
-        return all(n in self.analysis.state.weights_only for n in self.analysis.ops[i].outputs if n)
+    def _with_units(self, card: Card, f: Field, name: str) -> Card:
+        """The card with the units of a field of the tensor `name`."""
+        units, runs, in_order = self._runs(f)
+        card = replace(card, units=units, runs=runs, in_order=in_order, home=self._home(f))
+        if all(part >= 0 for part, _ in runs):
+            return card
+        chain, cause, held = self._chain(f, name)
+        return replace(card, chain=chain, cause=cause, held=held)
+
+    def _reason(self, i: int, state: What) -> str:
+        """Why an operator has no rule, or is duplicated."""
+        if state == "blocked":
+            return self.analysis.state.barriers[i]
+        return self.mixes.get(i, "") if state == "duplicated" else ""
 
     def _operator(self, i: int) -> Operator:
         op = self.analysis.ops[i]
@@ -181,25 +181,20 @@ class _Cards:
                 result.setdefault(readers[row["name"]], []).append(row)
         return result
 
-    @staticmethod
-    def _shapes(row: dict[str, Any]) -> list[tuple[int, ...]]:
-        return [row["shape"], *row["parts"]]
-
     def _field(self, name: str) -> Field | None:
         """The units of a tensor that are drawn: those that are divided if any are, the most of them."""
         fields = self.made.division.divided_fields(name) or self.analysis.fields(name)
         return max(fields, key=lambda f: f.size, default=None)
 
-    def _runs(self, f: Field) -> tuple[int, tuple[Run, ...], str]:
-        """How many units a field has, and in which parts they are, in order; sorted where that is too much to draw."""
+    def _runs(self, f: Field) -> tuple[int, tuple[Run, ...], bool]:
+        """How many units a field has, in which parts they lie, and whether in order: sorted where that is too much."""
         parts = self.made.division.parts.take(f).ravel()
+        in_order = int((np.diff(parts) != 0).sum()) < MOST_RUNS
+        if not in_order:
+            parts = np.sort(parts)
         starts = np.flatnonzero(np.diff(parts, prepend=parts[0] - 1))
-        order = ""
-        if len(starts) > MOST_RUNS:
-            parts, order = np.sort(parts), self.made.plan.order
-            starts = np.flatnonzero(np.diff(parts, prepend=parts[0] - 1))
         lengths = np.diff(starts, append=len(parts))
-        return len(parts), tuple(zip(parts[starts].tolist(), lengths.tolist(), strict=True)), order
+        return len(parts), tuple(zip(parts[starts].tolist(), lengths.tolist(), strict=True)), in_order
 
     def _home(self, f: Field | None) -> int:
         """The card at which the divided units of a field come into being; -1 where there are none."""
@@ -220,6 +215,11 @@ class _Cards:
         outputs = {name: n for n, name in enumerate(self.analysis.model.outputs, len(self.inputs) + len(self.groups))}
         held = outputs.get(cause.node, -1) if cause.kind == "output" else self.by_title.get(cause.node, -1)
         return told, f"{cause.node}: {cause.reason}" if cause.node else cause.reason, held
+
+
+def _shapes(row: dict[str, Any]) -> list[tuple[int, ...]]:
+    """The shapes of an initializer in the whole and in each part."""
+    return [row["shape"], *row["parts"]]
 
 
 def _dims(made: Partition, name: str) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
-from onnxpart.errors import UsageError
 from onnxpart.inspection.sizes import Sizes
 from onnxpart.page.content import Card, Content, content
+from onnxpart.page.write import check
 from onnxpart.planning.partition import Partition
 from onnxpart.storage.atomic import write_bytes
-from onnxpart.storage.outputs import MARK, check_file
+from onnxpart.storage.outputs import MARK
 
 SUFFIX = ".json"
 _COLOURS = {
@@ -24,28 +23,14 @@ _COLOURS = {
 """Of what doesn't stand the same in every part: those of Okabe and Ito."""
 
 
-def check(path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to write node data where they mustn't be, before anything takes its time.
-
-    :param inputs: files that are read, which are never replaced.
-    :raises UsageError: unless the name ends with .json and its folder exists.
-    :raises ModelError: when something is there that isn't node data of onnxpart's.
-    """
-    if path.suffix != SUFFIX:
-        raise UsageError(f"{path} doesn't end with {SUFFIX}; give a name that does, as node data are JSON.")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} of {path.name} doesn't exist; make it, or give another place.")
-    check_file(path, True, inputs)
-
-
 def write(made: Partition, sizes: Sizes, path: Path) -> None:
     """Write the node data of a partition, whole or not at all.
 
     :param sizes: of its plan.
     :raises UsageError: unless the name ends with .json and its folder exists.
-    :raises ModelError: when they can't be written, or something is there that isn't node data of onnxpart's.
+    :raises ModelError: when they can't be written, or something is there that onnxpart didn't write.
     """
-    check(path, made.analysis.model.files)
+    check(path, SUFFIX, made.analysis.model.files)
     write_bytes(path, node_data(content(made, sizes)).encode())
 
 

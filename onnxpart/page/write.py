@@ -19,17 +19,17 @@ SUFFIX = ".html"
 _HERE = Path(__file__).parent
 
 
-def check(path: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to write a page where it mustn't be, before anything takes its time.
+def check(path: Path, suffix: str, inputs: Iterable[Path]) -> None:
+    """Refuse to write a page or node data where they mustn't be, before anything takes its time.
 
-    :param inputs: files that are read, which are never replaced.
-    :raises UsageError: unless the name ends with .html and its folder exists.
-    :raises ModelError: when something is there that isn't a page or report of onnxpart's.
+    :param suffix: with which the name has to end. :param inputs: files that are read, which are never replaced.
+    :raises UsageError: unless the name ends so and its folder exists.
+    :raises ModelError: when something is there that onnxpart didn't write.
     """
-    if path.suffix != SUFFIX:
-        raise UsageError(f"{path} doesn't end with {SUFFIX}; give a name that does, as the page is HTML.")
+    if path.suffix != suffix:
+        raise UsageError(f"{path} doesn't end with {suffix}; give a name that does.")
     if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} of the page doesn't exist; make it, or give another place.")
+        raise UsageError(f"the folder {path.parent} of {path.name} doesn't exist; make it, or give another place.")
     check_file(path, True, inputs)
 
 
@@ -38,9 +38,9 @@ def write(made: Partition, sizes: Sizes, path: Path) -> None:
 
     :param sizes: of its plan.
     :raises UsageError: unless the name ends with .html and its folder exists.
-    :raises ModelError: when it can't be written, or something is there that isn't a page or report of onnxpart's.
+    :raises ModelError: when it can't be written, or something is there that onnxpart didn't write.
     """
-    check(path, made.analysis.model.files)
+    check(path, SUFFIX, made.analysis.model.files)
     write_bytes(path, page(content(made, sizes)).encode())
 
 

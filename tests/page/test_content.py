@@ -31,7 +31,7 @@ def test_lenet() -> None:
     assert [c.what for c in found.cards] == ["input", "divided", "divided", "divided", "meeting", "output"]
     assert [c.reads for c in found.cards] == [(), (0,), (1,), (2,), (3,), (4,)]
     fc1 = found.cards[3]
-    assert (fc1.units, fc1.runs, fc1.order) == (500, ((0, 250), (1, 250)), "")
+    assert (fc1.units, fc1.runs, fc1.in_order) == (500, ((0, 250), (1, 250)), True)
     assert fc1.parameters == (400_500, 100_250, 100_250)
     assert fc1.macs == (400_000, 100_000, 100_000)
     assert [row["name"] for row in fc1.initializers] == ["fc1.weight", "fc1.bias"]
@@ -74,7 +74,7 @@ def test_units_lie_as_the_order_deals_them() -> None:
 def test_units_in_too_many_runs_are_sorted_and_that_is_said() -> None:
     wide = card(shown(BUILDERS["lenet"](), order="interleaved"), "fc1")
     assert wide.units > MOST_RUNS
-    assert (wide.runs, wide.order) == (((0, 250), (1, 250)), "interleaved")
+    assert (wide.runs, wide.in_order) == (((0, 250), (1, 250)), False)
 
 
 def test_concatenated_units_are_shown_where_they_are() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from models import BUILDERS
 from onnxpart import ModelError, UsageError
-from onnxpart.page.node_data import check
+from onnxpart.page.node_data import SUFFIX
+from onnxpart.page.write import check
 from tests.networks.command import run, run_json
 
 
@@ -48,13 +49,13 @@ def test_its_own_are_replaced_and_nothing_else_is() -> None:
         assert run_json("inspect", "lenet.onnx", "--node-data", "n.json")["node_data"] == "n.json"
     Path("mine.json").write_text('{"mine": 1}')
     with pytest.raises(ModelError, match=r"mine\.json wasn't written by onnxpart"):
-        check(Path("mine.json"), [])
+        check(Path("mine.json"), SUFFIX, [])
     assert Path("mine.json").read_text() == '{"mine": 1}'
 
 
 @pytest.mark.usefixtures("here")
 def test_a_name_without_its_ending_and_a_folder_that_is_not_there_are_refused() -> None:
     with pytest.raises(UsageError, match=r"n\.txt doesn't end with \.json"):
-        check(Path("n.txt"), [])
+        check(Path("n.txt"), SUFFIX, [])
     with pytest.raises(UsageError, match=r"the folder nowhere of n\.json doesn't exist"):
-        check(Path("nowhere/n.json"), [])
+        check(Path("nowhere/n.json"), SUFFIX, [])

@@ -110,24 +110,24 @@ def test_the_path_of_the_model_is_not_in_it(here: Path) -> None:
 def test_nothing_else_is_replaced(here: Path) -> None:
     Path("mine.html").write_text("mine")
     with pytest.raises(ModelError, match=r"mine\.html wasn't written by onnxpart"):
-        check(here / "mine.html", [])
+        check(here / "mine.html", ".html", [])
     assert Path("mine.html").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("here")
 def test_a_name_without_its_ending_is_refused() -> None:
     with pytest.raises(UsageError, match=r"page\.htm doesn't end with \.html"):
-        check(Path("page.htm"), [])
+        check(Path("page.htm"), ".html", [])
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--html", "page.txt"), "page.txt doesn't end with .html; give a name that does, as the page is HTML."),
+        (("--html", "page.txt"), "page.txt doesn't end with .html; give a name that does."),
         (
             ("--html", "no/page.html"),
-            "the folder no of the page doesn't exist; make it, or give another place.",
+            "the folder no of page.html doesn't exist; make it, or give another place.",
         ),
         (
             ("--html", "page.html", "--why", "conv1"),

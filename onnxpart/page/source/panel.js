@@ -151,7 +151,7 @@ export function showCard(panel, network, n, go, close) {
     html("p", `${card.op} ${card.shape}`, "quiet"),
     html(
       "p",
-      network.sentence(card) + (card.order ? ` They are dealt out ${card.order}; the bar shows them sorted.` : ""),
+      network.sentence(card) + (card.in_order ? "" : " They lie in many pieces; the bar shows them sorted by part."),
     ),
     ...(card.reason ? [html("p", `Why: ${card.reason}.`)] : []),
     ...chain(network, card, go),
