@@ -128,7 +128,7 @@ export function showOverview(panel, network, go) {
   panel.replaceChildren(
     html(
       "p",
-      `Each bar is a layer, as wide as it has units (the widest has ${count(network.widest)}). Its colours say which part has which unit${order}. Lower right are its parameters.`,
+      `Each bar is a layer, and its width the number of its units (the widest has ${count(network.widest)}). Its colours say which part has which unit${order}. At the lower right is the number of its parameters.`,
     ),
     legend(network),
     heading("Sizes"),
