@@ -16,6 +16,8 @@ from onnxpart.storage.atomic import write_bytes
 from onnxpart.storage.outputs import GENERATOR, check_file
 
 SUFFIX = ".html"
+FILES = ("bundle.js", "style.css", "template.html")
+"""What the page is made of, beside this module."""
 _HERE = Path(__file__).parent
 
 
@@ -49,7 +51,7 @@ def page(shown: Content) -> str:
 
     :param shown: what it shows.
     """
-    read = {name: (_HERE / name).read_text(encoding="utf-8") for name in ("template.html", "style.css", "bundle.js")}
+    read = {name: (_HERE / name).read_text(encoding="utf-8") for name in FILES}
     return Template(read["template.html"]).substitute(
         generator=GENERATOR,
         title=escape(f"{shown.model} in {shown.k} part{'s' if shown.k > 1 else ''}"),

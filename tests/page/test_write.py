@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from models import BUILDERS
 from onnxpart import ModelError, UsageError, analyse, load
 from onnxpart.inspection.sizes import measure
-from onnxpart.page.write import check, write
+from onnxpart.page.write import FILES, check, write
 from onnxpart.planning.planner import partition
 from tests.networks.command import run, run_json
 from tests.networks.net import Net
@@ -84,6 +85,11 @@ def test_the_licences_of_what_is_bundled_are_in_it(tmp_path: Path) -> None:
     written(BUILDERS["lenet"](), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert all(name in text for name in ("Chris Pettitt", "Mike Bostock", "d3-zoom 3.", "@dagrejs/dagre 3."))
+
+
+def test_what_it_is_made_of_ships_with_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["package-data"]["onnxpart.page"] == list(FILES)
 
 
 def test_the_same_partition_gives_the_same_page(tmp_path: Path) -> None:
