@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO
@@ -23,15 +23,19 @@ from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.frontend.torch_export import advice
+from onnxpart.inspection import outcomes
 from onnxpart.inspection.explain import why
-from onnxpart.inspection.sizes import measure
+from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE
+from onnxpart.page import node_data
+from onnxpart.page import write as page
+from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import ORDERS, Plan
-from onnxpart.planning.planner import plan
+from onnxpart.planning.planner import partition
 from onnxpart.verification.check import check
 from onnxpart.verification.oracles import Verdict, verify
 
@@ -57,6 +61,14 @@ Outputs = Annotated[
 ]
 WholeGraph = Annotated[
     Into, typer.Option(help="The whole in which what mixes units exists once per part, or the original graph.")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE.html",
+        help="Draw it as a page too: the layers, their units by part, what is shared, and why; replaces a page there.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
@@ -118,9 +130,19 @@ def inspect_(
         str | None,
         typer.Option("--why", metavar="NAME", help="Explain this node, value or initializer instead: what holds it."),
     ] = None,
+    html: Html = None,
+    node_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write what becomes of each node, for Model Explorer to colour its graph by.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what would be divided, what not and why, and how large the parts would be."""
+    written = _Written(html, node_data)
+    written.check(model, name)
     analysis = analyse(_loaded(model, outputs))
     if name is not None:
         found = why(analysis, name, k)
@@ -129,30 +151,33 @@ def inspect_(
         else:
             _print(*tables.why_lines(found))
         return
-    planned = plan(analysis, k)
-    outcomes = tables.outcomes(analysis, planned)
+    made = partition(analysis, k)
+    planned, became = made.plan, outcomes.of_layers(made)
     sizes = measure(analysis, planned)
+    written.write(made, sizes)
     if as_json:
         _print_json(
             {
                 "model": str(model),
                 **_decisions(planned),
                 "layers": [
-                    {**asdict(layer), "outcome": what} for layer, what in zip(planned.layers, outcomes, strict=True)
+                    {**asdict(layer), "outcome": what} for layer, what in zip(planned.layers, became, strict=True)
                 ],
                 "sizes": asdict(sizes),
             }
-            | ({"initializers": tables.initializers(planned)} if initializers else {})
+            | ({"initializers": outcomes.of_initializers(planned)} if initializers else {})
+            | written.names
         )
         return
     _print(
         f"{model} in {k} parts",
         "",
-        tables.layers_table(planned, outcomes),
+        tables.layers_table(planned, became),
         "",
         *tables.notes(planned),
         tables.sizes_table(sizes),
         *(("", tables.initializers_table(planned)) if initializers else ()),
+        *written.lines,
     )
 
 
@@ -180,16 +205,20 @@ def split_(
             "models that take more than 512 MB or some ten seconds are left to `onnxpart verify`.",
         ),
     ] = True,
+    html: Html = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Cut a model into parts: part0.onnx .., whole.onnx that they merge into, and plan.json."""
+    written = _Written(html)
+    written.check(model)
     target = out if out is not None else Path(f"{model.stem}_parts")
     with tables.busy(f"splitting {model}"):
         done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
         sizes = measure(done.analysis, done.plan)
         found = check(done, sizes) if checked else None
         done.save(target, force=force)
+        written.write(done.partition, sizes)
     if as_json:
         _print_json(
             {
@@ -200,10 +229,12 @@ def split_(
                 "sizes": asdict(sizes),
                 "check": None if found is None else asdict(found),
             }
+            | written.names
         )
         return
     told = [] if found is None else [found.sentence]
-    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told, f"wrote {k} parts and the whole to {target}")
+    told += [f"wrote {k} parts and the whole to {target}", *written.lines]
+    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
 
 
 @app.command("merge")
@@ -356,6 +387,41 @@ def _files(path: Path) -> list[str]:
 def _decisions(planned: Plan) -> dict[str, Any]:
     names = ("k", "order", "seed", "shares", "duplicated", "replicated", "blocked", "mean")
     return {name: getattr(planned, name) for name in names}
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is written for people to look at: a page, node data for Model Explorer, or nothing."""
+
+    html: Path | None
+    node_data: Path | None = None
+
+    def check(self, model: Path, why: str | None = None) -> None:
+        """Refuse what can't be written, before anything takes its time."""
+        if self.names and why is not None:
+            raise UsageError("--html and --node-data show the whole network; leave them out, or --why.")
+        if self.html is not None:
+            page.check(self.html, page.SUFFIX, [model])
+        if self.node_data is not None:
+            page.check(self.node_data, node_data.SUFFIX, [model])
+
+    def write(self, made: Partition, sizes: Sizes) -> None:
+        """Write it."""
+        if self.html is not None:
+            page.write(made, sizes, self.html)
+        if self.node_data is not None:
+            node_data.write(made, sizes, self.node_data)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The files, as JSON has them."""
+        files = {"page": self.html, "node_data": self.node_data}
+        return {what: str(path) for what, path in files.items() if path is not None}
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each file."""
+        return [f"wrote the {what.replace('_', ' ')} {path}" for what, path in self.names.items()]
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from onnxpart.analysis.analysis import Analysis
+from onnxpart.inspection import outcomes
 from onnxpart.inspection.explain import Advice, Axis, Why
 from onnxpart.inspection.sizes import Size, Sizes
 from onnxpart.inspection.tie_graph import Cause
-from onnxpart.planning.partition import partition_of
-from onnxpart.planning.plan import InitializerPlan, Layer, Plan
+from onnxpart.planning.plan import Plan
 from onnxpart.verification.oracles import Finding, Verdict
 
 LISTED = 8
@@ -87,29 +85,10 @@ def sizes_table(sizes: Sizes) -> Table:
     return table
 
 
-def outcome(layer: Layer, meeting: frozenset[str]) -> str:
-    """What became of a layer.
-
-    :param layer: as the plan has it.
-    :param meeting: titles of the reductions.
-    """
-    if layer.parts:
-        return "divided"
-    if layer.node in meeting and layer.reason.startswith("it is tied to the output"):
-        return "shared: output layer"
-    return f"not divided: {layer.reason}"
-
-
-def outcomes(analysis: Analysis, plan: Plan) -> list[str]:
-    """What became of each of the plan's layers."""
-    meeting = frozenset(analysis.ops[i].title for i in partition_of(analysis, plan).division.meetings)
-    return [outcome(layer, meeting) for layer in plan.layers]
-
-
-def layers_table(plan: Plan, outcomes: Sequence[str]) -> Table:
+def layers_table(plan: Plan, became: Sequence[str]) -> Table:
     """One row per layer: units, classes that move together, units of each part, what became of it."""
     table = _table("layer", "units", "classes", "per part", "", right=("units", "classes", "per part"))
-    for layer, what in zip(plan.layers, outcomes, strict=True):
+    for layer, what in zip(plan.layers, became, strict=True):
         counts = [f"{layer.parts[a]}" if a == b else f"{b - a + 1} x {layer.parts[a]}" for a, b in _runs(layer.parts)]
         table.add_row(layer.node, str(layer.units), str(layer.classes), ", ".join(counts), what)
     return table
@@ -175,35 +154,10 @@ def _freed(advice: Sequence[Advice], what: str) -> list[str]:
     return [f"  {what} with {' or with '.join(tried)}"] if tried else []
 
 
-def role(initializer: InitializerPlan, k: int) -> str:
-    """How an initializer merges, in a few words."""
-    if initializer.constant:
-        return "constant"
-    if initializer.reduces:
-        return "joined, divided by K"
-    if initializer.stored == "apart":
-        return "replicated: mean over the parts"
-    divided = any(initializer.part_shape(p) != initializer.shape for p in range(k))
-    return "joined" if divided else "shared: mean over the parts"
-
-
-def initializers(plan: Plan) -> list[dict[str, Any]]:
-    """For each floating-point initializer its name, shape in the whole and in the parts, and how it merges."""
-    return [
-        {
-            "name": initializer.name,
-            "shape": initializer.shape,
-            "parts": [initializer.part_shape(p) for p in range(plan.k)],
-            "merging": role(initializer, plan.k),
-        }
-        for initializer in plan.initializers
-    ]
-
-
 def initializers_table(plan: Plan) -> Table:
-    """How each floating-point initializer merges, one row for each (see `initializers`)."""
+    """How each floating-point initializer merges, one row for each (see `outcomes.of_initializers`)."""
     table = _table("initializer", "shape", "in the parts", "merging")
-    for row in initializers(plan):
+    for row in outcomes.of_initializers(plan):
         shapes = row["parts"]
         pieces = ", ".join(f"{b - a + 1} x {_shape(shapes[a])}" for a, b in _runs(shapes))
         table.add_row(row["name"], _shape(row["shape"]), pieces, row["merging"])

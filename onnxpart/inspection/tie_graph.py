@@ -22,6 +22,9 @@ Kind = Literal["output", "barrier", "operator", "soft tie", "mix", "narrow", "sh
 up; a mix that was duplicated; a layer of fewer than K classes; what every part has; nothing made them here."""
 
 
+FIRST_ORDER = Order(ORDERS[0], 0)
+
+
 @dataclass(frozen=True)
 class Step:
     """One tie: `node` makes units of `source` and of `target` the same (`reason`: why, where the tie is soft)."""
@@ -42,13 +45,29 @@ class Cause:
     classes: int | None = None
 
 
-class Ties:
-    """What was decided about an analysis for K equal parts, and what ties its labels to one another."""
+@dataclass(frozen=True)
+class _Ways:
+    """Ways to causes: how near each label is (its `place`; the number of labels where no way leads from it), the label
+    `before` it as seen from the cause, and the cause `of` each label that one is about.
+    """
 
-    def __init__(self, analysis: Analysis, k: int) -> None:
+    place: NDArray[np.int64]
+    before: NDArray[np.int32]
+    of: dict[int, Cause]
+
+
+class Ties:
+    """What was decided about an analysis for K parts, and what ties its labels to one another.
+
+    `shares` are the relative sizes of the parts, equal when omitted, and `order` is how units are dealt out to them.
+    """
+
+    def __init__(
+        self, analysis: Analysis, k: int, shares: Sequence[int] | None = None, order: Order = FIRST_ORDER
+    ) -> None:
         self.analysis = analysis
         self.k = k
-        self.trial, self.decision, self.parts = settle(analysis, (1,) * k, Order(ORDERS[0], 0))
+        self.trial, self.decision, self.parts = settle(analysis, shares or (1,) * k, order)
 
     @cached_property
     def _edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], list[tuple[int, str]]]:
@@ -86,20 +105,31 @@ class Ties:
         for choice in self.decision.failed:
             if choice.drop is not None and np.isin(labels, choice.drop).any():
                 return (), Cause("mix" if choice.mix else "soft tie", self.title(choice.node), choice.reason)
-        order, before = self._walk(labels)
-        place = np.full(self.trial.labels.count, len(order))
-        place[order] = np.arange(len(order))
-        reached = place < len(order)
-        found = self._reached(self._decrees, reached) or self._reached(self._silent, reached)
-        if not found:
-            return self._joined(labels, start), self._without_decree(reached)
-        f, cause = min(found, key=lambda entry: int(place[entry[0]].min()))
-        end = int(f.ravel()[np.argmin(place[f.ravel()])])
-        return tuple(self._steps(end, before, start)), cause
+        for causes in (self._to_decrees, self._to_silent):
+            nearest = labels[np.argmin(causes.place[labels])]
+            if causes.place[nearest] < self.trial.labels.count:
+                end, steps = self._steps(int(nearest), causes.before, start)
+                return tuple(steps), causes.of[end]
+        return self._joined(labels, start), self._without_decree(labels)
 
-    @staticmethod
-    def _reached(causes: Sequence[tuple[Field, Cause]], reached: NDArray[np.bool_]) -> list[tuple[Field, Cause]]:
-        return [(f, cause) for f, cause in causes if reached[f].any()]
+    @cached_property
+    def _to_decrees(self) -> _Ways:
+        return self._ways(self._decrees)
+
+    @cached_property
+    def _to_silent(self) -> _Ways:
+        return self._ways(self._silent)
+
+    def _ways(self, causes: Sequence[tuple[Field, Cause]]) -> _Ways:
+        """The way from every label to the nearest of some causes."""
+        of: dict[int, Cause] = {}
+        for f, cause in causes:
+            for label in np.unique(f).tolist():
+                of.setdefault(label, cause)
+        order, before = self._walk(np.fromiter(of, np.int32, len(of)))
+        place = np.full(self.trial.labels.count, self.trial.labels.count)
+        place[order] = np.arange(len(order))
+        return _Ways(place, before, of)
 
     @cached_property
     def _decrees(self) -> list[tuple[Field, Cause]]:
@@ -148,21 +178,20 @@ class Ties:
         """The chain of ties that joins two of the `labels`, the farthest from each other; empty where none does."""
         order, before = self._walk(labels[:1])
         met = order[np.isin(order, labels)]
-        return tuple(self._steps(int(met[-1]), before, start))
+        return tuple(self._steps(int(met[-1]), before, start)[1])
 
-    def _steps(self, end: int, before: NDArray[np.int32], start: str) -> list[Step]:
-        """The ties on the way to label `end`, in order."""
+    def _steps(self, label: int, before: NDArray[np.int32], start: str) -> tuple[int, list[Step]]:
+        """The ties on the way from a label, which is called `start`, to where a walk began, and the label there."""
         left, right, number, origins = self._edges
         steps: list[Step] = []
-        hub = len(before) - 1
-        while before[end] != hub:
-            source = int(before[end])
-            here = (left == source) & (right == end) | (left == end) & (right == source)
+        name = start
+        while before[label] != len(before) - 1:
+            target = int(before[label])
+            here = (left == label) & (right == target) | (left == target) & (right == label)
             node, reason = origins[number[np.argmax(here)]]
-            name = start if before[source] == hub else self._name(source)
-            steps.append(Step(self.title(node), name, self._name(end), reason))
-            end = source
-        return steps[::-1]
+            steps.append(Step(self.title(node), name, self._name(target), reason))
+            label, name = target, steps[-1].target
+        return label, steps
 
     def _name(self, label: int) -> str:
         names, owner = self._owners
@@ -181,9 +210,11 @@ class Ties:
                     names.append(along(name, f))
         return names, owner
 
-    def _without_decree(self, reached: NDArray[np.bool_]) -> Cause:
+    def _without_decree(self, labels: NDArray[np.int32]) -> Cause:
         """Why units are undivided that nothing shares: too few of them, or not made by any contraction."""
         roots = self.trial.labels.roots
+        reached = np.zeros(self.trial.labels.count, bool)
+        reached[self._walk(labels)[0]] = True
         home = next((i for i, (f, _) in enumerate(roots) if reached[f].any()), None)
         if home is None:
             return Cause("input", "", "no contraction makes these units")

@@ -14,7 +14,7 @@ from onnxpart.storage.safetensors import read_metadata
 
 MARK = {"onnxpart.written": "yes"}
 """What a file that says nothing else of onnxpart carries among its metadata."""
-GENERATOR = "<!-- written by onnxpart report -->"
+GENERATOR = "<!-- written by onnxpart -->"
 """What a page carries at its beginning, and a picture beside it as its software."""
 _PREFIX, _HEAD = "onnxpart.", 1024
 _KNOWN = re.compile(
@@ -81,6 +81,8 @@ def is_own(path: Path) -> bool:
         head = file.read(_HEAD)
     if not head or GENERATOR.encode() in head:
         return True
+    if path.suffix == ".json":
+        return any(f'"{key}"'.encode() in head for key in MARK)
     try:
         if path.suffix == ".safetensors":
             return any(map(is_mark, read_metadata(path)))

@@ -10,7 +10,9 @@ from rich.table import Table
 from models import BUILDERS
 from onnxpart import analyse, load, plan, verify
 from onnxpart.cli import tables
+from onnxpart.inspection import outcomes
 from onnxpart.inspection.sizes import measure
+from onnxpart.planning.planner import partition
 
 
 def text(table: Table) -> list[list[str]]:
@@ -47,8 +49,8 @@ def test_equal_parts_are_one_row() -> None:
 
 def test_layers_say_what_became_of_them() -> None:
     analysis = analyse(load(BUILDERS["lenet"]()))
-    made = plan(analysis, 2)
-    rows = text(tables.layers_table(made, tables.outcomes(analysis, made)))
+    made = partition(analysis, 2)
+    rows = text(tables.layers_table(made.plan, outcomes.of_layers(made)))
     assert [(row[0], row[1], row[3], row[4]) for row in rows] == [
         ("Conv 'conv1'", "20", "2 x 10", "divided"),
         ("Conv 'conv2'", "50", "2 x 25", "divided"),

@@ -1,0 +1,1 @@
+"""What a partition is, as a page to look at."""

@@ -1,0 +1,1 @@
+"""The page of a partition in a browser: examples, tests, pictures."""
