@@ -25,15 +25,15 @@ from onnxpart.merging.net2wider import NOISE, widen_streams
 from onnxpart.merging.optimizer_state import (
     OptimizerState,
     found_states,
-    leave_state,
     merge_states,
+    save_state,
+    save_trained,
     state_file,
 )
 from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import METADATA, METADATA_PART, Plan, copy_name
-from onnxpart.storage.atomic import clear, replacing_folder, withdrawn
+from onnxpart.storage.atomic import clear, replacing_folder
 from onnxpart.storage.draft import Draft, empty, fill
-from onnxpart.storage.onnx_file import save
 from onnxpart.storage.outputs import MARK, check_file, check_folder
 from onnxpart.storage.rows import Cast, Rows, Stream
 from onnxpart.storage.safetensors import save_arrays
@@ -49,8 +49,8 @@ def read_plan(folder: Path) -> Plan:
     :raises MergeError: when there is none, or it can't be read.
     """
     path, part = folder / PLAN, folder / part_file(0)
-    if not folder.exists():
-        clear(folder.parent)  # which puts back what was set aside when its writer was killed
+    for place in (folder.parent, folder):
+        clear(place)  # what a command that was killed had ready, or set aside, takes its place
     if path.is_file():
         return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
     props = metadata_of(load(part).proto) if part.is_file() else {}
@@ -261,7 +261,7 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
     with replacing_folder(out) as fresh:
         merged.write(fresh)
         for p, state in enumerate(merge_states_to(plan, merged.plan, states) if states else ()):
-            leave_state(state, fresh / part_file(p))
+            save_state(state, state_file(fresh / part_file(p)))
     return merged
 
 
@@ -320,14 +320,11 @@ def _check_model(path: Path, force: bool, read: list[Path]) -> None:
 
 
 def _save(draft: Draft, state: OptimizerState | None, path: Path) -> None:
-    """Write a model that says where it is from, and its optimiser's state; the old one's never stands beside it."""
+    """Write a model that says where it is from, and its optimiser's state, both at once."""
     found = metadata_of(draft.proto)
     if METADATA not in found:
         helper.set_model_props(draft.proto, found | MARK)
-    with withdrawn(state_file(path)):
-        save(draft, path)
-    if state is not None:
-        leave_state(state, path)
+    save_trained([path], [(draft, state)])
 
 
 def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:

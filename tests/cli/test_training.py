@@ -24,9 +24,10 @@ from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.load import load
 from onnxpart.merging.folder import read_plan
 from onnxpart.merging.optimizer_state import load_state, merge_states
+from onnxpart.storage.onnx_file import save
 from onnxpart.torch import import_onnx
 from onnxpart.torch.data.batch import Batch
-from onnxpart.torch.runs.trained_file import deviation, write_weights
+from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training.objective import find_objective
 from onnxpart.torch.training.series import Series
 from onnxpart.torch.training.settings import EngineKind
@@ -550,7 +551,7 @@ def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
     objective = find_objective("cross_entropy", model)
     module = import_onnx(objective.cut(model))
     batch = (torch.from_numpy(samples()["x"]),), torch.zeros(45, dtype=torch.int64)
-    write_weights(module, here / "softmax.onnx", here / "copy.onnx")
+    save(with_weights(module, here / "softmax.onnx"), here / "copy.onnx")
     assert deviation(module, objective, here / "copy.onnx", batch) < 1e-5
     for name, tensor in load(here / "copy.onnx").initializers.items():
         changed = onnx.load_model("copy.onnx")

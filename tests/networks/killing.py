@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,15 @@ def killed_runs(start: Path, work: Path, call: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    """Do so with a command of onnxpart: folder to start from, folder to work in, and its arguments."""
+    """Do so with a command of onnxpart: folder to start from, folder to work in, and its arguments.
+
+    Instead of a command there may be a function, as module:function.
+    """
     start, work, *arguments = sys.argv[1:]
+    if ":" in arguments[0]:
+        module, _, name = arguments[0].partition(":")
+        print(killed_runs(Path(start), Path(work), getattr(import_module(module), name)))
+        return
     import onnxpart.cli.app as cli
     import onnxpart.emission.scale_output
     import onnxpart.merging.folder  # noqa: F401

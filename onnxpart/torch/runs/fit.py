@@ -13,13 +13,13 @@ from statistics import median
 
 from torch import nn
 
-from onnxpart.emission.split import WHOLE, Split, part_file
+from onnxpart.emission.split import WHOLE, Split, part_files
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder as folders
-from onnxpart.merging.optimizer_state import leave_state
+from onnxpart.merging.optimizer_state import save_trained
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
@@ -37,7 +37,7 @@ from onnxpart.torch.runs.stages import (
     run_stages,
 )
 from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
-from onnxpart.torch.runs.trained_file import deviation, write_weights
+from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
@@ -173,13 +173,14 @@ class _Run:
         rounds, task, out = self.rounds, self.task, self.out
         parts, ensemble = self._parts(stops)
         trained = len(parts.curves[0])
-        for p, module in enumerate(parts.modules):
-            write_weights(module, out / PARTS / part_file(p), out / PARTS / part_file(p))
+        files = part_files(out / PARTS, len(parts.modules))
+        trained_parts = zip(parts.modules, files, strict=True)
+        save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
         merged, whole = self._whole(parts, trained, edges)
         module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
         alone = self._baseline() if baseline else []
-        write_weights(module, out / PARTS / WHOLE, out / TRAINED)
-        leave_state(whole.states[0] if whole.states else None, out / TRAINED)
+        state = whole.states[0] if whole.states else None
+        save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
         return Fit(
             out / TRAINED,
             rounds.last.plan,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from onnxpart import __version__
-from onnxpart.storage.atomic import write_bytes
+from onnxpart.storage.atomic import replacing_files, write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS, Fit
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
@@ -91,9 +91,10 @@ def save(data: dict[str, Any], found: Fit, folder: Path) -> None:
 
     :raises ModelError: when they can't be written.
     """
-    write_bytes(folder / REPORT, (json.dumps(data, indent=1) + "\n").encode())
-    write_bytes(folder / PAGE, ("\n".join(page(data)) + "\n").encode())
-    _plot(data, found, folder / CURVES)
+    with replacing_files(folder) as fresh:
+        write_bytes(fresh / REPORT, (json.dumps(data, indent=1) + "\n").encode())
+        write_bytes(fresh / PAGE, ("\n".join(page(data)) + "\n").encode())
+        _plot(data, found, fresh / CURVES)
     checkpoint.remove(folder / CHECKPOINTS)
 
 
