@@ -30,9 +30,7 @@ from onnxpart.storage.atomic import (
 )
 from onnxpart.storage.onnx_file import data_files, save
 from tests.networks.command import run
-
-ROOT = Path(__file__).parents[2]
-SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+from tests.networks.killing import killed, left_behind
 
 
 def network(value: float) -> ModelProto:
@@ -66,23 +64,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         run("split", f"{name}.onnx", "-k", 2, "-o", name)
         run("split", f"{name}.onnx", "-k", 4, "-o", f"{name}_four")
     return folder
-
-
-def killed(start: Path, *arguments: object) -> list[Path]:
-    """The folders that are there after a command was killed at its steps, the last of them when it ended."""
-    work = start.parent / "work"
-    command = [sys.executable, "-m", "tests.networks.killing", start, work, *arguments]
-    done = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, env=os.environ | SINGLE, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = [work / str(number) for number in range(1, int(done.stdout.split()[-1]) + 1)]
-    assert len(found) >= 4
-    return found
-
-
-def left_behind(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if NEW in path.name]
 
 
 def values(model: Path) -> set[float]:
