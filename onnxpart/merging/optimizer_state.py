@@ -140,11 +140,10 @@ def save_trained(files: Sequence[Path], trained: Iterable[tuple[Draft, Optimizer
     :param trained: the model of each, and the state; without one, what is there goes, which is of other weights.
     :raises ModelError: when they can't be written; all is as it was, then.
     """
-    folder = files[0].parent
     outdated = [name for path in files for name in (*own_data(path), state_file(path).name)]
-    with replacing_files(folder, outdated) as fresh:
+    with replacing_files(files[0], outdated) as fresh:
         for path, (model, state) in zip(files, trained, strict=True):
-            write(model, fresh / path.name, folder)
+            write(model, fresh / path.name, path.parent)
             if state is not None:
                 save_state(state, fresh / state_file(path).name)
 

@@ -53,7 +53,7 @@ def write(records: Records, path: Path) -> list[Path]:
     if path.suffix == ".md":
         for file in pictures:
             check_file(file, True, records.files)
-        with replacing_files(path.parent) as fresh:
+        with replacing_files(path) as fresh:
             for file, picture in pictures.items():
                 write_bytes(fresh / file.name, picture)
             write_bytes(fresh / path.name, f"{GENERATOR}\n\n{text}".encode())

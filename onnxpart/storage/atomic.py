@@ -63,20 +63,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing_files(folder: Path, outdated: Iterable[str] = ()) -> Iterator[Path]:
-    """A folder whose files take their places in another all at once at the end, or vanish when something goes wrong.
+def replacing_files(path: Path, outdated: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder for `path` and files beside it: all take their places at once at the end, or all vanish on an error.
 
     When all are there it gets a name that says so. From then on whoever comes next (see `clear`) puts in place what its
     writer didn't. A file takes its place after those whose names begin with its own: a model after its external data.
 
-    :param folder: where the files go. :param outdated: names there of what is removed then, unless it is replaced.
+    :param outdated: names of what else is beside `path` and is removed then, unless it is replaced.
     :raises ModelError: when they can't be written, or something else than a file is there.
     """
+    folder = path.parent
     clear(folder)
     try:
-        fresh = Path(tempfile.mkdtemp(dir=folder, prefix=_prefix("files"), suffix=f".{NEW}"))
+        fresh = Path(tempfile.mkdtemp(dir=folder, prefix=_prefix(path.name), suffix=f".{NEW}"))
     except OSError as error:
-        raise _unwritable(folder, error, "choose another place") from None
+        raise _unwritable(path, error, "choose another place") from None
     try:
         yield fresh
         names = names_in(fresh)
@@ -86,7 +87,7 @@ def replacing_files(folder: Path, outdated: Iterable[str] = ()) -> Iterator[Path
         ready = fresh.rename(fresh.with_suffix(f".{READY}"))
         _settle(ready, folder)
     except OSError as error:
-        raise _unwritable(folder, error, "free space or choose another place") from None
+        raise _unwritable(path, error, "free space or choose another place") from None
     except ModelError as error:
         raise ModelError(str(error).replace(str(fresh), str(folder))) from None
     finally:

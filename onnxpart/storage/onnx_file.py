@@ -159,7 +159,7 @@ def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     check_plain(path)
-    with replacing_files(path.parent, own_data(path)) as fresh:
+    with replacing_files(path, own_data(path)) as fresh:
         write(model, fresh / path.name, path.parent)
 
 

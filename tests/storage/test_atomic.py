@@ -189,7 +189,7 @@ def test_a_folder_stays_where_the_new_one_fails(tmp_path: Path) -> None:
 
 def replaced(folder: Path = Path(), *, fail: bool = False) -> None:
     """Replace two of four files and remove two."""
-    with replacing_files(folder, ["a.onnx.data", "b", "c"]) as fresh:
+    with replacing_files(folder / "a.onnx", ["a.onnx.data", "b", "c"]) as fresh:
         for name in ("a.onnx", "a.onnx.1.data", "b"):
             (fresh / name).write_text("new")
         if fail:

@@ -91,7 +91,7 @@ def save(data: dict[str, Any], found: Fit, folder: Path) -> None:
 
     :raises ModelError: when they can't be written.
     """
-    with replacing_files(folder) as fresh:
+    with replacing_files(folder / PAGE) as fresh:
         write_bytes(fresh / REPORT, (json.dumps(data, indent=1) + "\n").encode())
         write_bytes(fresh / PAGE, ("\n".join(page(data)) + "\n").encode())
         _plot(data, found, fresh / CURVES)
