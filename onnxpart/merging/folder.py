@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from onnxpart.emission.scale_output import scale_output
 from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, Split, part_file, part_files
 from onnxpart.errors import MergeError, UsageError
 from onnxpart.frontend.load import load, stored_arrays
+from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import metadata_of
 from onnxpart.ir.redraft import redraft
-from onnxpart.ir.trainable import FLOATS
-from onnxpart.merging.cross_weights import draw_streams
+from onnxpart.ir.trainable import FLOATS, frozen
+from onnxpart.merging.cross_weights import ZERO, Edges, between, fill_edges
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
 from onnxpart.merging.net2wider import NOISE, widen_streams
@@ -41,6 +43,16 @@ from onnxpart.storage.safetensors import save_arrays
 _FLOAT_TYPES = frozenset(np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for kind in FLOATS)
 _NAMED = 8
 """So many initializers are named in a warning."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Names of merged initializers; of those with cross weights, which `kept` them, and others, drawn with `spread`."""
+
+    names: list[str]
+    kept: list[str]
+    others: list[str]
+    spread: float
 
 
 def read_plan(folder: Path) -> Plan:
@@ -193,11 +205,10 @@ def merge_folder(
     parts: Sequence[Path] | None = None,
     into: Into = "duplicated",
     normalize: Normalize = "weights",
-    edges: float = 0.0,
-    seed: int = 0,
+    edges: Edges = ZERO,
     initializers: Path | None = None,
     force: bool = False,
-) -> list[str]:
+) -> Merged:
     """Merge the parts of a folder into a file (see `merge.merge`); external data go from file to file, row by row.
 
     The states that training left beside the parts are merged, too, and left beside the file (see `optimizer_state`).
@@ -207,11 +218,10 @@ def merge_folder(
     :param parts: files of the parts (see `part_arrays`).
     :param into: the duplicated whole, or the original graph.
     :param normalize: what is divided by K: the weights of the output, or the output itself.
-    :param edges: how cross weights start (see `cross_weights.draw_edges`).
-    :param seed: of the cross weights.
+    :param edges: how cross weights start; those of parameters that the network says are frozen are kept.
     :param initializers: a safetensors file to write the merged initializers to.
     :param force: replace files that exist.
-    :returns: names of the merged initializers.
+    :returns: the merged initializers, and what became of their cross weights.
     :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `scale_output`).
     :raises ModelError: when a file can't be read or written.
     """
@@ -223,10 +233,13 @@ def merge_folder(
         check_file(initializers, force, read)
     if out is not None and initializers is not None and out.resolve() == initializers.resolve():
         raise UsageError(f"{out} can't hold both the model and its initializers; name two files.")
+    edges.check(plan)
     base = original(folder, plan) if into == "original" else read_whole(folder, plan)
     arrays = in_types_of(base, part_arrays(folder, plan, parts))
     merged = merge_streams(plan, arrays, into=into, normalize=normalize)
-    merged = draw_streams(plan, merged, edges, seed=seed)
+    edges = edges.keeping(frozen(base.proto))
+    network = {name: rows_of(base, name) for name in between(plan) if name in base.initializers}
+    merged = fill_edges(plan, merged, network, edges)
     whole = filled(base, merged)
     if normalize == "output":
         whole = Draft(scale_output(whole.proto, plan), whole.streams)
@@ -236,7 +249,8 @@ def merge_folder(
         states = _states(folder, plan, parts)
         state = merge_states(plan, states, into=into, normalize=normalize) if states else None
         _save(whole, state, out)
-    return sorted(merged)
+    kept, others = ([name for name in network if edges.keeps(name) == keeps] for keeps in (True, False))
+    return Merged(sorted(merged), kept, others, edges.spread)
 
 
 def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None = None, force: bool = False) -> Split:

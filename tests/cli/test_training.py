@@ -22,6 +22,7 @@ from onnxpart import arrays, merge
 from onnxpart.cli import training as cli_train
 from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.load import load
+from onnxpart.ir.trainable import FROZEN
 from onnxpart.merging.folder import read_plan
 from onnxpart.merging.optimizer_state import load_state, merge_states
 from onnxpart.storage.onnx_file import save
@@ -362,6 +363,23 @@ def test_a_baseline_is_the_whole_alone(rates: list[float]) -> None:
 def test_recipes_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:
     assert run("fit", "chain.onnx", "--epochs", 2, *DATA, *options, code=2).stderr.startswith(f"error: {sentence}")
     assert not Path("chain_fit").exists()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("engine", ["series", "fused", "processes"])
+def test_frozen_parameters_are_neither_trained_nor_cut(engine: str) -> None:
+    model = onnx.load_model("chain.onnx")
+    onnx.helper.set_model_props(model, {FROZEN: '["conv2.weight"]'})
+    onnx.save_model(model, "held.onnx")
+    options = (*DATA[:-1], engine, "--epochs", 2, "--merge-at", 1)
+    report = run_json("fit", "held.onnx", "-o", "out", *options)
+    assert report["kept"] == ["conv2.weight"]
+    before, after = arrays("chain.onnx"), arrays("out/trained.onnx")
+    unchanged = {name for name, array in before.items() if np.array_equal(after[name], array)}
+    assert unchanged & {"conv1.weight", "conv2.weight", "logits.weight"} == {"conv2.weight"}
+    run("train", "out/parts", *DATA, "--epochs", 1)
+    run("merge", "out/parts", "-o", "merged.onnx")
+    assert np.array_equal(arrays("merged.onnx")["conv2.weight"], before["conv2.weight"])
 
 
 @pytest.mark.usefixtures("here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import json
 import logging
 import os
 import tempfile
@@ -20,7 +21,8 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, UsageError
-from onnxpart.ir.protos import captured, constant_node, unused
+from onnxpart.ir.protos import captured, constant_node, metadata_of, unused
+from onnxpart.ir.trainable import FROZEN
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.storage.rows import stream
@@ -47,7 +49,8 @@ def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[st
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
     Here all of them stay: every parameter that the module's outputs depend on is an initializer of its own name and
     layout, other constants and buffers are Constant nodes. The file itself computes what the module does in evaluation
-    mode, and its gradients are the module's: both are tried. Its first axis is symbolic. The module is left as it was,
+    mode, and its gradients are the module's: both are tried. It says which parameters are frozen, and its first axis
+    is symbolic. The module is left as it was,
     its mode and buffers included.
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
@@ -282,6 +285,10 @@ def _for_training(draft: Draft, module: nn.Module) -> Draft:
     graph.node.extend(nodes)
     as_dropouts(graph)
     _name_outputs(graph)
+    held = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    if held & own:
+        found = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(held.intersection(t.name for t in weights)))}
+        onnx.helper.set_model_props(draft.proto, found)
     return Draft(draft.proto, streams)
 
 
