@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import json
@@ -27,6 +28,7 @@ from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.check import difference
+from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.tensors import to_array
@@ -91,16 +93,25 @@ class _Call:
         return self.module(*inputs.values()) if self.args else self.module(**inputs)
 
     def torchscript(self, folder: Path) -> ir.Model:
-        """Trace the module as it is."""
+        """Trace the module as it is.
+
+        :raises OnnxpartError: where a number is taken out of the inputs, which would be that of the example's.
+        """
         from onnxscript import ir
 
         path = folder / "traced.onnx"
         axes = {name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched}
-        with _by_position(self.module, list(self.kwargs)):
+        with _traceable(self.module, list(self.kwargs)) as watches:
             torch.onnx.export(
                 self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
                 dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
             )  # fmt: skip
+        place = next((watch.place for watch in watches if watch.place), "")
+        if place:
+            raise OnnxpartError(
+                f"at {place} the module takes a number out of what it computes from its inputs, as for a branch, and "
+                "tracing freezes it at that of the example's"
+            )
         return ir.load(path)
 
     def dynamo(self, _: Path) -> ir.Model:
@@ -116,14 +127,25 @@ class _Call:
 
 
 @contextlib.contextmanager
-def _by_position(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default."""
-    given = module.__dict__.get("forward")
+def _traceable(module: nn.Module, names: Sequence[str]) -> Iterator[list[Watch]]:
+    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default.
+
+    :returns: a watch for each time that it runs.
+    """
+    given, watches = module.__dict__.get("forward"), list[Watch]()
     forward = module.forward
+
+    @functools.wraps(forward)
+    def watched(*values: Tensor) -> object:
+        with Watch(values) as watch:
+            watches.append(watch)
+            return forward(**dict(zip(names, values, strict=True))) if names else forward(*values)
+
     if names:
-        module.__dict__["forward"] = lambda *values: forward(**dict(zip(names, values, strict=True)))
+        del watched.__wrapped__
+    module.__dict__["forward"] = watched
     try:
-        yield
+        yield watches
     finally:
         module.__dict__.pop("forward", None)
         if given is not None:
@@ -212,6 +234,8 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
                 problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
         except ImportError as error:
             problem = f"it needs {error.name} (pip install {error.name})"
+        except OnnxpartError as error:
+            problem = str(error)
         except Exception as error:  # whatever the module or the exporter raises: they share no base class
             problem = _first_line(error)
         if problem is None:

@@ -48,7 +48,11 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     proto = inlined(proto)
     own_statistics(proto)
     names = frozenset(_constants(proto, folder))
-    inputs = [value.name for value in proto.graph.input if value.name not in names]
+    inputs = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+        for value in proto.graph.input
+        if value.name not in names
+    }
     builder = _built(proto, folder)
     while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
         proto = with_branches(proto, builder.scope.taken)
