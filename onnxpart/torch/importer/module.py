@@ -39,7 +39,7 @@ class ImportedModule(nn.Module):
             inputs = (*inputs, *self._in_order(named, self.inputs[len(inputs) :]))
         for name, value, sizes in zip(self.inputs, inputs, self.sizes, strict=False):
             for axis, (size, wanted) in enumerate(zip(value.shape[1:], sizes, strict=False), 1):
-                if wanted not in (0, size):
+                if wanted and size != wanted:
                     raise OnnxpartError(
                         f"the input {name!r} has size {size} along axis {axis}, the model is made for {wanted}; feed "
                         "that, or export the model anew with such an input."
