@@ -16,7 +16,7 @@ import typer
 from onnxpart import __version__
 from onnxpart.analysis.walk import analyse
 from onnxpart.cli import reporting, tables, training
-from onnxpart.cli.training import Edges
+from onnxpart.cli.training import EdgesText, edges_of
 from onnxpart.emission.initial import INITS
 from onnxpart.emission.split import part_files, split
 from onnxpart.errors import OnnxpartError, UsageError
@@ -266,7 +266,7 @@ def merge_(
     normalize: Annotated[
         Normalize, typer.Option(help="Divide by K the weights of the output, or the output itself.")
     ] = "weights",
-    edges: Edges = 0.0,
+    edges: EdgesText = "0",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights between parts.")] = 0,
     initializers: Annotated[
         Path | None,
@@ -279,7 +279,7 @@ def merge_(
 ) -> None:
     """Merge trained parts into the whole network, or into fewer and larger parts."""
     if to is not None:
-        if (into, normalize, edges, initializers) != ("duplicated", "weights", 0.0, None):
+        if (into, normalize, edges, initializers) != ("duplicated", "weights", "0", None):
             raise UsageError(
                 "--to writes parts; leave out --into, --normalize, --edges and --initializers until the last merge."
             )
@@ -290,16 +290,18 @@ def merge_(
         out = source / "merged.onnx"
     with tables.busy(f"merging {source}"):
         merged = folder.merge_folder(
-            source, out, parts=parts, into=into, normalize=normalize, edges=edges, seed=seed, initializers=initializers,
-            force=force,
+            source, out, parts=parts, into=into, normalize=normalize, edges=edges_of(edges, seed),
+            initializers=initializers, force=force,
         )  # fmt: skip
     written = {"model": out, "initializers": initializers}
     if as_json:
         names = {name: None if path is None else str(path) for name, path in written.items()}
-        _print_json({**names, "k": planned.k, "into": into, "normalize": normalize, "merged": merged})
+        _print_json(
+            {**names, "k": planned.k, "into": into, "normalize": normalize, "merged": merged.names, "kept": merged.kept}
+        )
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
-    _print(f"merged {len(merged)} initializers of {planned.k} parts into {files}")
+    _print(f"merged {len(merged.names)} initializers of {planned.k} parts into {files}", *tables.edges(merged))
 
 
 def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, force: bool, as_json: bool) -> None:

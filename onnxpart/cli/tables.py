@@ -13,6 +13,7 @@ from onnxpart.inspection import outcomes
 from onnxpart.inspection.explain import Advice, Axis, Why
 from onnxpart.inspection.sizes import Size, Sizes
 from onnxpart.inspection.tie_graph import Cause
+from onnxpart.merging.folder import Merged
 from onnxpart.planning.plan import Plan
 from onnxpart.verification.oracles import Finding, Verdict
 
@@ -166,6 +167,15 @@ def initializers_table(plan: Plan) -> Table:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
+
+
+def edges(merged: Merged) -> Iterator[str]:
+    """What became of the weights between parts, by initializer."""
+    if merged.kept:
+        yield f"weights between parts stay as they were in {', '.join(merged.kept)}"
+    if merged.others:
+        start = f"are drawn with {merged.spread:g} of the others' deviation" if merged.spread else "start at zero"
+        yield f"weights between parts {start} in {', '.join(merged.others)}"
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:

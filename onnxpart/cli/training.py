@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -22,17 +23,19 @@ from onnxpart.errors import Interrupted, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.merging import folder
+from onnxpart.merging.cross_weights import Edges
 
 if TYPE_CHECKING:
     from onnxpart.torch.runs.task import RunOptions, Task
 
 ENGINES = ("auto", "series", "fused", "processes", "ray")
-Edges = Annotated[
-    float,
+EdgesText = Annotated[
+    str,
     typer.Option(
-        min=0,
-        metavar="SPREAD",
-        help="How weights between parts start: zero, or random, with this share of the other weights' deviation.",
+        "--edges",
+        metavar="SPREAD|keep[:NAME,..]",
+        help="How weights between parts start: zero; random, with this share of the other weights' deviation; or as "
+        "they were, in all initializers or those named. In frozen parameters they always stay.",
     ),
 ]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
@@ -122,6 +125,23 @@ class Training:
             self.resume,
         )
         return options
+
+
+def edges_of(text: str, seed: int = 0) -> Edges:
+    """Return how cross weights start, from the option's text.
+
+    :raises UsageError: when it says nothing of the kind.
+    """
+    how, _, names = text.partition(":")
+    if how == "keep":
+        return Edges(keep=frozenset(names.split(",")) if names else None, seed=seed)
+    try:
+        spread = float(text)
+    except ValueError:
+        spread = -1.0
+    if not 0 <= spread < inf:
+        raise UsageError(f"edges {text!r} aren't possible; give a share, as 0.5, or keep, or keep:NAME,NAME.")
+    return Edges(spread, seed=seed)
 
 
 def _with_training(command: Callable[..., None]) -> Callable[..., None]:
@@ -233,7 +253,7 @@ def fit(
             help=f"The parts' first weights: {', '.join(INITS)}; scaled if omitted, slices in the recipe paper."
         ),
     ] = None,
-    edges: Edges = 0.0,
+    edges: EdgesText = "0",
     outputs: Annotated[
         str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
     ] = None,
@@ -246,7 +266,7 @@ def fit(
 
     DIR gets trained.onnx, the report (report.md, report.json, curves.png), metrics.jsonl, and the split (parts/).
     """
-    options = training.options()
+    options, how = training.options(), edges_of(edges)
     loaded = load(model)
     loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
     target = out if out is not None else Path(f"{model.stem}_fit")
@@ -262,10 +282,10 @@ def fit(
             progress.note(task.objective.note if stage == runs.fit.PARTS else "")
             return progress.stage(stage, epochs, task.loss.metric)
 
-        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "edges": edges,
+        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "edges": how,
                 "baseline": baseline}  # fmt: skip
         found = runs.fit.fit(loaded, options, target, told, k=parts, recipe=chosen, **ways, force=force)
-        data = runs.fit_report.report(found, options, str(model), chosen, edges)
+        data = runs.fit_report.report(found, options, str(model), chosen, how)
         runs.fit_report.save(data, found, target)
     if training.as_json:
         typer.echo(json.dumps(data))

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxpart.analysis.rewrite import sizes
 from onnxpart.ir.arrays import rows_of
+from onnxpart.ir.trainable import frozen
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import slice_stream
 from onnxpart.storage.rows import Array, Stream, rows_shape, windows
@@ -45,12 +46,16 @@ INITS = ("slices", "he", "glorot", "scaled")
 def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, Stream]:
     """First weights of a part that aren't slices of the whole's (see `split`).
 
-    What is no weight of a contraction and, unless the slices are scaled, no bias, stays as sliced.
+    What is no weight of a contraction and, unless the slices are scaled, no bias, stays as sliced; so does what is
+    frozen.
     """
     analysis, result = partition.analysis, {}
+    held = frozen(analysis.model.proto)
     for number, initializer in enumerate(partition.plan.initializers):
         name, bound = initializer.name, 0.0
         rows = rows_of(analysis.model, name)
+        if name in held:
+            continue
         if name in analysis.state.weights:
             fan_in, fan_out = fans(partition, name, part)
             if init == "scaled":

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from enum import IntEnum
 from math import prod
 
-from onnx import NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxpart.ir.protos import is_onnx
+from onnxpart.ir.protos import is_onnx, metadata_of
 
 FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16))
 """The element types that are trained."""
+
+
+FROZEN = "frozen_parameters"
+"""Key under which a model names, as a list in JSON, parameters that aren't trained."""
+
+
+def frozen(proto: ModelProto) -> frozenset[str]:
+    """The parameters of a model that aren't trained, as it says itself."""
+    try:
+        names = json.loads(metadata_of(proto).get(FROZEN, "[]"))
+    except ValueError:
+        names = []
+    return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
 class Kind(IntEnum):

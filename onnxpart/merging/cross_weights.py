@@ -1,15 +1,90 @@
-"""Cross weights: the weights between units of different parts, which no part has. Zero after a merge, or drawn here."""
+"""Cross weights: those between units of different parts, which no part has. Zero after a merge, or filled here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
 
 from onnxpart.errors import UsageError
 from onnxpart.planning.plan import InitializerPlan, Plan
-from onnxpart.storage.rows import CHUNK, Array, Stream, stream, windows
+from onnxpart.storage.rows import CHUNK, Array, Rows, Stream, stream, windows
+
+_NAMED = 8
+"""So many initializers are named in an error."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """How cross weights start: at zero, drawn with a `spread` (see `draw_edges`), or as in the network that was split.
+
+    `keep` names the initializers that keep theirs, whatever the spread; None: all do.
+    """
+
+    spread: float = 0.0
+    keep: frozenset[str] | None = frozenset()
+    seed: int = 0
+
+    def keeps(self, name: str) -> bool:
+        """Whether an initializer keeps its cross weights."""
+        return self.keep is None or name in self.keep
+
+    def keeping(self, names: Collection[str]) -> Edges:
+        """The same, and these initializers keep theirs, too."""
+        return self if self.keep is None else replace(self, keep=self.keep | frozenset(names))
+
+    def check(self, plan: Plan) -> None:
+        """Check that what is named has cross weights.
+
+        :raises UsageError: when it hasn't.
+        """
+        have = between(plan)
+        for name in sorted((self.keep or frozenset()) - set(have)):
+            some = f"; name some of {', '.join(have[:_NAMED])}" if have else ": nothing in this network has any"
+            raise UsageError(f"{name!r} has no weights between parts that it could keep{some}.")
+
+
+ZERO = Edges()
+
+
+def between(plan: Plan) -> list[str]:
+    """The initializers that have cross weights, in the plan's order."""
+    return [i.name for i in plan.initializers if not i.constant and _has_cross_weights(i)]
+
+
+def fill_edges(
+    plan: Plan,
+    whole: Mapping[str, Stream],
+    original: Mapping[str, Rows],
+    edges: Edges,
+) -> dict[str, Stream]:
+    """Fill the cross weights of a merge as `edges` says, a few rows at a time; leave everything else as it is.
+
+    Where some are kept the whole no longer computes the mean of its parts.
+
+    :param plan: the plan that the parts were merged by.
+    :param whole: initializer name -> array in the whole's shape, as from `merge`; weights, no momenta.
+    :param original: the same of the network that was split; of what it lacks nothing is kept.
+    :returns: initializer name -> array of the same shape and dtype.
+    :raises UsageError: when the spread is negative.
+    """
+    result = draw_streams(plan, whole, edges.spread, seed=edges.seed)
+    for name in between(plan):
+        if name in whole and name in original and edges.keeps(name):
+            result[name] = _kept(plan.by_name[name], whole[name], original[name])
+    return result
+
+
+def _kept(initializer: InitializerPlan, whole: Stream, original: Rows) -> Stream:
+    """The array with the original's elements where no part has any."""
+
+    def chunks(size: int) -> Iterator[Array]:
+        for rows, array in _rows(whole, size):
+            yield np.where(initializer.counts(*rows) > 0, array, original[(slice(*rows),)].astype(array.dtype))
+
+    return Stream(whole.shape, whole.dtype, chunks)
 
 
 def draw_edges(plan: Plan, whole: Mapping[str, Array], spread: float, *, seed: int = 0) -> dict[str, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +15,27 @@ from onnxpart.emission.scale_output import scale_output
 from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, Split, part_file, part_files
 from onnxpart.errors import MergeError, UsageError
 from onnxpart.frontend.load import load, stored_arrays
+from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import metadata_of
 from onnxpart.ir.redraft import redraft
-from onnxpart.ir.trainable import FLOATS
-from onnxpart.merging.cross_weights import draw_streams
+from onnxpart.ir.trainable import FLOATS, frozen
+from onnxpart.merging.cross_weights import ZERO, Edges, between, fill_edges
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
 from onnxpart.merging.net2wider import NOISE, widen_streams
 from onnxpart.merging.optimizer_state import (
     OptimizerState,
     found_states,
-    leave_state,
     merge_states,
+    save_state,
+    save_trained,
     state_file,
 )
 from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import METADATA, METADATA_PART, Plan, copy_name
-from onnxpart.storage.atomic import clear, replacing_folder, withdrawn
+from onnxpart.storage.atomic import clear, replacing_folder
 from onnxpart.storage.draft import Draft, empty, fill
-from onnxpart.storage.onnx_file import save
 from onnxpart.storage.outputs import MARK, check_file, check_folder
 from onnxpart.storage.rows import Cast, Rows, Stream
 from onnxpart.storage.safetensors import save_arrays
@@ -43,14 +45,24 @@ _NAMED = 8
 """So many initializers are named in a warning."""
 
 
+@dataclass(frozen=True)
+class Merged:
+    """Names of merged initializers; of those with cross weights, which `kept` them, and others, drawn with `spread`."""
+
+    names: list[str]
+    kept: list[str]
+    others: list[str]
+    spread: float
+
+
 def read_plan(folder: Path) -> Plan:
     """The plan of a folder that `split` or `merge --to` wrote.
 
     :raises MergeError: when there is none, or it can't be read.
     """
     path, part = folder / PLAN, folder / part_file(0)
-    if not folder.exists():
-        clear(folder.parent)  # which puts back what was set aside when its writer was killed
+    for place in (folder.parent, folder):
+        clear(place)  # what a command that was killed had ready, or set aside, takes its place
     if path.is_file():
         return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
     props = metadata_of(load(part).proto) if part.is_file() else {}
@@ -193,11 +205,10 @@ def merge_folder(
     parts: Sequence[Path] | None = None,
     into: Into = "duplicated",
     normalize: Normalize = "weights",
-    edges: float = 0.0,
-    seed: int = 0,
+    edges: Edges = ZERO,
     initializers: Path | None = None,
     force: bool = False,
-) -> list[str]:
+) -> Merged:
     """Merge the parts of a folder into a file (see `merge.merge`); external data go from file to file, row by row.
 
     The states that training left beside the parts are merged, too, and left beside the file (see `optimizer_state`).
@@ -207,11 +218,10 @@ def merge_folder(
     :param parts: files of the parts (see `part_arrays`).
     :param into: the duplicated whole, or the original graph.
     :param normalize: what is divided by K: the weights of the output, or the output itself.
-    :param edges: how cross weights start (see `cross_weights.draw_edges`).
-    :param seed: of the cross weights.
+    :param edges: how cross weights start; those of parameters that the network says are frozen are kept.
     :param initializers: a safetensors file to write the merged initializers to.
     :param force: replace files that exist.
-    :returns: names of the merged initializers.
+    :returns: the merged initializers, and what became of their cross weights.
     :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `scale_output`).
     :raises ModelError: when a file can't be read or written.
     """
@@ -223,10 +233,13 @@ def merge_folder(
         check_file(initializers, force, read)
     if out is not None and initializers is not None and out.resolve() == initializers.resolve():
         raise UsageError(f"{out} can't hold both the model and its initializers; name two files.")
+    edges.check(plan)
     base = original(folder, plan) if into == "original" else read_whole(folder, plan)
     arrays = in_types_of(base, part_arrays(folder, plan, parts))
     merged = merge_streams(plan, arrays, into=into, normalize=normalize)
-    merged = draw_streams(plan, merged, edges, seed=seed)
+    edges = edges.keeping(frozen(base.proto))
+    network = {name: rows_of(base, name) for name in between(plan) if name in base.initializers}
+    merged = fill_edges(plan, merged, network, edges)
     whole = filled(base, merged)
     if normalize == "output":
         whole = Draft(scale_output(whole.proto, plan), whole.streams)
@@ -236,7 +249,8 @@ def merge_folder(
         states = _states(folder, plan, parts)
         state = merge_states(plan, states, into=into, normalize=normalize) if states else None
         _save(whole, state, out)
-    return sorted(merged)
+    kept, others = ([name for name in network if edges.keeps(name) == keeps] for keeps in (True, False))
+    return Merged(sorted(merged), kept, others, edges.spread)
 
 
 def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None = None, force: bool = False) -> Split:
@@ -261,7 +275,7 @@ def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None
     with replacing_folder(out) as fresh:
         merged.write(fresh)
         for p, state in enumerate(merge_states_to(plan, merged.plan, states) if states else ()):
-            leave_state(state, fresh / part_file(p))
+            save_state(state, state_file(fresh / part_file(p)))
     return merged
 
 
@@ -320,14 +334,11 @@ def _check_model(path: Path, force: bool, read: list[Path]) -> None:
 
 
 def _save(draft: Draft, state: OptimizerState | None, path: Path) -> None:
-    """Write a model that says where it is from, and its optimiser's state; the old one's never stands beside it."""
+    """Write a model that says where it is from, and its optimiser's state, both at once."""
     found = metadata_of(draft.proto)
     if METADATA not in found:
         helper.set_model_props(draft.proto, found | MARK)
-    with withdrawn(state_file(path)):
-        save(draft, path)
-    if state is not None:
-        leave_state(state, path)
+    save_trained([path], [(draft, state)])
 
 
 def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:

@@ -21,7 +21,10 @@ from onnxpart.emission.split import Split
 from onnxpart.emission.whole import draft_whole
 from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
+from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.protos import metadata_of
+from onnxpart.ir.trainable import frozen
+from onnxpart.merging.cross_weights import ZERO, between, fill_edges
 from onnxpart.merging.merge import held, merge_streams
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.assign import ANYWHERE, Order, Parts
@@ -29,7 +32,7 @@ from onnxpart.planning.division import Division, NotAGrid
 from onnxpart.planning.initializers import partition_by
 from onnxpart.planning.partition import Partition, partition_of
 from onnxpart.planning.placement import place
-from onnxpart.planning.plan import METADATA, Block, InitializerPlan, Plan, Ranges, from_ranges, to_ranges
+from onnxpart.planning.plan import METADATA, Block, InitializerPlan, Plan, Ranges, from_ranges, slice_stream, to_ranges
 from onnxpart.storage.draft import Draft, fill
 from onnxpart.storage.rows import Rows, Stream
 
@@ -42,7 +45,8 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
 
     A larger part computes, at its linear outputs, the mean of those that it is made of: what mixes units, or can't be
     divided, exists in it once for each part of the first split. Where nothing was trained in between, merging step by
-    step gives the same whole as merging at once.
+    step gives the same whole as merging at once. Parameters that the network says are frozen keep the weights between
+    parts.
 
     :param split: what the parts are of: a split, or a result of this function.
     :param parts: for each part, in order, initializer name -> array in the part's shape, of all that the plan has.
@@ -55,9 +59,14 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
     plan = split.plan
     coarse = coarsen(split.partition, k)
     held(plan, parts)
-    size, finest, drafts = plan.k // k, _finest(split), []
+    size, finest, drafts, model = plan.k // k, _finest(split), [], split.analysis.model
+    kept = ZERO.keeping(frozen(model.proto))
+    names = [name for name in between(plan) if kept.keeps(name)]
     for p in range(k):
-        merged = merge_streams(within(plan, coarse.plan, p), parts[p * size : (p + 1) * size])
+        inner = within(plan, coarse.plan, p)
+        merged = merge_streams(inner, parts[p * size : (p + 1) * size])
+        slices = {name: slice_stream(coarse.plan.by_name[name], p, rows_of(model, name)).array() for name in names}
+        merged = fill_edges(inner, merged, slices, kept)
         weights = {n: values for n, values in merged.items() if n in plan.by_name and not plan.by_name[n].constant}
         draft = draft_part(coarse, p, weights)
         drafts.append(draft if finest.plan.same_graph else _duplicated(finest.plan, coarse, p, draft, merged))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,9 @@ import numpy as np
 from onnxpart.errors import MergeError, ModelError
 from onnxpart.merging.merge import Into, Normalize, merge, unmerge
 from onnxpart.planning.plan import Plan
+from onnxpart.storage.atomic import replacing_files
+from onnxpart.storage.draft import Draft
+from onnxpart.storage.onnx_file import own_data, write
 from onnxpart.storage.rows import Array
 from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
 
@@ -130,15 +133,19 @@ def state_file(model: Path) -> Path:
     return model.with_suffix(_SUFFIX)
 
 
-def leave_state(state: OptimizerState | None, model: Path) -> None:
-    """Write a state beside a model's file; without one, remove what is there, which is of other weights.
+def save_trained(files: Sequence[Path], trained: Iterable[tuple[Draft, OptimizerState | None]]) -> None:
+    """Write models and beside each the state of its optimiser, all at once: all of them are the old ones or the new.
 
-    :raises ModelError: when it can't be written.
+    :param files: of the models, in one folder.
+    :param trained: the model of each, and the state; without one, what is there goes, which is of other weights.
+    :raises ModelError: when they can't be written; all is as it was, then.
     """
-    if state is not None:
-        save_state(state, state_file(model))
-    elif state_file(model).exists():
-        state_file(model).unlink()
+    outdated = [name for path in files for name in (*own_data(path), state_file(path).name)]
+    with replacing_files(files[0], outdated) as fresh:
+        for path, (model, state) in zip(files, trained, strict=True):
+            write(model, fresh / path.name, path.parent)
+            if state is not None:
+                save_state(state, fresh / state_file(path).name)
 
 
 def found_states(models: Sequence[Path]) -> list[OptimizerState]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from onnxpart.errors import UsageError
 from onnxpart.report.records import Records
 from onnxpart.report.sections import Drawing, sections
-from onnxpart.storage.atomic import write_bytes
+from onnxpart.storage.atomic import replacing_files, write_bytes
 from onnxpart.storage.outputs import GENERATOR, check_file
 
 TITLE = "# Partitioned training: what the paper found, and what we do"
@@ -53,9 +53,10 @@ def write(records: Records, path: Path) -> list[Path]:
     if path.suffix == ".md":
         for file in pictures:
             check_file(file, True, records.files)
-        for file, picture in pictures.items():
-            write_bytes(file, picture)
-        write_bytes(path, f"{GENERATOR}\n\n{text}".encode())
+        with replacing_files(path) as fresh:
+            for file, picture in pictures.items():
+                write_bytes(fresh / file.name, picture)
+            write_bytes(fresh / path.name, f"{GENERATOR}\n\n{text}".encode())
         return [path, *pictures]
     write_bytes(path, _html(text).encode())
     return [path]

@@ -1,29 +1,32 @@
 """Files and folders that appear whole or not at all, also when the process is killed; what killed ones left is cleared.
 
 What is under way has a name that says whose it is: `.NAME.HOST-PID-TOKEN.KIND`, where the kind is `onnxpart` (not ready
-yet, or no longer needed), `onnxpart-old` (a folder set aside until the new one is in its place), or `onnxpart-data`
-(names of external data, see `onnx_file`).
+yet, or no longer needed), `onnxpart-old` (a folder set aside until the new one is in its place), or `onnxpart-ready`
+(files that belong together, all there, on the way to their places).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from onnxpart.errors import ModelError
 
-NEW, OLD, NOTE = "onnxpart", "onnxpart-old", "onnxpart-data"
+NEW, OLD, READY = "onnxpart", "onnxpart-old", "onnxpart-ready"
 """Kinds of what is under way."""
+_OUTDATED = f".outdated.{NEW}"
+"""Beside files that are ready: names of what is removed when they are in their places."""
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
-_NAME = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-\w{8}\.(onnxpart(?:-old|-data)?)", re.DOTALL)
+_NAME = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-\w{8}\.(onnxpart(?:-old|-ready)?)", re.DOTALL)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -60,19 +63,51 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def withdrawn(path: Path) -> Iterator[None]:
-    """Take a file away that is no longer true when this ends; it is put back when something goes wrong."""
-    aside = path.with_name(f"{_prefix(path.name)}withdraw.{NEW}")
-    if not path.is_file():
-        yield
-        return
-    path.rename(aside)
+def replacing_files(path: Path, outdated: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder for `path` and files beside it: all take their places at once at the end, or all vanish on an error.
+
+    When all are there it gets a name that says so. From then on whoever comes next (see `clear`) puts in place what its
+    writer didn't. A file takes its place after those whose names begin with its own: a model after its external data.
+
+    :param outdated: names of what else is beside `path` and is removed then, unless it is replaced.
+    :raises ModelError: when they can't be written, or something else than a file is there.
+    """
+    folder = path.parent
+    clear(folder)
     try:
-        yield
-    except BaseException:
-        aside.replace(path)
-        raise
-    aside.unlink()
+        fresh = Path(tempfile.mkdtemp(dir=folder, prefix=_prefix(path.name), suffix=f".{NEW}"))
+    except OSError as error:
+        raise _unwritable(path, error, "choose another place") from None
+    try:
+        yield fresh
+        names = names_in(fresh)
+        for name in names:
+            check_plain(folder / name)
+        (fresh / _OUTDATED).write_text(json.dumps(sorted(set(outdated).difference(names))), encoding="utf-8")
+        ready = fresh.rename(fresh.with_suffix(f".{READY}"))
+        _settle(ready, folder)
+    except OSError as error:
+        raise _unwritable(path, error, "free space or choose another place") from None
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(fresh), str(folder))) from None
+    finally:
+        _remove(fresh)
+
+
+def _settle(ready: Path, folder: Path) -> None:
+    """Put files in their places, and remove what is outdated then; whatever another process is faster with is done."""
+    try:
+        outdated = json.loads((ready / _OUTDATED).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # all is done but for this
+        with suppress(OSError):
+            ready.rmdir()
+        return
+    for name in sorted(set(names_in(ready)) - {_OUTDATED}, reverse=True):
+        with suppress(FileNotFoundError):
+            (ready / name).replace(folder / name)
+    for name in outdated:
+        (folder / Path(name).name).unlink(missing_ok=True)
+    _remove(ready)
 
 
 @contextmanager
@@ -131,21 +166,32 @@ def check_plain(path: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder, and put back what one had set aside."""
+    """Finish what writers that were killed had ready in a folder, put back what they set aside, and remove the rest.
+
+    :raises ModelError: when what is ready can't be put in its place.
+    """
     for path, name, kind in left(folder):
         target = folder / name
-        if kind == OLD and not os.path.lexists(target):
-            path.rename(target)
-        elif kind != NOTE:
-            _remove(path)
+        try:
+            if kind == READY:
+                _settle(path, folder)
+            elif kind == OLD and not os.path.lexists(target):
+                path.rename(target)
+            else:
+                _remove(path)
+        except OSError as error:
+            raise _unwritable(folder, error, f"{path.name} in it waits to be put in its place") from None
 
 
 def left(folder: Path) -> list[tuple[Path, str, str]]:
-    """What writers on this machine that are no more left in a folder: path, name of what was written, kind."""
+    """What writers left in a folder: path, name of what was written, kind.
+
+    What isn't ready is left by those on this machine that are no more; what is ready, whoever may finish.
+    """
     found = []
     for name in names_in(folder):
         match = _NAME.fullmatch(name)
-        if match and match[2] == _HOST and not _lives(int(match[3])):
+        if match and (match[4] == READY or (match[2] == _HOST and not _lives(int(match[3])))):
             found.append((folder / name, match[1], match[4]))
     return found
 
@@ -153,20 +199,6 @@ def left(folder: Path) -> list[tuple[Path, str, str]]:
 def names_in(folder: Path) -> list[str]:
     """The names in a folder, in order; none where there is no folder."""
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-
-
-def note(path: Path, text: str) -> Path:
-    """Leave a note beside a file on what its writer does.
-
-    :returns: the note, to be removed when it is done. :raises ModelError: when it can't be written.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path.name), suffix=f".{NOTE}")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise _unwritable(path, error, "choose another place") from None
-    return Path(name)
 
 
 def _unwritable(path: Path, error: OSError, advice: str) -> ModelError:
@@ -192,4 +224,5 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import chain, count
 from math import prod
 from pathlib import Path
@@ -18,7 +16,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper
 
 from onnxpart.errors import ModelError
-from onnxpart.storage.atomic import NOTE, check_plain, left, names_in, note, replacing, write_bytes
+from onnxpart.storage.atomic import check_plain, names_in, replacing, replacing_files, write_bytes
 from onnxpart.storage.draft import Draft, to_array, without_initializers
 from onnxpart.storage.rows import Array, Rows, Stored, Stream, stream, write_rows
 
@@ -157,44 +155,36 @@ def tensor_rows(tensor: TensorProto, folder: Path | None) -> Rows:
 def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
     """Write a model whole or not at all: at every moment there is the old one with its data, or the new one with its.
 
-    What protobuf can't hold (2 GB), and what has streams, is written with external data: tensors of at least
-    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time; where there
-    is a file of that name, to `<name>.1.data` and so on. Then the model's file is replaced, and then the data of such
-    a name removed that the old one had.
-
     :raises ModelError: when the folder can't be written, or `path` is something else than a file.
     """
-    path, draft = Path(path), model if isinstance(model, Draft) else Draft(model)
+    path = Path(path)
     check_plain(path)
-    for found, name, kind in left(path.parent):
-        if kind == NOTE and name == path.name:
-            _drop_data(path, found)
-    inline, before = not draft.streams and fits(draft.proto), _own_data(path)
-    fresh = [] if inline else [_free_name(path)]
-    if inline and not before:
+    with replacing_files(path, own_data(path)) as fresh:
+        write(model, fresh / path.name, path.parent)
+
+
+def write(model: onnx.ModelProto | Draft, path: Path, home: Path) -> None:
+    """Write a model into a folder from which it goes to another (see `atomic.replacing_files`).
+
+    What protobuf can't hold (2 GB), and what has streams, is written with external data: tensors of at least
+    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time; where there
+    is a file of that name in `home`, to `<name>.1.data` and so on.
+
+    :param home: the other folder.
+    :raises ModelError: when it can't be written.
+    """
+    draft = model if isinstance(model, Draft) else Draft(model)
+    if not draft.streams and fits(draft.proto):
         write_bytes(path, draft.proto.SerializeToString())
         return
-    plan = note(path, json.dumps([*before, *fresh]))
-    try:
-        if inline:
-            write_bytes(path, draft.proto.SerializeToString())
-        else:
-            _save_with_data(draft, path, path.with_name(fresh[0]))
-    finally:
-        _drop_data(path, plan)
-
-
-def _save_with_data(draft: Draft, path: Path, data: Path) -> None:
-    """Write a model and the file of its external data, the data first."""
-    proto = without_initializers(draft.proto)
-    with ExitStack() as stack:
-        file, weights = (stack.enter_context(replacing(p)) for p in (path, data))
+    proto, data = without_initializers(draft.proto), _free_name(home / path.name)
+    with replacing(path.with_name(data)) as weights:
         for tensor in draft.proto.graph.initializer:
             source = draft.streams.get(tensor.name)
             if source is None and nbytes(tensor) >= SMALL_TENSOR:
                 source = stream(_numbers(tensor))
-            proto.graph.initializer.append(tensor if source is None else _append(tensor, source, weights, data.name))
-        file.write(proto.SerializeToString())
+            proto.graph.initializer.append(tensor if source is None else _append(tensor, source, weights, data))
+    write_bytes(path, proto.SerializeToString())
 
 
 def data_files(path: Path) -> list[Path]:
@@ -211,7 +201,7 @@ def is_data_of(name: str, model: str) -> bool:
     return re.fullmatch(rf"{re.escape(model)}(\.\d+)?{re.escape(DATA)}", name) is not None
 
 
-def _own_data(path: Path) -> list[str]:
+def own_data(path: Path) -> list[str]:
     """Names of the files that the model in `path` has its external data in, where `save` named them."""
     names = {name for name in names_in(path.parent) if is_data_of(name, path.name)} if path.is_file() else set()
     try:
@@ -224,17 +214,6 @@ def _free_name(path: Path) -> str:
     """A name for external data that no file has."""
     names = (f"{path.name}{number}{DATA}" for number in chain([""], (f".{n}" for n in count(1))))
     return next(name for name in names if not os.path.lexists(path.with_name(name)))
-
-
-def _drop_data(path: Path, plan: Path) -> None:
-    """Remove, of the data that a note names, those that the model in `path` doesn't have, and then the note."""
-    try:
-        names = json.loads(plan.read_text(encoding="utf-8"))
-    except ValueError:  # its writer was killed before it did anything
-        names = []
-    for name in {name for name in names if is_data_of(str(name), path.name)} - set(_own_data(path)):
-        path.with_name(name).unlink(missing_ok=True)
-    plan.unlink(missing_ok=True)
 
 
 def fits(proto: onnx.ModelProto) -> bool:

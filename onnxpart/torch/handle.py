@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +21,17 @@ from onnxpart.frontend.load import load
 from onnxpart.inspection.obstacles import obstacles
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
+from onnxpart.merging.cross_weights import Edges, between, fill_edges
 from onnxpart.merging.merge import merge
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
+from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.export import Inputs, export
 from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
-from onnxpart.torch.tensors import escape, to_tensor
+from onnxpart.torch.tensors import escape, to_array, to_tensor
 from onnxpart.torch.training.optim import slots, to_state
 
 OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -84,14 +86,26 @@ class Handle:
     split: Split
     names: Mapping[str, str]
 
-    def merge(self) -> dict[str, Tensor]:
+    def merge(self, *, keep: bool | Collection[str] = ()) -> dict[str, Tensor]:
         """Merge the parts' parameters and buffers as they are now, Eq. (1) of section 2.2.
 
+        Weights between parts are zero, but for parameters that are frozen in the parts: those keep the module's.
+
+        :param keep: names of other parameters that keep them, too; True for all, as in a network that was trained.
         :returns: a `state_dict` that the module loads; what its graph doesn't compute with is as it is in the module.
+        :raises UsageError: for a name without weights between parts.
         """
-        merged = merge(self.split.plan, [weights(part) for part in self.parts], into="original")
+        plan, state = self.split.plan, self.module.state_dict()
+        given = {self.names.get(key, key) for key in keep} if not isinstance(keep, bool) else None if keep else set()
+        edges = Edges(keep=None if given is None else frozenset(given))
+        edges.check(plan)
+        edges = edges.keeping(self._kept)
+        merged = merge(plan, [weights(part) for part in self.parts], into="original")
+        original = {self.names[key]: to_array(value) for key, value in state.items() if key in self.names}
+        filled = fill_edges(plan, {name: stream(array) for name, array in merged.items()}, original, edges)
+        merged = {name: rows.array() for name, rows in filled.items()}
         result = {}
-        for key, value in self.module.state_dict().items():
+        for key, value in state.items():
             array = merged.get(self.names.get(key, ""))
             result[key] = value if array is None else to_tensor(array).to(value)
         return result
@@ -99,7 +113,13 @@ class Handle:
     @property
     def exact(self) -> bool:
         """Whether the module computes the mean of the parts, at the linear outputs, once it has loaded `merge()`."""
-        return not self._obstacles
+        return not self._obstacles and not self._kept
+
+    @property
+    def _kept(self) -> list[str]:
+        """Initializers that are frozen in all parts, and so keep the weights between them."""
+        frozen = [{n for n, p in parameters(part).items() if not p.requires_grad} for part in self.parts]
+        return [name for name in between(self.split.plan) if all(name in names for names in frozen)]
 
     @cached_property
     def _obstacles(self) -> dict[int, str]:
@@ -150,12 +170,16 @@ class Handle:
         return result
 
     def report(self) -> str:
-        """What was divided, what is in every part and averaged, and what keeps the module from being their mean."""
+        """What is divided, averaged, zero or kept between parts, and what keeps the module from being their mean."""
         plan = self.split.plan
         sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
         lines = [f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"]
         lines += [f"{title}: every part has its own" for title in plan.duplicated]
         lines += [f"{name!r}: every part has its own, merge takes the mean" for name in plan.replicated]
+        kept = self._kept
+        zero = [name for name in between(plan) if name not in kept]
+        lines += [f"weights between parts stay as they are in {', '.join(kept)}, frozen"] if kept else []
+        lines += [f"weights between parts are zero after merging in {', '.join(zero)}"] if zero else []
         lines += [reason for i, reason in self._obstacles.items() if i not in plan.duplicated_nodes]
         far = "computes the mean of the parts" if self.exact else "is near the mean of the parts, not equal to it"
         return "\n".join([*lines, f"after merging the module {far}"])

@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 import onnxpart
 from onnxpart import Split
+from onnxpart.merging.cross_weights import Edges
 from onnxpart.torch import import_onnx, load_weights
 from onnxpart.torch.data.batch import Loader
 from onnxpart.torch.runs import stages
@@ -178,9 +179,10 @@ class Experiment:
             return lambda before: stages.divide_anew(before, self._divided(run, number))
         if run.method == "widen":
             return partial(stages.widen_part, seed=self.seed)
+        merged = partial(stages.merge_parts, edges=Edges(run.edges, seed=self.seed))
         if run.rate == "recipe" and not RECIPE.merges_state(self.task.settings.optimizer):
-            return lambda before: replace(stages.merge_parts(before, edges=run.edges, seed=self.seed), states=None)
-        return partial(stages.merge_parts, edges=run.edges, seed=self.seed)
+            return lambda before: replace(merged(before), states=None)
+        return merged
 
     def _divided(self, run: Run, number: int) -> Networks:
         """The untrained parts of a round, divided at random."""

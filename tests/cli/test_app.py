@@ -99,7 +99,7 @@ def test_merge_gives_what_the_api_gives(here: Path, name: str) -> None:
     run("split", here / f"{name}.onnx", "-k", 2, "-o", "out", "--init", "glorot")
     said = run("merge", "out").stdout
     assert said.startswith("merged ")
-    assert said.endswith("of 2 parts into out/merged.onnx\n")
+    assert "of 2 parts into out/merged.onnx\n" in said
     merged = merge(read_plan(Path("out")), [arrays(f"out/part{p}.onnx") for p in range(2)])
     found = arrays("out/merged.onnx")
     for key in merged.keys() & found.keys():

@@ -22,11 +22,13 @@ from onnxpart import arrays, merge
 from onnxpart.cli import training as cli_train
 from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.load import load
+from onnxpart.ir.trainable import FROZEN
 from onnxpart.merging.folder import read_plan
 from onnxpart.merging.optimizer_state import load_state, merge_states
+from onnxpart.storage.onnx_file import save
 from onnxpart.torch import import_onnx
 from onnxpart.torch.data.batch import Batch
-from onnxpart.torch.runs.trained_file import deviation, write_weights
+from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training.objective import find_objective
 from onnxpart.torch.training.series import Series
 from onnxpart.torch.training.settings import EngineKind
@@ -364,6 +366,23 @@ def test_recipes_that_make_no_sense(options: tuple[object, ...], sentence: str) 
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("engine", ["series", "fused", "processes"])
+def test_frozen_parameters_are_neither_trained_nor_cut(engine: str) -> None:
+    model = onnx.load_model("chain.onnx")
+    onnx.helper.set_model_props(model, {FROZEN: '["conv2.weight"]'})
+    onnx.save_model(model, "held.onnx")
+    options = (*DATA[:-1], engine, "--epochs", 2, "--merge-at", 1)
+    report = run_json("fit", "held.onnx", "-o", "out", *options)
+    assert report["kept"] == ["conv2.weight"]
+    before, after = arrays("chain.onnx"), arrays("out/trained.onnx")
+    unchanged = {name for name, array in before.items() if np.array_equal(after[name], array)}
+    assert unchanged & {"conv1.weight", "conv2.weight", "logits.weight"} == {"conv2.weight"}
+    run("train", "out/parts", *DATA, "--epochs", 1)
+    run("merge", "out/parts", "-o", "merged.onnx")
+    assert np.array_equal(arrays("merged.onnx")["conv2.weight"], before["conv2.weight"])
+
+
+@pytest.mark.usefixtures("here")
 def test_new_edges_start_as_asked_for() -> None:
     options = (*DATA, "--epochs", 2, "--merge-at", 2)
     run("fit", "chain.onnx", "-o", "zero", *options)
@@ -550,7 +569,7 @@ def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
     objective = find_objective("cross_entropy", model)
     module = import_onnx(objective.cut(model))
     batch = (torch.from_numpy(samples()["x"]),), torch.zeros(45, dtype=torch.int64)
-    write_weights(module, here / "softmax.onnx", here / "copy.onnx")
+    save(with_weights(module, here / "softmax.onnx"), here / "copy.onnx")
     assert deviation(module, objective, here / "copy.onnx", batch) < 1e-5
     for name, tensor in load(here / "copy.onnx").initializers.items():
         changed = onnx.load_model("copy.onnx")

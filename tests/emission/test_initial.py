@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
+from models import BUILDERS
 from onnxpart import arrays, split
 from onnxpart.emission.initial import fans, initial
+from onnxpart.ir.trainable import FROZEN
 from tests.networks.net import Net
 
 INPUTS, WIDTH, OUTPUTS = 40, 64, 30
@@ -57,3 +59,13 @@ def test_parts_and_seeds_differ_and_the_same_seed_repeats() -> None:
     assert np.array_equal(drawn(0, 1), drawn(0, 1))
     assert not np.array_equal(drawn(0, 1), drawn(0, 2))
     assert not np.array_equal(drawn(0, 1), drawn(1, 1))
+
+
+@pytest.mark.parametrize("init", ["he", "glorot", "scaled"])
+def test_frozen_parameters_stay_as_sliced(init: str) -> None:
+    model = BUILDERS["chain"]()
+    helper.set_model_props(model, {FROZEN: '["conv2.weight"]'})
+    slices, fresh = (arrays(split(model, 2, init=each).parts[0]) for each in ("slices", init))
+    assert np.array_equal(fresh["conv2.weight"], slices["conv2.weight"])
+    assert not np.array_equal(fresh["conv1.weight"], slices["conv1.weight"]) or init == "scaled"
+    assert not np.array_equal(fresh["logits.weight"], slices["logits.weight"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxpart.ir.trainable import SLOTS, Kind, kinds
+from onnxpart.ir.trainable import FROZEN, SLOTS, Kind, frozen, kinds
 
 
 def _tensor(*shape: int, dtype: type = np.float32) -> TensorProto:
@@ -46,3 +46,13 @@ def test_a_single_bias_of_a_product_is_a_parameter(shape: tuple[int, ...], kind:
     product = helper.make_node("MatMul", ["x", "w"], ["y"])
     assert kinds([_tensor(*shape)], [product, helper.make_node("Add", ["t", "y"], ["z"])]) == {"t": kind}
     assert kinds([_tensor(*shape)], [helper.make_node("Add", ["t", "y"], ["z"])]) == {"t": Kind.CONSTANT}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [('["a", "b"]', {"a", "b"}), ("[]", set()), ("[1]", set()), ('{"a": 1}', set()), ("[", set())]
+)
+def test_what_is_frozen_is_read_from_the_metadata(text: str, names: set[str]) -> None:
+    model = ModelProto()
+    assert frozen(model) == set()
+    helper.set_model_props(model, {FROZEN: text})
+    assert frozen(model) == names

@@ -74,8 +74,8 @@ def test_the_original_is_the_plans_own(done: Split) -> None:
 
 def test_a_merged_folder_is_the_whole(done: Split) -> None:
     wanted = merge(done.plan, [arrays(part) for part in done.parts])
-    names = merge_folder(PARTS, Path("merged.onnx"), initializers=Path("merged.safetensors"))
-    assert names == sorted(wanted)
+    merged = merge_folder(PARTS, Path("merged.onnx"), initializers=Path("merged.safetensors"))
+    assert merged.names == sorted(wanted)
     found = arrays(onnx.load_model("merged.onnx"))
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array)

@@ -5,17 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from onnxpart.storage.atomic import NEW
 
 HOOKED = ("replace", "rename", "unlink", "rmdir", "mkdir", "open", "chmod")
 """The functions of `os` that change what is on the disk."""
 
 
+ROOT = Path(__file__).parents[2]
+SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _LAST = 20
 """So many steps at the end are tried each, of those before every fifth: they are all of one kind, to write files."""
+
+
+LOADED = {
+    "train": ("onnxpart.torch.runs", "onnxruntime"),
+    "fit": ("onnxpart.torch.runs", "onnxruntime", "matplotlib.figure"),
+    "report": ("onnxpart.report.page",),
+}
+"""What a command imports when it runs; here before it is copied."""
 
 
 def armed(at: int) -> list[int]:
@@ -73,12 +87,39 @@ def killed_runs(start: Path, work: Path, call: Callable[[], object]) -> int:
     return len(points) + 1
 
 
+def killed(start: Path, *arguments: object) -> list[Path]:
+    """The folders that are there after a command was killed at its steps, the last of them when it ended."""
+    work = start.parent / "work"
+    command = [sys.executable, "-m", "tests.networks.killing", start, work, *arguments]
+    done = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, env=os.environ | SINGLE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = [work / str(number) for number in range(1, int(done.stdout.split()[-1]) + 1)]
+    assert len(found) >= 4
+    return found
+
+
+def left_behind(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if NEW in path.name]
+
+
 def main() -> None:
-    """Do so with a command of onnxpart: folder to start from, folder to work in, and its arguments."""
+    """Do so with a command of onnxpart: folder to start from, folder to work in, and its arguments.
+
+    Instead of a command there may be a function, as module:function.
+    """
     start, work, *arguments = sys.argv[1:]
+    if ":" in arguments[0]:
+        module, _, name = arguments[0].partition(":")
+        print(killed_runs(Path(start), Path(work), getattr(import_module(module), name)))
+        return
     import onnxpart.cli.app as cli
     import onnxpart.emission.scale_output
     import onnxpart.merging.folder  # noqa: F401
+
+    for module in LOADED.get(arguments[0], ()):
+        import_module(module)
 
     print(killed_runs(Path(start), Path(work), lambda: cli.app(arguments, standalone_mode=False)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,12 +17,20 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxpart import ModelError, arrays
 from onnxpart.merging.folder import read_plan
-from onnxpart.storage.atomic import NEW, OLD, left, replacing, replacing_folder, withdrawn, write_bytes
+from onnxpart.storage.atomic import (
+    NEW,
+    OLD,
+    READY,
+    clear,
+    left,
+    replacing,
+    replacing_files,
+    replacing_folder,
+    write_bytes,
+)
 from onnxpart.storage.onnx_file import data_files, save
 from tests.networks.command import run
-
-ROOT = Path(__file__).parents[2]
-SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+from tests.networks.killing import killed, left_behind
 
 
 def network(value: float) -> ModelProto:
@@ -55,23 +64,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         run("split", f"{name}.onnx", "-k", 2, "-o", name)
         run("split", f"{name}.onnx", "-k", 4, "-o", f"{name}_four")
     return folder
-
-
-def killed(start: Path, *arguments: object) -> list[Path]:
-    """The folders that are there after a command was killed at its steps, the last of them when it ended."""
-    work = start.parent / "work"
-    command = [sys.executable, "-m", "tests.networks.killing", start, work, *arguments]
-    done = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, env=os.environ | SINGLE, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = [work / str(number) for number in range(1, int(done.stdout.split()[-1]) + 1)]
-    assert len(found) >= 4
-    return found
-
-
-def left_behind(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if NEW in path.name]
 
 
 def values(model: Path) -> set[float]:
@@ -195,21 +187,70 @@ def test_a_folder_stays_where_the_new_one_fails(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_what_is_withdrawn_comes_back_where_something_fails(tmp_path: Path) -> None:
-    path = tmp_path / "letter"
-    path.write_text("old")
-
-    def fail() -> None:
-        with withdrawn(path):
-            assert not path.exists()
+def replaced(folder: Path = Path(), *, fail: bool = False) -> None:
+    """Replace two of four files and remove two."""
+    with replacing_files(folder / "a.onnx", ["a.onnx.data", "b", "c"]) as fresh:
+        for name in ("a.onnx", "a.onnx.1.data", "b"):
+            (fresh / name).write_text("new")
+        if fail:
             raise KeyError
 
+
+OLD_FILES = {"a.onnx": b"old", "a.onnx.data": b"old", "b": b"old", "c": b"old", "other": b"old"}
+NEW_FILES = {"a.onnx": b"new", "a.onnx.1.data": b"new", "b": b"new", "other": b"old"}
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for name, content in OLD_FILES.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_several_files_are_replaced_at_once_or_not_at_all(several: Path) -> None:
     with pytest.raises(KeyError):
-        fail()
-    assert path.read_text() == "old"
-    with withdrawn(path):
-        pass
-    assert not list(tmp_path.iterdir())
+        replaced(several, fail=True)
+    assert contents(several) == OLD_FILES
+    replaced(several)
+    assert contents(several) == NEW_FILES
+
+
+def test_nothing_is_replaced_where_one_file_cannot_be(several: Path) -> None:
+    (several / "b").unlink()
+    (several / "b").mkdir()
+    with pytest.raises(ModelError, match="several/b is a folder; name a file to write"):
+        replaced(several)
+    (several / "b").rmdir()
+    assert contents(several) == {name: content for name, content in OLD_FILES.items() if name != "b"}
+
+
+def test_whenever_several_files_are_replaced_the_next_to_come_finds_all_or_none(several: Path) -> None:
+    seen, models = [], []
+    for folder in killed(several, "tests.storage.test_atomic:replaced"):
+        models.append((folder / "a.onnx").read_bytes())
+        assert (folder / ("a.onnx.1.data" if models[-1] == b"new" else "a.onnx.data")).exists()
+        clear(folder)
+        assert contents(folder) in (OLD_FILES, NEW_FILES)
+        seen.append(contents(folder) == NEW_FILES)
+    assert models[-1] == b"new"
+    assert seen == sorted(seen)
+    assert seen.count(True) > 4  # killed between the first file that took its place and the last that was removed
+
+
+def test_what_is_ready_is_finished_by_whoever_comes(several: Path, names: Callable[[int, str], Path]) -> None:
+    for path in (names(dead(), READY), names(os.getppid(), READY)):
+        ready = several / path.name
+        ready.mkdir()
+        (ready / "a.onnx").write_text(path.name)
+        (ready / f".outdated.{NEW}").write_text(json.dumps(["../letter", "c"]))
+        (several.parent / "letter").write_text("dear")
+        clear(several)
+        assert (several / "a.onnx").read_text() == path.name
+        assert not ready.exists()
+        assert not (several / "c").exists()
+        assert (several.parent / "letter").exists()
 
 
 def test_a_model_is_written_through_nothing_but_a_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, PartitionError, UsageError
-from onnxpart.torch import export, split_module
+from onnxpart.torch import Handle, export, split_module
 from onnxpart.torch import handle as home
 from tests.networks.plain import CLASSES, NETWORKS, LeNet, ResNet18, learn
 
@@ -184,6 +184,46 @@ def test_what_no_norm_explains_is_said(build: type[nn.Module], why: str) -> None
         handle.duplicate(module)
 
 
+def inner(handle: Handle, name: str) -> Tensor:
+    """Where a weight leads from one part to another."""
+    return torch.from_numpy(handle.split.plan.by_name[name].counts() == 0)
+
+
+def test_frozen_layers_keep_the_weights_between_parts() -> None:
+    module = LeNet()
+    module.conv2.requires_grad_(False)
+    before = copy.deepcopy(module.state_dict())
+    parts, handle = split_module(module, torch.randn(2, 1, 20, 20))
+    for part in parts:
+        learn(part, torch.optim.SGD([p for p in part.parameters() if p.requires_grad], lr=0.1), NETWORKS["lenet"][1])
+    for _ in range(2):
+        merged = handle.merge()
+        assert torch.equal(merged["conv2.weight"], before["conv2.weight"])
+        assert not merged["fc1.weight"][inner(handle, "fc1.weight")].any()
+        module.load_state_dict(merged)
+    assert not handle.exact
+    assert handle.report().splitlines()[1:] == [
+        "weights between parts stay as they are in conv2.weight, frozen",
+        "weights between parts are zero after merging in fc1.weight",
+        "after merging the module is near the mean of the parts, not equal to it",
+    ]
+
+
+@pytest.mark.parametrize("keep", [True, ["fc1.weight"]])
+def test_the_weights_between_parts_are_kept_where_that_is_asked_for(keep: bool | list[str]) -> None:
+    module = LeNet()
+    _, handle = split_module(module, torch.randn(2, 1, 20, 20))
+    merged, plain = handle.merge(keep=keep), handle.merge()
+    for name in ("conv2.weight", "fc1.weight"):
+        where, kept = inner(handle, name), keep is True or name == "fc1.weight"
+        own = module.state_dict()[name][where]
+        assert torch.equal(merged[name][where], own if kept else torch.zeros_like(own))
+        assert torch.equal(merged[name][~where], plain[name][~where])
+        assert not plain[name][where].any()
+    with pytest.raises(UsageError, match=r"'fc2\.weight' has no weights between parts"):
+        handle.merge(keep=["fc2.weight"])
+
+
 def test_report_says_what_is_averaged() -> None:
     _, handle = split_module(Narrow(), torch.randn(4, 4))
     lines = handle.report().splitlines()
@@ -191,7 +231,10 @@ def test_report_says_what_is_averaged() -> None:
     assert "'one.bias': every part has its own, merge takes the mean" in lines
     assert lines[-1] == "after merging the module is near the mean of the parts, not equal to it"
     _, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
-    assert handle.report().splitlines()[1:] == ["after merging the module computes the mean of the parts"]
+    assert handle.report().splitlines()[1:] == [
+        "weights between parts are zero after merging in conv2.weight, fc1.weight",
+        "after merging the module computes the mean of the parts",
+    ]
 
 
 def test_both_exporters_and_all_orders_lead_back() -> None:

@@ -90,7 +90,14 @@ class DatasetLoader:
             worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # else it would draw a seed that nothing needs from torch's own
         )
-        for found in loader:
+        batches = iter(loader)
+        while True:
+            try:
+                found = next(batches, None)
+            except Exception as error:  # a worker that is gone
+                raise _unreadable(error) from None
+            if found is None:
+                return
             if isinstance(found, DataError):
                 raise found
             yield _prepared(to_batch(found, self.names), self.steps)
@@ -121,12 +128,14 @@ class ForeignLoader:
             with _seeded(_mixed(self.seed, number, i)):
                 try:
                     found = next(batches, None)
-                except Exception as error:  # a user's loader may raise anything
+                except (Exception, SystemExit) as error:  # a user's loader may raise anything
                     raise _unreadable(error) from error
             if found is None:
-                return
+                raise _miscounted(f"{len(self.loader)} batches and yields {i}")
             if i >= start:
                 yield _prepared(to_batch(found, self.names), self.steps)
+        if next(batches, None) is not None:
+            raise _miscounted(f"{len(self.loader)} batches and yields more")
 
     def prepared(self, prepare: Prepare) -> ForeignLoader:
         """Return a loader of the samples that `prepare` makes of these, batch by batch."""
@@ -152,11 +161,15 @@ class _Seeded(torch_data.Dataset[Any]):
                 return self.collate([self.dataset[i] for i in indices])
             except DataError as error:
                 return error
-            except Exception as error:  # a user's dataset may raise anything
+            except (Exception, SystemExit) as error:  # a user's dataset may raise anything
                 return _unreadable(error)
 
 
-def _unreadable(error: Exception) -> DataError:
+def _miscounted(what: str) -> DataError:
+    return DataError(f"the loader says that it has {what}; let its length be the number of those.")
+
+
+def _unreadable(error: BaseException) -> DataError:
     reason = str(error).strip().partition("\n")[0]
     return DataError(f"the data can't be read ({type(error).__name__}: {reason}); check what yields them.")
 

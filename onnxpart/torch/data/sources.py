@@ -243,7 +243,7 @@ def find_function(text: str, what: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         function = getattr(import_module(module), name)
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise UsageError(
             f"the {what} {text!r} can't be imported ({type(error).__name__}: {error}); name it as module:function."
         ) from None
@@ -257,7 +257,7 @@ def _from_function(text: str, loading: _Loading) -> Data:
     function = find_function(text, "data")
     try:
         made = function()
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
         raise DataError(f"{text} fails ({type(error).__name__}: {error}); make it work without arguments.") from None
     train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     first = _from_object(text, train, loading, train=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
+import json
 import logging
 import os
 import tempfile
@@ -20,11 +22,13 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, UsageError
-from onnxpart.ir.protos import captured, constant_node, unused
+from onnxpart.ir.protos import captured, constant_node, metadata_of, unused
+from onnxpart.ir.trainable import FROZEN
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.check import difference
+from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.tensors import to_array
@@ -47,7 +51,8 @@ def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[st
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
     Here all of them stay: every parameter that the module's outputs depend on is an initializer of its own name and
     layout, other constants and buffers are Constant nodes. The file itself computes what the module does in evaluation
-    mode, and its gradients are the module's: both are tried. Its first axis is symbolic. The module is left as it was,
+    mode, and its gradients are the module's: both are tried. It says which parameters are frozen, and its first axis
+    is symbolic. The module is left as it was,
     its mode and buffers included.
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
@@ -88,16 +93,25 @@ class _Call:
         return self.module(*inputs.values()) if self.args else self.module(**inputs)
 
     def torchscript(self, folder: Path) -> ir.Model:
-        """Trace the module as it is."""
+        """Trace the module as it is.
+
+        :raises OnnxpartError: where a number is taken out of the inputs, which would be that of the example's.
+        """
         from onnxscript import ir
 
         path = folder / "traced.onnx"
         axes = {name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched}
-        with _by_position(self.module, list(self.kwargs)):
+        with _traceable(self.module, list(self.kwargs)) as watches:
             torch.onnx.export(
                 self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
                 dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
             )  # fmt: skip
+        place = next((watch.place for watch in watches if watch.place), "")
+        if place:
+            raise OnnxpartError(
+                f"at {place} the module takes a number out of what it computes from its inputs, as for a branch, and "
+                "tracing freezes it at that of the example's"
+            )
         return ir.load(path)
 
     def dynamo(self, _: Path) -> ir.Model:
@@ -113,14 +127,25 @@ class _Call:
 
 
 @contextlib.contextmanager
-def _by_position(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default."""
-    given = module.__dict__.get("forward")
+def _traceable(module: nn.Module, names: Sequence[str]) -> Iterator[list[Watch]]:
+    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default.
+
+    :returns: a watch for each time that it runs.
+    """
+    given, watches = module.__dict__.get("forward"), list[Watch]()
     forward = module.forward
+
+    @functools.wraps(forward)
+    def watched(*values: Tensor) -> object:
+        with Watch(values) as watch:
+            watches.append(watch)
+            return forward(**dict(zip(names, values, strict=True))) if names else forward(*values)
+
     if names:
-        module.__dict__["forward"] = lambda *values: forward(**dict(zip(names, values, strict=True)))
+        del watched.__wrapped__
+    module.__dict__["forward"] = watched
     try:
-        yield
+        yield watches
     finally:
         module.__dict__.pop("forward", None)
         if given is not None:
@@ -209,6 +234,8 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
                 problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
         except ImportError as error:
             problem = f"it needs {error.name} (pip install {error.name})"
+        except OnnxpartError as error:
+            problem = str(error)
         except Exception as error:  # whatever the module or the exporter raises: they share no base class
             problem = _first_line(error)
         if problem is None:
@@ -282,6 +309,10 @@ def _for_training(draft: Draft, module: nn.Module) -> Draft:
     graph.node.extend(nodes)
     as_dropouts(graph)
     _name_outputs(graph)
+    held = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    if held & own:
+        found = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(held.intersection(t.name for t in weights)))}
+        onnx.helper.set_model_props(draft.proto, found)
     return Draft(draft.proto, streams)
 
 

@@ -14,11 +14,12 @@ from onnxpart.frontend.load import read_checked
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.torch_export import advice
 from onnxpart.ir.protos import all_graphs, opsets_of
+from onnxpart.ir.trainable import frozen
 from onnxpart.storage.onnx_file import tensor_rows
 from onnxpart.storage.rows import stream
 from onnxpart.torch.importer.builder import Builder, Scope
 from onnxpart.torch.importer.decompose import inlined, with_branches
-from onnxpart.torch.importer.module import ImportedModule
+from onnxpart.torch.importer.module import ImportedModule, parameters
 from onnxpart.torch.importer.trainable import trainable
 from onnxpart.torch.importer.types import inferred, info_of
 from onnxpart.torch.importer.values import Constant
@@ -29,9 +30,10 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     """Turn a model into a module that computes the same, can be trained, and knows its initializers' names.
 
     The module takes the graph's inputs by position or name and returns a tensor, or a tuple for several outputs.
-    It is in training mode, as torch modules are at first; call `eval()` for inference. Float initializers
-    that are weights are parameters, one each however often it is used; batch-norm statistics and other
-    constants are buffers. Batch norm and dropout act in training whatever the file says, with its momentum.
+    It is in training mode, as torch modules are at first; call `eval()` for inference. Float initializers that are
+    weights are parameters, one each however often it is used, without gradients where the model says that they are
+    frozen; batch-norm statistics and other constants are buffers. Batch norm and dropout act in training whatever the
+    file says, with its momentum.
     External data are mapped, and copied one initializer after the other. A model whose batch norms were folded
     when it was exported trains as it stands; a warning says so.
 
@@ -42,15 +44,23 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     _check_types(proto.graph)
     for sentence in advice(proto):
         _warn(sentence)
+    held = frozen(proto)
     proto = inlined(proto)
     own_statistics(proto)
     names = frozenset(_constants(proto, folder))
-    inputs = [value.name for value in proto.graph.input if value.name not in names]
+    inputs = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+        for value in proto.graph.input
+        if value.name not in names
+    }
     builder = _built(proto, folder)
     while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
         proto = with_branches(proto, builder.scope.taken)
         builder = _built(proto, folder)
-    return ImportedModule(builder.finish(proto.graph), inputs, names)
+    module = ImportedModule(builder.finish(proto.graph), inputs, names)
+    for name, parameter in parameters(module).items():
+        parameter.requires_grad_(name not in held)
+    return module
 
 
 def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:

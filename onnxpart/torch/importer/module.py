@@ -19,21 +19,31 @@ _PREFIX = "body.tensors."
 class ImportedModule(nn.Module):
     """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
 
-    `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers.
+    `inputs` are the names of the graph's inputs, with the sizes behind the batch that the model is made for (0: any),
+    `initializers` those of the model's initializers.
     """
 
-    def __init__(self, body: Body, inputs: Sequence[str], initializers: frozenset[str]) -> None:
+    def __init__(self, body: Body, inputs: Mapping[str, Sequence[int]], initializers: frozenset[str]) -> None:
         super().__init__()
         self.body = body
         self.inputs, self.initializers = list(inputs), initializers
+        self.sizes = [tuple(sizes) for sizes in inputs.values()]
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Compute the outputs from the inputs, both in graph order; the last inputs may go by their names.
 
-        :raises OnnxpartError: where torch can't compute a node from what it is given.
+        :raises OnnxpartError: where torch can't compute a node from what it is given, or an input has another size than
+            the model is made for: what a loop over it became is then as long as that.
         """
         if named:
             inputs = (*inputs, *self._in_order(named, self.inputs[len(inputs) :]))
+        for name, value, sizes in zip(self.inputs, inputs, self.sizes, strict=False):
+            for axis, (size, wanted) in enumerate(zip(value.shape[1:], sizes, strict=False), 1):
+                if wanted and size != wanted:
+                    raise OnnxpartError(
+                        f"the input {name!r} has size {size} along axis {axis}, the model is made for {wanted}; feed "
+                        "that, or export the model anew with such an input."
+                    )
         try:
             result: torch.Tensor | tuple[torch.Tensor, ...] = self.body.forward(*inputs)
         except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:

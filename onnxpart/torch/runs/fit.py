@@ -13,13 +13,15 @@ from statistics import median
 
 from torch import nn
 
-from onnxpart.emission.split import WHOLE, Split, part_file
+from onnxpart.emission.split import WHOLE, Split, part_files
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
+from onnxpart.ir.trainable import frozen
 from onnxpart.merging import folder as folders
-from onnxpart.merging.optimizer_state import leave_state
+from onnxpart.merging.cross_weights import ZERO, Edges, between
+from onnxpart.merging.optimizer_state import save_trained
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
@@ -37,7 +39,7 @@ from onnxpart.torch.runs.stages import (
     run_stages,
 )
 from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
-from onnxpart.torch.runs.trained_file import deviation, write_weights
+from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
@@ -85,7 +87,8 @@ class Fit:
 
     `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
     `baseline`: the curve of the whole trained alone, if that was asked for. `note` says where the loss was taken.
-    `deviation` is ONNX Runtime's from the trained module (see `trained_file`).
+    `deviation` is ONNX Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
+    weights between parts are as they were in the network.
     """
 
     file: Path
@@ -101,6 +104,7 @@ class Fit:
     baseline: list[Epoch]
     times: Times
     deviation: float
+    kept: Sequence[str]
 
     @property
     def merge_at(self) -> int:
@@ -120,7 +124,7 @@ def fit(
     rounds: int = 1,
     order: str | None = None,
     init: str | None = None,
-    edges: float = 0.0,
+    edges: Edges = ZERO,
     baseline: bool = False,
     force: bool = False,
 ) -> Fit:
@@ -133,7 +137,8 @@ def fit(
     :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
         `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first weights; the
         recipe's when omitted.
-    :param edges: how the edges between parts start in the whole (see `cross_weights.draw_edges`).
+    :param edges: how the edges between parts start in the whole; those of parameters that the model says are frozen are
+        kept, in each round.
     :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare.
     :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
         are of no use when this returns.
@@ -144,6 +149,7 @@ def fit(
     if not 0 < longest <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
     planned = rounds_of(model, k, longest, rounds, order, settings.seed, init or recipe.init)
+    edges.check(planned.last.plan)
     if options.resume:
         _check_same(out, planned.last.plan)
     task = prepare(list(planned.last.parts), options)
@@ -165,21 +171,22 @@ class _Run:
     out: Path
     progress: Progress
 
-    def fit(self, edges: float, *, stops: bool, baseline: bool) -> Fit:
+    def fit(self, edges: Edges, *, stops: bool, baseline: bool) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
 
         :param stops: whether the parts merge as soon as they no longer pay.
         """
         rounds, task, out = self.rounds, self.task, self.out
-        parts, ensemble = self._parts(stops)
+        parts, ensemble = self._parts(edges, stops)
         trained = len(parts.curves[0])
-        for p, module in enumerate(parts.modules):
-            write_weights(module, out / PARTS / part_file(p), out / PARTS / part_file(p))
+        files = part_files(out / PARTS, len(parts.modules))
+        trained_parts = zip(parts.modules, files, strict=True)
+        save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
         merged, whole = self._whole(parts, trained, edges)
         module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
         alone = self._baseline() if baseline else []
-        write_weights(module, out / PARTS / WHOLE, out / TRAINED)
-        leave_state(whole.states[0] if whole.states else None, out / TRAINED)
+        state = whole.states[0] if whole.states else None
+        save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
         return Fit(
             out / TRAINED,
             rounds.last.plan,
@@ -194,9 +201,10 @@ class _Run:
             alone,
             _times(parts.seconds, curve),
             deviation(module, task.objective, out / TRAINED, task.batch()),
+            [name for name in between(rounds.last.plan) if edges.keeping(frozen(rounds.model.proto)).keeps(name)],
         )
 
-    def _parts(self, stops: bool) -> tuple[Networks, list[Check]]:
+    def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:
         """Train the parts round by round, or in one round until they no longer pay; return what the ensemble gave."""
         rounds, task, longest = self.rounds, self.task, self.rounds.spans[-1].stop
         settings = self.recipe.parts(self.options.settings, rounds.k, longest)
@@ -208,7 +216,7 @@ class _Run:
             told(Note(f"without test data nobody can see when to merge; the parts train for {longest} epochs"))
 
         def divided(before: Networks, number: int) -> Networks:
-            return divide_anew(before, self._round(number)) if number else before
+            return divide_anew(before, self._round(number), edges) if number else before
 
         spans = checks(longest) if looked else rounds.spans
         stages = [
@@ -226,7 +234,7 @@ class _Run:
                     break
         return networks, ensemble
 
-    def _whole(self, parts: Networks, trained: int, edges: float) -> tuple[tuple[float, float | None] | None, Networks]:
+    def _whole(self, parts: Networks, trained: int, edges: Edges) -> tuple[tuple[float, float | None] | None, Networks]:
         """Merge the parts, and train the whole on; return what it gave right after merging, and the network."""
         settings, rounds = self.options.settings, self.rounds
         left = settings.epochs - trained
@@ -234,7 +242,7 @@ class _Run:
         whole = self.recipe.whole(settings, span)
 
         def merged(before: Networks) -> Networks:
-            found = merge_parts(before, edges=edges, seed=settings.seed, build=self.task.build)
+            found = merge_parts(before, replace(edges, seed=settings.seed), self.task.build)
             return found if self.recipe.merges_state(settings.optimizer) else replace(found, states=None)
 
         stages = [Stage(THE_WHOLE, range(trained, trained), whole, merged), Stage(THE_WHOLE, span, whole)]

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from onnxpart import __version__
-from onnxpart.storage.atomic import write_bytes
+from onnxpart.merging.cross_weights import Edges
+from onnxpart.storage.atomic import replacing_files, write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS, Fit
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
@@ -23,7 +24,7 @@ from onnxpart.torch.training.losses import ERROR
 REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
 
 
-def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: float) -> dict[str, Any]:
+def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: Edges) -> dict[str, Any]:
     """Return all figures, for JSON; `rounds` are the epochs after which the parts were merged.
 
     :param source: the network that was trained, as given. :param recipe: see `fit.fit`, :param edges: too.
@@ -37,7 +38,8 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "epochs": epochs,
         "merge_at": found.merge_at,
         "recipe": {**asdict(recipe), "rates": rates},
-        "edges": edges,
+        "edges": edges.spread,
+        "kept": list(found.kept),
         "rounds": [span.stop for span in found.rounds],
         "data": options.data,
         "loss": options.loss,
@@ -91,9 +93,10 @@ def save(data: dict[str, Any], found: Fit, folder: Path) -> None:
 
     :raises ModelError: when they can't be written.
     """
-    write_bytes(folder / REPORT, (json.dumps(data, indent=1) + "\n").encode())
-    write_bytes(folder / PAGE, ("\n".join(page(data)) + "\n").encode())
-    _plot(data, found, folder / CURVES)
+    with replacing_files(folder / PAGE) as fresh:
+        write_bytes(fresh / REPORT, (json.dumps(data, indent=1) + "\n").encode())
+        write_bytes(fresh / PAGE, ("\n".join(page(data)) + "\n").encode())
+        _plot(data, found, fresh / CURVES)
     checkpoint.remove(folder / CHECKPOINTS)
 
 
@@ -133,6 +136,8 @@ def page(data: dict[str, Any]) -> list[str]:
             f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
             "as long. Whether it would be as good, --baseline says."
         )
+    if data["kept"]:
+        lines.append(f"Weights between parts stayed as they were in {', '.join(data['kept'])}.")
     return [
         *lines,
         f"ONNX Runtime is off the trained module by {data['deviation']:.1e} of the output's spread.",

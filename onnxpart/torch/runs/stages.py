@@ -6,7 +6,7 @@ Parts merge into the whole (section 2.2) or into fewer and larger parts (section
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from onnxpart.emission.split import Split
-from onnxpart.merging.cross_weights import draw_edges
+from onnxpart.ir.arrays import array_of
+from onnxpart.ir.trainable import frozen
+from onnxpart.merging.cross_weights import ZERO, Edges, between, fill_edges
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
-from onnxpart.merging.merge import merge, unmerge
+from onnxpart.merging.merge import Into, merge, unmerge
 from onnxpart.merging.net2wider import widen
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states, unmerge_states
-from onnxpart.storage.rows import Array
+from onnxpart.storage.rows import Array, stream
 from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule, load_weights, weights
 from onnxpart.torch.training.engine import output_of
@@ -37,12 +39,14 @@ class Networks:
     """Networks that train side by side: the parts of a split, or the whole that they merge into.
 
     `states` are those of their optimizers, None before any training. `curves` has for each the epochs that it trained.
+    `whole` are the weights that parts are slices of, where they aren't the network's.
     """
 
     split: Split
     modules: Sequence[ImportedModule]
     states: Sequence[OptimizerState] | None = None
     curves: Sequence[Sequence[Epoch]] = ()
+    whole: Mapping[str, Array] | None = None
 
     @property
     def weights(self) -> list[dict[str, Array]]:
@@ -106,32 +110,40 @@ def parts_of(split: Split, build: Build = import_onnx) -> Networks:
     return Networks(split, [build(part) for part in split.parts])
 
 
-def divide_anew(before: Networks, parts: Networks) -> Networks:
+def divide_anew(before: Networks, parts: Networks, edges: Edges = ZERO) -> Networks:
     """Let untrained parts go on from what others of the same network merge to; the curves go on, too.
 
     The others are merged into the original graph, which is sliced by the new split: weights and optimizer states. What
     was not trained has nothing to go on from; the new parts then stay as they are.
 
-    :param parts: as many as before.
+    :param parts: as many as before. :param edges: which cross weights are kept; the others are zero.
     """
     if before.states is None:
         return parts
-    whole = merge(before.split.plan, before.weights, into="original")
+    whole = _merged(before, replace(edges, spread=0.0), "original")
     for module, arrays in zip(parts.modules, unmerge(parts.split.plan, whole), strict=True):
         load_weights(module, arrays)
     state = merge_states(before.split.plan, before.states, into="original")
-    return replace(parts, states=unmerge_states(parts.split.plan, state), curves=before.curves)
+    return replace(parts, states=unmerge_states(parts.split.plan, state), curves=before.curves, whole=whole)
 
 
-def merge_parts(parts: Networks, *, edges: float = 0.0, seed: int = 0, build: Build = import_onnx) -> Networks:
+def _merged(parts: Networks, edges: Edges, into: Into) -> dict[str, Array]:
+    """The weights of parts merged, and cross weights as `edges` says; those of frozen parameters are kept."""
+    plan, model = parts.split.plan, parts.split.analysis.model
+    edges = edges.keeping(frozen(model.proto))
+    kept = [name for name in between(plan) if edges.keeps(name)]
+    before = {name: array_of(model, name) for name in kept} if parts.whole is None else parts.whole
+    merged = {name: stream(array) for name, array in merge(plan, parts.weights, into=into).items()}
+    return {name: rows.array() for name, rows in fill_edges(plan, merged, before, edges).items()}
+
+
+def merge_parts(parts: Networks, edges: Edges = ZERO, build: Build = import_onnx) -> Networks:
     """Merge weights and optimizer states of parts into the duplicated whole, Eq. (1) of section 2.2.
 
-    :param edges: how the edges between parts start, :param seed: too (see `cross_weights.draw_edges`).
+    :param edges: how the edges between parts start; those of frozen parameters are kept.
     """
-    plan = parts.split.plan
-    merged = draw_edges(plan, merge(plan, parts.weights), edges, seed=seed)
-    states = None if parts.states is None else [merge_states(plan, parts.states)]
-    return _whole(parts.split, merged, states, build)
+    states = None if parts.states is None else [merge_states(parts.split.plan, parts.states)]
+    return _whole(parts.split, _merged(parts, edges, "duplicated"), states, build)
 
 
 def merge_to_parts(parts: Networks, k: int, build: Build = import_onnx) -> Networks:

@@ -9,15 +9,15 @@ from pathlib import Path
 import onnx
 
 from onnxpart.errors import CheckpointError
-from onnxpart.merging.optimizer_state import OptimizerState, found_states, leave_state, state_file
-from onnxpart.storage.atomic import check_plain, withdrawn
+from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_trained, state_file
+from onnxpart.storage.atomic import check_plain, clear
 from onnxpart.storage.outputs import check_file
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.signature import signature
 from onnxpart.torch.data.sources import Data, open_data
 from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule
-from onnxpart.torch.runs.trained_file import deviation, read_whole, write_weights
+from onnxpart.torch.runs.trained_file import deviation, read_whole, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
@@ -138,6 +138,7 @@ def train_files(
     :raises OnnxpartError: when something doesn't fit, or fails; the files are as they were, then.
     """
     for path in files:
+        clear(path.parent)
         check_plain(path)
         check_file(state_file(path), True)
     if options.resume and not checkpoint.exist(checkpoints):
@@ -146,10 +147,8 @@ def train_files(
     told = progress(task)
     states = _states(files, options, told)
     results = learn(task, options, range(options.settings.epochs), checkpoints, told, plan=plan, states=states)
-    for path, module, result in zip(files, task.modules, results, strict=True):
-        with withdrawn(state_file(path)):
-            write_weights(module, path, path)
-        leave_state(result.state, path)
+    done = zip(files, task.modules, results, strict=True)
+    save_trained(files, ((with_weights(module, path), result.state) for path, module, result in done))
     checkpoint.remove(checkpoints)
     return [
         Trained(path, result.curve, task.loss.metric, deviation(module, task.objective, path, task.batch()))

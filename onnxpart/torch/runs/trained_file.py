@@ -13,7 +13,7 @@ from onnxpart.errors import ModelError, OnnxpartError
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.storage.draft import Draft, empty, to_array
-from onnxpart.storage.onnx_file import check_external, read, save
+from onnxpart.storage.onnx_file import check_external, read
 from onnxpart.storage.rows import stream
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.importer.module import ImportedModule, export_weights
@@ -40,11 +40,11 @@ def read_whole(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def write_weights(module: ImportedModule, source: Path, target: Path) -> None:
-    """Write the model in a file with a module's weights, whole or not at all; what is external stays so.
+def with_weights(module: ImportedModule, source: Path) -> Draft:
+    """Return the model in a file with a module's weights; what is external there stays so.
 
-    :param source: the model that the module was imported from. :param target: where to write, which may be the same.
-    :raises ModelError: when it can't be written.
+    :param source: the model that the module was imported from.
+    :raises ModelError: when it can't be read.
     """
     external = {t.name for t in read(source).graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
     proto = export_weights(module, read_whole(source))
@@ -53,7 +53,7 @@ def write_weights(module: ImportedModule, source: Path, target: Path) -> None:
         if tensor.name in external:
             streams[tensor.name] = stream(to_array(tensor))
             tensor.CopyFrom(empty(tensor.name, streams[tensor.name], tensor.doc_string))
-    save(Draft(proto, streams), target)
+    return Draft(proto, streams)
 
 
 def deviation(module: ImportedModule, objective: Objective, path: Path, batch: Batch) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxpart.errors import CheckpointError, Interrupted, OnnxpartError, UsageError
+from onnxpart.errors import CheckpointError, DataError, Interrupted, OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Batch, Loader
 from onnxpart.torch.training import checkpoint, optim
 from onnxpart.torch.training.checkpoint import Checkpoints, PartState
@@ -155,6 +155,7 @@ class _Run:
         for step, row in enumerate(losses, first):
             for i, loss in enumerate(row):
                 if not math.isfinite(loss):
+                    self._check_data()
                     raise self._diverged(i, f"the loss is {loss} at step {step}")
         for (size, _), row in zip(self.pending, losses, strict=True):
             at.losses = [total + size * loss for total, loss in zip(at.losses, row, strict=True)]
@@ -186,6 +187,16 @@ class _Run:
         except OSError:  # the terminal is gone, which is why this run is to stop
             if not self.stop.is_set():
                 raise
+
+    def _check_data(self) -> None:
+        """Read the batches of this epoch again, up to here.
+
+        :raises DataError: where one isn't finite: then the data are to blame for the loss.
+        """
+        for number, (inputs, target) in enumerate(islice(self.job.loader.epoch(self.at.epoch), self.at.batch)):
+            if not all(bool(values.isfinite().all()) for values in (*inputs, target)):
+                where = f"batch {number} of epoch {self.at.epoch}"
+                raise DataError(f"{where} holds values that are NaN or infinite; leave those samples out.")
 
     def _diverged(self, i: int, what: str) -> OnnxpartError:
         checkpoints, number = self.job.checkpoints, self.job.numbers[i]

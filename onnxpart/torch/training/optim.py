@@ -31,7 +31,7 @@ def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], a
     """
     chosen = [parameter for parameter in parameters if parameter.requires_grad]
     if not chosen:
-        raise OnnxpartError("the model has no weights to train; check the export.")
+        raise OnnxpartError("the model has no weights to train, or all are frozen; check the export.")
     groups = [
         {"params": [p for p in chosen if p.dim() - axes > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in chosen if p.dim() - axes <= 1], "weight_decay": 0.0},

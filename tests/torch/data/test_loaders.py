@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -159,3 +162,53 @@ def test_data_in_memory_have_samples_and_as_many_of_each() -> None:
         TensorLoader((torch.zeros(0, 2),), torch.zeros(0), 1)
     with pytest.raises(DataError, match="inputs and target have 3, 2 samples"):
         TensorLoader((torch.zeros(3, 2),), torch.zeros(2), 1)
+
+
+class Counted(torch_data.IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Twelve samples, of whatever length they are said to be."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return ((torch.zeros(4), torch.zeros(1)) for _ in range(12))
+
+
+class Lying(torch_data.DataLoader[tuple[torch.Tensor, torch.Tensor]]):
+    """A loader of three batches."""
+
+    said = 3
+
+    def __len__(self) -> int:
+        return self.said
+
+
+@pytest.mark.parametrize(("said", "yields"), [(3, None), (2, "yields more"), (5, "yields 3")])
+def test_a_loader_that_lies_about_its_length_is_told(said: int, yields: str | None) -> None:
+    loader = Lying(Counted(), batch_size=4)
+    loader.said = said
+    batches = ForeignLoader(loader, ("x",)).epoch(0)
+    if yields is None:
+        assert len(list(batches)) == 3
+        return
+    with pytest.raises(DataError, match=f"says that it has {said} batches and {yields}; let its length be"):
+        list(batches)
+
+
+class Dying(torch_data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Twelve samples, at the fifth of which something happens."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self.what = what
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if i == 5:
+            self.what()
+        return torch.zeros(4), torch.zeros(1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_end_the_process_are_blamed(workers: int) -> None:
+    loader = DatasetLoader(Dying(partial(sys.exit, 3)), ("x",), 4, workers=workers)
+    with pytest.raises(DataError, match=r"the data can't be read \(SystemExit: 3\)"):
+        list(loader.epoch(0))

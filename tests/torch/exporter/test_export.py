@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from onnxpart import split
 from onnxpart.errors import ModelError, OnnxpartError, UsageError
+from onnxpart.ir.trainable import frozen
 from onnxpart.torch import export, import_onnx
+from onnxpart.torch.importer.module import parameters
 
 EXPORTERS = ("torchscript", "dynamo")
 
@@ -219,7 +222,7 @@ class Drawn(nn.Module):
 
 def test_what_tracing_misses_is_found(tmp_path: Path) -> None:
     x, path = torch.ones(2, 3), tmp_path / "m.onnx"
-    with pytest.raises(OnnxpartError, match=r"something else than the module on the example inputs with the opp") as e:
+    with pytest.raises(OnnxpartError, match="the module takes a number out of what it computes") as e:
         export(Branches(), x, path)
     assert "dynamo: Could not guard on data-dependent expression" in str(e.value)
     with pytest.raises(OnnxpartError, match="the exported model doesn't run on a larger batch"):
@@ -269,3 +272,17 @@ def test_random_numbers_of_training_that_evaluation_would_keep(tmp_path: Path) -
 def test_random_results_are_taken_on_trust(tmp_path: Path) -> None:
     export(Drawn(), torch.randn(32, 4), tmp_path / "m.onnx")
     assert [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node][-1] == "Dropout"
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_frozen_parameters_stay_so(tmp_path: Path, exporter: str) -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    module[2].requires_grad_(False)
+    export(module, torch.randn(3, 4), tmp_path / "m.onnx", exporter=exporter)
+    assert frozen(onnx.load_model(tmp_path / "m.onnx")) == {"2.weight", "2.bias"}
+    (part, _) = split(tmp_path / "m.onnx", 2).parts
+    held = {name for name, p in parameters(import_onnx(part)).items() if not p.requires_grad}
+    assert held == {"2.weight", "2.bias"}
+    module.requires_grad_(True)
+    export(module, torch.randn(3, 4), tmp_path / "m.onnx", exporter=exporter)
+    assert not onnx.load_model(tmp_path / "m.onnx").metadata_props

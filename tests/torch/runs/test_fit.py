@@ -64,6 +64,7 @@ def test_the_page_says_what_was_found() -> None:
         "loss": "mse", "metric": "error", "sizes": {"whole": {"parameters": 1000}, "parts": [{"parameters": 250}] * 2},
         "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
         "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6, "baseline": [],
+        "kept": ["a"],
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
     text = "\n".join(page(data))
@@ -75,9 +76,11 @@ def test_the_page_says_what_was_found() -> None:
         "| merged | 2 |  | 0.2 |  |",
         "| whole, trained on | 3 | 0.5 | 0.25 | 0.125 |",
         "At its median epoch the whole alone would take 6.0 for as many epochs: 2.00 times as long.",
+        "Weights between parts stayed as they were in a.",
     ):
         assert line in text
-    later = "\n".join(page({**data, "merged": None, "whole": [], "speedup": None, "rounds": [2]}))
+    later = "\n".join(page({**data, "merged": None, "whole": [], "speedup": None, "rounds": [2], "kept": []}))
+    assert "Weights between" not in later
     assert "merged |" not in later
     assert "median" not in later
     good = {"by": "loss", "wanted": 0.5, "baseline": 9.0, "seconds": 3.0, "speedup": 3.0}

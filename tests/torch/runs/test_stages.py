@@ -8,10 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from onnx import helper
 from torch.nn import functional as F
 
 from models import regression_mlp
-from onnxpart import OptimizerState, Split, split
+from onnxpart import OptimizerState, Split, arrays, split
+from onnxpart.ir.trainable import FROZEN
+from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.runs.stages import (
     Ensemble,
@@ -88,7 +91,7 @@ def test_optimizer_states_are_merged() -> None:
 
 def test_new_edges_are_drawn() -> None:
     parts = trained(2)
-    without, drawn = (merge_parts(parts, edges=edges, seed=1).weights[0] for edges in (0.0, 1.0))
+    without, drawn = (merge_parts(parts, Edges(spread, seed=1)).weights[0] for spread in (0.0, 1.0))
     changed = {name for name in without if not np.array_equal(without[name], drawn[name])}
     assert {without[name].shape for name in changed} == {(8, 8)}
 
@@ -103,6 +106,27 @@ def test_parts_divided_anew_go_on() -> None:
     for one, other in zip(before.weights, after.weights, strict=True):
         assert {name for name in one if not np.array_equal(one[name], other[name])} == {"y.bias"}  # a mean now
     assert [state.step for state in after.states] == [state.step for state in before.states] == [5, 5]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_between_parts_outlive_rounds(frozen: bool) -> None:
+    """Each round goes on from the whole of the one before, its weights between parts included."""
+    model = regression_mlp(0, inputs=6, hidden=(8, 8))
+    if frozen:
+        helper.set_model_props(model, {FROZEN: '["fc2.weight"]'})
+    edges, wholes = ZERO if frozen else Edges(keep=None), [arrays(model)["fc2.weight"]]
+    networks = parts_of(split(model, 2, order="random", seed=0))
+    for seed in (1, 2):
+        where = networks.split.plan.by_name["fc2.weight"].counts() == 0
+        (networks,) = run_stages(networks, [Stage("parts", range(1), SETTINGS)], learn)
+        networks = divide_anew(networks, parts_of(split(model, 2, order="random", seed=seed)), edges)
+        assert networks.whole is not None
+        wholes.append(networks.whole["fc2.weight"])
+        assert where.any()
+        assert np.array_equal(wholes[-1][where], wholes[-2][where])
+        assert np.array_equal(wholes[-1], wholes[-2]) == frozen
+    merged = merge_parts(networks, edges).weights[0]["fc2.weight"]
+    assert np.array_equal(merged, wholes[-1])
 
 
 def test_untrained_parts_leave_new_ones_as_they_are() -> None:

@@ -12,9 +12,10 @@ from onnx import TensorProto, helper
 
 from models import regression_mlp
 from onnxpart.errors import ModelError, OnnxpartError
+from onnxpart.storage.onnx_file import save
 from onnxpart.torch import import_onnx, load_weights, weights
 from onnxpart.torch.data.batch import Batch
-from onnxpart.torch.runs.trained_file import deviation, read_whole, write_weights
+from onnxpart.torch.runs.trained_file import deviation, read_whole, with_weights
 from onnxpart.torch.training.objective import Objective
 
 MODEL = regression_mlp(0, inputs=6, hidden=(40,))
@@ -34,7 +35,7 @@ def test_weights_are_written_where_they_were(tmp_path: Path, external: bool) -> 
     )
     changed = {name: array + 1 for name, array in weights(module).items()}
     load_weights(module, changed)
-    write_weights(module, path, path)
+    save(with_weights(module, path), path)
     held = {t.name: t.data_location for t in onnx.load_model(path, load_external_data=False).graph.initializer}
     assert (held["fc1.weight"] == TensorProto.EXTERNAL) == external
     for tensor in read_whole(path).graph.initializer:

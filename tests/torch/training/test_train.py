@@ -1,5 +1,6 @@
 """Training: it learns, it can be repeated, and every engine gives the same."""
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 import onnxpart
 from models import lenet
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.torch import import_onnx, load_weights, weights
 from onnxpart.torch.importer.module import parameters
 from onnxpart.torch.training.train import EngineKind, EpochEnd, Event, Note, Result, Settings, Steps, evaluate, train
@@ -217,3 +218,13 @@ def test_parts_are_trained_and_merge_with_their_momenta(model: ModelProto) -> No
     (result,) = train([whole], data, F.cross_entropy, settings, epochs=range(1, 2), states=[state])
     assert result.state.slots.keys() == parameters(whole).keys()
     assert result.state.step == 4
+
+
+@pytest.mark.parametrize("engine", ["series", "fused"])
+def test_data_that_are_no_numbers_are_blamed_for_the_loss(engine: EngineKind) -> None:
+    loader = stripes(60)
+    loader.inputs[0][7] = math.nan
+    with pytest.raises(DataError, match=r"batch \d of epoch 0 holds values that are NaN or infinite; leave those"):
+        train(parts(small()), loader, F.cross_entropy, Settings(2, device="cpu"), engine=engine)
+    with pytest.raises(OnnxpartError, match="lower the rate"):
+        train(parts(small()), stripes(60), F.cross_entropy, Settings(9, lr=1e30, device="cpu"), engine=engine)
