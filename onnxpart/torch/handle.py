@@ -26,10 +26,10 @@ from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.torch.exporter.export import Inputs, export
-from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
-from onnxpart.torch.tensors import escape, to_tensor
+from onnxpart.torch.tensors import to_tensor
 from onnxpart.torch.training.optim import slots, to_state
 
 OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -65,13 +65,13 @@ def split_module(
         names = _names(module, model)
         model = replace(model, parameters=frozenset(names.values()))
         divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
-        parts = [import_onnx(part) for part in divided.parts]
+        parts = [imported(part, _trained(module, names)) for part in divided.parts]
     for part in parts:
         _train_alike(part, module)
     return parts, Handle(module, parts, divided, names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Handle:
     """The way from the parts of a module back into it.
 
@@ -83,6 +83,15 @@ class Handle:
     parts: Sequence[ImportedModule]
     split: Split
     names: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        """What was divided into what, on one line."""
+        return f"Handle({type(self.module).__name__}: {self._sizes()})"
+
+    def _sizes(self) -> str:
+        plan = self.split.plan
+        sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
+        return f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"
 
     def merge(self) -> dict[str, Tensor]:
         """Merge the parts' parameters and buffers as they are now, Eq. (1) of section 2.2.
@@ -143,7 +152,7 @@ class Handle:
 
     def whole(self) -> ImportedModule:
         """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
-        result = import_onnx(self.split.whole)
+        result = imported(self.split.whole, _trained(self.module, self.names))
         merged = merge(self.split.plan, [weights(part) for part in self.parts])
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
         _train_alike(result, self.module)
@@ -152,8 +161,7 @@ class Handle:
     def report(self) -> str:
         """What was divided, what is in every part and averaged, and what keeps the module from being their mean."""
         plan = self.split.plan
-        sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
-        lines = [f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"]
+        lines = [self._sizes()]
         lines += [f"{title}: every part has its own" for title in plan.duplicated]
         lines += [f"{name!r}: every part has its own, merge takes the mean" for name in plan.replicated]
         lines += [reason for i, reason in self._obstacles.items() if i not in plan.duplicated_nodes]
@@ -245,19 +253,17 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
-def _train_alike(imported: ImportedModule, module: nn.Module) -> None:
-    """Let parameters be those of the module, single numbers included, frozen where they are and on their device."""
-    store = imported.body.get_submodule("tensors")
-    own = dict(module.named_parameters(remove_duplicate=False))
-    for name, parameter in own.items():
-        key = escape(name)
-        held = dict(store.named_buffers()).get(key)
-        if held is not None:
-            delattr(store, key)
-            store.register_parameter(key, nn.Parameter(held))
-        if key in dict(store.named_parameters()):
-            store.get_parameter(key).requires_grad_(parameter.requires_grad)
-    imported.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
+def _trained(module: nn.Module, names: Mapping[str, str]) -> set[str]:
+    """The initializers that are parameters of the module, single numbers included."""
+    return {names[key] for key, _ in module.named_parameters(remove_duplicate=False) if key in names}
+
+
+def _train_alike(part: ImportedModule, module: nn.Module) -> None:
+    """Let parameters be frozen where those of the module are, and on their device."""
+    own, held = dict(module.named_parameters(remove_duplicate=False)), parameters(part)
+    for name in own.keys() & held.keys():
+        held[name].requires_grad_(own[name].requires_grad)
+    part.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
 
 
 def _state(optimizer: torch.optim.Optimizer, part: ImportedModule) -> OptimizerState:

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, UsageError
-from onnxpart.ir.protos import captured, constant_node, unused
+from onnxpart.ir.protos import all_nodes, captured, constant_node, unused
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.storage.rows import stream
@@ -254,6 +254,7 @@ def _folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
 
 def _for_training(draft: Draft, module: nn.Module) -> Draft:
     """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named."""
+    draft = _first_named(draft, module)
     graph = draft.proto.graph
     statistics, read_values = set(), {name for node in graph.node for name in node.input}
     for node in graph.node:
@@ -285,6 +286,23 @@ def _for_training(draft: Draft, module: nn.Module) -> Draft:
     return Draft(draft.proto, streams)
 
 
+def _first_named(draft: Draft, module: nn.Module) -> Draft:
+    """The model with each tied parameter under the first of its names, as `named_parameters` has it."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    tied = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+    graph = draft.proto.graph
+    for tensor in graph.initializer:
+        tensor.name = tied.get(tensor.name, tensor.name)
+    _rename([node.input for node in all_nodes(graph)], tied)
+    return Draft(draft.proto, {tied.get(name, name): source for name, source in draft.streams.items()})
+
+
+def _rename(lists: Iterable[MutableSequence[str]], names: Mapping[str, str]) -> None:
+    for values in lists:
+        for i, name in enumerate(values):
+            values[i] = names.get(name, name)
+
+
 def _name_outputs(graph: onnx.GraphProto) -> None:
     """Call the results of the graph `output`, or `output_0` and so on."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
@@ -295,7 +313,4 @@ def _name_outputs(graph: onnx.GraphProto) -> None:
         if value.name in made and value.name not in renamed:
             renamed[value.name] = unused(f"output_{i}" if several else "output", taken)
         value.name = renamed.get(value.name, value.name)
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                names[i] = renamed.get(name, name)
+    _rename([names for node in graph.node for names in (node.input, node.output)], renamed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     :raises OnnxpartError: for a file that can't be read, an operator without an entry in the table, or a form
         that torch can't do.
     """
+    return imported(model, ())
+
+
+def imported(model: onnx.ModelProto | str | os.PathLike[str], parameters: Collection[str]) -> ImportedModule:
+    """The same as `import_onnx`, but that these initializers are parameters, too, whatever their size."""
     proto, _, folder = read_checked(model)
     _check_types(proto.graph)
     for sentence in advice(proto):
@@ -46,18 +52,18 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     own_statistics(proto)
     names = frozenset(_constants(proto, folder))
     inputs = [value.name for value in proto.graph.input if value.name not in names]
-    builder = _built(proto, folder)
+    builder = _built(proto, folder, parameters)
     while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
         proto = with_branches(proto, builder.scope.taken)
-        builder = _built(proto, folder)
-    return ImportedModule(builder.finish(proto.graph), inputs, names)
+        builder = _built(proto, folder, parameters)
+    return builder.finish(proto.graph, lambda: ImportedModule(inputs, names))
 
 
-def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
+def _built(proto: onnx.ModelProto, folder: Path | None, parameters: Collection[str]) -> Builder:
     scope = Scope(
         opsets=opsets_of(proto),
         infos={name: info_of(kind) for name, kind in inferred(proto).items()},
-        trainable=trainable(proto.graph),
+        trainable=trainable(proto.graph).union(parameters),
         initializers=_constants(proto, folder),
     )
     builder = Builder(scope)
@@ -68,7 +74,7 @@ def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
 @cache
 def _warn(sentence: str) -> None:
     """Warn once, not for each of K parts."""
-    warnings.warn(sentence, stacklevel=3)
+    warnings.warn(sentence, stacklevel=4)
 
 
 def _constants(proto: onnx.ModelProto, folder: Path | None) -> dict[str, Constant]:

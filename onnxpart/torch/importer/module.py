@@ -13,18 +13,15 @@ from onnxpart.ir.protos import all_graphs
 from onnxpart.torch.importer.graph_module import Body
 from onnxpart.torch.tensors import to_array, to_tensor, unescape
 
-_PREFIX = "body.tensors."
 
-
-class ImportedModule(nn.Module):
-    """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
+class ImportedModule(Body):
+    """A model as a module: its tensors in the tree that their names draw, in layers of torch's own kinds.
 
     `inputs` are the names of the graph's inputs, `initializers` those of the model's initializers.
     """
 
-    def __init__(self, body: Body, inputs: Sequence[str], initializers: frozenset[str]) -> None:
+    def __init__(self, inputs: Sequence[str], initializers: frozenset[str]) -> None:
         super().__init__()
-        self.body = body
         self.inputs, self.initializers = list(inputs), initializers
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -35,13 +32,13 @@ class ImportedModule(nn.Module):
         if named:
             inputs = (*inputs, *self._in_order(named, self.inputs[len(inputs) :]))
         try:
-            result: torch.Tensor | tuple[torch.Tensor, ...] = self.body.forward(*inputs)
+            result: torch.Tensor | tuple[torch.Tensor, ...] = super().forward(*inputs)
         except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise OnnxpartError(
-                f"{self.body.failed(error) or 'the model'}: {reason}; check what the model is fed."
+                f"{self.program.failed(error) or 'the model'}: {reason}; check what the model is fed."
             ) from error
         return result
 
@@ -55,11 +52,11 @@ class ImportedModule(nn.Module):
 
 def tensor_name(key: str) -> str:
     """Return the initializer's name for a key of the module's `state_dict` or `named_parameters`."""
-    return unescape(key.removeprefix(_PREFIX))
+    return unescape(key)
 
 
 def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters by the initializers' names, in the order of their first use."""
+    """Return the trainable parameters by the initializers' names."""
     return {tensor_name(key): parameter for key, parameter in module.named_parameters()}
 
 
