@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,10 @@ from onnxpart.merging.merge import merge
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
-from onnxpart.torch.exporter.export import Inputs, export
+from onnxpart.torch.exporter.export import Inputs, export, input_names, returned
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
+from onnxpart.torch.interface import Forward, Interface
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
 from onnxpart.torch.tensors import to_tensor
 from onnxpart.torch.training.optim import slots, to_state
@@ -51,9 +52,10 @@ def split_module(
     """Cut a module across its width into K modules that train alone, and keep the way back.
 
     :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter: see `export`.
-    :param outputs: which of several results to keep: `output_0`, `output_1` and so on. The others: see `split`.
-    :returns: the parts, in training mode, on the module's device, with its inputs by position or name and
-        parameters frozen as in the module; and the handle that merges them.
+    :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
+        `output_1` and so on. The others: see `split`.
+    :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
+        it returns in training, and parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
@@ -61,12 +63,16 @@ def split_module(
         path = Path(folder) / "module.onnx"
         export(module, example_inputs, path, exporter=exporter)
         model = replace(load(path), name=type(module).__name__)
+        every = [value.name for value in model.proto.graph.output]
         model = model if outputs is None else cut(model, outputs)
         names = _names(module, model)
         model = replace(model, parameters=frozenset(names.values()))
         divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
         parts = [imported(part, _trained(module, names)) for part in divided.parts]
+    kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     for part in parts:
+        if len(kept) == len(model.proto.graph.output):
+            _call_alike(part, module, example_inputs, kept)
         _train_alike(part, module)
     return parts, Handle(module, parts, divided, names)
 
@@ -155,6 +161,8 @@ class Handle:
         result = imported(self.split.whole, _trained(self.module, self.names))
         merged = merge(self.split.plan, [weights(part) for part in self.parts])
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
+        if isinstance(self.parts[0].forward, Forward):
+            _set_forward(result, self.parts[0].forward.interface)
         _train_alike(result, self.module)
         return result
 
@@ -256,6 +264,19 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 def _trained(module: nn.Module, names: Mapping[str, str]) -> set[str]:
     """The initializers that are parameters of the module, single numbers included."""
     return {names[key] for key, _ in module.named_parameters(remove_duplicate=False) if key in names}
+
+
+def _call_alike(part: ImportedModule, module: nn.Module, example_inputs: Inputs, kept: Sequence[int]) -> None:
+    """Let a part have the module's signature, and return the results of these numbers in its structure."""
+    names = input_names(module, example_inputs)
+    parameter = {graph: name for name, graph in names.items()}
+    inputs = [parameter[name] for name in part.inputs]
+    interface = Interface(module, names, inputs, returned(module, example_inputs), kept)
+    _set_forward(part, interface)
+
+
+def _set_forward(part: ImportedModule, interface: Interface) -> None:
+    part.forward = Forward(interface, partial(ImportedModule.forward, part))  # type: ignore[method-assign]
 
 
 def _train_alike(part: ImportedModule, module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ Named = Mapping[str, Tensor]
 
 
 @torch.no_grad()
-def difference(draft: Draft, run: Callable[[Named], object], inputs: Named) -> str | None:
+def difference(draft: Draft, run: Callable[[Named], Sequence[Tensor]], inputs: Named) -> str | None:
     """Say where a model differs from the module that it was exported from; None where it doesn't.
 
     A module that draws random numbers, and what ONNX Runtime has no kernels for, are taken on trust.
@@ -37,7 +37,7 @@ def difference(draft: Draft, run: Callable[[Named], object], inputs: Named) -> s
     names = [value.name for value in draft.proto.graph.input]
     for title, trial in _trials(inputs):
         try:
-            want, again = (list(_arrays(run(trial))) for _ in range(2))
+            want, again = ([to_array(x) for x in run(trial)] for _ in range(2))
         except Exception:  # whatever a module raises for inputs that aren't its own
             continue
         if not _close(want, again):
@@ -65,17 +65,6 @@ def _trials(inputs: Named) -> Iterator[tuple[str, Named]]:
         yield "the example inputs with the opposite sign", turned
     if len({len(x) if x.ndim else 0 for x in inputs.values()}) == 1:
         yield "a larger batch", {name: torch.cat([x, x[:1]]) for name, x in inputs.items()}
-
-
-def _arrays(value: object) -> Iterator[np.ndarray]:
-    """The tensors among a module's results."""
-    if isinstance(value, Tensor):
-        yield to_array(value)
-    elif isinstance(value, Mapping):
-        yield from _arrays(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _arrays(item)
 
 
 def _close(some: list[np.ndarray], others: list[np.ndarray]) -> bool:

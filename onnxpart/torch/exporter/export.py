@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import logging
@@ -11,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.check import difference
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
+from onnxpart.torch.interface import results
 from onnxpart.torch.tensors import to_array
 
 if TYPE_CHECKING:
@@ -65,12 +67,25 @@ def exported(module: nn.Module, example_inputs: Inputs, exporter: str) -> Iterat
     if exporter not in EXPORTERS:
         raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
     inputs = _batches(_named(module, example_inputs))
-    names, taken = {}, {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
-    for name in inputs:
-        names[name] = unused(name, taken)
-    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), list(names.values()))
+    names = list(input_names(module, example_inputs).values())
+    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names)
     with tempfile.TemporaryDirectory() as folder:
         yield _drafted(call, Path(folder), exporter)
+
+
+def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
+    """The name that `export` gives the graph's input for each of `forward`'s parameters, in their order."""
+    taken = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    return {name: unused(name, taken) for name in _named(module, example_inputs)}
+
+
+@torch.no_grad()
+def returned(module: nn.Module, example_inputs: Inputs) -> object:
+    """What a module returns for example inputs in training mode, in which it is exported; it is left as it was."""
+    call = _Call(module, _batches(_named(module, example_inputs)), not isinstance(example_inputs, Mapping), [])
+    with _unchanged(module):
+        module.train()
+        return call.module(*call.args, **call.kwargs)
 
 
 class _Call:
@@ -78,14 +93,16 @@ class _Call:
 
     def __init__(self, module: nn.Module, inputs: Named, positional: bool, names: Sequence[str]) -> None:
         self.module, self.inputs, self.names = module, inputs, list(names)
+        self.outputs: list[str] = []
         self.args = tuple(inputs.values()) if positional else ()
         self.kwargs = {} if positional else inputs
         size = next((len(x) for x in inputs.values() if x.ndim), None)
         self.batched = [x.ndim > 0 and len(x) == size for x in inputs.values()]
 
-    def run(self, inputs: Mapping[str, Tensor]) -> object:
-        """Call the module."""
-        return self.module(*inputs.values()) if self.args else self.module(**inputs)
+    def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Call the module; return its results in the graph's order."""
+        found = self.module(*inputs.values()) if self.args else self.module(**inputs)
+        return [tensor for _, tensor in results(found)]
 
     def torchscript(self, folder: Path) -> ir.Model:
         """Trace the module as it is."""
@@ -93,7 +110,7 @@ class _Call:
 
         path = folder / "traced.onnx"
         axes = {name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched}
-        with _by_position(self.module, list(self.kwargs)):
+        with _flat(self.module, list(self.kwargs)) as self.outputs:
             torch.onnx.export(
                 self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
                 dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
@@ -102,25 +119,42 @@ class _Call:
 
     def dynamo(self, _: Path) -> ir.Model:
         """Take the module's program from torch.export."""
-        shapes = [{0: torch.export.Dim(BATCH)} if batched else None for batched in self.batched]
-        program = torch.onnx.export(
-            self.module, self.args, kwargs=self.kwargs, input_names=self.names, opset_version=OPSET, verbose=False,
-            dynamo=True, optimize=False,
-            dynamic_shapes=tuple(shapes) if self.args else dict(zip(self.kwargs, shapes, strict=True)),
-        )  # fmt: skip
+        shapes: list[Any] = [{0: torch.export.Dim(BATCH)} if batched else None for batched in self.batched]
+        kinds = [parameter.kind for parameter in inspect.signature(self.module.forward).parameters.values()]
+        if self.args and inspect.Parameter.VAR_POSITIONAL in kinds:  # whose values are one entry
+            first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+            shapes[first:] = [tuple(shapes[first:])]
+        with _flat(self.module, []) as self.outputs:
+            program = torch.onnx.export(
+                self.module, self.args, kwargs=self.kwargs, input_names=self.names, opset_version=OPSET, verbose=False,
+                dynamo=True, optimize=False,
+                dynamic_shapes=tuple(shapes) if self.args else dict(zip(self.kwargs, shapes, strict=True)),
+            )  # fmt: skip
         assert program is not None
         return program.model
 
 
 @contextlib.contextmanager
-def _by_position(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default."""
-    given = module.__dict__.get("forward")
+def _flat(module: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
+    """Let a module return the tensors in its results as a tuple; afterwards their names are in the list.
+
+    :param names: inputs to take by position; else tracing makes inputs of numbers by default.
+    """
+    given, found = module.__dict__.get("forward"), list[str]()
     forward = module.forward
+
+    @functools.wraps(forward)
+    def flat(*args: object, **kwargs: object) -> object:
+        named = dict(zip(names, args, strict=True)) if names else kwargs
+        pairs = list(results(forward(**named) if names else forward(*args, **named)))
+        found[:] = [name for name, _ in pairs]
+        return pairs[0][1] if len(pairs) == 1 else tuple(tensor for _, tensor in pairs)
+
     if names:
-        module.__dict__["forward"] = lambda *values: forward(**dict(zip(names, values, strict=True)))
+        del flat.__wrapped__
+    module.__dict__["forward"] = flat
     try:
-        yield
+        yield found
     finally:
         module.__dict__.pop("forward", None)
         if given is not None:
@@ -202,7 +236,7 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
             with _unchanged(module), _silent():
                 module.train()
                 draft = _folded(attempts[name](folder), module, folder / f"{name}.onnx")
-            draft = _for_training(draft, module)
+            draft = _for_training(draft, module, call.outputs)
             with _unchanged(module), _silent():
                 module.eval()
                 problem = difference(draft, call.run, call.inputs)
@@ -252,7 +286,7 @@ def _folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
     return Draft(proto, {t.name: stream(stored(t, path.parent)) for t in external})
 
 
-def _for_training(draft: Draft, module: nn.Module) -> Draft:
+def _for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Draft:
     """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named."""
     draft = _first_named(draft, module)
     graph = draft.proto.graph
@@ -282,7 +316,7 @@ def _for_training(draft: Draft, module: nn.Module) -> Draft:
     graph.initializer.extend(weights)
     graph.node.extend(nodes)
     as_dropouts(graph)
-    _name_outputs(graph)
+    _name_outputs(graph, outputs)
     return Draft(draft.proto, streams)
 
 
@@ -303,14 +337,17 @@ def _rename(lists: Iterable[MutableSequence[str]], names: Mapping[str, str]) -> 
             values[i] = names.get(name, name)
 
 
-def _name_outputs(graph: onnx.GraphProto) -> None:
-    """Call the results of the graph `output`, or `output_0` and so on."""
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    made = {name for node in graph.node for name in node.output}
-    several = len(graph.output) > 1
+def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Call the results of the graph by their names, and what has such a name by another."""
+    made = {name for node in all_nodes(graph) for name in node.output}
+    taken = {name for node in all_nodes(graph) for name in node.input} - made
     renamed: dict[str, str] = {}
-    for i, value in enumerate(graph.output):
+    for value, name in zip(graph.output, names, strict=True):
         if value.name in made and value.name not in renamed:
-            renamed[value.name] = unused(f"output_{i}" if several else "output", taken)
+            renamed[value.name] = unused(name, taken)
+    clashing = sorted(made.intersection(renamed.values()) - renamed.keys())
+    taken |= made
+    renamed |= {name: unused(name, taken) for name in clashing}
+    for value in graph.output:
         value.name = renamed.get(value.name, value.name)
-    _rename([names for node in graph.node for names in (node.input, node.output)], renamed)
+    _rename([values for node in all_nodes(graph) for values in (node.input, node.output)], renamed)
