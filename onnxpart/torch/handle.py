@@ -25,7 +25,7 @@ from onnxpart.merging.merge import merge
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
-from onnxpart.torch.exporter.export import Inputs, export, input_names, returned
+from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
 from onnxpart.torch.interface import Forward, Interface
@@ -48,10 +48,12 @@ def split_module(
     init: str = "slices",
     outputs: Sequence[str] | None = None,
     exporter: str = "auto",
+    dynamic: Dynamic | None = None,
 ) -> tuple[list[ImportedModule], Handle]:
     """Cut a module across its width into K modules that train alone, and keep the way back.
 
-    :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter: see `export`.
+    :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter, dynamic: see
+        `export`.
     :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
         `output_1` and so on. The others: see `split`.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
@@ -61,7 +63,7 @@ def split_module(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
-        export(module, example_inputs, path, exporter=exporter)
+        export(module, example_inputs, path, exporter=exporter, dynamic=dynamic)
         model = replace(load(path), name=type(module).__name__)
         every = [value.name for value in model.proto.graph.output]
         model = model if outputs is None else cut(model, outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from onnxpart.errors import OnnxpartError, PartitionError, UsageError
 from onnxpart.torch import export, split_module
 from onnxpart.torch import handle as home
-from tests.networks.plain import CLASSES, NETWORKS, LeNet, ResNet18, learn
+from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, learn
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 Optimizer = torch.optim.Optimizer
@@ -76,6 +77,26 @@ def test_a_norm_that_is_applied_twice_has_one_set_of_statistics() -> None:
     assert deviation(module, parts, torch.randn(10, 6)) < 1e-5
     assert module.norm.running_mean is not None
     assert module.norm.running_mean.abs().min() > 0
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_parts_run_at_every_length_that_the_module_runs_at(exporter: str) -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["gpt2"]
+    module, dynamic = GPT2(places=12), {"tokens": {1: "length"}}
+    (same,), _ = split_module(module, draw(), 1, exporter=exporter, dynamic=dynamic)
+    parts, handle = split_module(module, draw(), 2, exporter=exporter, dynamic=dynamic)
+    for part, tokens in zip(parts, (torch.randint(0, CLASSES, (4, 6)), torch.randint(0, CLASSES, (4, 9))), strict=True):
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), tokens.clone)
+    whole = handle.whole()
+    for length in (2, 6, 11):
+        tokens = torch.randint(0, CLASSES, (3, length))
+        assert deviation(same, [module], tokens) < 1e-5
+        assert deviation(whole, parts, tokens) < 1e-5
+    with pytest.raises(
+        UsageError, match=r"dynamic names {2: 'length'} of 'tokens', and the inputs are tokens \[8, 6\]"
+    ):
+        split_module(module, draw(), 2, dynamic={"tokens": {2: "length"}})
 
 
 def test_duplicating_norms_changes_no_parameter() -> None:
@@ -348,11 +369,11 @@ def test_optimisers_that_do_not_fit() -> None:
 
 
 def test_weight_without_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def renaming(module: nn.Module, example_inputs: Tensor, path: str, exporter: str) -> None:
+    def renaming(module: nn.Module, example_inputs: Tensor, path: str, **options: Any) -> None:
         other = copy.deepcopy(module)
         with torch.no_grad():
             other.get_parameter("fc1.weight").mul_(2)
-        export(other, example_inputs, path, exporter=exporter)
+        export(other, example_inputs, path, **options)
 
     monkeypatch.setattr(home, "export", renaming)
     with pytest.raises(OnnxpartError, match=r"the exporter made the weight 'fc1.weight' of the module's parameters"):

@@ -41,9 +41,18 @@ BATCH = "batch"
 EXPORTERS = ("auto", "torchscript", "dynamo")
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 Named = dict[str, Tensor]
+Dynamic = Mapping[str, Mapping[int, str | torch.export.Dim]]
+"""For parameters of `forward`: axis -> the name of its size, or a Dim, as in torch.export's `dynamic_shapes`."""
 
 
-def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[str], *, exporter: str = "auto") -> None:
+def export(
+    module: nn.Module,
+    example_inputs: Inputs,
+    path: str | os.PathLike[str],
+    *,
+    exporter: str = "auto",
+    dynamic: Dynamic | None = None,
+) -> None:
     """Write a module as ONNX so that it can be trained from the file, and merged back.
 
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
@@ -54,21 +63,25 @@ def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[st
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
-    :raises UsageError: for inputs that aren't tensors. :raises OnnxpartError: when no exporter can do it.
-    :raises ModelError: when the file can't be written.
+    :param dynamic: axes besides the batch that may be of any size, as in `{"tokens": {1: "length"}}`; axes of one name
+        are of one size. That the file computes what the module does is tried at another size, too.
+    :raises UsageError: for inputs that aren't tensors, and axes that they haven't. :raises OnnxpartError: when no
+        exporter can do it. :raises ModelError: when the file can't be written.
     """
-    with exported(module, example_inputs, exporter) as draft:
+    with exported(module, example_inputs, exporter, dynamic) as draft:
         save(draft, path)
 
 
 @contextlib.contextmanager
-def exported(module: nn.Module, example_inputs: Inputs, exporter: str) -> Iterator[Draft]:
+def exported(
+    module: nn.Module, example_inputs: Inputs, exporter: str, dynamic: Dynamic | None = None
+) -> Iterator[Draft]:
     """The model that `export` writes, which may have its weights in a folder that lives as long as the context."""
     if exporter not in EXPORTERS:
         raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
     inputs = _batches(_named(module, example_inputs))
     names = list(input_names(module, example_inputs).values())
-    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names)
+    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, _axes(inputs, dynamic or {}))
     with tempfile.TemporaryDirectory() as folder:
         yield _drafted(call, Path(folder), exporter)
 
@@ -82,7 +95,7 @@ def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
 @torch.no_grad()
 def returned(module: nn.Module, example_inputs: Inputs) -> object:
     """What a module returns for example inputs in training mode, in which it is exported; it is left as it was."""
-    call = _Call(module, _batches(_named(module, example_inputs)), not isinstance(example_inputs, Mapping), [])
+    call = _Call(module, _batches(_named(module, example_inputs)), not isinstance(example_inputs, Mapping), [], [])
     with _unchanged(module):
         module.train()
         return call.module(*call.args, **call.kwargs)
@@ -91,13 +104,14 @@ def returned(module: nn.Module, example_inputs: Inputs) -> object:
 class _Call:
     """What an exporter is asked for: a module, its inputs by the names of its parameters, and what to call them."""
 
-    def __init__(self, module: nn.Module, inputs: Named, positional: bool, names: Sequence[str]) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: Named, positional: bool, names: Sequence[str], axes: Sequence[dict[int, str]]
+    ) -> None:
         self.module, self.inputs, self.names = module, inputs, list(names)
         self.outputs: list[str] = []
         self.args = tuple(inputs.values()) if positional else ()
         self.kwargs = {} if positional else inputs
-        size = next((len(x) for x in inputs.values() if x.ndim), None)
-        self.batched = [x.ndim > 0 and len(x) == size for x in inputs.values()]
+        self.axes = list(axes)
 
     def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Call the module; return its results in the graph's order."""
@@ -109,7 +123,7 @@ class _Call:
         from onnxscript import ir
 
         path = folder / "traced.onnx"
-        axes = {name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched}
+        axes = {name: found for name, found in zip(self.names, self.axes, strict=True) if found}
         with _flat(self.module, list(self.kwargs)) as self.outputs:
             torch.onnx.export(
                 self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
@@ -119,7 +133,8 @@ class _Call:
 
     def dynamo(self, _: Path) -> ir.Model:
         """Take the module's program from torch.export."""
-        shapes: list[Any] = [{0: torch.export.Dim(BATCH)} if batched else None for batched in self.batched]
+        sizes = {name: torch.export.Dim(name) for found in self.axes for name in found.values()}
+        shapes: list[Any] = [{axis: sizes[name] for axis, name in found.items()} or None for found in self.axes]
         kinds = [parameter.kind for parameter in inspect.signature(self.module.forward).parameters.values()]
         if self.args and inspect.Parameter.VAR_POSITIONAL in kinds:  # whose values are one entry
             first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
@@ -188,6 +203,22 @@ def _batches(inputs: Named) -> Named:
     return inputs
 
 
+def _axes(inputs: Named, dynamic: Dynamic) -> list[dict[int, str]]:
+    """For each input the axes of any size, by their names."""
+    for name, found in dynamic.items():
+        rank = inputs[name].ndim if name in inputs else None
+        if rank is None or any(not 0 <= axis < rank for axis in found):
+            shapes = ", ".join(f"{key} {list(x.shape)}" for key, x in inputs.items())
+            raise UsageError(f"dynamic names {dict(found)} of {name!r}, and the inputs are {shapes}; name their axes.")
+    size = next((len(x) for x in inputs.values() if x.ndim), None)
+    result = []
+    for name, x in inputs.items():
+        axes = {0: BATCH} if x.ndim and len(x) == size else {}
+        given = {axis: dim if isinstance(dim, str) else dim.__name__ for axis, dim in dynamic.get(name, {}).items()}
+        result.append(given | axes)
+    return result
+
+
 @contextlib.contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
     """Afterwards the module's modes, its buffers, and torch's random numbers are as before."""
@@ -239,7 +270,7 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
             draft = _for_training(draft, module, call.outputs)
             with _unchanged(module), _silent():
                 module.eval()
-                problem = difference(draft, call.run, call.inputs)
+                problem = difference(draft, call.run, call.inputs, call.axes)
                 problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
         except ImportError as error:
             problem = f"it needs {error.name} (pip install {error.name})"
