@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,9 @@ from onnxpart.inspection.tie_graph import Cause
 from onnxpart.merging.folder import Merged
 from onnxpart.planning.plan import Plan
 from onnxpart.verification.oracles import Finding, Verdict
+
+if TYPE_CHECKING:
+    from onnxpart.torch.runs.estimate import Estimates
 
 LISTED = 8
 """How many of what moves along are named."""
@@ -201,12 +205,13 @@ def _sound(finding: Finding) -> bool:
     return finding.holds and finding.compared > 0
 
 
-def estimates(rows: Sequence[Any], whole: float, held: int, spread: float) -> Table:
+def estimates(found: Estimates) -> Table:
     """The whole's step and those of K parts (see `runs.estimate`), a row for each."""
     right = ("width", "parameters", "memory", "step, ms", "one part", "in series", "in parallel")
     table = _table("K", *right, "", right=right)
-    table.add_row("1", "", "100%", _megabytes(held), f"{whole:.1f}", "", "", "", f"spread {spread:.0%}")
-    for row in rows:
+    spread = f"spread {found.spread:.0%}"
+    table.add_row("1", "", "100%", _megabytes(found.bytes), f"{found.whole:.1f}", "", "", "", spread)
+    for row in found.rows:
         if row.why_not:
             table.add_row(str(row.k), *[""] * len(right), row.why_not)
             continue

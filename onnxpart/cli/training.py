@@ -335,7 +335,7 @@ def estimate(
         typer.echo(json.dumps({**asdict(found), "advice": found.advice, "best": found.best and found.best.k}))
         return
     console = tables.console()
-    console.print(tables.estimates(found.rows, found.whole, found.bytes, found.spread))
+    console.print(tables.estimates(found))
     console.print(found.advice)
 
 

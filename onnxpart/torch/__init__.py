@@ -5,17 +5,14 @@ from onnxpart.torch.handle import Handle, split_module
 from onnxpart.torch.importer import operators as operators
 from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule, export_weights, load_weights, weights
-from onnxpart.torch.tensors import escape, unescape
 
 __all__ = [
     "Handle",
     "ImportedModule",
-    "escape",
     "export",
     "export_weights",
     "import_onnx",
     "load_weights",
     "split_module",
-    "unescape",
     "weights",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,12 @@ from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.storage.rows import stream
-from onnxpart.torch.exporter.export import Inputs, export
-from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
+from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
+from onnxpart.torch.interface import Forward, Interface
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
-from onnxpart.torch.tensors import escape, to_array, to_tensor
+from onnxpart.torch.tensors import to_array, to_tensor
 from onnxpart.torch.training.optim import slots, to_state
 
 OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -49,31 +50,38 @@ def split_module(
     init: str = "slices",
     outputs: Sequence[str] | None = None,
     exporter: str = "auto",
+    dynamic: Dynamic | None = None,
 ) -> tuple[list[ImportedModule], Handle]:
     """Cut a module across its width into K modules that train alone, and keep the way back.
 
-    :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter: see `export`.
-    :param outputs: which of several results to keep: `output_0`, `output_1` and so on. The others: see `split`.
-    :returns: the parts, in training mode, on the module's device, with its inputs by position or name and
-        parameters frozen as in the module; and the handle that merges them.
+    :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter, dynamic: see
+        `export`.
+    :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
+        `output_1` and so on. The others: see `split`.
+    :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
+        it returns in training, and parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
-        export(module, example_inputs, path, exporter=exporter)
+        export(module, example_inputs, path, exporter=exporter, dynamic=dynamic)
         model = replace(load(path), name=type(module).__name__)
+        every = [value.name for value in model.proto.graph.output]
         model = model if outputs is None else cut(model, outputs)
         names = _names(module, model)
         model = replace(model, parameters=frozenset(names.values()))
         divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
-        parts = [import_onnx(part) for part in divided.parts]
+        parts = [imported(part, _trained(module, names)) for part in divided.parts]
+    kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     for part in parts:
+        if len(kept) == len(model.proto.graph.output):
+            _call_alike(part, module, example_inputs, kept)
         _train_alike(part, module)
     return parts, Handle(module, parts, divided, names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Handle:
     """The way from the parts of a module back into it.
 
@@ -85,6 +93,15 @@ class Handle:
     parts: Sequence[ImportedModule]
     split: Split
     names: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        """What was divided into what, on one line."""
+        return f"Handle({type(self.module).__name__}: {self._sizes()})"
+
+    def _sizes(self) -> str:
+        plan = self.split.plan
+        sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
+        return f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"
 
     def merge(self, *, keep: bool | Collection[str] = ()) -> dict[str, Tensor]:
         """Merge the parts' parameters and buffers as they are now, Eq. (1) of section 2.2.
@@ -163,17 +180,18 @@ class Handle:
 
     def whole(self) -> ImportedModule:
         """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
-        result = import_onnx(self.split.whole)
+        result = imported(self.split.whole, _trained(self.module, self.names))
         merged = merge(self.split.plan, [weights(part) for part in self.parts])
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
+        if isinstance(self.parts[0].forward, Forward):
+            _set_forward(result, self.parts[0].forward.interface)
         _train_alike(result, self.module)
         return result
 
     def report(self) -> str:
         """What is divided, averaged, zero or kept between parts, and what keeps the module from being their mean."""
         plan = self.split.plan
-        sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
-        lines = [f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"]
+        lines = [self._sizes()]
         lines += [f"{title}: every part has its own" for title in plan.duplicated]
         lines += [f"{name!r}: every part has its own, merge takes the mean" for name in plan.replicated]
         kept = self._kept
@@ -269,19 +287,30 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
-def _train_alike(imported: ImportedModule, module: nn.Module) -> None:
-    """Let parameters be those of the module, single numbers included, frozen where they are and on their device."""
-    store = imported.body.get_submodule("tensors")
-    own = dict(module.named_parameters(remove_duplicate=False))
-    for name, parameter in own.items():
-        key = escape(name)
-        held = dict(store.named_buffers()).get(key)
-        if held is not None:
-            delattr(store, key)
-            store.register_parameter(key, nn.Parameter(held))
-        if key in dict(store.named_parameters()):
-            store.get_parameter(key).requires_grad_(parameter.requires_grad)
-    imported.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
+def _trained(module: nn.Module, names: Mapping[str, str]) -> set[str]:
+    """The initializers that are parameters of the module, single numbers included."""
+    return {names[key] for key, _ in module.named_parameters(remove_duplicate=False) if key in names}
+
+
+def _call_alike(part: ImportedModule, module: nn.Module, example_inputs: Inputs, kept: Sequence[int]) -> None:
+    """Let a part have the module's signature, and return the results of these numbers in its structure."""
+    names = input_names(module, example_inputs)
+    parameter = {graph: name for name, graph in names.items()}
+    inputs = [parameter[name] for name in part.inputs]
+    interface = Interface(module, names, inputs, returned(module, example_inputs), kept)
+    _set_forward(part, interface)
+
+
+def _set_forward(part: ImportedModule, interface: Interface) -> None:
+    part.forward = Forward(interface, partial(ImportedModule.forward, part))  # type: ignore[method-assign]
+
+
+def _train_alike(part: ImportedModule, module: nn.Module) -> None:
+    """Let parameters be frozen where those of the module are, and on their device."""
+    own, held = dict(module.named_parameters(remove_duplicate=False)), parameters(part)
+    for name in own.keys() & held.keys():
+        held[name].requires_grad_(own[name].requires_grad)
+    part.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
 
 
 def _state(optimizer: torch.optim.Optimizer, part: ImportedModule) -> OptimizerState:

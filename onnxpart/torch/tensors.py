@@ -1,6 +1,7 @@
 """Names and bytes of an imported module's tensors: each is kept under its initializer's own name."""
 
 import re
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -41,14 +42,14 @@ HALVES = frozenset(_BITS.values())
 """Types that numpy lacks."""
 
 
-def escape(name: str) -> str:
+def escape(name: str, taken: Collection[str] = ()) -> str:
     """Turn an initializer's name into one that torch accepts for a parameter; `unescape` turns it back.
 
     A dot (torch's separator), a percent sign, and what can't stand in generated code become `%XX`;
-    so does the first character of a name that `nn.Module` uses itself, such as `type`.
+    so does the first character of a name that is `taken`, or that `nn.Module` uses itself, such as `type`.
     """
     escaped = _ESCAPED.sub(_percent, name)
-    return f"%{ord(escaped[0]):02X}{escaped[1:]}" if escaped and escaped in _TAKEN else escaped
+    return f"%{ord(escaped[0]):02X}{escaped[1:]}" if escaped and escaped in {*_TAKEN, *taken} else escaped
 
 
 def unescape(name: str) -> str:

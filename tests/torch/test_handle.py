@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from onnxpart.errors import OnnxpartError, PartitionError, UsageError
 from onnxpart.torch import Handle, export, split_module
 from onnxpart.torch import handle as home
-from tests.networks.plain import CLASSES, NETWORKS, LeNet, ResNet18, learn
+from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, learn
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 Optimizer = torch.optim.Optimizer
@@ -76,6 +77,26 @@ def test_a_norm_that_is_applied_twice_has_one_set_of_statistics() -> None:
     assert deviation(module, parts, torch.randn(10, 6)) < 1e-5
     assert module.norm.running_mean is not None
     assert module.norm.running_mean.abs().min() > 0
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_parts_run_at_every_length_that_the_module_runs_at(exporter: str) -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["gpt2"]
+    module, dynamic = GPT2(places=12), {"tokens": {1: "length"}}
+    (same,), _ = split_module(module, draw(), 1, exporter=exporter, dynamic=dynamic)
+    parts, handle = split_module(module, draw(), 2, exporter=exporter, dynamic=dynamic)
+    for part, tokens in zip(parts, (torch.randint(0, CLASSES, (4, 6)), torch.randint(0, CLASSES, (4, 9))), strict=True):
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), tokens.clone)
+    whole = handle.whole()
+    for length in (2, 6, 11):
+        tokens = torch.randint(0, CLASSES, (3, length))
+        assert deviation(same, [module], tokens) < 1e-5
+        assert deviation(whole, parts, tokens) < 1e-5
+    with pytest.raises(
+        UsageError, match=r"dynamic names {2: 'length'} of 'tokens', and the inputs are tokens \[8, 6\]"
+    ):
+        split_module(module, draw(), 2, dynamic={"tokens": {2: "length"}})
 
 
 def test_duplicating_norms_changes_no_parameter() -> None:
@@ -228,6 +249,7 @@ def test_report_says_what_is_averaged() -> None:
     _, handle = split_module(Narrow(), torch.randn(4, 4))
     lines = handle.report().splitlines()
     assert lines[0].startswith("2 parts of ")
+    assert repr(handle) == f"Handle(Narrow: {lines[0]})"
     assert "'one.bias': every part has its own, merge takes the mean" in lines
     assert lines[-1] == "after merging the module is near the mean of the parts, not equal to it"
     _, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
@@ -283,7 +305,7 @@ def test_moments_are_scaled_as_the_weights_are(kind: str) -> None:
     handle.merge_optimizer(optimizers, target)
 
     def part_slot(p: int, name: str, slot: str) -> Tensor:
-        key = "body.tensors." + name.replace(".", "%2E")
+        key = name
         return optimizers[p].state[dict(parts[p].named_parameters())[key]][slot]
 
     powers = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
@@ -326,9 +348,9 @@ def test_what_the_graph_does_not_compute_stays() -> None:
     parts, handle = split_module(module, torch.randn(4, 4, dtype=torch.float64))
     for part in parts:
         names = {name for name, p in part.named_parameters() if p.requires_grad}
-        assert {"body.tensors.gain", "body.tensors.a%2Eweight"} <= names
-        assert "body.tensors.a%2Ebias" not in names
-        assert "body.tensors.shift" not in names
+        assert {"gain", "a.weight"} <= names
+        assert "a.bias" not in names
+        assert "shift" not in names
         learn(part, torch.optim.SGD(part.parameters(), lr=0.1), lambda: torch.randn(4, 4, dtype=torch.float64))
     state = handle.merge()
     assert state.keys() == before.keys()
@@ -356,7 +378,7 @@ def test_named_inputs_and_one_of_several_outputs() -> None:
     module.load_state_dict(handle.merge())
     mean = torch.stack([part(left, right) for part in parts]).mean(0)
     assert all(torch.equal(part(right=right, left=left), part(left, right=right)) for part in parts)
-    with pytest.raises(OnnxpartError, match="the inputs by name are left, the model wants left, right; name these"):
+    with pytest.raises(OnnxpartError, match="missing a required argument: 'right'; call the part like"):
         parts[0](left=left)
     torch.testing.assert_close(module(left, right)[0], mean)
     with pytest.raises(PartitionError, match=r"Pair: no layer can be divided into 2 parts \(it is tied to the output"):
@@ -390,11 +412,11 @@ def test_optimisers_that_do_not_fit() -> None:
 
 
 def test_weight_without_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def renaming(module: nn.Module, example_inputs: Tensor, path: str, exporter: str) -> None:
+    def renaming(module: nn.Module, example_inputs: Tensor, path: str, **options: Any) -> None:
         other = copy.deepcopy(module)
         with torch.no_grad():
             other.get_parameter("fc1.weight").mul_(2)
-        export(other, example_inputs, path, exporter=exporter)
+        export(other, example_inputs, path, **options)
 
     monkeypatch.setattr(home, "export", renaming)
     with pytest.raises(OnnxpartError, match=r"the exporter made the weight 'fc1.weight' of the module's parameters"):

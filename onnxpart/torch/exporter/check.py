@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,21 +23,24 @@ Named = Mapping[str, Tensor]
 
 
 @torch.no_grad()
-def difference(draft: Draft, run: Callable[[Named], object], inputs: Named) -> str | None:
+def difference(
+    draft: Draft, run: Callable[[Named], Sequence[Tensor]], inputs: Named, axes: Sequence[Mapping[int, str]] = ()
+) -> str | None:
     """Say where a model differs from the module that it was exported from; None where it doesn't.
 
     A module that draws random numbers, and what ONNX Runtime has no kernels for, are taken on trust.
 
     :param run: the module, in evaluation mode. :param inputs: those of the export, by the names of `run`'s, in order.
+    :param axes: for each of these, the axes of any size, by name.
     """
     try:
         session = Session(*assemble(draft.proto, {name: held.array() for name, held in draft.streams.items()}))
     except OnnxpartError:
         return None
     names = [value.name for value in draft.proto.graph.input]
-    for title, trial in _trials(inputs):
+    for title, trial in _trials(inputs, axes):
         try:
-            want, again = (list(_arrays(run(trial))) for _ in range(2))
+            want, again = ([to_array(x) for x in run(trial)] for _ in range(2))
         except Exception:  # whatever a module raises for inputs that aren't its own
             continue
         if not _close(want, again):
@@ -58,24 +61,21 @@ def _noise(draft: Draft) -> str:
     return f": {drawing[0].op_type} {drawing[0].name!r} is random in evaluation too, do without it" if drawing else ""
 
 
-def _trials(inputs: Named) -> Iterator[tuple[str, Named]]:
+def _trials(inputs: Named, axes: Sequence[Mapping[int, str]]) -> Iterator[tuple[str, Named]]:
+    """The inputs of the export, and others of the same kind, each with what they are called."""
     yield "the example inputs", inputs
     if any(x.is_floating_point() for x in inputs.values()):
         turned = {name: -x if x.is_floating_point() else x for name, x in inputs.items()}
         yield "the example inputs with the opposite sign", turned
     if len({len(x) if x.ndim else 0 for x in inputs.values()}) == 1:
         yield "a larger batch", {name: torch.cat([x, x[:1]]) for name, x in inputs.items()}
-
-
-def _arrays(value: object) -> Iterator[np.ndarray]:
-    """The tensors among a module's results."""
-    if isinstance(value, Tensor):
-        yield to_array(value)
-    elif isinstance(value, Mapping):
-        yield from _arrays(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _arrays(item)
+    for size in sorted({found[axis] for found in axes for axis in found if axis}):
+        longer = dict(inputs)
+        for (name, x), found in zip(inputs.items(), axes, strict=True):
+            for axis in (axis for axis in found if found[axis] == size):
+                x = torch.cat([x, x.narrow(axis, 0, 1)], axis)
+            longer[name] = x
+        yield f"a larger {size!r}", longer
 
 
 def _close(some: list[np.ndarray], others: list[np.ndarray]) -> bool:

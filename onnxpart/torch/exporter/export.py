@@ -11,9 +11,9 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, UsageError
-from onnxpart.ir.protos import captured, constant_node, metadata_of, unused
+from onnxpart.ir.protos import all_nodes, captured, constant_node, metadata_of, unused
 from onnxpart.ir.trainable import FROZEN
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
@@ -31,6 +31,7 @@ from onnxpart.torch.exporter.check import difference
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
+from onnxpart.torch.interface import results
 from onnxpart.torch.tensors import to_array
 
 if TYPE_CHECKING:
@@ -43,9 +44,18 @@ BATCH = "batch"
 EXPORTERS = ("auto", "torchscript", "dynamo")
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 Named = dict[str, Tensor]
+Dynamic = Mapping[str, Mapping[int, str | torch.export.Dim]]
+"""For parameters of `forward`: axis -> the name of its size, or a Dim, as in torch.export's `dynamic_shapes`."""
 
 
-def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[str], *, exporter: str = "auto") -> None:
+def export(
+    module: nn.Module,
+    example_inputs: Inputs,
+    path: str | os.PathLike[str],
+    *,
+    exporter: str = "auto",
+    dynamic: Dynamic | None = None,
+) -> None:
     """Write a module as ONNX so that it can be trained from the file, and merged back.
 
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
@@ -57,40 +67,60 @@ def export(module: nn.Module, example_inputs: Inputs, path: str | os.PathLike[st
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
-    :raises UsageError: for inputs that aren't tensors. :raises OnnxpartError: when no exporter can do it.
-    :raises ModelError: when the file can't be written.
+    :param dynamic: axes besides the batch that may be of any size, as in `{"tokens": {1: "length"}}`; axes of one name
+        are of one size. That the file computes what the module does is tried at another size, too.
+    :raises UsageError: for inputs that aren't tensors, and axes that they haven't. :raises OnnxpartError: when no
+        exporter can do it. :raises ModelError: when the file can't be written.
     """
-    with exported(module, example_inputs, exporter) as draft:
+    with exported(module, example_inputs, exporter, dynamic) as draft:
         save(draft, path)
 
 
 @contextlib.contextmanager
-def exported(module: nn.Module, example_inputs: Inputs, exporter: str) -> Iterator[Draft]:
+def exported(
+    module: nn.Module, example_inputs: Inputs, exporter: str, dynamic: Dynamic | None = None
+) -> Iterator[Draft]:
     """The model that `export` writes, which may have its weights in a folder that lives as long as the context."""
     if exporter not in EXPORTERS:
         raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
     inputs = _batches(_named(module, example_inputs))
-    names, taken = {}, {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
-    for name in inputs:
-        names[name] = unused(name, taken)
-    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), list(names.values()))
+    names = list(input_names(module, example_inputs).values())
+    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, _axes(inputs, dynamic or {}))
     with tempfile.TemporaryDirectory() as folder:
         yield _drafted(call, Path(folder), exporter)
+
+
+def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
+    """The name that `export` gives the graph's input for each of `forward`'s parameters, in their order."""
+    taken = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    return {name: unused(name, taken) for name in _named(module, example_inputs)}
+
+
+@torch.no_grad()
+def returned(module: nn.Module, example_inputs: Inputs) -> object:
+    """What a module returns for example inputs in training mode, in which it is exported; it is left as it was."""
+    call = _Call(module, _batches(_named(module, example_inputs)), not isinstance(example_inputs, Mapping), [], [])
+    with _unchanged(module):
+        module.train()
+        return call.module(*call.args, **call.kwargs)
 
 
 class _Call:
     """What an exporter is asked for: a module, its inputs by the names of its parameters, and what to call them."""
 
-    def __init__(self, module: nn.Module, inputs: Named, positional: bool, names: Sequence[str]) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: Named, positional: bool, names: Sequence[str], axes: Sequence[dict[int, str]]
+    ) -> None:
         self.module, self.inputs, self.names = module, inputs, list(names)
+        self.outputs: list[str] = []
         self.args = tuple(inputs.values()) if positional else ()
         self.kwargs = {} if positional else inputs
-        size = next((len(x) for x in inputs.values() if x.ndim), None)
-        self.batched = [x.ndim > 0 and len(x) == size for x in inputs.values()]
+        self.axes = list(axes)
 
-    def run(self, inputs: Mapping[str, Tensor]) -> object:
-        """Call the module."""
-        return self.module(*inputs.values()) if self.args else self.module(**inputs)
+    def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Call the module; return its results in the graph's order."""
+        found = self.module(*inputs.values()) if self.args else self.module(**inputs)
+        return [tensor for _, tensor in results(found)]
 
     def torchscript(self, folder: Path) -> ir.Model:
         """Trace the module as it is.
@@ -100,8 +130,8 @@ class _Call:
         from onnxscript import ir
 
         path = folder / "traced.onnx"
-        axes = {name: {0: BATCH} for name, batched in zip(self.names, self.batched, strict=True) if batched}
-        with _traceable(self.module, list(self.kwargs)) as watches:
+        axes = {name: found for name, found in zip(self.names, self.axes, strict=True) if found}
+        with _flat(self.module, list(self.kwargs)) as (self.outputs, watches):
             torch.onnx.export(
                 self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
                 dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
@@ -114,38 +144,48 @@ class _Call:
             )
         return ir.load(path)
 
-    def dynamo(self, _: Path) -> ir.Model:
+    def dynamo(self, _folder: Path) -> ir.Model:
         """Take the module's program from torch.export."""
-        shapes = [{0: torch.export.Dim(BATCH)} if batched else None for batched in self.batched]
-        program = torch.onnx.export(
-            self.module, self.args, kwargs=self.kwargs, input_names=self.names, opset_version=OPSET, verbose=False,
-            dynamo=True, optimize=False,
-            dynamic_shapes=tuple(shapes) if self.args else dict(zip(self.kwargs, shapes, strict=True)),
-        )  # fmt: skip
+        sizes = {name: torch.export.Dim(name) for found in self.axes for name in found.values()}
+        shapes: list[Any] = [{axis: sizes[name] for axis, name in found.items()} or None for found in self.axes]
+        kinds = [parameter.kind for parameter in inspect.signature(self.module.forward).parameters.values()]
+        if self.args and inspect.Parameter.VAR_POSITIONAL in kinds:  # whose values are one entry
+            first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+            shapes[first:] = [tuple(shapes[first:])]
+        with _flat(self.module, []) as (self.outputs, _):
+            program = torch.onnx.export(
+                self.module, self.args, kwargs=self.kwargs, input_names=self.names, opset_version=OPSET, verbose=False,
+                dynamo=True, optimize=False,
+                dynamic_shapes=tuple(shapes) if self.args else dict(zip(self.kwargs, shapes, strict=True)),
+            )  # fmt: skip
         assert program is not None
         return program.model
 
 
 @contextlib.contextmanager
-def _traceable(module: nn.Module, names: Sequence[str]) -> Iterator[list[Watch]]:
-    """Let a module take its inputs of these names by position; else tracing makes inputs of numbers by default.
+def _flat(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[list[str], list[Watch]]]:
+    """Let a module return the tensors in its results as a tuple; afterwards their names are in the list.
 
-    :returns: a watch for each time that it runs.
+    :param names: inputs to take by position; else tracing makes inputs of numbers by default.
+    :returns: the names, and a watch for each time that the module runs.
     """
-    given, watches = module.__dict__.get("forward"), list[Watch]()
+    given, found, watches = module.__dict__.get("forward"), list[str](), list[Watch]()
     forward = module.forward
 
     @functools.wraps(forward)
-    def watched(*values: Tensor) -> object:
-        with Watch(values) as watch:
+    def flat(*args: object, **kwargs: object) -> object:
+        named = dict(zip(names, args, strict=True)) if names else kwargs
+        with Watch([*args, *kwargs.values()]) as watch:
             watches.append(watch)
-            return forward(**dict(zip(names, values, strict=True))) if names else forward(*values)
+            pairs = list(results(forward(**named) if names else forward(*args, **named)))
+        found[:] = [name for name, _ in pairs]
+        return pairs[0][1] if len(pairs) == 1 else tuple(tensor for _, tensor in pairs)
 
     if names:
-        del watched.__wrapped__
-    module.__dict__["forward"] = watched
+        del flat.__wrapped__
+    module.__dict__["forward"] = flat
     try:
-        yield watches
+        yield found, watches
     finally:
         module.__dict__.pop("forward", None)
         if given is not None:
@@ -177,6 +217,22 @@ def _batches(inputs: Named) -> Named:
     if all(x.ndim and len(x) == 1 for x in inputs.values()):
         return {name: torch.cat([x, x]) for name, x in inputs.items()}
     return inputs
+
+
+def _axes(inputs: Named, dynamic: Dynamic) -> list[dict[int, str]]:
+    """For each input the axes of any size, by their names."""
+    for name, found in dynamic.items():
+        rank = inputs[name].ndim if name in inputs else None
+        if rank is None or any(not 0 <= axis < rank for axis in found):
+            shapes = ", ".join(f"{key} {list(x.shape)}" for key, x in inputs.items())
+            raise UsageError(f"dynamic names {dict(found)} of {name!r}, and the inputs are {shapes}; name their axes.")
+    size = next((len(x) for x in inputs.values() if x.ndim), None)
+    result = []
+    for name, x in inputs.items():
+        axes = {0: BATCH} if x.ndim and len(x) == size else {}
+        given = {axis: dim if isinstance(dim, str) else dim.__name__ for axis, dim in dynamic.get(name, {}).items()}
+        result.append(given | axes)
+    return result
 
 
 @contextlib.contextmanager
@@ -227,10 +283,10 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
             with _unchanged(module), _silent():
                 module.train()
                 draft = _folded(attempts[name](folder), module, folder / f"{name}.onnx")
-            draft = _for_training(draft, module)
+            draft = _for_training(draft, module, call.outputs)
             with _unchanged(module), _silent():
                 module.eval()
-                problem = difference(draft, call.run, call.inputs)
+                problem = difference(draft, call.run, call.inputs, call.axes)
                 problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
         except ImportError as error:
             problem = f"it needs {error.name} (pip install {error.name})"
@@ -279,8 +335,9 @@ def _folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
     return Draft(proto, {t.name: stream(stored(t, path.parent)) for t in external})
 
 
-def _for_training(draft: Draft, module: nn.Module) -> Draft:
+def _for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Draft:
     """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named."""
+    draft = _first_named(draft, module)
     graph = draft.proto.graph
     statistics, read_values = set(), {name for node in graph.node for name in node.input}
     for node in graph.node:
@@ -308,25 +365,42 @@ def _for_training(draft: Draft, module: nn.Module) -> Draft:
     graph.initializer.extend(weights)
     graph.node.extend(nodes)
     as_dropouts(graph)
-    _name_outputs(graph)
+    _name_outputs(graph, outputs)
     held = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     if held & own:
-        found = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(held.intersection(t.name for t in weights)))}
-        onnx.helper.set_model_props(draft.proto, found)
+        known = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(held.intersection(t.name for t in weights)))}
+        onnx.helper.set_model_props(draft.proto, known)
     return Draft(draft.proto, streams)
 
 
-def _name_outputs(graph: onnx.GraphProto) -> None:
-    """Call the results of the graph `output`, or `output_0` and so on."""
-    taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    made = {name for node in graph.node for name in node.output}
-    several = len(graph.output) > 1
+def _first_named(draft: Draft, module: nn.Module) -> Draft:
+    """The model with each tied parameter under the first of its names, as `named_parameters` has it."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    tied = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+    graph = draft.proto.graph
+    for tensor in graph.initializer:
+        tensor.name = tied.get(tensor.name, tensor.name)
+    _rename([node.input for node in all_nodes(graph)], tied)
+    return Draft(draft.proto, {tied.get(name, name): source for name, source in draft.streams.items()})
+
+
+def _rename(lists: Iterable[MutableSequence[str]], names: Mapping[str, str]) -> None:
+    for values in lists:
+        for i, name in enumerate(values):
+            values[i] = names.get(name, name)
+
+
+def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Call the results of the graph by their names, and what has such a name by another."""
+    made = {name for node in all_nodes(graph) for name in node.output}
+    taken = {name for node in all_nodes(graph) for name in node.input} - made
     renamed: dict[str, str] = {}
-    for i, value in enumerate(graph.output):
+    for value, name in zip(graph.output, names, strict=True):
         if value.name in made and value.name not in renamed:
-            renamed[value.name] = unused(f"output_{i}" if several else "output", taken)
+            renamed[value.name] = unused(name, taken)
+    clashing = sorted(made.intersection(renamed.values()) - renamed.keys())
+    taken |= made
+    renamed |= {name: unused(name, taken) for name in clashing}
+    for value in graph.output:
         value.name = renamed.get(value.name, value.name)
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                names[i] = renamed.get(name, name)
+    _rename([values for node in all_nodes(graph) for values in (node.input, node.output)], renamed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import save
 from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule, parameters
+from onnxpart.torch.interface import results
 
 TOLERANCE = 2e-2
 """Of a parameter's gradient, by its norm."""
@@ -23,7 +24,7 @@ Named = Mapping[str, Tensor]
 
 
 def gradient_difference(
-    draft: Draft, module: nn.Module, run: Callable[[Named], object], inputs: Named, folder: Path
+    draft: Draft, module: nn.Module, run: Callable[[Named], Sequence[Tensor]], inputs: Named, folder: Path
 ) -> str | None:
     """Say which parameter's gradient through the graph differs from that in the module; None where none does.
 
@@ -50,8 +51,13 @@ def gradient_difference(
     return None
 
 
-def _compared(module: nn.Module, imported: ImportedModule, run: Callable[[Named], object], inputs: Named) -> str | None:
-    """Say which gradient differs in the present modes; None where none does, or its own differ from run to run."""
+def _compared(
+    module: nn.Module, imported: ImportedModule, run: Callable[[Named], Sequence[Tensor]], inputs: Named
+) -> str | None:
+    """Say which gradient differs in the present modes; None where none does, or its own differ from run to run.
+
+    A module that returns another number of tensors in these modes than the graph isn't compared in them.
+    """
     own = {name: p for name, p in module.named_parameters() if p.requires_grad}
     held = parameters(imported)
     names = sorted(own.keys() & held.keys())
@@ -59,6 +65,9 @@ def _compared(module: nn.Module, imported: ImportedModule, run: Callable[[Named]
     if not want or not again or any(not _close(a, b, 0.0) for a, b in zip(want, again, strict=True)):
         return None
     feed = [value.detach() for value in inputs.values()]
+    with torch.no_grad():
+        if len(list(results(imported(*feed)))) != len(run(inputs)):
+            return None
     got = _gradients(lambda: imported(*feed), [held[name] for name in names])
     if not got:
         return f"no gradient passes through the graph, but through the module: {CAUSES} is lost"
@@ -84,23 +93,11 @@ def _close(a: Tensor, b: Tensor, floor: float) -> bool:
 def _gradients(run: Callable[[], object], wanted: list[Tensor]) -> list[Tensor]:
     """The gradients of a fixed random sum of the results; empty where nothing passes one on."""
     with torch.enable_grad():
-        results = [x for x in _tensors(run()) if x.requires_grad and x.is_floating_point()]
-        if not results or not wanted:
+        found = [x for _, x in results(run()) if x.requires_grad and x.is_floating_point()]
+        if not found or not wanted:
             return []
         generator = torch.Generator().manual_seed(0)
-        weights = [torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x) for x in results]
-        total = torch.stack([(x * w).sum().float() for x, w in zip(results, weights, strict=True)]).sum()
-        found: Sequence[Tensor | None] = torch.autograd.grad(total, wanted, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(wanted, found, strict=True)]
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """The tensors among a module's results."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+        weights = [torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x) for x in found]
+        total = torch.stack([(x * w).sum().float() for x, w in zip(found, weights, strict=True)]).sum()
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(total, wanted, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(wanted, gradients, strict=True)]

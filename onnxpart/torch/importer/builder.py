@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -13,17 +13,19 @@ from onnx import TensorProto
 from torch import fx, nn
 
 from onnxpart.errors import OnnxpartError
-from onnxpart.ir.protos import normal_domain
+from onnxpart.ir.protos import normal_domain, unused
 from onnxpart.torch.importer.decompose import branch_of
 from onnxpart.torch.importer.fuse_linear import fuse
-from onnxpart.torch.importer.graph_module import ORIGIN, Body
+from onnxpart.torch.importer.graph_module import ORIGIN, Body, Program
+from onnxpart.torch.importer.layers import use_layers
 from onnxpart.torch.importer.node import Handler, Node
 from onnxpart.torch.importer.operators import runtime
 from onnxpart.torch.importer.operators.eager import Interpreted, computed
 from onnxpart.torch.importer.operators.registry import find
 from onnxpart.torch.importer.sizes import fold
+from onnxpart.torch.importer.tree import keys, plant
 from onnxpart.torch.importer.values import Constant, Info, Integers, Unknown, Value, are_known
-from onnxpart.torch.tensors import DTYPES, HALVES, escape, to_array, to_tensor
+from onnxpart.torch.tensors import DTYPES, HALVES, to_array, to_tensor
 
 _UNSIGNED = {TensorProto.UINT16: np.uint16, TensorProto.UINT32: np.uint32, TensorProto.UINT64: np.uint64}
 """Types that torch stores but hardly computes with: operators get them as int64."""
@@ -42,20 +44,22 @@ _NOT_COMPUTED = frozenset(
         "RandomNormalLike", "RandomUniformLike", "Scan", "SequenceConstruct", "SequenceEmpty", "SplitToSequence",
     )
 )  # fmt: skip
+B = TypeVar("B", bound=Body)
 
 
 @dataclass
 class Scope:
     """What the graphs of a model have in common.
 
-    `tensors` holds all tensors, `taken` which branch an If takes whose condition is known, by its first output.
+    `trainable` are the initializers that are parameters, `tensors` all tensors that a graph reads, `taken` is which
+    branch an If takes whose condition is known, by its first output.
     """
 
     opsets: Mapping[str, int]
     infos: Mapping[str, Info]
     trainable: set[str]
     initializers: Mapping[str, Constant]
-    tensors: nn.Module = field(default_factory=nn.Module)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     taken: dict[str, bool] = field(default_factory=dict)
 
 
@@ -66,8 +70,7 @@ class Builder:
         self.scope, self.outer = scope, outer
         self.graph = fx.Graph()
         self.tracer = fx.proxy.GraphAppendingTracer(self.graph)
-        self.root = nn.Module()
-        self.root.tensors = scope.tensors
+        self.modules: dict[str, nn.Module] = {}
         self.values: dict[str, Value] = {}
         self.captures: list[torch.Tensor] = []
         self._inputs: list[torch.Tensor] = []
@@ -86,17 +89,35 @@ class Builder:
         for node in graph.node:
             self._add_node(node)
 
-    def finish(self, graph: onnx.GraphProto) -> Body:
-        """Close the graph with its outputs, and return it as module with what it needs."""
+    def finish(self, graph: onnx.GraphProto, make: Callable[[], B]) -> B:
+        """Close the graph with its outputs, and return the module that is made for it, with what it needs."""
         results = [cast(fx.Proxy, self.tensor(self._value(value.name, None))).node for value in graph.output]
         single = self.outer is None and len(results) == 1
         self.graph.output(results[0] if single else tuple(results))
         if self.outer is None:
-            fuse(self.graph, self.root.state_dict(keep_vars=True))
+            fuse(self.graph, self.scope.tensors)
         self.graph.lint()
-        whole = Body(self.root, self.graph)
-        whole.graph.eliminate_dead_code()
-        return Body(self.root, whole.graph)
+        self.graph.eliminate_dead_code(_is_port)
+        module = make()
+        self._furnish(module)
+        module.program = Program(self.graph)
+        return module
+
+    def _furnish(self, module: Body) -> None:
+        """Put what the graph reads and calls into its module, layers of torch's own kinds where it shows them."""
+        own = {*dir(module), "program"}
+        read = keys(_targets(self.graph, "get_attr"), own)
+        taken = {key.partition(".")[0] for key in read.values()} | own
+        called = {name: unused(name, taken) for name in _targets(self.graph, "call_module")}
+        for node in self.graph.nodes:
+            node.target = {"get_attr": read, "call_module": called}.get(node.op, {}).get(node.target, node.target)
+        plant(module, {key: self.scope.tensors[name] for name, key in read.items()})
+        for name, key in called.items():
+            module.add_module(key, self.modules[name])
+        use_layers(self.graph, module)
+        for key in set(called.values()).difference(_targets(self.graph, "call_module")):
+            delattr(module, key)
+        self.graph.eliminate_dead_code(_is_port)
 
     def emit(
         self, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -106,8 +127,8 @@ class Builder:
 
     def module(self, module: nn.Module, args: tuple[object, ...]) -> torch.Tensor:
         """Enter a call of a module, and keep the module."""
-        name = f"{type(module).__name__.lower()}_{len(list(self.root.children()))}"
-        self.root.add_module(name, module)
+        name = f"{type(module).__name__.lower()}_{len(self.modules)}"
+        self.modules[name] = module
         return self._create("call_module", name, args, {})
 
     def tensor(self, value: Value) -> torch.Tensor:
@@ -137,7 +158,7 @@ class Builder:
         """Import a subgraph; return it, and the outer values that it reads, to be passed after its own inputs."""
         inner = Builder(self.scope, self)
         inner.add_graph(graph)
-        return inner.finish(graph), tuple(inner.captures)
+        return inner.finish(graph, Body), tuple(inner.captures)
 
     def take(self, node: Node, then: bool) -> tuple[Value, ...]:
         """Add the branch of an If that is taken to this graph; return its outputs."""
@@ -228,23 +249,18 @@ class Builder:
         return self.emit(runtime.narrow, (value, DTYPES[element]), {})
 
     def _constant(self, name: str, constant: Constant) -> torch.Tensor:
+        """Return the proxy of a constant; the outermost graph holds it."""
         if name in self._stored and self._stored[name][0] is not constant:
             return self._constant(f"{name}'", constant)  # bodies may give one name to several values
         if name not in self._stored:
             if self.outer:
                 proxy = self._captured(self.outer._constant(name, constant))  # noqa: SLF001
             else:
-                proxy = self._proxy(self.graph.get_attr(f"tensors.{self._store(name, constant)}"))
+                tensor = to_tensor(constant.array)
+                self.scope.tensors[name] = nn.Parameter(tensor) if name in self.scope.trainable else tensor
+                proxy = self._proxy(self.graph.get_attr(name))
             self._stored[name] = constant, proxy
         return self._stored[name][1]
-
-    def _store(self, name: str, constant: Constant) -> str:
-        tensor, key = to_tensor(constant.array), escape(name)
-        if name in self.scope.trainable:
-            self.scope.tensors.register_parameter(key, nn.Parameter(tensor))
-        else:
-            self.scope.tensors.register_buffer(key, tensor)
-        return key
 
     def _create(
         self,
@@ -289,3 +305,12 @@ class Builder:
             items = (item if are_known((item,)) else self._captured(cast(torch.Tensor, item)) for item in value.items)
             return Integers(cast(tuple[int, ...], tuple(items)), value.scalar)
         return self._captured(value)
+
+
+def _is_port(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "output")
+
+
+def _targets(graph: fx.Graph, kind: str) -> dict[str, None]:
+    """What the nodes of a kind name, in the order of their first use."""
+    return dict.fromkeys(str(node.target) for node in graph.nodes if node.op == kind)

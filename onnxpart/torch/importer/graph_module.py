@@ -1,11 +1,13 @@
-"""A graph of torch.fx that is pickled as it is, and knows of which node of the model each of its calls is."""
+"""A module that runs a graph of torch.fx, which is pickled as it is, and knows which node of the model failed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType, TracebackType
 from typing import Any, cast
 
+import torch
 from torch import fx, nn
 
 
@@ -22,26 +24,45 @@ ORIGIN = "origin"
 """Key under which a call's `meta` says which node of the model it stands for."""
 
 
-class Body(fx.GraphModule):
-    """A graph with what it calls. fx itself would trace its code anew, into the functions that it calls."""
+class Program:
+    """A graph and its code. `run` takes the module whose tensors and layers the graph names, and the inputs."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.recompile()
+
+    def recompile(self) -> None:
+        """Make the code anew, after the graph has changed."""
+        written = self.graph.python_code("self")
+        self.code = written.src
+        names = dict(written.globals)
+        exec(compile(self.code, "<graph of the model>", "exec"), names)
+        self.run = cast("Callable[..., Any]", names["forward"])
 
     def __reduce__(self) -> Any:
         """Return the graph as rows."""
-        root = nn.Module()
-        for name, child in self.named_children():
-            root.add_module(name, child)
-        return _restored, (root, [_row(node) for node in self.graph.nodes], self.training)
+        return _restored, ([_row(node) for node in self.graph.nodes],)
 
     def failed(self, error: Exception) -> str | None:
-        """Return which node of the model `forward` failed in; None where the error is not of this graph's code.
+        """Return which node of the model `run` failed in; None where the error is not of this graph's code.
 
-        `forward` keeps each call's result under the call's name, so the first call without one is what failed.
+        `run` keeps each call's result under the call's name, so the first call without one is what failed.
         """
-        frame = _frame_of(self.forward.__code__, error.__traceback__)
+        frame = _frame_of(self.run.__code__, error.__traceback__)
         if frame is None:
             return None
         calls = (node for node in self.graph.nodes if node.op.startswith("call"))
         return next((node.meta.get(ORIGIN) for node in calls if node.name not in frame.f_locals), None)
+
+
+class Body(nn.Module):
+    """A graph with what it calls: one class for all graphs, so that modules that are alike can be stacked."""
+
+    program: Program
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Compute the outputs from the inputs, both in graph order."""
+        return self.program.run(self, *inputs)
 
 
 def _frame_of(code: CodeType, traceback: TracebackType | None) -> FrameType | None:
@@ -59,15 +80,13 @@ def _row(node: fx.Node) -> _Row:
     return node.op, node.name, node.target, args, kwargs, node.meta.get(ORIGIN, "")
 
 
-def _restored(root: nn.Module, rows: list[_Row], training: bool) -> Body:
+def _restored(rows: Sequence[_Row]) -> Program:
     graph, nodes = fx.Graph(), dict[str, fx.Node]()
     for kind, name, target, *values, origin in rows:
         args, kwargs = (fx.node.map_aggregate(value, lambda v: _looked_up(v, nodes)) for value in values)
         nodes[name] = graph.create_node(kind, target, args, kwargs, name)
         nodes[name].meta[ORIGIN] = origin
-    body = Body(root, graph)
-    body.training = training
-    return body
+    return Program(graph)
 
 
 def _looked_up(value: Any, nodes: dict[str, fx.Node]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from onnxpart.storage.onnx_file import tensor_rows
 from onnxpart.storage.rows import stream
 from onnxpart.torch.importer.builder import Builder, Scope
 from onnxpart.torch.importer.decompose import inlined, with_branches
-from onnxpart.torch.importer.module import ImportedModule, parameters
+from onnxpart.torch.importer.module import ImportedModule, tensor_name
 from onnxpart.torch.importer.trainable import trainable
 from onnxpart.torch.importer.types import inferred, info_of
 from onnxpart.torch.importer.values import Constant
@@ -40,6 +41,11 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     :raises OnnxpartError: for a file that can't be read, an operator without an entry in the table, or a form
         that torch can't do.
     """
+    return imported(model, ())
+
+
+def imported(model: onnx.ModelProto | str | os.PathLike[str], parameters: Collection[str]) -> ImportedModule:
+    """The same as `import_onnx`, but that these initializers are parameters, too, whatever their size."""
     proto, _, folder = read_checked(model)
     _check_types(proto.graph)
     for sentence in advice(proto):
@@ -53,21 +59,21 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
         for value in proto.graph.input
         if value.name not in names
     }
-    builder = _built(proto, folder)
+    builder = _built(proto, folder, parameters)
     while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
         proto = with_branches(proto, builder.scope.taken)
-        builder = _built(proto, folder)
-    module = ImportedModule(builder.finish(proto.graph), inputs, names)
-    for name, parameter in parameters(module).items():
-        parameter.requires_grad_(name not in held)
+        builder = _built(proto, folder, parameters)
+    module = builder.finish(proto.graph, lambda: ImportedModule(inputs, names))
+    for key, parameter in module.named_parameters():
+        parameter.requires_grad_(tensor_name(key) not in held)
     return module
 
 
-def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
+def _built(proto: onnx.ModelProto, folder: Path | None, parameters: Collection[str]) -> Builder:
     scope = Scope(
         opsets=opsets_of(proto),
         infos={name: info_of(kind) for name, kind in inferred(proto).items()},
-        trainable=trainable(proto.graph),
+        trainable=trainable(proto.graph).union(parameters),
         initializers=_constants(proto, folder),
     )
     builder = Builder(scope)
@@ -78,7 +84,7 @@ def _built(proto: onnx.ModelProto, folder: Path | None) -> Builder:
 @cache
 def _warn(sentence: str) -> None:
     """Warn once, not for each of K parts."""
-    warnings.warn(sentence, stacklevel=3)
+    warnings.warn(sentence, stacklevel=4)
 
 
 def _constants(proto: onnx.ModelProto, folder: Path | None) -> dict[str, Constant]:

@@ -13,19 +13,16 @@ from onnxpart.ir.protos import all_graphs
 from onnxpart.torch.importer.graph_module import Body
 from onnxpart.torch.tensors import to_array, to_tensor, unescape
 
-_PREFIX = "body.tensors."
 
-
-class ImportedModule(nn.Module):
-    """A model as torch.fx graph; one class for all models, so that equal parts can be stacked.
+class ImportedModule(Body):
+    """A model as a module: its tensors in the tree that their names draw, in layers of torch's own kinds.
 
     `inputs` are the names of the graph's inputs, with the sizes behind the batch that the model is made for (0: any),
     `initializers` those of the model's initializers.
     """
 
-    def __init__(self, body: Body, inputs: Mapping[str, Sequence[int]], initializers: frozenset[str]) -> None:
+    def __init__(self, inputs: Mapping[str, Sequence[int]], initializers: frozenset[str]) -> None:
         super().__init__()
-        self.body = body
         self.inputs, self.initializers = list(inputs), initializers
         self.sizes = [tuple(sizes) for sizes in inputs.values()]
 
@@ -45,13 +42,13 @@ class ImportedModule(nn.Module):
                         "that, or export the model anew with such an input."
                     )
         try:
-            result: torch.Tensor | tuple[torch.Tensor, ...] = self.body.forward(*inputs)
+            result: torch.Tensor | tuple[torch.Tensor, ...] = super().forward(*inputs)
         except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().partition("\n")[0]
             raise OnnxpartError(
-                f"{self.body.failed(error) or 'the model'}: {reason}; check what the model is fed."
+                f"{self.program.failed(error) or 'the model'}: {reason}; check what the model is fed."
             ) from error
         return result
 
@@ -65,11 +62,11 @@ class ImportedModule(nn.Module):
 
 def tensor_name(key: str) -> str:
     """Return the initializer's name for a key of the module's `state_dict` or `named_parameters`."""
-    return unescape(key.removeprefix(_PREFIX))
+    return unescape(key)
 
 
 def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters by the initializers' names, in the order of their first use."""
+    """Return the trainable parameters by the initializers' names."""
     return {tensor_name(key): parameter for key, parameter in module.named_parameters()}
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from onnxpart.errors import UsageError
 from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.importer.graph_module import Body
 from onnxpart.torch.importer.module import ImportedModule
 from onnxpart.torch.importer.operators.modules import Dropout
 from onnxpart.torch.part_random import drawing, seed_of
@@ -39,7 +40,7 @@ class Fused:
         self.images = has_images(job.modules) and device.type == "cpu"
         self.base = copy.deepcopy(job.modules[0]).to("meta")
         if isinstance(self.base, ImportedModule) and not job.settings.compile:
-            use_grouped_kernels(self.base.body)
+            use_grouped_kernels(self.base)
         self.optimizer = optim.optimizer(job.settings, self.parameters.values(), axes=1)
         self.generators = [torch.Generator(device) for _ in job.modules]
         self.taken = 0
@@ -134,7 +135,7 @@ def check_alike(modules: Sequence[nn.Module]) -> None:
 
 def _form(module: nn.Module) -> object:
     tensors = [(key, tensor.shape, tensor.dtype) for key, tensor in module.state_dict().items()]
-    layers = [layer.code if isinstance(layer, fx.GraphModule) else _settings(layer) for layer in module.modules()]
+    layers = [layer.program.code if isinstance(layer, Body) else _settings(layer) for layer in module.modules()]
     return tensors, layers
 
 

@@ -6,20 +6,40 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from onnxpart.torch.importer.graph_module import Body
 
-def use_grouped_kernels(body: fx.GraphModule) -> None:
-    """Let a graph compute convolutions and poolings of all parts at once where `torch.vmap` adds the parts' axis.
+
+def use_grouped_kernels(body: Body) -> None:
+    """Let a module compute convolutions and poolings of all parts at once where `torch.vmap` adds the parts' axis.
 
     `torch.vmap` alone moves that axis in front of the samples, which takes a copy of every image, and loses the
     layout with channels last.
     """
-    for node in body.graph.nodes:
+    graph = body.program.graph
+    for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _FORMS:
             node.target = _FORMS[node.target]
-    body.recompile()
+        elif node.op == "call_module":
+            layer = body.get_submodule(str(node.target))
+            function = _LAYERS.get(type(layer))
+            if function is not None:
+                _call_grouped(graph, node, layer, _FORMS[function])
+    body.program.recompile()
+
+
+def _call_grouped(graph: fx.Graph, node: fx.Node, layer: Any, function: Callable[..., Tensor]) -> None:
+    """Put a function of a convolution's own weight and bias in the place of a call of the convolution."""
+    with graph.inserting_before(node):
+        weight = graph.get_attr(f"{node.target}.weight")
+        bias = None if layer.bias is None else graph.get_attr(f"{node.target}.bias")
+        settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        call = graph.call_function(function, (node.args[0], weight, bias, *settings))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    graph.erase_node(node)
 
 
 class _Grouped(torch.autograd.Function):
@@ -91,6 +111,7 @@ def _form(kind: type[_Grouped], function: Callable[..., Tensor]) -> Callable[...
     return call
 
 
+_LAYERS: Mapping[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 _FORMS: Mapping[Callable[..., Tensor], Callable[..., Tensor]] = {
     function: _form(kind, function)
     for kind, functions in (

@@ -35,8 +35,8 @@ def draft(op_type: str, rows: str | int = "N") -> Draft:
     ids=["same", "other", "sign", "batch", "random", "trusted"],
 )
 def test_differences(model: Draft, module: Callable[[Tensor], Tensor], expected: str | None) -> None:
-    def run(inputs: Mapping[str, Tensor]) -> object:
-        return {"y": module(inputs["x"])}
+    def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        return [module(inputs["x"])]
 
     found = difference(model, run, X)
     assert (

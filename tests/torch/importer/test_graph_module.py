@@ -59,9 +59,9 @@ def test_an_error_in_front_of_the_graph_names_none() -> None:
 def test_the_code_is_the_same_after_pickling() -> None:
     module = import_onnx(model())
     found = pickle.loads(pickle.dumps(module))
-    assert found.body.code == module.body.code
-    assert [node.meta.get("origin", "") for node in found.body.graph.nodes] == [
-        node.meta.get("origin", "") for node in module.body.graph.nodes
+    assert found.program.code == module.program.code
+    assert [node.meta.get("origin", "") for node in found.program.graph.nodes] == [
+        node.meta.get("origin", "") for node in module.program.graph.nodes
     ]
 
 

@@ -1,10 +1,21 @@
 """Layers that behave differently in training; what they learn is the graph's, not their own."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnxpart.torch.part_random import uniform
+
+_BATCH_NORMS: Mapping[int | None, type[nn.modules.batchnorm._BatchNorm]] = {
+    2: nn.BatchNorm1d,
+    3: nn.BatchNorm1d,
+    4: nn.BatchNorm2d,
+    5: nn.BatchNorm3d,
+}
+"""By the rank of what they normalise."""
 
 
 class BatchNorm(nn.Module):
@@ -12,12 +23,13 @@ class BatchNorm(nn.Module):
 
     `momentum` is torch's: the share of the new batch, which is 1 - the ONNX attribute. The variance of a batch that
     goes into the running one is torch's, over n - 1; where the graph asks for the running statistics (`returned`),
-    it is ONNX's, over n.
+    it is ONNX's, over n. `kind` is torch's layer for inputs of this rank, where that is known.
     """
 
-    def __init__(self, momentum: float, epsilon: float, returned: bool) -> None:
+    def __init__(self, momentum: float, epsilon: float, returned: bool, rank: int | None) -> None:
         super().__init__()
         self.momentum, self.epsilon, self.returned = momentum, epsilon, returned
+        self.kind = _BATCH_NORMS.get(rank)
 
     def forward(
         self, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor
@@ -35,22 +47,22 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, None, None, scale, bias, True, 0.0, self.epsilon), mean.clone(), var.clone()
 
 
-class Dropout(nn.Module):
+class Dropout(nn.Dropout):
     """ONNX Dropout: zeros a share of the elements in training, and does nothing else; returns the mask if `masked`.
 
     `part` holds nothing: parts that are stacked into one batch have one each, so that each draws its own mask.
     """
 
     def __init__(self, ratio: float, masked: bool) -> None:
-        super().__init__()
-        self.ratio, self.masked = ratio, masked
+        super().__init__(min(max(ratio, 0.0), 1.0))
+        self.masked = masked
         self.part: Tensor
         self.register_buffer("part", torch.zeros(()), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Drop elements of x, of any shape."""
-        if not self.training or self.ratio == 0:
+    def forward(self, x: Tensor) -> Any:
+        """Drop elements of x, of any shape; return a tensor, or that and the mask."""
+        if not self.training or self.p == 0:
             return (x, torch.ones_like(x, dtype=torch.bool)) if self.masked else x
-        kept = uniform(x, self.part) >= self.ratio
-        y = x * (kept.to(x.dtype) / max(1 - self.ratio, 1e-6))
+        kept = uniform(x, self.part) >= self.p
+        y = x * (kept.to(x.dtype) / max(1 - self.p, 1e-6))
         return (y, kept) if self.masked else y

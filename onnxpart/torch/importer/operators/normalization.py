@@ -18,7 +18,7 @@ def batch_norm(node: Node) -> Tensor | tuple[Tensor, ...]:
     if not node.attribute("spatial", 1):
         raise node.error("statistics for each position aren't imported; export it with opset 9 or later")
     several = len(node.outputs) > 1 and any(node.outputs[1:])
-    layer = BatchNorm(1.0 - node.attribute("momentum", 0.9), node.attribute("epsilon", 1e-5), several)
+    layer = BatchNorm(1.0 - node.attribute("momentum", 0.9), node.attribute("epsilon", 1e-5), several, node.rank(0))
     statistics = [node.builder.statistic(node, index) for index in (3, 4)]
     result = node.module(layer, *(node.tensor(index) for index in range(3)), *statistics)
     return tuple(result[i] for i in range(3)) if several else result

@@ -38,10 +38,11 @@ def gather(node: Node) -> Tensor:
     x, axis, indices = node.tensor(0), node.attribute("axis", 0), node.constant(1)
     if indices is not None and indices.ndim == 0:
         return x.select(axis, int(indices))
-    if indices is not None and indices.ndim == 1 and (indices >= 0).all():
-        return x.index_select(axis, node.tensor(1))
-    if axis == 0 and node.rank(0) == 2 and indices is None and isinstance(node.inputs[0], Constant):
+    counted = indices is None or bool((indices >= 0).all())
+    if axis == 0 and node.rank(0) == 2 and counted and isinstance(node.inputs[0], Constant):
         return F.embedding(node.tensor(1), x)
+    if indices is not None and indices.ndim == 1 and counted:
+        return x.index_select(axis, node.tensor(1))
     return node.call(_gathered, x, node.tensor(1), axis)
 
 

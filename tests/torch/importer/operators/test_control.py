@@ -91,7 +91,7 @@ def test_a_condition_known_while_importing_leaves_one_branch() -> None:
         }"""
     )
     module = check(proto, X)
-    calls = [node.target for node in module.body.graph.nodes if node.op.startswith("call")]
+    calls = [node.target for node in module.program.graph.nodes if node.op.startswith("call")]
     assert calls == [torch.add, torch.cat, "size", "reshape"]  # the rank behind the If is known
 
 

@@ -1,0 +1,133 @@
+"""Calls that read all the tensors of one module become calls of a layer of torch's own kind in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from onnxpart.torch.importer.operators.modules import BatchNorm
+
+Settings: TypeAlias = Mapping[str, Any]
+Tensors: TypeAlias = Mapping[str, Tensor]
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
+"""What layers call their tensors, and functions the arguments for them."""
+
+
+def use_layers(graph: fx.Graph, root: nn.Module) -> None:
+    """Let a graph call layers where it reads their tensors, so that hooks on them run; what it computes stays.
+
+    :param graph: changed in place. :param root: holds the graph's tensors; layers take the place of containers.
+    """
+    made: dict[str, object] = {}
+    for node in list(graph.nodes):
+        form = _form(node, root)
+        if form is None:
+            continue
+        names, build = form
+        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        path, tensors = _own(given, root)
+        settings = {key: value for key, value in given.items() if key not in ("input", *_TENSORS)}
+        if not path or len(node.all_input_nodes) > len(tensors) + 1 or not isinstance(given["input"], fx.Node):
+            continue
+        if path not in made:
+            layer, place = build(settings, tensors), root.get_submodule(path)
+            for name, held in (*tensors.items(), *place.named_children()):
+                setattr(layer, name, held)
+            root.set_submodule(path, layer)
+            made[path] = names, settings
+        if made[path] == (names, settings):
+            with graph.inserting_before(node):
+                call = graph.call_module(path, (given["input"],))
+            call.meta = dict(node.meta)
+            node.replace_all_uses_with(call)
+            graph.erase_node(node)
+
+
+def _own(given: Settings, root: nn.Module) -> tuple[str, Tensors]:
+    """The module whose tensors are those of a call, and these by their names there; no module where there is none."""
+    sources = {name: given[name] for name in _TENSORS if given.get(name) is not None}
+    targets = {name: str(v.target) for name, v in sources.items() if isinstance(v, fx.Node) and v.op == "get_attr"}
+    paths = {target.removesuffix(f".{name}") for name, target in targets.items()}
+    path = paths.pop() if len(paths) == 1 else ""
+    if not path or len(targets) < len(sources) or any(target == path for target in targets.values()):
+        return "", {}
+    module = root.get_submodule(path)
+    held = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    learned = {name for name, tensor in held.items() if isinstance(tensor, nn.Parameter)}
+    fits = held.keys() == targets.keys() and learned == held.keys() & {"weight", "bias"}
+    return (path, held) if fits else ("", {})
+
+
+_Build: TypeAlias = Callable[[Settings, Tensors], nn.Module]
+
+
+def _form(node: fx.Node, root: nn.Module) -> tuple[tuple[str, ...], _Build] | None:
+    """The names of a call's arguments in order, and what makes the layer that does the same; None for other calls."""
+    if node.op == "call_module":
+        layer = root.get_submodule(str(node.target))
+        if type(layer) is BatchNorm and layer.kind is not None and not layer.returned:
+            return ("input", *_TENSORS), _batch_norm(layer)
+    return _FORMS.get(node.target) if node.op == "call_function" else None
+
+
+def _linear(_: Settings, tensors: Tensors) -> nn.Module:
+    outputs, inputs = tensors["weight"].shape
+    return nn.Linear(inputs, outputs, "bias" in tensors, device="meta")
+
+
+def _embedding(_: Settings, tensors: Tensors) -> nn.Module:
+    rows, width = tensors["weight"].shape
+    return nn.Embedding(rows, width, device="meta")
+
+
+def _layer_norm(settings: Settings, tensors: Tensors) -> nn.Module:
+    return nn.LayerNorm(settings["normalized_shape"], settings["eps"], bias="bias" in tensors, device="meta")
+
+
+def _group_norm(settings: Settings, tensors: Tensors) -> nn.Module:
+    return nn.GroupNorm(settings["num_groups"], len(tensors["weight"]), settings["eps"], device="meta")
+
+
+def _batch_norm(layer: BatchNorm) -> _Build:
+    def build(_: Settings, tensors: Tensors) -> nn.Module:
+        assert layer.kind is not None
+        made = layer.kind(len(tensors["weight"]), layer.epsilon, layer.momentum, device="meta")
+        made.num_batches_tracked = None  # which no ONNX file holds
+        return made
+
+    return build
+
+
+def _convolution(kind: Callable[..., nn.Module], transposed: bool) -> _Build:
+    def build(settings: Settings, tensors: Tensors) -> nn.Module:
+        first, second, *window = tensors["weight"].shape
+        second *= settings["groups"]
+        sizes = (first, second) if transposed else (second, first)
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        return kind(*sizes, tuple(window), **given, bias="bias" in tensors, device="meta")
+
+    return build
+
+
+_STRIDED = ("input", "weight", "bias", "stride", "padding")
+_FORMS: Mapping[object, tuple[tuple[str, ...], _Build]] = {
+    F.linear: (("input", "weight", "bias"), _linear),
+    F.embedding: (("input", "weight"), _embedding),
+    F.layer_norm: (("input", "normalized_shape", "weight", "bias", "eps"), _layer_norm),
+    F.group_norm: (("input", "num_groups", "weight", "bias", "eps"), _group_norm),
+    **{
+        function: ((*_STRIDED, "dilation", "groups"), _convolution(kind, transposed=False))
+        for function, kind in ((F.conv1d, nn.Conv1d), (F.conv2d, nn.Conv2d), (F.conv3d, nn.Conv3d))
+    },
+    **{
+        function: ((*_STRIDED, "output_padding", "groups", "dilation"), _convolution(kind, transposed=True))
+        for function, kind in (
+            (F.conv_transpose1d, nn.ConvTranspose1d),
+            (F.conv_transpose2d, nn.ConvTranspose2d),
+            (F.conv_transpose3d, nn.ConvTranspose3d),
+        )
+    },
+}

@@ -1,0 +1,136 @@
+"""How a module is called and what it returns, so that its parts are called alike and return the like."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from torch import Tensor, nn
+
+from onnxpart.errors import UsageError
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the tensor of this number stands in a result."""
+
+    number: int
+
+
+def results(value: object, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in what a module returns, each with its name there.
+
+    :param value: a tensor, or any nesting of mappings, named tuples, data classes, tuples and lists.
+    :param name: that of a tensor; those of a tuple get their number behind it, others go by their own name.
+    """
+    if isinstance(value, Tensor):
+        yield name, value
+    for key, item in _items(value):
+        own = f"{name}_{key}" if isinstance(key, int) else str(key) if name == "output" else f"{name}.{key}"
+        yield from results(item, own)
+
+
+def _items(value: object) -> Iterator[tuple[object, object]]:
+    """What stands in a result, by number or name."""
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)
+    elif isinstance(value, tuple | list):
+        yield from enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+
+
+def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """The same structure with a function of what isn't one in its places; None leaves mappings and plain tuples."""
+    items: list[tuple[Any, Any]] = [(key, _mapped(item, function)) for key, item in _items(value)]
+    if isinstance(value, Mapping):
+        held = {key: item for key, item in items if item is not None}
+        kind: Callable[..., Any] = type(value)
+        return kind(**held) if dataclasses.is_dataclass(kind) else kind(held)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(item for _, item in items))
+    if isinstance(value, tuple | list):
+        return type(value)(item for _, item in items if item is not None)
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, _Place)):
+        return dataclasses.replace(value, **dict(items))
+    return function(value)
+
+
+class Interface:
+    """A module's signature, and the structure of what it returns.
+
+    :param module: what is called. :param given: names of those of `forward`'s parameters that the example inputs have.
+    :param inputs: those that the graph takes, in its order. :param returned: what the module returned for the example.
+    :param kept: the numbers of the tensors in that which the graph returns, in its order.
+    """
+
+    def __init__(
+        self, module: nn.Module, given: Collection[str], inputs: Sequence[str], returned: object, kept: Sequence[int]
+    ) -> None:
+        own = inspect.signature(module.forward).parameters.values()
+        # without annotations, which needn't be anything that can be pickled
+        plain = [p.replace(annotation=inspect.Parameter.empty) for p in own]
+        self.signature, self.given, self.inputs = inspect.Signature(plain), frozenset(given), list(inputs)
+        numbers, self.kept = count(), list(kept)
+        self.structure = _mapped(returned, lambda v: _Place(next(numbers)) if isinstance(v, Tensor) else v)
+
+    def tensors(self, args: tuple[object, ...], named: Mapping[str, object]) -> list[Tensor]:
+        """Return the graph's inputs, in order, from the arguments of a call.
+
+        :raises UsageError: where they don't fit the signature, lack an input, or hold one that the graph hasn't.
+        """
+        try:
+            found = self.signature.bind(*args, **named).arguments
+        except TypeError as error:
+            raise UsageError(f"{error}; call the part like the module, with {', '.join(self.inputs)}.") from None
+        given: dict[str, object] = {}
+        for name, value in found.items():
+            kind = self.signature.parameters[name].kind
+            if kind == inspect.Parameter.VAR_KEYWORD:
+                given |= dict(value)
+            elif kind == inspect.Parameter.VAR_POSITIONAL:
+                given |= {f"input_{len(given) + i}": item for i, item in enumerate(value)}
+            else:
+                given[name] = value
+        lacking = [name for name in self.inputs if not isinstance(given.get(name), Tensor)]
+        if lacking:
+            raise UsageError(f"the part needs the tensor {', '.join(lacking)}, as the example inputs had it; give it.")
+        for name in given.keys() - self.given:
+            parameter = self.signature.parameters.get(name)
+            default = None if parameter is None else parameter.default
+            if given[name] is not None and (isinstance(given[name], Tensor) or given[name] != default):
+                raise UsageError(
+                    f"the part was made for {', '.join(self.inputs)}, and {name!r} isn't its default; leave it out, or "
+                    "split the module with it among the example inputs."
+                )
+        return [given[name] for name in self.inputs]  # type: ignore[misc]
+
+    def returned(self, outputs: Sequence[Tensor]) -> Any:
+        """Return the graph's outputs as the module would; what was cut off is None, or missing where it can be."""
+        held = dict(zip(self.kept, outputs, strict=True))
+        value = _mapped(self.structure, lambda v: held.get(v.number) if isinstance(v, _Place) else v)
+        plain = type(value) in (tuple, list) and len(self.kept) == 1 and not isinstance(self.structure, _Place)
+        cut = plain and len(value) == 1 and len(self.structure) > 1
+        return value[0] if cut else value
+
+
+class Forward:
+    """A part's `forward`: it has the signature of the module's own."""
+
+    def __init__(self, interface: Interface, call: Callable[..., Any]) -> None:
+        self.interface, self.call = interface, call
+        self.__signature__ = interface.signature
+
+    def __call__(self, *args: object, **named: object) -> Any:
+        """Compute what the module would return for these arguments.
+
+        :raises UsageError: where they don't fit. :raises OnnxpartError: where the graph can't compute with them.
+        """
+        outputs = self.call(*self.interface.tensors(args, named))
+        return self.interface.returned([outputs] if isinstance(outputs, Tensor) else outputs)

@@ -1,0 +1,56 @@
+"""The tree of modules that names draw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.torch.importer.tree import Container, keys, plant
+from onnxpart.torch.tensors import unescape
+
+NAMES = {
+    "enc.layers.0.norm1.weight": "enc.layers.0.norm1.weight",
+    "gain": "gain",
+    "onnx::MatMul_12": "onnx::MatMul_12",
+    "/enc/layers.0/Constant_output_0": "/enc/layers%2E0/Constant_output_0",
+    "a..b": "a%2E%2Eb",
+    "enc.type.weight": "enc.%74ype.weight",
+    "program.weight": "%70rogram.weight",
+    "scale": "scale",
+    "scale.zero": "scale%2Ezero",
+    "100%.weight": "100%25%2Eweight",
+}
+
+
+def test_keys_are_the_names_where_torch_can_have_them() -> None:
+    names = list(NAMES)
+    found = keys(names, ["program"])
+    assert found == {name: NAMES[name] for name in names}
+    assert {name: unescape(key) for name, key in found.items()} == {name: name for name in names}
+    root = nn.Module()
+    plant(root, {key: torch.ones(()) for key in found.values()})
+    assert set(root.state_dict()) == set(found.values())
+
+
+def test_what_is_numbered_from_zero_on_is_a_list() -> None:
+    root = nn.Module()
+    names = ["a.1.0.weight", "a.0.0.weight", "b.0.bias", "b.2.bias", "c.0.bias", "c.gain"]
+    plant(root, {name: nn.Parameter(torch.ones(())) for name in names})
+    kinds = {name: type(module) for name, module in root.named_modules() if name}
+    assert [name for name, kind in kinds.items() if kind is nn.ModuleList] == ["a", "a.0", "a.1"]
+    assert {kind for name, kind in kinds.items() if name not in ("a", "a.0", "a.1")} == {Container}
+    assert {name for name, _ in root.named_parameters()} == set(names)
+
+
+def test_a_container_says_that_it_is_not_called() -> None:
+    container = Container()
+    for call in (
+        container,
+        container.register_forward_hook,
+        container.register_forward_pre_hook,
+        container.register_full_backward_hook,
+    ):
+        with pytest.raises(OnnxpartError, match="this module only holds layers and tensors, which the graph"):
+            call(torch.ones(1))
