@@ -1,4 +1,7 @@
-"""Seconds and memory of each stage of the compiler: the light models, and chains whose cost per node must stay flat."""
+"""Seconds and memory of each stage of the compiler: the light models, chains and attention over many positions.
+
+The cost of a node of a chain must stay flat, and that of attention must not grow with the pairs of positions.
+"""
 
 import json
 import resource
@@ -35,6 +38,9 @@ PARTS = 2
 STAGES = ("load", "analyse", "plan", "emit", "merge")
 KINDS = ("gemm", "conv", "residual")
 WIDTH = 8
+POSITIONS = (392, 1_568, 6_272)
+"""Patches of 16 frames of 56, 112 and 224 pixels."""
+HEADS, EACH = 2, 96
 ENOUGH_SECONDS = 10.0
 IMPORTS = 9
 PACKAGES = ("onnxpart", "onnx", "numpy", "scipy", "protobuf")
@@ -85,10 +91,35 @@ def chain(kind: str, nodes: int) -> ModelProto:
     return g.build({y: shape})
 
 
+def attention(positions: int) -> ModelProto:
+    """Attention as in MViT: positions convolved beside a class token, then normalised within each head."""
+    g = GraphBuilder(f"attention_{positions}")
+    width, split = HEADS * EACH, g.integers("heads", [1, -1, HEADS, EACH])
+    x = g.linear("embed", g.input("x", positions, WIDTH), (WIDTH, width))
+    heads = []
+    for name in ("query", "key", "value"):
+        h = g.node("Reshape", f"{name}.heads", g.linear(name, x, (width, width)), split)
+        h = g.node("Transpose", f"{name}.first", h, perm=[0, 2, 3, 1])
+        ends = [g.integers(f"{name}.{end}", [n]) for end, n in (("start", 0), ("end", 1), ("axis", 3))]
+        token, weight = g.node("Slice", f"{name}.one", h, *ends), g.weight(f"{name}.pool", EACH, 1, 3, fan_in=3)
+        h = g.node("Reshape", f"{name}.folded", h, g.integers(f"{name}.folds", [HEADS, EACH, -1]))
+        h = g.node("Conv", f"{name}.pooled", h, weight, kernel_shape=[3], pads=[1, 1], group=EACH)
+        h = g.node("Reshape", f"{name}.unfolded", h, g.integers(f"{name}.unfolds", [1, HEADS, EACH, -1]))
+        h = g.node("Transpose", f"{name}.all", g.node("Concat", f"{name}.token", token, h, axis=3), perm=[0, 1, 3, 2])
+        parameters = [g.values(f"{name}.norm.{p}", EACH, center=c) for p, c in (("scale", 1.0), ("bias", 0.0))]
+        heads.append(g.node("LayerNormalization", f"{name}.norm", h, *parameters))
+    turned = g.node("Transpose", "turned", heads[1], perm=[0, 1, 3, 2])
+    scores = g.node("Softmax", "softmax", g.node("MatMul", "scores", heads[0], turned))
+    seen = g.node("Transpose", "last", g.node("MatMul", "seen", scores, heads[2]), perm=[0, 2, 1, 3])
+    joined = g.node("Reshape", "joined", seen, g.integers("all", [-1, width]))
+    return g.build({g.linear("y", joined, (width, WIDTH)): (positions + 1, WIDTH)})
+
+
 def build(name: str, path: Path) -> None:
-    """Write the model of a name: one of the registry, or `<kind> <nodes>` for a chain."""
-    kind, _, nodes = name.partition(" ")
-    onnx.save_model(chain(kind, int(nodes)) if nodes else BUILDERS[name](), path)
+    """Write the model of a name: one of the registry, `attention <positions>`, or `<kind> <nodes>` for a chain."""
+    kind, _, size = name.partition(" ")
+    model = attention(int(size)) if kind == "attention" else chain(kind, int(size)) if size else BUILDERS[name]()
+    onnx.save_model(model, path)
 
 
 def measure(name: str, path: Path, repeat: int) -> Run:
@@ -164,6 +195,7 @@ def main(
     where = machine(*PACKAGES)
     lengths = nodes or [1_000, 10_000, 100_000]
     names = [f"light_{name}" for name in light_names()] + [f"{kind} {n}" for kind in KINDS for n in lengths]
+    names += [f"attention {n}" for n in POSITIONS]
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for name in (n for n in names if only in n):
