@@ -617,3 +617,15 @@ def test_an_estimate_is_printed_and_nothing_written() -> None:
 ])  # fmt: skip
 def test_numbers_of_parts_that_are_none(command: tuple[object, ...], sentence: str) -> None:
     assert run(*command, code=2).stderr == f"error: {sentence}\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_number_of_parts_that_was_advised_is_kept_on_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--data", "own_samples:samples", "--epochs", 4, "--merge-at", 2, *COMMON, "-k", "auto", "-o", "out")
+    monkeypatch.setattr("onnxpart.torch.runs.estimate.chosen", lambda *_: 4)
+    monkeypatch.setenv("STOP", "100")
+    run("fit", "chain.onnx", *options, code=130)
+    monkeypatch.delenv("STOP")
+    monkeypatch.setattr("onnxpart.torch.runs.estimate.chosen", lambda *_: 2)
+    run("fit", "chain.onnx", *options, "--resume")
+    assert json.loads(Path("out/report.json").read_text())["k"] == 4

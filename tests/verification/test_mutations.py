@@ -178,7 +178,6 @@ WRONG_LABELS: dict[str, tuple[Callable[[], ModelProto], str, Labels]] = {
     "Softmax over channels is elementwise": (channel_softmax, "Softmax", first),
     "Add ties nothing": (GOLDEN["residual"], "Add", first),
     "Mul ties nothing": (GOLDEN["squeeze_excite"], "Mul", first),
-    "BatchNormalization ties nothing": (GOLDEN["batchnorm"], "BatchNormalization", first),
     "Flatten with places first": (GOLDEN["flatten"], "Flatten", places_first),
     "Concat swapped": (GOLDEN["concat"], "Concat", rolled(movement.concat, 2)),
     "Gather off by one": (permuted, "Gather", rolled(movement.gather)),
@@ -293,9 +292,19 @@ def test_wrong_linearity_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert not holds(network())
 
 
-def test_a_bias_without_a_tie_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bias_that_is_neither_tied_nor_cut_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contraction, "_bias", lambda op, fields: None)
+    assert holds(GOLDEN["chain"]())  # what is in every part is cut to a part's units
+    monkeypatch.setattr(contraction, "_narrow_bias", lambda r, i: None)
     assert not holds(GOLDEN["chain"]())
+
+
+def test_a_norm_whose_parameters_are_neither_tied_nor_cut_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = replace(rules.TABLE["BatchNormalization"], labels=first)
+    monkeypatch.setitem(rules.TABLE, "BatchNormalization", norm)
+    assert holds(GOLDEN["batchnorm"]())
+    monkeypatch.setitem(rules.TABLE, "BatchNormalization", replace(norm, rewrite=None))
+    assert not holds(GOLDEN["batchnorm"]())
 
 
 def test_a_depthwise_convolution_without_a_tie_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

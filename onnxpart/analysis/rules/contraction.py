@@ -322,6 +322,7 @@ def deform_conv(op: Op) -> list[Fields]:
 
 
 def _bias(op: Op, fields: Fields, i: int = 2) -> None:
+    """Let the bias go with the units that it is added to, along axis 1."""
     if not op.has(i):
         return
     note_bias(op, i)

@@ -35,11 +35,11 @@ class ImportedModule(Body):
         if named:
             inputs = (*inputs, *self._in_order(named, self.inputs[len(inputs) :]))
         for name, value, sizes in zip(self.inputs, inputs, self.sizes, strict=False):
-            for axis, (size, wanted) in enumerate(zip(value.shape[1:], sizes, strict=False), 1):
-                if wanted and size != wanted:
+            for axis, wanted in enumerate(sizes, 1):
+                if wanted and axis < value.dim() and value.shape[axis] != wanted:
                     raise OnnxpartError(
-                        f"the input {name!r} has size {size} along axis {axis}, the model is made for {wanted}; feed "
-                        "that, or export the model anew with such an input."
+                        f"the input {name!r} has size {value.shape[axis]} along axis {axis}, the model is made for "
+                        f"{wanted}; feed that, or export the model anew with such an input."
                     )
         try:
             result: torch.Tensor | tuple[torch.Tensor, ...] = super().forward(*inputs)
