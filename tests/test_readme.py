@@ -46,6 +46,19 @@ def test_every_way_is_short_and_run_below() -> None:
     assert all(0 < len(lines) <= LONGEST for _, lines in ways().values())
 
 
+def test_it_is_read_in_minutes() -> None:
+    assert len(README.split()) < 900
+
+
+def test_the_first_lines_do_what_they_say(here: Path) -> None:
+    (block,) = re.findall(r"^## First lines\n+```console\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    lines = [line for line in block.splitlines() if not line.startswith("$ #")]
+    assert [line.split()[2] for line in lines] == ["inspect", "estimate", "split", "merge"]
+    for line in lines:
+        run(*shlex.split(line, comments=True)[2:])
+    assert {"page.html", "parts", "merged.onnx"} <= {path.name for path in here.iterdir()}
+
+
 @pytest.mark.parametrize("way", COMMANDS)
 def test_ways_from_the_command_line(here: Path, way: str) -> None:
     language, lines = ways()[way]
