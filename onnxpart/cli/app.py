@@ -233,7 +233,7 @@ def split_(
         )
         return
     told = [] if found is None else [found.sentence]
-    told += [f"wrote {k} parts and the whole to {target}", *written.lines]
+    told += [f"wrote {k} part{'s' * (k > 1)} and the whole to {target}", *written.lines]
     _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
 
 

@@ -57,7 +57,9 @@ class Training:
             show_default=False,
         ),
     ]
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, in all.", show_default=False)]
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the data, in all; fit may take fewer.", show_default=False)
+    ]
     loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy"
     engine: Annotated[str, typer.Option(help=f"How parts are trained: {', '.join(ENGINES)}.")] = "auto"
     optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw"
