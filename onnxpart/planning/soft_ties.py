@@ -191,13 +191,12 @@ def points(labels: Labels, k: int, left: Classes, right: Classes) -> tuple[Class
 
 
 def admit(state: State, tie: SoftTie, base: Classes) -> None:
-    """Enter a soft tie, unless it is a mix of nothing that is divided into nothing that is, or can't hold."""
+    """Enter a soft tie, unless it is a mix that can't hold.
+
+    What is mixed from what every part has is in every part too, and may be divided once another tie is given up.
+    """
     choice = tie.choice
-    if choice.mix and not tie.alive(base):
-        if base[tie.drop].any():  # what is mixed from what every part has is in every part too
-            state.pending.append(tie)
-        return
-    if choice.mix and choice.drop is not None and choice.drop.size < state.k and not tie.held(base):
+    if choice.mix and tie.alive(base) and choice.drop is not None and choice.drop.size < state.k and not tie.held(base):
         state.give_up(tie, base)
     else:
         state.pending.append(tie)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxpart import Analysis, analyse, load
+from onnxpart import Analysis, analyse, load, split, verify
 from onnxpart.planning.unit_classes import Decision, decide, held_classes, selections
 from tests.networks.net import Net
 
@@ -98,3 +98,17 @@ def test_selections_are_what_is_cut_out() -> None:
     h = n.op("Concat", n.op("Relu", left), n.op("Tanh", right), axis=1)
     analysis, _ = decided(n.model(n.linear(h, 6, 3, name="y"), shape=("N", 3)))
     assert [f.size for f in selections(analysis)] == [4, 2]
+
+
+@pytest.mark.parametrize("op_type", ["Softmax", "LayerNormalization"])
+def test_a_mix_of_what_is_shared_until_another_is_given_up_is_duplicated(op_type: str) -> None:
+    """Units that meet a mixture are in every part while it's the output's, and divided once it's duplicated."""
+    n = Net(("x", ("N", 5)))
+    wide = n.op("Reshape", n.linear("x", 5, 24, name="wide"), n.ints(0, 4, 6))
+    total = n.op("ReduceSum", wide, n.ints(2), keepdims=0, name="total")
+    h = n.op("Add", n.linear("x", 5, 4, name="a"), total)
+    h = n.op(op_type, h, *([n.positive("scale", 4)] if op_type != "Softmax" else []), axis=1, name="mix")
+    model = n.model(n.linear(h, 4, 3, name="y"), total, shape={"y": ("N", 3), total: ("N", 4)})
+    done = split(model, 2)
+    assert verify(done.analysis, done.plan).holds
+    assert done.analysis.producer["mix"] in done.plan.duplicated_nodes
