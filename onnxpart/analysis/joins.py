@@ -57,17 +57,26 @@ def combine(op: Op, result: list[Field], fields: Sequence[Field]) -> None:
             result.append(f)
 
 
-def follow(op: Op, fields: Fields, parameters: Fields, computed: bool = False) -> None:
-    """Tie the labels of a parameter to those of the activations that it applies to.
+def follow(op: Op, fields: Fields, i: int, parameters: Fields | None = None) -> None:
+    """Tie the labels of input `i`, a parameter, to those of the activations that it applies to.
 
-    :param fields: the activations'. :param parameters: the parameter's; its shape broadcasts to theirs.
-    :param computed: it is made of activations, and so shared where it applies to a mixture: that may be in every part.
+    One that is made of activations is shared where it applies to a mixture: that may be in every part.
+
+    :param fields: the activations'. :param parameters: the parameter's, when they aren't as the input has them; their
+        shapes broadcast to the activations'.
     """
-    if computed and any(map(op.labels.is_mixed, fields)):
+    parameters = op.fields(i) if parameters is None else parameters
+    if not op.weights_only(i) and any(map(op.labels.is_mixed, fields)):
         op.share(parameters, "it applies to a mixture of units")
         return
     rank = max((f.ndim for f in (*fields, *parameters)), default=0)
     _follow(op, [align(f, rank) for f in fields], [align(f, rank) for f in parameters])
+
+
+def follow_channels(op: Op, fields: Fields, i: int) -> None:
+    """The same for a parameter of shape [C] that applies along axis 1 of input 0's rank."""
+    behind = (1,) * (len(op.shape(0)) - 2)
+    follow(op, fields, i, tuple(f.reshape((1, f.size, *behind)) for f in op.fields(i)))
 
 
 def _follow(op: Op, result: list[Field], parameters: Sequence[Field]) -> None:

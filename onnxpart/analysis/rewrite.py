@@ -110,6 +110,11 @@ class Rewrite:
         aligned = want[len(want) - len(shape) :]
         self.narrow(i, tuple(w if size > 1 else None for w, size in zip(aligned, shape, strict=True)))
 
+    def narrow_channels(self, i: int) -> None:
+        """`narrow` of input `i`, if it is there, of shape [C], to the output's channels along axis 1."""
+        if self.op.has(i):
+            self.narrow(i, (self.kept_out()[1],))
+
     def select(self, value: str, tensor: str, axis: int, positions: Indices, shape: Sequence[int]) -> str:
         """`gather` from a value that holds a block of a tensor of the whole network.
 

@@ -61,7 +61,7 @@ def test_two_parameters_have_rows_and_columns() -> None:
 def follows(parameter: Field, *fields: Field) -> tuple[Alone, Fields]:
     alone = wide()
     alone.op.labels.count = 100
-    follow(alone.op, fields, (parameter,))
+    follow(alone.op, fields, 1, (parameter,))
     return alone, fields
 
 

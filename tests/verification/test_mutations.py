@@ -13,9 +13,10 @@ from onnx import ModelProto
 
 from models import GOLDEN
 from onnxpart import Plan, analyse, load, merge, plan, verify
-from onnxpart.analysis.joins import follow
+from onnxpart.analysis.joins import follow, follow_channels
 from onnxpart.analysis.labels import Field, Fields
 from onnxpart.analysis.op import Op
+from onnxpart.analysis.rewrite import Rewrite
 from onnxpart.analysis.rules import contraction, elementwise, movement, recurrent
 from onnxpart.analysis.rules import table as rules
 from tests.networks.net import Net
@@ -109,14 +110,14 @@ def alike(op: Op) -> list[Fields]:
     fields = op.fields(0)
     for i in range(1, len(op.node.input)):
         if op.has(i):
-            follow(op, fields, tuple(f.reshape((1, -1) + (1,) * (len(op.shape(0)) - 2)) for f in op.fields(i)))
+            follow_channels(op, fields, i)
     return [fields] * len(op.node.output)
 
 
 def last_axis(op: Op) -> list[Fields]:
     fields = op.fields(0)
     for i in (1, 2):
-        follow(op, fields, op.fields(i))
+        follow(op, fields, i)
     return [fields]
 
 
@@ -202,7 +203,7 @@ def windows_first(op: Op) -> list[Fields]:
 
 def scales_off_by_one(op: Op) -> list[Fields]:
     """QuantizeLinear by channel with the next channel's scale."""
-    follow(op, op.fields(0), tuple(np.roll(f, 1).reshape(-1, 1, 1) for f in op.fields(1)))
+    follow(op, op.fields(0), 1, tuple(np.roll(f, 1).reshape(-1, 1, 1) for f in op.fields(1)))
     return [op.fields(0)]
 
 
@@ -295,7 +296,7 @@ def test_wrong_linearity_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_bias_that_is_neither_tied_nor_cut_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contraction, "_bias", lambda op, fields: None)
     assert holds(GOLDEN["chain"]())  # what is in every part is cut to a part's units
-    monkeypatch.setattr(contraction, "_narrow_bias", lambda r, i: None)
+    monkeypatch.setattr(Rewrite, "narrow_channels", lambda r, i: None)
     assert not holds(GOLDEN["chain"]())
 
 

@@ -93,7 +93,7 @@ def _with_past(op: Op, i: int, fields: Fields) -> Fields:
     if not op.fields(past):
         op.share(fields, f"the past that it is appended to, {op.inputs[past]!r}, is in every part")
         return ()
-    follow(op, fields, op.fields(past), computed=not op.weights_only(past))
+    follow(op, fields, past)
     return fields
 
 
@@ -125,12 +125,7 @@ def rotary(op: Op) -> list[Fields]:
             op.share([f], "its angles are in every part")
             return [()]
         for i in (1, 2):
-            follow(
-                op,
-                (first,),
-                tuple(align(g, 4) for g in op.fields(i) if varying(g) == {g.ndim - 1}),
-                computed=not op.weights_only(i),
-            )
+            follow(op, (first,), i, tuple(align(g, 4) for g in op.fields(i) if varying(g) == {g.ndim - 1}))
     for i in (1, 2):
         op.share(g for g in op.fields(i) if varying(g) != {g.ndim - 1})
     if any(not op.weights_only(i) and op.fields(i) for i in (1, 2)):

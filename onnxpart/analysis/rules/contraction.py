@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxpart.analysis.joins import combine, follow, meet, mix
+from onnxpart.analysis.joins import combine, follow, follow_channels, meet, mix
 from onnxpart.analysis.labels import Field, Fields, Groups, varying
 from onnxpart.analysis.op import Barrier, Op, Weight
 from onnxpart.analysis.rewrite import Indices, Rewrite
@@ -233,14 +233,14 @@ def gemm(op: Op) -> list[Fields]:
     (fields,) = matmul(op)
     if op.has(2):
         note_bias(op, 2)
-        follow(op, fields, op.fields(2), computed=not op.weights_only(2))
+        follow(op, fields, 2)
     return [fields]
 
 
 def rewrite_conv(r: Rewrite) -> None:
     """Conv, ConvTranspose: `group` becomes the number of groups that the part keeps; a shared bias is cut."""
     op = r.op
-    _narrow_bias(r, 2)
+    r.narrow_channels(2)
     group = int(op.attributes.get("group", 1))
     if group == 1:
         return
@@ -261,12 +261,7 @@ def rewrite_conv(r: Rewrite) -> None:
 
 def rewrite_deform_conv(r: Rewrite) -> None:
     """DeformConv: a shared bias is cut."""
-    _narrow_bias(r, 3)
-
-
-def _narrow_bias(r: Rewrite, i: int) -> None:
-    if r.op.has(i):
-        r.narrow(i, (r.kept_out()[1],))
+    r.narrow_channels(3)
 
 
 @operator("Conv", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv)
@@ -326,13 +321,7 @@ def _bias(op: Op, fields: Fields, i: int = 2) -> None:
     if not op.has(i):
         return
     note_bias(op, i)
-    spatial = len(op.shape(0)) - 2
-    follow(
-        op,
-        fields,
-        tuple(f.reshape((1, f.size) + (1,) * spatial) for f in op.fields(i)),
-        computed=not op.weights_only(i),
-    )
+    follow_channels(op, fields, i)
 
 
 def _channels(op: Op) -> Field | None:

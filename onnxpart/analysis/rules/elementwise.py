@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxpart.analysis.joins import follow, join, meet
+from onnxpart.analysis.joins import follow, follow_channels, join, meet
 from onnxpart.analysis.labels import Fields, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite, dims, put
@@ -76,7 +76,7 @@ def broadcast(op: Op) -> list[Fields]:
 def prelu(op: Op) -> list[Fields]:
     """PRelu: the slope broadcasts to the input."""
     fields = op.fields(0)
-    follow(op, fields, op.fields(1), computed=not op.weights_only(1))
+    follow(op, fields, 1)
     return [fields]
 
 
@@ -84,15 +84,9 @@ def prelu(op: Op) -> list[Fields]:
 def per_channel(op: Op) -> list[Fields]:
     """BatchNormalization: parameters of shape [C] apply along axis 1."""
     fields = op.fields(0)
-    rank = len(op.shape(0))
     for i in range(1, len(op.inputs)):
         if op.has(i):
-            follow(
-                op,
-                fields,
-                tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)),
-                computed=not op.weights_only(i),
-            )
+            follow_channels(op, fields, i)
     return [fields, *[op.fields(3)] * (len(op.outputs) - 1)]
 
 
@@ -209,10 +203,5 @@ def quantize(op: Op) -> list[Fields]:
         raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
     fields = op.fields(0)
     if len(op.shape(1)) == 1:
-        follow(
-            op,
-            fields,
-            tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)),
-            computed=not op.weights_only(1),
-        )
+        follow(op, fields, 1, tuple(f.reshape(f.size, *[1] * (rank - 1 - axis)) for f in op.fields(1)))
     return [fields]

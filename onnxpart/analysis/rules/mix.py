@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnxpart.analysis.joins import follow, mix
+from onnxpart.analysis.joins import follow, follow_channels, mix
 from onnxpart.analysis.labels import Field, Fields, Groups, drop_axes, varying
 from onnxpart.analysis.op import Barrier, Op
 from onnxpart.analysis.rewrite import Rewrite
@@ -59,15 +59,14 @@ def layer_norm(op: Op) -> list[Fields]:
     statistics = mix(op, fields, range(axis, len(op.shape(0))), "normalises over units")
     for i in range(1, len(op.inputs)):
         if op.has(i):
-            follow(op, fields, op.fields(i), computed=not op.weights_only(i))
+            follow(op, fields, i)
     return [fields, *[statistics] * (len(op.outputs) - 1)]
 
 
 def rewrite_channels(r: Rewrite) -> None:
     """BatchNormalization, InstanceNormalization: parameters that are shared along divided channels are cut."""
     for i in range(1, len(r.op.inputs)):
-        if r.op.has(i):
-            r.narrow(i, (r.kept_out()[1],))
+        r.narrow_channels(i)
 
 
 @operator("InstanceNormalization", versions=(6, 22), kind="mix", rewrite=rewrite_channels)
@@ -77,12 +76,7 @@ def instance_norm(op: Op) -> list[Fields]:
     rank = len(op.shape(0))
     mixed = mix(op, fields, range(2, rank), "normalises over units")
     for i in (1, 2):
-        follow(
-            op,
-            mixed,
-            tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)),
-            computed=not op.weights_only(i),
-        )
+        follow_channels(op, mixed, i)
     return [fields]
 
 
@@ -120,7 +114,6 @@ def rewrite_group_norm(r: Rewrite) -> None:
 def group_norm(op: Op) -> list[Fields]:
     """GroupNormalization: mixes the channels of a group; scale and bias apply by channel."""
     groups = int(op.attributes["num_groups"])
-    rank = len(op.shape(0))
     width = op.shape(0)[1] // groups
     fields = tuple(op.labels.tie_along(f, (0, 1)) for f in op.fields(0))
     for f in fields:
@@ -134,12 +127,7 @@ def group_norm(op: Op) -> list[Fields]:
         if 1 < groups < f.shape[1]:
             op.labels.groups.append(Groups(op.index, None, g))
     for i in (1, 2):
-        follow(
-            op,
-            fields,
-            tuple(f.reshape((1, -1) + (1,) * (rank - 2)) for f in op.fields(i)),
-            computed=not op.weights_only(i),
-        )
+        follow_channels(op, fields, i)
     return [fields]
 
 

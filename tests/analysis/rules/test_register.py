@@ -43,13 +43,13 @@ def transposed(op: Op) -> list[Fields]:
 def skip_norm(op: Op) -> list[Fields]:
     fields = join(op, [0, 1], 3)
     mix(op, fields, [2], "normalises over units")
-    follow(op, fields, op.fields(2))
+    follow(op, fields, 2)
     return [fields]
 
 
 def skip_norm_without_mix(op: Op) -> list[Fields]:
     fields = join(op, [0, 1], 3)
-    follow(op, fields, op.fields(2))
+    follow(op, fields, 2)
     return [fields]
 
 
