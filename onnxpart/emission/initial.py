@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from onnxpart.storage.rows import Array, Stream, rows_shape, windows
 
 def fans(partition: Partition, name: str, part: int | None) -> tuple[int, int]:
     """Inputs to one unit, and units that one input feeds, of a contraction's weight in a part; None: in the whole."""
-    shape, total = _entering(partition, name, part), prod(_entering(partition, name, part))
-    inputs_axis = next((n for a, n in enumerate(shape) if a not in partition.analysis.state.weights[name].outputs), 1)
+    shape, outputs = _entering(partition, name, part), partition.analysis.state.weights[name].outputs
+    total, inputs_axis = prod(shape), next((n for a, n in enumerate(shape) if a not in outputs), 1)
     return max(1, total // max(1, units(partition, name, part))), max(1, total // max(1, inputs_axis))
 
 
@@ -50,24 +50,28 @@ def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, 
     frozen.
     """
     analysis, result = partition.analysis, {}
+    weights, biases = analysis.state.weights, set() if init == "scaled" else analysis.state.biases
     held = frozen(analysis.model.proto)
     for number, initializer in enumerate(partition.plan.initializers):
-        name, bound = initializer.name, 0.0
+        name, factor = initializer.name, 0.0
+        if name in held or not (name in weights or name in biases):
+            continue
+        if name in weights:
+            factor = _factor(partition, name, part, init)
         rows = rows_of(analysis.model, name)
-        if name in held:
-            continue
-        if name in analysis.state.weights:
-            fan_in, fan_out = fans(partition, name, part)
-            if init == "scaled":
-                factor = float(np.sqrt(fans(partition, name, None)[0] / fan_in))
-                result[name] = _scaled(slice_stream(initializer, part, rows), factor)
-                continue
-            variance = analysis.state.weights[name].gain / fan_in if init == "he" else 6.0 / (fan_in + fan_out)
-            bound = float(np.sqrt(variance))
-        elif name not in analysis.state.biases or init == "scaled":
-            continue
-        result[name] = _drawn(initializer.part_shape(part), rows.dtype, init, bound, (seed, part, number))
+        if init == "scaled":
+            result[name] = _scaled(slice_stream(initializer, part, rows), factor)
+        else:
+            result[name] = _drawn(initializer.part_shape(part), rows.dtype, init, factor, (seed, part, number))
     return result
+
+
+def _factor(partition: Partition, name: str, part: int, init: str) -> float:
+    """What a weight's slice, or its random numbers, are multiplied by."""
+    fan_in, fan_out = fans(partition, name, part)
+    if init == "scaled":
+        return sqrt(fans(partition, name, None)[0] / fan_in)
+    return sqrt(partition.analysis.state.weights[name].gain / fan_in if init == "he" else 6.0 / (fan_in + fan_out))
 
 
 def _scaled(values: Stream, factor: float) -> Stream:

@@ -31,6 +31,10 @@ class Edges:
         """Whether an initializer keeps its cross weights."""
         return self.keep is None or name in self.keep
 
+    def kept(self, plan: Plan) -> list[str]:
+        """The initializers of a plan that keep their cross weights, in its order."""
+        return [name for name in between(plan) if self.keeps(name)]
+
     def keeping(self, names: Collection[str]) -> Edges:
         """The same, and these initializers keep theirs, too."""
         return self if self.keep is None else replace(self, keep=self.keep | frozenset(names))
@@ -71,8 +75,8 @@ def fill_edges(
     :raises UsageError: when the spread is negative.
     """
     result = draw_streams(plan, whole, edges.spread, seed=edges.seed)
-    for name in between(plan):
-        if name in whole and name in original and edges.keeps(name):
+    for name in edges.kept(plan):
+        if name in whole and name in original:
             result[name] = _kept(plan.by_name[name], whole[name], original[name])
     return result
 

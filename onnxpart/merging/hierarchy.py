@@ -24,7 +24,7 @@ from onnxpart.frontend.load import load
 from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.protos import metadata_of
 from onnxpart.ir.trainable import frozen
-from onnxpart.merging.cross_weights import ZERO, between, fill_edges
+from onnxpart.merging.cross_weights import ZERO, fill_edges
 from onnxpart.merging.merge import held, merge_streams
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.assign import ANYWHERE, Order, Parts
@@ -61,11 +61,12 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
     held(plan, parts)
     size, finest, drafts, model = plan.k // k, _finest(split), [], split.analysis.model
     kept = ZERO.keeping(frozen(model.proto))
-    names = [name for name in between(plan) if kept.keeps(name)]
     for p in range(k):
         inner = within(plan, coarse.plan, p)
         merged = merge_streams(inner, parts[p * size : (p + 1) * size])
-        slices = {name: slice_stream(coarse.plan.by_name[name], p, rows_of(model, name)).array() for name in names}
+        slices = {
+            name: slice_stream(coarse.plan.by_name[name], p, rows_of(model, name)).array() for name in kept.kept(plan)
+        }
         merged = fill_edges(inner, merged, slices, kept)
         weights = {n: values for n, values in merged.items() if n in plan.by_name and not plan.by_name[n].constant}
         draft = draft_part(coarse, p, weights)

@@ -20,7 +20,7 @@ from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.ir.trainable import frozen
 from onnxpart.merging import folder as folders
-from onnxpart.merging.cross_weights import ZERO, Edges, between
+from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.merging.optimizer_state import save_trained
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
@@ -201,7 +201,7 @@ class _Run:
             alone,
             _times(parts.seconds, curve),
             deviation(module, task.objective, out / TRAINED, task.batch()),
-            [name for name in between(rounds.last.plan) if edges.keeping(frozen(rounds.model.proto)).keeps(name)],
+            edges.keeping(frozen(rounds.model.proto)).kept(rounds.last.plan),
         )
 
     def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onnxpart.emission.split import Split
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.trainable import frozen
-from onnxpart.merging.cross_weights import ZERO, Edges, between, fill_edges
+from onnxpart.merging.cross_weights import ZERO, Edges, fill_edges
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, merge, unmerge
 from onnxpart.merging.net2wider import widen
@@ -131,8 +131,7 @@ def _merged(parts: Networks, edges: Edges, into: Into) -> dict[str, Array]:
     """The weights of parts merged, and cross weights as `edges` says; those of frozen parameters are kept."""
     plan, model = parts.split.plan, parts.split.analysis.model
     edges = edges.keeping(frozen(model.proto))
-    kept = [name for name in between(plan) if edges.keeps(name)]
-    before = {name: array_of(model, name) for name in kept} if parts.whole is None else parts.whole
+    before = {name: array_of(model, name) for name in edges.kept(plan)} if parts.whole is None else parts.whole
     merged = {name: stream(array) for name, array in merge(plan, parts.weights, into=into).items()}
     return {name: rows.array() for name, rows in fill_edges(plan, merged, before, edges).items()}
 
