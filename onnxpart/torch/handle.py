@@ -74,9 +74,11 @@ def split_module(
         divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
         parts = [imported(part, _trained(module, names)) for part in divided.parts]
     kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
+    if len(kept) == len(model.proto.graph.output):
+        interface = _interface(module, example_inputs, parts[0].inputs, kept)
+        for part in parts:
+            _call_alike(part, interface)
     for part in parts:
-        if len(kept) == len(model.proto.graph.output):
-            _call_alike(part, module, example_inputs, kept)
         _train_alike(part, module)
     return parts, Handle(module, parts, divided, names)
 
@@ -184,7 +186,7 @@ class Handle:
         merged = merge(self.split.plan, [weights(part) for part in self.parts])
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
         if isinstance(self.parts[0].forward, Forward):
-            _set_forward(result, self.parts[0].forward.interface)
+            _call_alike(result, self.parts[0].forward.interface)
         _train_alike(result, self.module)
         return result
 
@@ -292,16 +294,18 @@ def _trained(module: nn.Module, names: Mapping[str, str]) -> set[str]:
     return {names[key] for key, _ in module.named_parameters(remove_duplicate=False) if key in names}
 
 
-def _call_alike(part: ImportedModule, module: nn.Module, example_inputs: Inputs, kept: Sequence[int]) -> None:
-    """Let a part have the module's signature, and return the results of these numbers in its structure."""
+def _interface(module: nn.Module, example_inputs: Inputs, inputs: Sequence[str], kept: Sequence[int]) -> Interface:
+    """How a module is called, and what it returns of which a graph with these inputs has the results of these numbers.
+
+    The module runs once.
+    """
     names = input_names(module, example_inputs)
     parameter = {graph: name for name, graph in names.items()}
-    inputs = [parameter[name] for name in part.inputs]
-    interface = Interface(module, names, inputs, returned(module, example_inputs), kept)
-    _set_forward(part, interface)
+    return Interface(module, names, [parameter[name] for name in inputs], returned(module, example_inputs), kept)
 
 
-def _set_forward(part: ImportedModule, interface: Interface) -> None:
+def _call_alike(part: ImportedModule, interface: Interface) -> None:
+    """Let a part have the module's signature, and return its results in the structure of the module's."""
     part.forward = Forward(interface, partial(ImportedModule.forward, part))  # type: ignore[method-assign]
 
 

@@ -131,7 +131,8 @@ class _Call:
 
         path = folder / "traced.onnx"
         axes = {name: found for name, found in zip(self.names, self.axes, strict=True) if found}
-        with _flat(self.module, list(self.kwargs)) as (self.outputs, watches):
+        watches: list[Watch] = []
+        with _flat(self.module, list(self.kwargs), watches) as self.outputs:
             torch.onnx.export(
                 self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
                 dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
@@ -152,7 +153,7 @@ class _Call:
         if self.args and inspect.Parameter.VAR_POSITIONAL in kinds:  # whose values are one entry
             first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
             shapes[first:] = [tuple(shapes[first:])]
-        with _flat(self.module, []) as (self.outputs, _):
+        with _flat(self.module, []) as self.outputs:
             program = torch.onnx.export(
                 self.module, self.args, kwargs=self.kwargs, input_names=self.names, opset_version=OPSET, verbose=False,
                 dynamo=True, optimize=False,
@@ -163,20 +164,21 @@ class _Call:
 
 
 @contextlib.contextmanager
-def _flat(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[list[str], list[Watch]]]:
+def _flat(module: nn.Module, names: Sequence[str], watches: list[Watch] | None = None) -> Iterator[list[str]]:
     """Let a module return the tensors in its results as a tuple; afterwards their names are in the list.
 
     :param names: inputs to take by position; else tracing makes inputs of numbers by default.
-    :returns: the names, and a watch for each time that the module runs.
+    :param watches: gets a watch for each time that the module runs, if any is to be kept.
     """
-    given, found, watches = module.__dict__.get("forward"), list[str](), list[Watch]()
+    given, found = module.__dict__.get("forward"), list[str]()
     forward = module.forward
 
     @functools.wraps(forward)
     def flat(*args: object, **kwargs: object) -> object:
         named = dict(zip(names, args, strict=True)) if names else kwargs
-        with Watch([*args, *kwargs.values()]) as watch:
-            watches.append(watch)
+        with contextlib.ExitStack() as stack:
+            if watches is not None:
+                watches.append(stack.enter_context(Watch([*args, *kwargs.values()])))
             pairs = list(results(forward(**named) if names else forward(*args, **named)))
         found[:] = [name for name, _ in pairs]
         return pairs[0][1] if len(pairs) == 1 else tuple(tensor for _, tensor in pairs)
@@ -185,7 +187,7 @@ def _flat(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[list[str], 
         del flat.__wrapped__
     module.__dict__["forward"] = flat
     try:
-        yield found, watches
+        yield found
     finally:
         module.__dict__.pop("forward", None)
         if given is not None:
