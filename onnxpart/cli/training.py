@@ -6,9 +6,10 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import partial
 from importlib import import_module
 from math import inf
 from pathlib import Path
@@ -38,6 +39,10 @@ EdgesText = Annotated[
         help="How weights between parts start: zero; random, with this share of the other weights' deviation; or as "
         "they were, in all initializers or those named. In frozen parameters they always stay.",
     ),
+]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
+Outputs = Annotated[
+    str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
 ]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 """By optimiser, where no rate is given."""
@@ -147,12 +152,18 @@ def edges_of(text: str, seed: int = 0) -> Edges:
     return Edges(spread, seed=seed)
 
 
-def _with_training(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with the options of `Training` in place of its argument `training`."""
+def _with_training(
+    command: Callable[..., None], only: Collection[str] | None = None, **fixed: Any
+) -> Callable[..., None]:
+    """Return the command with the options of `Training` in place of its argument `training`.
+
+    :param only: the names of those that it takes; all when omitted. :param fixed: what others are that have no default.
+    """
+    taken = [field for field in fields(Training) if only is None or field.name in only]
 
     def run(**given: Any) -> None:
-        common = {field.name: given.pop(field.name) for field in fields(Training)}
-        command(**given, training=Training(**common))
+        common = {field.name: given.pop(field.name) for field in taken}
+        command(**given, training=Training(**fixed, **common))
 
     hints = get_type_hints(command, include_extras=True) | get_type_hints(Training, include_extras=True)
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "training"]
@@ -162,7 +173,7 @@ def _with_training(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
         )
-        for field in fields(Training)
+        for field in taken
     ]
     keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in (*own, *shared)]
     run.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
@@ -214,7 +225,7 @@ def train(
 
 @_with_training
 def fit(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)],
+    model: ModelFile,
     training: Training,
     k: Annotated[str, typer.Option("-k", metavar="K|auto", help="Number of parts, or what `estimate` advises.")] = "2",
     recipe: Annotated[
@@ -257,9 +268,7 @@ def fit(
         ),
     ] = None,
     edges: EdgesText = "0",
-    outputs: Annotated[
-        str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
-    ] = None,
+    outputs: Outputs = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Train the whole alone, too, and tell which was sooner as good.")
     ] = False,
@@ -269,9 +278,7 @@ def fit(
 
     DIR gets trained.onnx, the report (report.md, report.json, curves.png), metrics.jsonl, and the split (parts/).
     """
-    options, how = training.options(), edges_of(edges)
-    loaded = load(model)
-    loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
+    options, how, loaded = training.options(), edges_of(edges), _loaded(model, outputs)
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
@@ -310,6 +317,12 @@ def _advised(model: Model, options: RunOptions, begun: Path) -> int:
     return found
 
 
+def _loaded(path: Path, outputs: str | None) -> Model:
+    """Return the model in a file, cut down to what leads to some values."""
+    model = load(path)
+    return model if outputs is None else cut(model, outputs.split(","))
+
+
 def _number(k: str) -> int:
     """Return a number of parts.
 
@@ -320,32 +333,22 @@ def _number(k: str) -> int:
     return int(k)
 
 
+@partial(_with_training, only=("data", "loss", "optimizer", "batch_size", "device", "amp", "as_json"), epochs=1)
 def estimate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)],
-    data: Annotated[str, typer.Option(help="As for fit; the first batch is used.", show_default=False)],
+    model: ModelFile,
+    training: Training,
     ks: Annotated[str, typer.Option("-k", metavar="K,..", help="Numbers of parts to try.")] = "2,3,4,8",
-    loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy",
-    optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw",
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
-    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False,
-    outputs: Annotated[
-        str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    outputs: Outputs = None,
 ) -> None:
     """Measure a few steps of the whole and of K parts, and say which K pays; nothing is trained or written."""
-    training = Training(data, 1, loss, optimizer=optimizer, batch_size=batch_size, device=device, amp=amp)
     try:
         numbers = [int(k) for k in ks.split(",")]
     except ValueError:
         raise UsageError(f"the numbers of parts {ks!r} aren't possible; give some as in 2,4.") from None
-    loaded = load(model)
-    loaded = loaded if outputs is None else cut(loaded, outputs.split(","))
     options, runs = training.options(), _runs()
     with tables.busy("measuring steps"):
-        found = runs.estimate.estimate(loaded, options, numbers)
-    if as_json:
+        found = runs.estimate.estimate(_loaded(model, outputs), options, numbers)
+    if training.as_json:
         typer.echo(json.dumps({**asdict(found), "advice": found.advice, "best": found.best and found.best.k}))
         return
     console = tables.console()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 from statistics import median
-from time import perf_counter
 
 from onnxpart.emission.initial import units
 from onnxpart.emission.split import Split, split
@@ -17,8 +16,8 @@ from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.torch.runs.recipe import SHARE
 from onnxpart.torch.runs.task import RunOptions, Task, prepare
-from onnxpart.torch.training.choose_engine import choose
-from onnxpart.torch.training.engine import Engine, device_of, synchronize
+from onnxpart.torch.training.choose_engine import choose, step_seconds
+from onnxpart.torch.training.engine import Engine, device_of
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.series import Series
 
@@ -118,12 +117,9 @@ def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS) -> Estim
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in engines}
     for turn in range(_ROUNDS + 1):
         for key, engine in engines.items():
-            synchronize(device)
-            start = perf_counter()
-            engine.step(batches, options.settings.lr / 1000, 0)
-            synchronize(device)
+            taken = step_seconds(engine, batches, device)
             if turn:  # the first one sets torch up
-                seconds[key].append(1000 * (perf_counter() - start))
+                seconds[key].append(1000 * taken)
     steps, wholes = {key: median(found) for key, found in seconds.items()}, seconds["whole", 1]
     whole = steps["whole", 1]
     rows = [

@@ -38,14 +38,15 @@ def choose(job: Job, device: torch.device) -> tuple[type[Series] | type[Fused], 
         return Series, f"engine series; fused isn't possible: {reason}"
     series = Series(replace(job, modules=copy.deepcopy(job.modules)), device)
     series.step(batches, 0.0, 0)
-    times = [(_seconds(series, batches, device), _seconds(fused, batches, device)) for _ in range(_TRIALS)]
+    times = [(step_seconds(series, batches, device), step_seconds(fused, batches, device)) for _ in range(_TRIALS)]
     ratio = min(one for one, _ in times) / min(other for _, other in times)
     if ratio > 1:
         return Fused, f"engine fused: {ratio:.2f} times as fast as series"
     return Series, f"engine series: {1 / ratio:.2f} times as fast as fused"
 
 
-def _seconds(engine: Engine, batches: Sequence[Batch], device: torch.device) -> float:
+def step_seconds(engine: Engine, batches: Sequence[Batch], device: torch.device) -> float:
+    """Return how long a step takes that changes nothing: its rate is 0."""
     synchronize(device)
     start = time.perf_counter()
     engine.step(batches, 0.0, 0)
