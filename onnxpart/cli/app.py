@@ -409,10 +409,7 @@ class _Written:
 
     def write(self, made: Partition, sizes: Sizes) -> None:
         """Write it."""
-        if self.html is not None:
-            page.write(made, sizes, self.html)
-        if self.node_data is not None:
-            node_data.write(made, sizes, self.node_data)
+        page.write(made, sizes, *(path for path in (self.html, self.node_data) if path is not None))
 
     @property
     def names(self) -> dict[str, str]:

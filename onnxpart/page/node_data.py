@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from onnxpart.inspection.sizes import Sizes
-from onnxpart.page.content import Card, Content, content
-from onnxpart.page.write import check
-from onnxpart.planning.partition import Partition
-from onnxpart.storage.atomic import write_bytes
+from onnxpart.page.content import Card, Content
 from onnxpart.storage.outputs import MARK
 
 SUFFIX = ".json"
@@ -21,17 +16,6 @@ _COLOURS = {
     "blocked": "#d55e00",
 }
 """Of what doesn't stand the same in every part: those of Okabe and Ito."""
-
-
-def write(made: Partition, sizes: Sizes, path: Path) -> None:
-    """Write the node data of a partition, whole or not at all.
-
-    :param sizes: of its plan.
-    :raises UsageError: unless the name ends with .json and its folder exists.
-    :raises ModelError: when they can't be written, or something is there that onnxpart didn't write.
-    """
-    check(path, SUFFIX, made.analysis.model.files)
-    write_bytes(path, node_data(content(made, sizes)).encode())
 
 
 def node_data(shown: Content) -> str:

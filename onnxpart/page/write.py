@@ -1,4 +1,4 @@
-"""A partition as one file of HTML, which loads nothing else."""
+"""A partition as one file of HTML, which loads nothing else; or as node data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from string import Template
 
 from onnxpart.errors import UsageError
 from onnxpart.inspection.sizes import Sizes
+from onnxpart.page import node_data
 from onnxpart.page.content import Content, content, tree
 from onnxpart.planning.partition import Partition
 from onnxpart.storage.atomic import write_bytes
@@ -35,15 +36,21 @@ def check(path: Path, suffix: str, inputs: Iterable[Path]) -> None:
     check_file(path, True, inputs)
 
 
-def write(made: Partition, sizes: Sizes, path: Path) -> None:
-    """Write the page of a partition, whole or not at all.
+def write(made: Partition, sizes: Sizes, *paths: Path) -> None:
+    """Write the page of a partition, or its node data where a name ends with .json; each whole or not at all.
 
     :param sizes: of its plan.
-    :raises UsageError: unless the name ends with .html and its folder exists.
-    :raises ModelError: when it can't be written, or something is there that onnxpart didn't write.
+    :raises UsageError: unless a name ends with .html or .json and its folder exists.
+    :raises ModelError: when one can't be written, or something is there that onnxpart didn't write.
     """
-    check(path, SUFFIX, made.analysis.model.files)
-    write_bytes(path, page(content(made, sizes)).encode())
+    if not paths:
+        return
+    for path in paths:
+        check(path, node_data.SUFFIX if path.suffix == node_data.SUFFIX else SUFFIX, made.analysis.model.files)
+    shown = content(made, sizes)
+    for path in paths:
+        text = node_data.node_data(shown) if path.suffix == node_data.SUFFIX else page(shown)
+        write_bytes(path, text.encode())
 
 
 def page(shown: Content) -> str:
