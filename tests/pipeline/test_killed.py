@@ -43,6 +43,16 @@ def of(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
+def assert_replaced_at_once(start: Path, folders: list[Path], names: tuple[str, ...]) -> None:
+    """Once it is cleared every folder has all of the old files or all of the new ones, and some have either."""
+    old, new, seen = of(start, names), of(folders[-1], names), []
+    for folder in folders:
+        clear(folder)
+        assert of(folder, names) in (old, new)
+        seen.append(of(folder, names) == new)
+    assert set(seen) == {False, True}
+
+
 def test_trained_parts_and_their_optimisers_are_replaced_at_once(start: Path) -> None:
     command = ("train", "parts", *DATA, "--epochs", 1)
     folders = killed(start, *command)
@@ -88,12 +98,7 @@ def test_a_model_and_its_optimisers_state_are_replaced_at_once(start: Path) -> N
     run("merge", "parts", "-o", "m2.onnx")
     run("train", "parts", *DATA, "--epochs", 1)
     folders = killed(start, "merge", "parts", "-o", "m2.onnx", "--force")
-    old, new, seen = of(start, names), of(folders[-1], names), []
-    for folder in folders:
-        clear(folder)
-        assert of(folder, names) in (old, new)
-        seen.append(of(folder, names) == new)
-    assert set(seen) == {False, True}
+    assert_replaced_at_once(start, folders, names)
 
 
 def test_a_widened_model_is_the_old_or_the_new_one(start: Path) -> None:
@@ -117,9 +122,4 @@ def test_a_report_and_its_pictures_are_replaced_at_once(tmp_path: Path) -> None:
     names = tuple(path.name for path in write(read([written(start, table2())]), start / "page.md"))
     assert len(names) > 1
     folders = killed(start, "report", "new.jsonl", "-o", "page.md")
-    old, new, seen = of(start, names), of(folders[-1], names), []
-    for folder in folders:
-        clear(folder)
-        assert of(folder, names) in (old, new)
-        seen.append(of(folder, names) == new)
-    assert set(seen) == {False, True}
+    assert_replaced_at_once(start, folders, names)

@@ -137,8 +137,8 @@ def train_files(
         is done. :param progress: what is told the news of a task. :param plan: digest of the split's plan.
     :raises OnnxpartError: when something doesn't fit, or fails; the files are as they were, then.
     """
+    clear(files[0].parent)
     for path in files:
-        clear(path.parent)
         check_plain(path)
         check_file(state_file(path), True)
     if options.resume and not checkpoint.exist(checkpoints):
