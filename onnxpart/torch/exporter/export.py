@@ -62,8 +62,7 @@ def export(
     Here all of them stay: every parameter that the module's outputs depend on is an initializer of its own name and
     layout, other constants and buffers are Constant nodes. The file itself computes what the module does in evaluation
     mode, and its gradients are the module's: both are tried. It says which parameters are frozen, and its first axis
-    is symbolic. The module is left as it was,
-    its mode and buffers included.
+    is symbolic. The module is left as it was, its mode and buffers included.
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
