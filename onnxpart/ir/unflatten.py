@@ -60,10 +60,9 @@ class Unflattener:
         if node.domain not in (ENTER, LEAVE):
             self.home.update(dict.fromkeys(node.output, (path, copy)))
             return
-        outer = (path[:-1], copy) if len(path) > 1 else TOP
         number = path[-1][0]
-        inner = ((*path[:-1], (number, 0)), copy)
-        self.home.update(dict.fromkeys(node.output, inner if node.domain == ENTER else outer))
+        if node.domain == ENTER:
+            self.home.update(dict.fromkeys(node.output, ((*path[:-1], (number, 0)), copy)))
         region, markers = self.regions[number], self._inside[path, copy]
         if len(markers) == len(region.enters) + len(region.leaves):
             del self._inside[path, copy]
@@ -84,8 +83,6 @@ class Unflattener:
             node.name = f"{node.name}__part{copy}"
         _replace_names(node.input, [m.input[0] for m in enters])
         _replace_names(node.output, [m.output[0] for m in leaves if m.output])
-        while node.output and not node.output[-1]:
-            del node.output[-1]
         for i, (attribute, template) in enumerate(zip(GRAPHS[node.op_type], region.graphs, strict=True)):
             graph = GraphProto()
             graph.CopyFrom(template)
