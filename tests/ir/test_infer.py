@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import GraphProto, helper
 
 from onnxpart.frontend.load import load
 from onnxpart.ir.infer import CARRIERS, MAX_LIST, infer, input_shapes, long_lists
+from onnxpart.ir.protos import SMALL
 from onnxpart.ir.shapes import TRIALS
-from tests.networks.looping import integer, loop
+from tests.networks.looping import given, integer, loop, taken
 from tests.networks.net import Net
 
 
@@ -45,6 +47,56 @@ def test_a_state_that_grows_has_the_sizes_of_a_later_iteration() -> None:
     shapes = infer(model)
     state = next(name for name in shapes.shape if name == "s0" or name.endswith("s0"))
     assert shapes.shape[state][0] > TRIALS[0].batch
+
+
+def test_a_state_that_grows_by_a_symbol_depends_on_it() -> None:
+    """At other sizes an iteration later is looked at, since a size may equal that of one before by chance."""
+    n = Net(("x", ("N", 5)))
+    h = n.linear("x", 5, 5)
+    (last,) = loop(n, integer(n, 3), [h], lambda m, _, s: ([m.op("Concat", s[0], h, axis=0)], []))
+    shapes = infer(load(n.model(n.linear(last, 5, 2, name="out"))))
+    state = next(name for name in shapes.shape if name == "s0" or name.endswith("s0"))
+    assert shapes.shape[state] == (2 * TRIALS[0].batch, 5)
+    assert shapes.other is not None
+    assert shapes.other.shape[state] == (3 * TRIALS[1].batch, 5)
+
+
+def test_sizes_that_a_branch_chooses_are_those_of_data() -> None:
+    n = Net(("x", (2, 6)))
+    h = n.linear("x", 6, 6)
+    (out,) = taken(n, given(n), lambda m: [m.op("Relu", h)], lambda m: [m.op("Concat", h, h, axis=0)])
+    shapes = infer(load(n.model(n.op("ReduceSum", out, n.ints(1)))))
+    assert shapes.sized_by_data(out)
+    assert not shapes.sized_by_data(h)
+
+
+def test_values_of_large_or_distant_initializers_are_not_looked_at() -> None:
+    """Only their shapes; so weights that are elsewhere needn't be there."""
+    n = Net(("x", ("N", 2)))
+    picked = n.op("Gather", "x", n.array("many", np.zeros(2 * SMALL, np.int64)), axis=1)
+    model = load(n.model(n.linear(picked, 2 * SMALL, 3), shape=("N", 3)))
+    for name in ("many", "linear.weight", "linear.bias"):
+        tensor = model.initializers[name]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+    assert infer(model).shape[picked] == (TRIALS[0].batch, 2 * SMALL)
+
+
+@pytest.mark.parametrize(("step", "long"), [(1, True), (-1, True), (8, False), (0, False)])
+def test_ranges_of_constant_length(step: int, long: bool) -> None:
+    n = Net(("x", ("N", 2)))
+    ends = 5, 5 + 4 * (MAX_LIST if step >= 0 else -MAX_LIST)
+    n.op("Range", *(n.array("end", np.asarray(end, np.int64)) for end in (*ends, step)), name="range")
+    assert long_lists(_graph(n)) == (["range"] if long else [])
+
+
+def test_lists_whose_length_is_elsewhere_or_several_numbers_are_not_counted() -> None:
+    n = Net(("x", ("N", 2)))
+    far = n.ints(2 * MAX_LIST)
+    n.op("ConstantOfShape", far, name="far")
+    n.op("ConstantOfShape", n.ints(MAX_LIST, 2), name="matrix")
+    n.initializers[far].data_location = onnx.TensorProto.EXTERNAL
+    assert long_lists(_graph(n)) == []
 
 
 @pytest.mark.parametrize("times", [8, 40])

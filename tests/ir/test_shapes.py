@@ -63,6 +63,49 @@ def _model() -> Model:
     return load(n.model(n.linear("x", 2, 2), shape=("N", 2)))
 
 
+def test_a_size_of_zero_is_a_size_where_it_is_said() -> None:
+    shapes = Shapes(_model())
+    record(shapes, "empty", helper.make_tensor_type_proto(1, (0, 3)))
+    record(shapes, "partly", helper.make_tensor_type_proto(1, (0, "M")))
+    record(shapes, "scalar", helper.make_tensor_type_proto(1, ()))
+    record(shapes, "any", helper.make_tensor_type_proto(1, None))
+    record(shapes, "list", helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, (2,))))
+    assert shapes.shape == {"empty": (0, 3), "scalar": ()}
+    assert shapes.dtype == dict.fromkeys(("empty", "partly", "scalar", "any"), 1)
+
+
+def test_what_is_inferred_once_depends_on_nothing() -> None:
+    shapes = Shapes(_model(), shape={"a": (2, 3)}, folded={"a": np.zeros(2)})
+    assert shapes.dynamic_dims("a") == (False, False)
+    assert shapes.dynamic_value("a").tolist() == [False, False]
+    assert not shapes.sized_by_data("a")
+
+
+def test_what_is_not_known_at_other_sizes_depends_on_them() -> None:
+    """Values do; of sizes nothing is said."""
+    other = Shapes(_model(), shape={"b": (3,)}, folded={"b": np.zeros(3)})
+    by_data = Shapes(_model(), shape={"b": (2,)})
+    shapes = Shapes(
+        _model(),
+        shape={"a": (2,), "b": (2,)},
+        folded={"a": np.zeros(2), "b": np.zeros(2)},
+        other=other,
+        by_data=by_data,
+    )
+    assert shapes.dynamic_dims("a") == (False,)
+    assert shapes.dynamic_dims("b") == (True,)
+    assert shapes.dynamic_value("a").tolist() == shapes.dynamic_value("b").tolist() == [True, True]
+    assert not shapes.sized_by_data("a")
+    assert not shapes.sized_by_data("b")
+    assert not shapes.sized_by_data("c")
+
+
+def test_trial_sizes_differ_wherever_they_may_not_be_told_for_constants() -> None:
+    first, other, by_data = TRIALS
+    assert all(getattr(first, name) != getattr(other, name) for name in vars(first))
+    assert [name for name in vars(first) if getattr(first, name) != getattr(by_data, name)] == ["found"]
+
+
 def test_constants_are_values() -> None:
     n = Net(("x", ("N", 2)))
     model = load(n.model(n.op("Reshape", n.linear("x", 2, 4), n.ints(-1, 2, 2, hint="target")), shape=("N", 2, 2)))
