@@ -55,6 +55,17 @@ def scaled_by_a_mixture() -> ModelProto:
     return n.model(y, shape=("N", 7))
 
 
+def sloped_along_places() -> ModelProto:
+    """A PRelu of units by place with a slope that differs by place alone, which is made of other units."""
+    n = Net(("x", ("N", 5, 6)), opset=19)
+    h = n.op("MatMul", "x", n.random("first", 6, 4))
+    both = n.op("Concat", h, n.op("MatMul", h, n.random("second", 4, 4)), h, axis=1)
+    made = n.op("MatMul", n.op("Gather", both, n.ints(0), axis=1), n.random("third", 4, 15))
+    slope = n.op("Reshape", n.op("ReduceMean", made, n.ints(0, 1), keepdims=0), n.ints(15, 1))
+    y = n.op("MatMul", n.op("PRelu", both, slope), n.random("last", 4, 3))
+    return n.model(y, shape=("N", 15, 3))
+
+
 def resized_beside_a_mixture() -> ModelProto:
     """Sums over units beside units, resized: places of both meet."""
     n = Net(("x", ("N", 3, 5)), ("z", ("N", 4, 3)), opset=14)
@@ -71,6 +82,7 @@ MODELS = {
     "added": added_by_gemm(),
     "added at places": added_by_gemm(True),
     "scaled": scaled_by_a_mixture(),
+    "sloped": sloped_along_places(),
     "beside a mixture": resized_beside_a_mixture(),
 }
 
