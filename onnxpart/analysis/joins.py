@@ -60,17 +60,22 @@ def combine(op: Op, result: list[Field], fields: Sequence[Field]) -> None:
 def follow(op: Op, fields: Fields, i: int, parameters: Fields | None = None) -> None:
     """Tie the labels of input `i`, a parameter, to those of the activations that it applies to.
 
-    One that is made of activations is shared where it applies to a mixture: that may be in every part.
+    One that is made of activations can't leave its own units. So it is shared where those that it applies to are a
+    mixture, which may be in every part, or lie along other axes.
 
     :param fields: the activations'. :param parameters: the parameter's, when they aren't as the input has them; their
         shapes broadcast to the activations'.
     """
     parameters = op.fields(i) if parameters is None else parameters
-    if not op.weights_only(i) and any(map(op.labels.is_mixed, fields)):
-        op.share(parameters, "it applies to a mixture of units")
-        return
     rank = max((f.ndim for f in (*fields, *parameters)), default=0)
-    _follow(op, [align(f, rank) for f in fields], [align(f, rank) for f in parameters])
+    result, following = [align(f, rank) for f in fields], [align(f, rank) for f in parameters]
+    places = [varying(f) for f in result]
+    if not op.weights_only(i) and any(map(op.labels.is_mixed, fields)):
+        op.share(following, "it applies to a mixture of units")
+    elif not op.weights_only(i) and any(varying(f) not in places for f in following):
+        op.share(following, "what it applies to has other units, or none")
+    else:
+        _follow(op, result, following)
 
 
 def follow_channels(op: Op, fields: Fields, i: int) -> None:

@@ -178,10 +178,11 @@ class Labels:
 
     def is_mixed(self, f: Field) -> bool:
         """Whether any label of a field comes from a mix."""
-        if not self.mixed:
-            return False
-        bounds = np.asarray(self.mixed).ravel()
-        return bool((np.searchsorted(bounds, f.ravel(), side="right") % 2).any())
+        return bool((self._mixes(f) % 2).any())
+
+    def _mixes(self, f: Field) -> NDArray[np.intp]:
+        """For each label of a field an odd number that tells the mix that it comes from, or an even one."""
+        return np.searchsorted(np.asarray(self.mixed).ravel(), f.ravel(), side="right")
 
     def tie(self, a: Field, b: Field) -> None:
         """The labels of `a` and `b` at the same place are the same unit; shapes broadcast.
@@ -195,12 +196,18 @@ class Labels:
             self.tied_at.append(self.node)
 
     def tie_along(self, f: Field, keep: Iterable[int]) -> Field:
-        """`f` made to vary along the axes `keep` at most, by tying what lies along the others."""
+        """`f` made to vary along the axes `keep` at most, by tying what lies along the others.
+
+        Where a mixture, which may be in every part, meets other units, all are in every part.
+        """
         extra = varying(f) - frozenset(keep)
         if not extra:
             return f
         g = f[tuple(slice(0, 1) if axis in extra else slice(None) for axis in range(f.ndim))]
         self.tie(f, g)
+        mixes = self._mixes(f)
+        if (mixes % 2).any() and (mixes != mixes[0]).any():
+            self.share(f, self.node, "it meets a mixture of units")
         return g
 
     def share(self, f: Field, node: int, reason: str) -> None:

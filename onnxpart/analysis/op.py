@@ -208,11 +208,21 @@ class Op:
 
     def shape(self, i: int) -> Shape:
         """Shape of input `i`."""
-        return self.state.shapes.shape[self.inputs[i]]
+        return self._shape(self.inputs[i])
 
     def out_shape(self, j: int = 0) -> Shape:
         """Shape of output `j`."""
-        return self.state.shapes.shape[self.outputs[j]]
+        return self._shape(self.outputs[j])
+
+    def _shape(self, name: str) -> Shape:
+        """Shape of a tensor.
+
+        :raises Barrier: when it isn't known.
+        """
+        found = self.state.shapes.shape.get(name)
+        if found is None:
+            raise Barrier(f"the shape of {name!r} isn't known")
+        return found
 
     def dynamic(self, i: int) -> tuple[bool, ...]:
         """For each axis of input `i`, whether its size depends on a symbolic dimension."""

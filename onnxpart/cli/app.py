@@ -216,7 +216,7 @@ def split_(
     with tables.busy(f"splitting {model}"):
         done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
         sizes = measure(done.analysis, done.plan)
-        found = check(done, sizes) if checked else None
+        found = check(done, sizes, None if outputs else model) if checked else None
         done.save(target, force=force)
         written.write(done.partition, sizes)
     if as_json:

@@ -93,14 +93,18 @@ class PartOperators:
         elif rule is None or not any(division.divided(n) for n in (*op.inputs, *op.outputs) if n):
             self.writer.unflattener.append(node, place)
         else:
-            self.writer.rewritten(op, node, lambda name: self._kept(name, op), rule.rewrite, place)
+            self.writer.rewritten(op, node, lambda name: self.kept(name, op), rule.rewrite, place)
 
-    def _kept(self, name: str, op: Op) -> Kept:
+    def kept(self, name: str, op: Op) -> Kept:
+        """Kept indices of a tensor that operator `op` reads or makes.
+
+        :raises PartitionError: when the part's elements form no grid.
+        """
         try:
             return self.division.kept(name, self.part)
         except NotAGrid:
             where = f"{op.title}: the units of {name!r} form no grid in part {self.part}"
-            raise PartitionError(f"{where}; try another K.") from None
+            raise PartitionError(f"{where}; try another K or order.") from None
 
     def _within_shuffle(self, name: str) -> bool:
         """Whether the part's elements of a tensor form no grid, as may be within a shuffle.

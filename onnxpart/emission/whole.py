@@ -152,9 +152,10 @@ class _Whole:
         """The part's elements, selected along each axis."""
         op = self.analysis.ops[self.analysis.consumers[name][0]]
         proto = onnx.NodeProto(name=copy_name(name, part))
-        r = Rewrite(op, proto, lambda n: self.division.kept(n, part), self.writer.unique)
+        operators = self._operators(part, -1)
+        r = Rewrite(op, proto, lambda n: operators.kept(n, op), self.writer.unique)
         value, shape = name, list(self.analysis.shapes.shape[name])
-        for axis, indices in enumerate(self.division.kept(name, part)):
+        for axis, indices in enumerate(operators.kept(name, op)):
             if indices is not None:
                 value = r.select(value, name, axis, indices, shape)
                 shape[axis] = len(indices)

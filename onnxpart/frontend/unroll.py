@@ -53,9 +53,10 @@ def _iterations(loop: NodeProto, steps: int, graph: GraphProto, taken: set[str])
     """The nodes of all iterations, one after the other."""
     (body,) = graphs_of(loop)
     states, nodes = list(loop.input[2:]), []
-    going = constant(graph, np.bool_(True), taken)
+    count, condition = ((1,) * len(value.type.tensor_type.shape.dim) for value in body.input[:2])  # [], or [1]
+    going = constant(graph, np.full(condition, True), taken)
     for step in range(steps):
-        given = [constant(graph, np.int64(step), taken), going, *states]
+        given = [constant(graph, np.full(count, step, np.int64), taken), going, *states]
         names = dict(zip((value.name for value in body.input), given, strict=True))
         for child in body.node:
             node = NodeProto()
@@ -71,8 +72,8 @@ def _iterations(loop: NodeProto, steps: int, graph: GraphProto, taken: set[str])
     return nodes + [helper.make_node("Identity", [last], [out], name=out) for last, out in ends if out]
 
 
-def constant(graph: GraphProto, value: np.generic, taken: set[str]) -> str:
+def constant(graph: GraphProto, value: Array, taken: set[str]) -> str:
     """A new initializer."""
     name = unused("written_out", taken)
-    graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    graph.initializer.append(numpy_helper.from_array(value, name))
     return name

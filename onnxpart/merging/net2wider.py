@@ -167,8 +167,9 @@ def _sums(partition: Partition, name: str, user: int) -> bool:
     outputs = [n for n in op.outputs if n in analysis.consumers]
     others = [n for n in op.reads if n != name and _between(division, n)]
     if state.weights_only.issuperset(outputs):
-        linear = rule.mean == "sum" or (not others and (rule.mean == "scale" or op.inputs[0] == name))
-        passes = rule.kind in ("movement", "elementwise") and rule.mean != "no" and linear
+        mean = division.passes_mean(user)
+        linear = mean == "sum" or (not others and (mean == "scale" or op.inputs[0] == name))
+        passes = rule.kind in ("movement", "elementwise") and mean != "no" and linear
         return passes and all(_shared_out(partition, n) for n in outputs)
     if rule.kind == "recurrent":
         others = [n for n in others if n not in state.weights_only]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import ByIdentity, Field, extent, varying
 from onnxpart.analysis.rewrite import Kept
+from onnxpart.analysis.rules.table import Mean
 from onnxpart.ir.flatten import LEAVE
 from onnxpart.ir.shapes import SELECTIONS
 from onnxpart.ir.trainable import FLOATS
@@ -144,6 +145,11 @@ class Division:
             return False
         dynamic = self.analysis.shapes.dynamic_dims(name)
         return bool(varying(split[0])) and not any(dynamic[axis] for axis in varying(split[0]))
+
+    def passes_mean(self, i: int) -> Mean:
+        """Whether the mean over parts passes through operator `i`, as its row says: never into what has no mean."""
+        rule = self.analysis.rules[i]
+        return "no" if rule is None or any(map(self.no_mean, self.analysis.used_outputs[i])) else rule.mean
 
     def no_mean(self, name: str) -> str:
         """Why the parts' values of a tensor have no mean; empty if they have one."""

@@ -76,12 +76,12 @@ def _averages(division: Division, name: str) -> bool:
     if name not in depends or division.divided(name) or name in analysis.model.initializers:
         return True
     producer = analysis.producer[name]
-    rule = analysis.rules[producer]
+    mean = division.passes_mean(producer)
     names = [n for n in analysis.ops[producer].inputs if n]
     own = [n for n in names if n in depends]
-    if rule is None or rule.mean == "no" or not all(_averages(division, n) for n in own):
+    if mean == "no" or not all(_averages(division, n) for n in own):
         return False
-    return rule.mean == "sum" or (len(own) == 1 and (rule.mean == "scale" or own == names[:1]))
+    return mean == "sum" or (len(own) == 1 and (mean == "scale" or own == names[:1]))
 
 
 class _Modes:
@@ -164,16 +164,16 @@ class _Modes:
 
     def _is_linear(self, i: int) -> bool:
         """Whether the node passes a mean on, as far as its operator and inputs tell."""
-        rule = self.analysis.rules[i]
-        if rule is None or rule.mean == "no":
+        mean = self.division.passes_mean(i)
+        if mean == "no":
             return False
         names = [n for n in self.analysis.ops[i].inputs if n]
         means = [n in self.linear for n in names]
-        if rule.mean == "sum":
+        if mean == "sum":
             return any(means) and all(m or self._adds_mean(n) for m, n in zip(means, names, strict=True))
         if any(n in self.depends for m, n in zip(means, names, strict=True) if not m):
             return False
-        return sum(means) == 1 and (rule.mean == "scale" or means[0])
+        return sum(means) == 1 and (mean == "scale" or means[0])
 
     def _adds_mean(self, name: str) -> bool:
         """Whether a tensor that is added to a mean leaves a mean: no parameter, or one that has a mean itself."""
@@ -210,8 +210,7 @@ class _Modes:
             return True
         if self.division.any_divided(self.analysis.activations[i]):
             return False
-        rule = self.analysis.rules[i]
-        bias = rule is not None and rule.mean == "sum" and self.linear.issuperset(self.analysis.used_outputs[i])
+        bias = self.division.passes_mean(i) == "sum" and self.linear.issuperset(self.analysis.used_outputs[i])
         return bias or not self.analysis.parameters[i]
 
     def _untrained(self, i: int) -> bool:
@@ -254,8 +253,7 @@ class _Modes:
             return False
         if not self._has_blocks(name):
             return True
-        rule = self.analysis.rules[i]
-        linear = "no" if rule is None else rule.mean
+        linear = self.division.passes_mean(i)
         if linear == "data":
             return self._has_blocks(inputs[0])
         return linear != "no" and (any if linear == "scale" else all)(self._has_blocks(n) for n in inputs)

@@ -78,15 +78,15 @@ def factors(division: Division, name: str) -> frozenset[str] | None:
     if name in analysis.model.initializers:
         return frozenset((name,))
     producer = analysis.producer[name]
-    rule = analysis.rules[producer]
+    mean = division.passes_mean(producer)
     names = [n for n in analysis.ops[producer].inputs if n]
     found = [factors(division, n) for n in names]
-    if rule is None or rule.mean == "no":
+    if mean == "no":
         return None
-    if rule.mean == "sum":
+    if mean == "sum":
         known = [f for f in found if f is not None]
         return frozenset().union(*known) if len(known) == len(found) else None
-    for i, chosen in enumerate(found[:1] if rule.mean == "data" else found):
+    for i, chosen in enumerate(found[:1] if mean == "data" else found):
         others = set().union(*(_origins(division, n) for j, n in enumerate(names) if j != i))
         if chosen is not None and chosen.isdisjoint(others) and not any(map(division.replicated, others)):
             return chosen
@@ -135,9 +135,9 @@ def _follow(division: Division, name: str, way: Upstream) -> bool:
     """Go back from an activation to the parameters that it is linear in; False where it isn't."""
     analysis = division.analysis
     producer = analysis.producer.get(name)
-    rule = None if producer is None else analysis.rules[producer]
-    if producer is None or rule is None:
+    if producer is None or analysis.rules[producer] is None:
         return False
+    mean = division.passes_mean(producer)
     op = analysis.ops[producer].node
     way.values.add(name)
     way.nodes.add(producer)
@@ -147,11 +147,11 @@ def _follow(division: Division, name: str, way: Upstream) -> bool:
         return all(_divide(division, n, way) for n in inputs[1:3])
     if op.op_type in CONTRACTIONS:
         return len(inputs) == len(parameters) + 1 and all(_divide(division, n, way) for n in parameters)
-    if rule.mean == "scale" and any(_divide(division, n, way) for n in parameters):
+    if mean == "scale" and any(_divide(division, n, way) for n in parameters):
         return True
-    if rule.mean == "sum":
+    if mean == "sum":
         return all(_divide(division, n, way) if n in parameters else _follow(division, n, way) for n in inputs)
-    return rule.mean == "data" and inputs[0] not in parameters and _follow(division, inputs[0], way)
+    return mean == "data" and inputs[0] not in parameters and _follow(division, inputs[0], way)
 
 
 def _divide(division: Division, name: str, way: Upstream) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import prod
+from pathlib import Path
 
 import numpy as np
+import onnx
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split
@@ -40,13 +42,14 @@ class Check:
         return f"checked in ONNX Runtime: the whole computes the mean of its parts (deviation {self.deviation:.0e})"
 
 
-def check(split: Split, sizes: Sizes) -> Check:
+def check(split: Split, sizes: Sizes, original: Path | None = None) -> Check:
     """Run parts and whole on a small input, at two sizes of every symbolic dimension, and compare them.
 
     Both oracles are asked (see `verify`), on the parts' own weights. Models of more than `MOST_BYTES` or `MOST_MACS`,
     those that ONNX Runtime can't run as they came, and all where it isn't installed, aren't checked.
 
-    :param sizes: those of the split.
+    :param sizes: those of the split. :param original: the file that the model came in; None for a model in memory, and
+        for one of which some outputs were chosen.
     :raises VerificationError: when the whole isn't the parts' mean, or can't be run although the original can.
     """
     if find_spec("onnxruntime") is None:
@@ -61,7 +64,7 @@ def check(split: Split, sizes: Sizes) -> Check:
     try:
         verdict = verify(split.analysis, split.plan, parts=split.part_drafts, whole=split.whole_draft, fresh=False)
     except OnnxpartError as error:
-        if not _runs(split.analysis):
+        if not _runs(split.analysis, original):
             return Check(None, f"ONNX Runtime can't run the model as it came ({error})")
         raise VerificationError(_failed(split, f"what it wrote can't be run: {error}")) from None
     worst = max(verdict.findings, key=lambda finding: finding.deviation / finding.tolerance, default=None)
@@ -74,11 +77,14 @@ def check(split: Split, sizes: Sizes) -> Check:
     return Check(worst.deviation)
 
 
-def _runs(analysis: Analysis) -> bool:
-    """Whether ONNX Runtime runs the original model."""
+def _runs(analysis: Analysis, original: Path | None) -> bool:
+    """Whether ONNX Runtime runs the original model: as it came, not as it was rewritten, where there is a file."""
     model = analysis.model
     try:
-        session = Session(*assemble(model.proto, {name: array_of(model, name) for name in model.initializers}))
+        if original is not None:
+            session = Session(onnx.load_model(original))
+        else:
+            session = Session(*assemble(model.proto, {name: array_of(model, name) for name in model.initializers}))
         session.run(inputs(analysis, 0, np.random.default_rng(0)))
     except OnnxpartError:
         return False

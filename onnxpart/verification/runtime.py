@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,6 +45,22 @@ def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.
     return result, outside
 
 
+def _session(model: onnx.ModelProto, options: Any) -> Any:
+    """ONNX Runtime's session on the CPU; without its fusions where they fail, as some do that lose an output."""
+    import onnxruntime
+
+    content = model.SerializeToString()
+
+    def load() -> Any:
+        return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"], enable_fallback=0)
+
+    try:
+        return load()
+    except Exception:  # the runtime's exceptions share no base class
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return load()
+
+
 class Session:
     """A model in ONNX Runtime; `outside` are the initializers that it declares external.
 
@@ -62,9 +79,7 @@ class Session:
             if outside:
                 held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in outside.values()]
                 options.add_external_initializers(list(outside), held)
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = _session(model, options)
         except Exception as error:  # the runtime's exceptions share no base class
             raise _refused("load", error) from None
         self._names = [o.name for o in self._session.get_outputs()]

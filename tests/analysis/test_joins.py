@@ -58,8 +58,8 @@ def test_two_parameters_have_rows_and_columns() -> None:
     assert alone.soft() == []
 
 
-def follows(parameter: Field, *fields: Field) -> tuple[Alone, Fields]:
-    alone = wide()
+def follows(parameter: Field, *fields: Field, computed: bool = False) -> tuple[Alone, Fields]:
+    alone = wide() if computed else Alone("Add", [(2, 3, 4)], [(2, 3, 4)])
     alone.op.labels.count = 100
     follow(alone.op, fields, 1, (parameter,))
     return alone, fields
@@ -89,6 +89,16 @@ def test_a_parameter_along_another_axis_is_shared() -> None:
     parameter = labels.fresh((1, 3, 1))
     alone, _ = follows(parameter, labels.fresh((1, 1, 4)))
     assert alone.units(parameter) == [-1] * 3
+
+
+def test_a_parameter_made_of_activations_keeps_its_units_only_where_all_have_them() -> None:
+    labels = wide().op.labels
+    parameter = labels.fresh((1, 1, 4))
+    alone, (f,) = follows(parameter, labels.fresh((1, 1, 4)), computed=True)
+    assert alone.same(f, parameter)
+    alone, _ = follows(parameter, labels.fresh((1, 3, 4)), computed=True)
+    assert alone.units(parameter) == [-1] * 4
+    assert not alone.op.labels.choices
 
 
 def test_a_field_that_stands_already_is_not_added() -> None:

@@ -119,3 +119,13 @@ def test_shapes_that_contradict_each_other_are_refused() -> None:
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias)[:5], bias.name))
     with pytest.raises(ModelError, match="contradict each other"):
         analyse(load(model))
+
+
+def test_a_piece_of_unknown_size_that_nothing_reads_makes_a_barrier() -> None:
+    n = Net(("x", ("N", 4)))
+    found = n.op("ReduceMax", n.linear("x", 4, 2, name="sizes"), axes=[0], keepdims=0)
+    sizes = n.op("Add", n.ints(3, 3), n.op("Cast", found, to=onnx.TensorProto.INT64))
+    _, piece = n.ops("Split", n.linear("x", 4, 6, name="first"), sizes, count=2, axis=1)
+    analysis = analyse(load(n.model(piece, shape=("N", 3))))
+    (reason,) = analysis.barriers.values()
+    assert reason == "the shape of 'split.0' isn't known"

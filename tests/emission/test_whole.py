@@ -6,9 +6,10 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxpart import analyse, load
+from onnxpart import PartitionError, analyse, load, split
 from onnxpart.emission.whole import emit_whole
 from onnxpart.planning.planner import partition
 from tests.networks.net import Net
@@ -68,3 +69,13 @@ def test_an_output_of_every_part_is_their_mean() -> None:
     )
     names = {t.name: np.shape(numpy_helper.to_array(t)) for t in found.graph.initializer}
     assert names["narrow.bias__part0"] == names["narrow.bias__part1"] == (1,)
+
+
+def test_units_of_one_copy_that_form_no_grid_are_refused() -> None:
+    """A transposed convolution in groups, of places, once per part: what each has of its kernel is no block of it."""
+    n = Net(("x", (2, 4, 4, 2)), opset=9)
+    h = n.op("MatMul", "x", n.random("first", 2, 6))
+    h = n.op("ConvTranspose", h, n.random("kernel", 4, 3, 3, 3), group=4, strides=[2, 2])
+    y = n.op("ReduceMax", n.op("MatMul", h, n.random("last", 13, 1)), axes=[0, 1, 2], keepdims=0)
+    with pytest.raises(PartitionError, match="the units of 'kernel' form no grid in part"):
+        split(n.model(y, shape=(1,)), 3, order="random", seed=3)

@@ -52,6 +52,20 @@ def cut(n: Net, h: str, count: Count = three, condition: str = "", going: Callab
     return total
 
 
+def cut_by_a_list(n: Net, h: str) -> str:
+    """The same where the count of iterations is declared as a list of one, and so are the bounds that it looks up."""
+    result = cut(n, h)
+    body = next(node for node in n.nodes if node.name == "loop").attribute[0].g
+    body.input[0].type.tensor_type.shape.dim.add(dim_value=1)
+    replaced = {}
+    for node in [node for node in body.node if node.op_type == "Unsqueeze"]:
+        replaced[node.output[0]] = node.input[0]
+        body.node.remove(node)
+    for node in body.node:
+        node.input[:] = [replaced.get(name, name) for name in node.input]
+    return result
+
+
 def growing(n: Net, h: str) -> str:
     """Every iteration appends a longer tensor than the one before, made with the same weights."""
     h = n.op("Tanh", n.linear(h, 4 * SIZE, SIZE, name="narrow"))
@@ -79,11 +93,12 @@ def outputs(model: ModelProto) -> np.ndarray:
     ("build", "weight"),
     [
         (cut, "piece1.weight"),
+        (cut_by_a_list, "piece1.weight"),
         (growing, "inner"),
         (lambda n, h: cut(n, h, condition=n.op("Not", n.op("Not", true(n)))), "piece1.weight"),
         (lambda n, h: cut(n, h, going=lambda m: "going"), "piece1.weight"),
     ],
-    ids=["cut", "growing", "with a condition", "handed on"],
+    ids=["cut", "by a list", "growing", "with a condition", "handed on"],
 )
 def test_what_is_known_is_written_out(build: Callable[[Net, str], str], weight: str) -> None:
     original = network(build)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxpart import analyse, load
 from onnxpart.analysis.labels import ByIdentity
@@ -90,6 +90,17 @@ def test_what_has_no_mean() -> None:
     made = partition(analyse(load(n.model(n.linear(h, WIDTH, 2, name="out"), shape=("N", 2)))), 2)
     assert made.division.no_mean("out") == ""
     assert made.division.no_mean("index") == "aren't floating-point numbers"
+
+
+def test_no_mean_passes_into_whole_numbers() -> None:
+    n = Net(("x", ("N", 3)))
+    y = n.op("Cast", n.linear("x", 3, WIDTH, name="in"), to=TensorProto.DOUBLE)
+    y = n.linear(n.op("Cast", y, to=TensorProto.FLOAT, name="wide"), WIDTH, 2, name="out")
+    whole = n.op("Cast", y, to=TensorProto.INT32, name="whole")
+    made = partition(analyse(load(n.model(n.op("Cast", whole, to=TensorProto.FLOAT), shape=("N", 2)))), 2)
+    assert made.plan.mean == ("out",)
+    producer = made.analysis.producer
+    assert [made.division.passes_mean(producer[name]) for name in ("wide", "whole")] == ["data", "no"]
 
 
 def test_what_is_no_grid_is_told() -> None:

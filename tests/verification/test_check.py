@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from models.golden import GOLDEN
 from onnxpart import Split, split
-from onnxpart.errors import VerificationError
+from onnxpart.errors import OnnxpartError, VerificationError
 from onnxpart.inspection.sizes import measure
 from onnxpart.verification import check as module
 from onnxpart.verification.check import Check, check
@@ -91,6 +91,20 @@ def test_what_cannot_run_is_said() -> None:
     found = checked(split(unknown(), 2))
     assert found.deviation is None
     assert "ONNX Runtime can't run the model as it came" in found.sentence
+
+
+def test_the_file_tells_whether_a_model_ran_as_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was rewritten may be what doesn't run, and then so do the parts not."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(looked_up(), "m.onnx")
+
+    def rewritten(*_: object, **__: object) -> object:
+        raise OnnxpartError("what was rewritten doesn't run")
+
+    monkeypatch.setattr(module, "verify", rewritten)
+    monkeypatch.setattr(module, "assemble", rewritten)
+    assert "nothing was written" in run("split", "m.onnx", "-k", 2, "-o", "parts", code=1).stderr
+    assert not (tmp_path / "parts").exists()
 
 
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:

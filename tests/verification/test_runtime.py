@@ -57,3 +57,14 @@ def test_what_it_cant_load_or_run_is_one_sentence() -> None:
         Session(broken)
     with pytest.raises(OnnxpartError, match=r"^ONNX Runtime can't run the model: .*; check its operators\.$"):
         Session(affine()).run({"x": np.zeros((1, 3), np.float32)})
+
+
+def test_an_output_that_a_fusion_loses(capfd: pytest.CaptureFixture[str]) -> None:
+    """Transpositions around a Gemm are fused into one that doesn't give its own result, which is an output, too."""
+    n = Net(("x", (1, 2)), opset=18)
+    weight = n.op("Transpose", n.array("w", np.ones((2, 3), np.float32)), perm=[1, 0])
+    inner = n.op("Gemm", "x", weight, name="inner", transB=1)
+    turned = n.op("MatMul", n.array("last", np.ones((1, 3), np.float32)), n.op("Transpose", inner, perm=[1, 0]))
+    model = n.model(inner, turned)
+    assert Session(model).run({"x": X})["inner"].tolist() == [[3.0] * 3]
+    assert capfd.readouterr().out == ""

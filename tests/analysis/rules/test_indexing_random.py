@@ -55,7 +55,39 @@ def scaled_by_a_mixture() -> ModelProto:
     return n.model(y, shape=("N", 7))
 
 
-@pytest.mark.parametrize("model", [resized(), added_by_gemm(), added_by_gemm(True), scaled_by_a_mixture()])
+def sloped_along_places() -> ModelProto:
+    """A PRelu of units by place with a slope that differs by place alone, which is made of other units."""
+    n = Net(("x", ("N", 5, 6)), opset=19)
+    h = n.op("MatMul", "x", n.random("first", 6, 4))
+    both = n.op("Concat", h, n.op("MatMul", h, n.random("second", 4, 4)), h, axis=1)
+    made = n.op("MatMul", n.op("Gather", both, n.ints(0), axis=1), n.random("third", 4, 15))
+    slope = n.op("Reshape", n.op("ReduceMean", made, n.ints(0, 1), keepdims=0), n.ints(15, 1))
+    y = n.op("MatMul", n.op("PRelu", both, slope), n.random("last", 4, 3))
+    return n.model(y, shape=("N", 15, 3))
+
+
+def resized_beside_a_mixture() -> ModelProto:
+    """Sums over units beside units, resized: places of both meet."""
+    n = Net(("x", ("N", 3, 5)), ("z", ("N", 4, 3)), opset=14)
+    h = n.op("MatMul", "x", n.random("first", 5, 4))
+    both = n.op("Concat", n.op("MatMul", h, "z"), h, h, axis=2)
+    wide = n.op("Resize", both, "", n.array("scales", np.array([1, 1, 2], np.float32)), mode="nearest")
+    beside = n.op("Tanh", n.op("MatMul", "x", n.random("beside", 5, 8)))
+    y = n.op("Add", n.op("MatMul", wide, n.random("last", 22, 3)), n.op("MatMul", beside, n.random("out", 8, 3)))
+    return n.model(y, shape=("N", 3, 3))
+
+
+MODELS = {
+    "resized": resized(),
+    "added": added_by_gemm(),
+    "added at places": added_by_gemm(True),
+    "scaled": scaled_by_a_mixture(),
+    "sloped": sloped_along_places(),
+    "beside a mixture": resized_beside_a_mixture(),
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("k", [2, 4])
 def test_further_inputs_go_with_the_units(model: ModelProto, k: int) -> None:
     done = split(model, k)
