@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -67,6 +67,17 @@ def output_of(result: Tensor | tuple[Tensor, ...]) -> Tensor:
     if not isinstance(result, Tensor):
         raise OnnxpartError("the model has several outputs; cut it down to the one to train (see onnxpart.cut).")
     return result
+
+
+@torch.no_grad()
+def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a module that has the same keys.
+
+    `load_state_dict` would ask for the count of batches that a norm from an ONNX file doesn't have.
+    """
+    own = module.state_dict()
+    for key, tensor in tensors.items():
+        own[key].copy_(tensor)
 
 
 def has_images(modules: Sequence[nn.Module]) -> bool:

@@ -18,7 +18,7 @@ from onnxpart.torch.importer.operators.modules import Dropout
 from onnxpart.torch.part_random import drawing, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import has_images, judged, moved, output_of, update
+from onnxpart.torch.training.engine import has_images, judged, moved, output_of, put, update
 from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 from onnxpart.torch.training.job import Job
 
@@ -116,7 +116,7 @@ class Fused:
     def finish(self) -> None:
         """Copy the results into the modules."""
         for i, module in enumerate(self.job.modules):
-            module.load_state_dict(self.part(i).tensors)
+            put(module, self.part(i).tensors)
             module.eval()
 
 

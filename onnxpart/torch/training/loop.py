@@ -241,7 +241,7 @@ class _Run:
         at, began = self.at, time.perf_counter()
         states = [self.engine.part(i) for i in range(len(self.job.numbers))]
         for i, state in enumerate(states):
-            if not all(tensor.isfinite().all() for tensor in state.tensors.values() if tensor.is_floating_point()):
+            if not all(state.tensors[key].isfinite().all() for key, _ in self.job.modules[i].named_parameters()):
                 raise self._diverged(i, f"weights are no longer numbers at step {at.step}")
         for i, (number, state) in enumerate(zip(self.job.numbers, states, strict=True)):
             mine = {**asdict(at), "losses": [at.losses[i]], "curves": [[asdict(epoch) for epoch in at.curves[i]]]}

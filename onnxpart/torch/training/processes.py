@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onnxpart.errors import Interrupted, OnnxpartError, UsageError
 from onnxpart.torch.training import loop
-from onnxpart.torch.training.engine import device_of
+from onnxpart.torch.training.engine import device_of, put
 from onnxpart.torch.training.events import Event, OnEvent
 from onnxpart.torch.training.job import Job, Result, alone
 from onnxpart.torch.training.series import Series
@@ -180,7 +180,7 @@ def adopt(job: Job, trained: Iterable[Trained]) -> list[Result]:
     """Put what was trained elsewhere into the job's modules."""
     results = []
     for module, found in zip(job.modules, trained, strict=True):
-        module.load_state_dict(found.tensors)
+        put(module, found.tensors)
         module.eval()
         results.append(found.result)
     return results

@@ -12,7 +12,7 @@ from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import has_images, judged, moved, output_of, update
+from onnxpart.torch.training.engine import has_images, judged, moved, output_of, put, update
 from onnxpart.torch.training.job import Job
 
 
@@ -78,7 +78,7 @@ class Series:
     def load(self, i: int, state: PartState) -> None:
         """Put the i-th part into a state."""
         module = self.job.modules[i]
-        module.load_state_dict(state.tensors)
+        put(module, state.tensors)
         optim.set_slots(self.optimizers[i], dict(module.named_parameters()), state.slots, state.taken)
         self.taken[i] = state.taken
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import onnxpart.torch
 from onnxpart.errors import CheckpointError, Interrupted, ModelError, OnnxpartError
 from onnxpart.storage.safetensors import read_metadata
 from onnxpart.torch.data.batch import Loader
@@ -82,6 +84,28 @@ def test_a_killed_run_goes_on_bit_for_bit(engine: EngineKind, tmp_path: Path) ->
     assert any(isinstance(note, Note) and "parts 0, 1: resumed at step 8" in note.text for note in notes)
     assert sum(len(event.losses) for event in notes if isinstance(event, Steps)) == 10
     check_equal(straight, resumed, one, other)
+
+
+@pytest.mark.parametrize("engine", ["series", "fused"])
+def test_what_torch_exports_is_trained_and_goes_on(engine: EngineKind, tmp_path: Path) -> None:
+    """Norms without a count of batches, and constants that are infinite, as those of a causal mask."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(288, 10)
+            self.register_buffer("mask", torch.tensor([0.0] * 9 + [-torch.inf]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.conv(x)).relu().flatten(1)) + self.mask.softmax(0)  # type: ignore[no-any-return]
+
+    onnxpart.torch.export(Masked(), next(stripes().epoch(0))[0], tmp_path / "masked.onnx", exporter="torchscript")
+    first, second = (parts(onnx.load(tmp_path / "masked.onnx")) for _ in range(2))
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in first[0].modules())
+    expected = run(first, tmp_path / "whole", engine=engine)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(second, tmp_path / "cut", engine=engine, loader=Failing(stripes(), (1, 3), stop))
+    check_equal(expected, run(second, tmp_path / "cut", engine=engine, checkpoints={"resume": True}), first, second)
 
 
 def test_auto_goes_on_with_the_engine_of_the_checkpoint(tmp_path: Path) -> None:
