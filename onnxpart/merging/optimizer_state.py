@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from onnxpart.storage.onnx_file import own_data, write
 from onnxpart.storage.rows import Array
 from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
 
-SQUARED = frozenset({"exp_avg_sq", "max_exp_avg_sq"})
-"""Slots that hold squares of gradients."""
+SQUARED = frozenset({"acc_delta", "exp_avg_sq", "max_exp_avg_sq"})
+"""Slots that hold squares of gradients, or of steps."""
 METADATA = "onnxpart.optimizer"
 """Key under which a file carries what isn't an array."""
 _SUFFIX = ".optimizer.safetensors"
@@ -44,7 +44,12 @@ class OptimizerState:
 
 
 def merge_states(
-    plan: Plan, states: Sequence[OptimizerState], *, into: Into = "duplicated", normalize: Normalize = "weights"
+    plan: Plan,
+    states: Sequence[OptimizerState],
+    *,
+    into: Into = "duplicated",
+    normalize: Normalize = "weights",
+    squared: Collection[str] = (),
 ) -> OptimizerState:
     """Merge the states of all parts, in order, into the whole's (see `merge.merge`).
 
@@ -56,6 +61,7 @@ def merge_states(
     :param states: of the parts, in order.
     :param into: the duplicated whole, or the original graph.
     :param normalize: what is divided by K: the weights of the output, or the output itself.
+    :param squared: slots that hold second moments besides `SQUARED`.
     :returns: the whole's state; its steps are those of the part that took the fewest.
     :raises MergeError: when the states are of different optimisers, or don't fit the plan.
     """
@@ -66,7 +72,7 @@ def merge_states(
     for slot in sorted({slot for state in states for arrays in state.slots.values() for slot in arrays}):
         parts = [state.slot(slot) for state in states]
         merged = merge(plan, parts, into=into, normalize=normalize)
-        if slot in SQUARED:
+        if slot in SQUARED or slot in squared:
             ones = [{name: np.broadcast_to(np.ones((), array.dtype), array.shape) for name, array in part.items()}
                     for part in parts]  # fmt: skip
             counts = merge(plan, ones, into=into, normalize=normalize)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import ByIdentity
 from onnxpart.emission.split import Split, split
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.inspection.obstacles import obstacles
@@ -23,7 +22,6 @@ from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
 from onnxpart.merging.cross_weights import Edges, between, fill_edges
 from onnxpart.merging.merge import merge
-from onnxpart.merging.optimizer_state import OptimizerState, merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.storage.rows import stream
@@ -31,12 +29,9 @@ from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names,
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
 from onnxpart.torch.interface import Forward, Interface
+from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
 from onnxpart.torch.tensors import to_array, to_tensor
-from onnxpart.torch.training.optim import slots, to_state
-
-OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-"""Those whose state it is known how to merge."""
 
 
 def split_module(
@@ -207,32 +202,18 @@ class Handle:
     def merge_optimizer(self, optimizers: Sequence[torch.optim.Optimizer], target: torch.optim.Optimizer) -> None:
         """Merge the state of the parts' optimisers into that of one over the module's parameters.
 
-        Momenta and first moments go like the weights, second moments with the square of their scale, step counts are
-        those of the part with the fewest. Rates and other settings stay those of the target's own parameter groups.
+        Any optimiser of torch's, a subclass, or accelerate's wrapper (see `merge_optimizers`). Momenta and first
+        moments go like the weights, second moments with the square of their scale, step counts are those of the part
+        with the fewest. Rates and other settings stay those of the target's own parameter groups.
 
-        :param optimizers: SGD, Adam or AdamW, one per part in order. :param target: one of the same class.
-        :raises UsageError: for others, other settings, or another number of them.
+        :param optimizers: one per part in order. :param target: one of the same class.
+        :raises UsageError: for another class, other settings, or another number of them.
         :raises MergeError: when they hold different states.
         """
-        kinds = list(dict.fromkeys(type(optimizer) for optimizer in (*optimizers, target)))
-        if len(kinds) > 1 or kinds[0] not in OPTIMIZERS:
-            given, known = (" and ".join(kind.__name__ for kind in found) for found in (kinds, OPTIMIZERS))
-            raise UsageError(f"the optimisers are {given}; use the same for all parts and the target, of {known}.")
-        if len(optimizers) != len(self.parts):
-            raise UsageError(f"{len(optimizers)} optimisers for {len(self.parts)} parts; give one per part, in order.")
-        states = [_state(optimizer, part) for optimizer, part in zip(optimizers, self.parts, strict=True)]
-        merged = merge_states(self.split.plan, states, into="original")
-        steps = _steps(optimizers, self.parts)
         own = dict(self.module.named_parameters(remove_duplicate=False))
-        named = ByIdentity((own[key], name) for key, name in self.names.items() if key in own)
-        for group in target.param_groups:
-            for parameter in group["params"]:
-                name = named.get(parameter, "")
-                if name in merged.slots:
-                    _fill(target.state[parameter], parameter, merged.slots[name], group)
-                if name in steps:
-                    device = parameter.device if group.get("capturable") or group.get("fused") else "cpu"
-                    target.state[parameter]["step"] = torch.tensor(steps[name], dtype=torch.float32, device=device)
+        named = {name: own[key] for key, name in self.names.items() if key in own}
+        held = [parameters(part) for part in self.parts]
+        merge_optimizers(self.split.plan, optimizers, held, target, named)
 
 
 def _norm_of(analysis: Analysis, weight: str) -> set[int]:
@@ -315,29 +296,3 @@ def _train_alike(part: ImportedModule, module: nn.Module) -> None:
     for name in own.keys() & held.keys():
         held[name].requires_grad_(own[name].requires_grad)
     part.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
-
-
-def _state(optimizer: torch.optim.Optimizer, part: ImportedModule) -> OptimizerState:
-    """What a part's optimiser remembers, by initializer."""
-    return to_state(type(optimizer).__name__.lower(), 0, slots(optimizer, dict(part.named_parameters())))
-
-
-def _steps(optimizers: Sequence[torch.optim.Optimizer], parts: Sequence[ImportedModule]) -> dict[str, float]:
-    """The fewest steps that a part's optimiser took with each initializer, where it counts them."""
-    result: dict[str, float] = {}
-    for optimizer, part in zip(optimizers, parts, strict=True):
-        for name, parameter in parameters(part).items():
-            step = optimizer.state.get(parameter, {}).get("step")
-            if step is not None:
-                result[name] = min(float(step), result.get(name, float(step)))
-    return result
-
-
-def _fill(
-    state: dict[str, Tensor], parameter: Tensor, arrays: Mapping[str, np.ndarray], group: Mapping[str, object]
-) -> None:
-    """Let an optimiser's state of a parameter of a group hold arrays, in the parameter's layout."""
-    if group.get("amsgrad") and "max_exp_avg_sq" not in arrays:
-        raise UsageError("the target has amsgrad, the parts' optimisers haven't; give all of them the same setting.")
-    for slot, array in arrays.items():
-        state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(to_tensor(array))

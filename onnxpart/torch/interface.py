@@ -73,9 +73,13 @@ class Interface:
     def __init__(
         self, module: nn.Module, given: Collection[str], inputs: Sequence[str], returned: object, kept: Sequence[int]
     ) -> None:
-        own = inspect.signature(module.forward).parameters.values()
-        # without annotations, which needn't be anything that can be pickled
-        plain = [p.replace(annotation=inspect.Parameter.empty) for p in own]
+        own = inspect.signature(module.forward).parameters
+        # without annotations, which needn't be anything that can be pickled, and **kwargs of which the graph has none
+        plain = [
+            p.replace(annotation=inspect.Parameter.empty)
+            for p in own.values()
+            if p.kind != inspect.Parameter.VAR_KEYWORD or not own.keys() >= set(given)
+        ]
         self.signature, self.given, self.inputs = inspect.Signature(plain), frozenset(given), list(inputs)
         numbers, self.kept = count(), list(kept)
         self.structure = _mapped(returned, lambda v: _Place(next(numbers)) if isinstance(v, Tensor) else v)

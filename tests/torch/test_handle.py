@@ -399,13 +399,10 @@ def test_optimisers_that_do_not_fit() -> None:
     adam, sgd = torch.optim.Adam(parts[0].parameters()), torch.optim.SGD(module.parameters())
     with pytest.raises(UsageError, match="the optimisers are Adam and SGD; use the same for all parts and the target"):
         handle.merge_optimizer([adam, adam], sgd)
-    rms = torch.optim.RMSprop(module.parameters())
-    with pytest.raises(UsageError, match="RMSprop; use the same for all parts and the target, of SGD and Adam"):
-        handle.merge_optimizer([rms, rms], rms)
     adams = [torch.optim.Adam(part.parameters()) for part in parts]
     for part, optimizer in zip(parts, adams, strict=True):
         learn(part, optimizer, NETWORKS["lenet"][1], steps=1)
-    with pytest.raises(UsageError, match="the target has amsgrad, the parts' optimisers haven't"):
+    with pytest.raises(UsageError, match="the target remembers max_exp_avg_sq, and the parts'"):
         handle.merge_optimizer(adams, torch.optim.Adam(module.parameters(), amsgrad=True))
     with pytest.raises(UsageError, match="1 optimisers for 2 parts"):
         handle.merge_optimizer([sgd], sgd)

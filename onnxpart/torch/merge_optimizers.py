@@ -1,0 +1,143 @@
+"""What optimisers of parts remember, whatever their class, into one over the module's own parameters."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from onnxpart.errors import UsageError
+from onnxpart.merging.optimizer_state import OptimizerState, merge_states
+from onnxpart.planning.plan import Plan
+from onnxpart.torch.tensors import to_array, to_tensor
+
+State = dict[str, Any]
+"""What an optimiser remembers of one parameter: slot -> tensor or number."""
+
+
+def merge_optimizers(
+    plan: Plan,
+    optimizers: Sequence[Optimizer],
+    parameters: Sequence[Mapping[str, nn.Parameter]],
+    target: Optimizer,
+    own: Mapping[str, nn.Parameter],
+) -> None:
+    """Merge the state of the parts' optimisers into the target's, by the shapes of what they remember.
+
+    What has an element for each weight goes like the weights, or by the square of their scale where it grows with the
+    square of gradients, which is tried. Numbers, such as step counts, are those of the part with the fewest steps.
+    What is of other shapes starts anew, which a warning says. Rates and settings stay those of the target's groups.
+
+    :param optimizers: of one class, one per part in order, as they are or wrapped, as accelerate does.
+    :param parameters: of each part, by initializer. :param target: one of the same class. :param own: the module's
+        parameters, by initializer.
+    :raises UsageError: for other classes, another number, or a target that remembers more. :raises MergeError: when
+        they hold different states.
+    """
+    target, *optimizers = (_unwrapped(optimizer) for optimizer in (target, *optimizers))
+    kinds = list(dict.fromkeys(type(optimizer).__name__ for optimizer in (*optimizers, target)))
+    if len(kinds) > 1:
+        raise UsageError(f"the optimisers are {' and '.join(kinds)}; use the same for all parts and the target.")
+    if len(optimizers) != len(parameters):
+        raise UsageError(f"{len(optimizers)} optimisers for {len(parameters)} parts; give one per part, in order.")
+    states = [
+        {name: {**optimizer.state[p]} for name, p in held.items() if optimizer.state.get(p)}
+        for optimizer, held in zip(optimizers, parameters, strict=True)
+    ]
+    trained = {id(parameter) for group in target.param_groups for parameter in group["params"]}
+    tried = {n: _tried(target, p) for n, p in own.items() if id(p) in trained and any(n in s for s in states)}
+    anew = sorted({slot for state in states for name in state for slot in _odd(state[name], tried.get(name, {}))})
+    whole = [name for name in tried if not any(_odd(state.get(name, {}), tried[name]) for state in states)]
+    slots = [
+        {n: {slot: to_array(state[n][slot]) for slot in _elements(state[n], tried[n])} for n in whole if n in state}
+        for state in states
+    ]
+    squared = {slot for found in tried.values() for slot, (_, square) in found.items() if square}
+    merged = merge_states(plan, [OptimizerState(kinds[0], 0, s) for s in slots], into="original", squared=squared)
+    for name in whole:
+        fewest = min((s[name] for s in states if name in s), key=lambda state: _steps(state, tried[name]))
+        _fill(target.state[own[name]], own[name], tried[name], {**fewest, **merged.slots.get(name, {})})
+    if anew:
+        warnings.warn(
+            f"{kinds[0]}: {', '.join(anew)} has no element for each weight, and starts anew in the target", stacklevel=3
+        )
+
+
+def _unwrapped(optimizer: Optimizer) -> Optimizer:
+    """What an optimiser wraps, as those of accelerate and DeepSpeed do."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+
+
+def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any, bool]]:
+    """What an optimiser comes to remember of such a parameter in one step, and whether it grows with its square.
+
+    An element for each weight is a tensor with axes. What can't be tried gives nothing.
+    """
+    found = []
+    for gradient in (1e4, 2e4):  # beside which decay and what sums start from are nothing
+        shape = range(2, 2 + max(parameter.ndim, 1))
+        trial = torch.ones(*shape, device=parameter.device, requires_grad=True)
+        trial.grad = torch.full_like(trial, gradient)
+        copied = copy.copy(optimizer)
+        copied.__dict__ |= {**vars(optimizer), "state": defaultdict(dict)}
+        copied.__dict__ |= {key: OrderedDict() for key in vars(optimizer) if key.endswith("_hooks")}
+        copied.param_groups = [
+            {**copy.deepcopy({key: value for key, value in group.items() if key != "params"}), "params": [trial]}
+            for group in optimizer.param_groups
+            if any(p is parameter for p in group["params"])
+        ]
+        try:
+            copied.step()
+        except Exception:  # whatever an optimiser raises that wants another parameter, or a closure
+            return {}
+        found.append((copied.state[trial], trial.shape))
+    (state, size), (twice, _) = found
+    return {
+        slot: (value, _shape(value) == size and torch.allclose(twice[slot], 4 * value, rtol=0.1))
+        for slot, value in state.items()
+        if value is not None and _shape(value) in ((), size)
+    }
+
+
+def _shape(value: object) -> tuple[int, ...] | None:
+    """The shape of a tensor, that of a number; None for anything else."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return () if isinstance(value, int | float) else None
+
+
+def _elements(state: State, tried: Mapping[str, tuple[Any, bool]]) -> list[str]:
+    return [slot for slot in state if slot in tried and _shape(tried[slot][0])]
+
+
+def _odd(state: State, tried: Mapping[str, tuple[Any, bool]]) -> list[str]:
+    """Slots that are neither numbers nor have an element for each weight."""
+    return [slot for slot, value in state.items() if value is not None and slot not in tried]
+
+
+def _steps(state: State, tried: Mapping[str, tuple[Any, bool]]) -> float:
+    """The first number in a state: torch's optimisers count steps before anything else."""
+    return next((float(state[slot]) for slot, (like, _) in tried.items() if not _shape(like) and slot in state), 0)
+
+
+def _fill(state: State, parameter: nn.Parameter, tried: Mapping[str, tuple[Any, bool]], found: State) -> None:
+    """Let an optimiser's state of a parameter hold what it needs, in the parameter's layout.
+
+    :raises UsageError: where that isn't there.
+    """
+    for slot, (like, _) in tried.items():
+        if found.get(slot) is None:
+            raise UsageError(
+                f"the target remembers {slot}, and the parts' optimisers don't; give all of them the same settings."
+            )
+        if _shape(like):
+            state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(to_tensor(found[slot]))
+        else:
+            state[slot] = torch.tensor(float(found[slot])).to(like) if isinstance(like, Tensor) else found[slot]

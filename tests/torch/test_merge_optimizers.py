@@ -1,0 +1,129 @@
+"""Optimisers of any class are merged by the shapes of what they remember."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onnxpart.torch import Handle, split_module
+from tests.networks.plain import NETWORKS, LeNet, learn
+
+torch.set_num_threads(1)  # several threads are slow where other work shares the cores
+Optimizer = torch.optim.Optimizer
+
+
+class Squares(Optimizer):
+    """One of one's own: sums squares under a name that nobody knows, and counts steps as a whole number."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["energy"] = state.get("energy", torch.ones_like(parameter)) + parameter.grad**2
+                state["seen"] = state.get("seen", 0) + 1
+                parameter -= group["lr"] * parameter.grad / state["energy"].sqrt()
+
+
+class Wrapper(Optimizer):
+    """Holds another, as accelerate's does."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+
+KINDS: dict[str, tuple[Callable[[Any], Optimizer], set[str]]] = {
+    "Adadelta": (torch.optim.Adadelta, {"square_avg", "acc_delta"}),
+    "Adagrad": (lambda p: torch.optim.Adagrad(p, lr=0.01, initial_accumulator_value=0.1), {"sum"}),
+    "Adamax": (torch.optim.Adamax, set()),
+    "ASGD": (lambda p: torch.optim.ASGD(p, weight_decay=0.01), set()),
+    "NAdam": (torch.optim.NAdam, {"exp_avg_sq"}),
+    "RAdam": (lambda p: torch.optim.RAdam(p, foreach=True), {"exp_avg_sq"}),
+    "RMSprop": (lambda p: torch.optim.RMSprop(p, lr=1e-3, momentum=0.9, centered=True), {"square_avg"}),
+    "Rprop": (torch.optim.Rprop, set()),
+    "one's own": (Squares, {"energy"}),
+    "wrapped": (lambda p: Wrapper(torch.optim.AdamW(p)), {"exp_avg_sq"}),
+}
+"""Name -> what makes the optimiser, and its slots that hold squares."""
+
+
+def remembered(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    held: Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return dict(held.state.get(parameter, {}))
+
+
+Divided = tuple[nn.Module, Sequence[nn.Module], Handle]
+
+
+@pytest.fixture(scope="module")
+def divided() -> Divided:
+    module = LeNet()
+    return module, *split_module(module, NETWORKS["lenet"][1](), 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_slot_goes_like_the_weights_or_their_square(kind: str, divided: Divided) -> None:
+    torch.manual_seed(0)
+    build, squares = KINDS[kind]
+    (module, parts, handle), draw = divided, NETWORKS["lenet"][1]
+    optimizers = [build(list(part.parameters())) for part in parts]
+    for part, optimizer, steps in zip(parts, optimizers, (3, 2), strict=True):
+        learn(part, optimizer, draw, steps)
+    target = build(list(module.parameters()))
+    handle.merge_optimizer(optimizers, target)
+    module.load_state_dict(handle.merge())
+    found = remembered(target, module.get_parameter("fc2.weight"))
+    theirs = [remembered(o, part.get_parameter("fc2.weight")) for o, part in zip(optimizers, parts, strict=True)]
+    assert found.keys() == theirs[1].keys()
+    for slot, value in found.items():
+        if isinstance(value, Tensor) and value.ndim:
+            expected = torch.cat([state[slot] for state in theirs], 1) / (4 if slot in squares else 2)
+            torch.testing.assert_close(value, expected, msg=slot)
+        else:
+            assert value == theirs[1][slot], slot  # of the part with the fewest steps
+            assert type(value) is type(theirs[1][slot])
+    learn(module, target, draw, steps=1)
+
+
+def test_what_has_no_element_for_each_weight_starts_anew(divided: Divided) -> None:
+    (module, parts, handle), draw = divided, NETWORKS["lenet"][1]
+    optimizers = [torch.optim.Adafactor(part.parameters()) for part in parts]
+    for part, optimizer in zip(parts, optimizers, strict=True):
+        learn(part, optimizer, draw)
+    target = torch.optim.Adafactor(module.parameters())
+    with pytest.warns(UserWarning, match="Adafactor: col_var, row_var has no element for each weight, and starts anew"):
+        handle.merge_optimizer(optimizers, target)
+    assert not target.state.get(module.get_parameter("fc1.weight"))
+    ours = [o.state[part.get_parameter("fc2.bias")] for o, part in zip(optimizers, parts, strict=True)]
+    mean = (ours[0]["variance"] + ours[1]["variance"]) / 2
+    torch.testing.assert_close(target.state[module.get_parameter("fc2.bias")]["variance"], mean)
+    learn(module, target, draw, steps=1)
+
+
+def test_merging_changes_no_optimiser_of_a_part_and_calls_no_hook(divided: Divided) -> None:
+    (module, parts, handle), draw = divided, NETWORKS["lenet"][1]
+    ours, theirs = [torch.optim.AdamW(part.parameters()) for part in parts], torch.optim.AdamW(module.parameters())
+    for part, optimizer in zip(parts, ours, strict=True):
+        learn(part, optimizer, draw, steps=1)
+    before, calls = copy.deepcopy(ours[0].state_dict()), list[int]()
+    theirs.register_step_post_hook(lambda *_: calls.append(1))
+    weight = module.get_parameter("fc1.weight").clone()
+    handle.merge_optimizer(ours, theirs)
+    assert not calls
+    assert torch.equal(module.get_parameter("fc1.weight"), weight)
+    torch.testing.assert_close(ours[0].state_dict()["state"], before["state"])
