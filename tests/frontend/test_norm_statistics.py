@@ -11,7 +11,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxpart
-from models import BUILDERS, light_names
+from models import BUILDERS
 from models.builder import GraphBuilder
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.arrays import array_of
@@ -19,7 +19,7 @@ from onnxpart.ir.protos import SMALL
 from onnxpart.torch import export_weights, import_onnx, load_weights, weights
 from onnxpart.torch.importer.module import parameters
 from tests.networks.command import run
-from tests.networks.light import grouped, light
+from tests.networks.light import DIFFERENT, grouped, light
 from tests.networks.running import Array, run_onnx
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -143,7 +143,7 @@ def test_where_nothing_is_shared_nothing_changes(model: str) -> None:
     unchanged(BUILDERS[model]() if model in BUILDERS else network(NONE if model == "apart" else LAYER))
 
 
-@pytest.mark.parametrize("name", grouped(light_names()))
+@pytest.mark.parametrize("name", grouped(DIFFERENT))
 def test_in_light_models_nothing_changes(name: str) -> None:
     unchanged(light(name))
 

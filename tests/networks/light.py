@@ -11,6 +11,10 @@ from onnx import ModelProto
 
 import models
 
+HEAVY = ("vgg19", "zfnet512")
+"""Plain chains with bvlc_alexnet's operators and many more weights; tests of single operators leave them out."""
+DIFFERENT = tuple(name for name in models.light_names() if name not in HEAVY)
+
 
 @lru_cache(maxsize=1)
 def light(name: str) -> ModelProto:

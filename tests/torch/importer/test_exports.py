@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from models import light_names
 from onnxpart.torch import import_onnx
 from onnxpart.torch.importer import import_onnx as importer
 from onnxpart.torch.importer.module import parameters
 from tests.networks import attentions, exported, exported_control, exported_sequences
-from tests.networks.light import grouped, light
+from tests.networks.light import DIFFERENT, grouped, light
 from tests.networks.running import run_onnx
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -134,7 +133,7 @@ def test_exported_control_flow(name: str) -> None:
     check(model, {key: np.abs(array) for key, array in feeds(model).items()})  # so the branch with weights is taken
 
 
-@pytest.mark.parametrize("name", grouped(light_names()))
+@pytest.mark.parametrize("name", grouped(DIFFERENT))
 def test_light_models(name: str) -> None:
     model = ModelProto()
     model.CopyFrom(light(name))
