@@ -51,16 +51,18 @@ def draft_part(partition: Partition, part: int, weights: Mapping[str, Stream] | 
 
 
 def declare(division: Division, value: onnx.ValueInfoProto, tensor: str, part: int) -> None:
-    """Declare the sizes that a part's piece of a tensor has (part -1: those of the whole, as they are)."""
+    """Declare the sizes that a part's piece of a tensor has (part -1: those of the whole, as they are).
+
+    What is of unknown shape isn't divided, and stays as it is.
+    """
     kind, shapes = value.type.tensor_type, division.analysis.shapes
-    if part < 0 or division.k == 1:
+    if part < 0 or division.k == 1 or tensor not in shapes.shape:
         return
     kind.ClearField("shape")
-    if tensor in shapes.shape:
-        kind.shape.SetInParent()
-        own = sizes(division.kept(tensor, part), shapes.shape[tensor])
-        for size, dynamic in zip(own, shapes.dynamic_dims(tensor), strict=True):
-            kind.shape.dim.add(dim_value=None if dynamic else size)
+    kind.shape.SetInParent()
+    own = sizes(division.kept(tensor, part), shapes.shape[tensor])
+    for size, dynamic in zip(own, shapes.dynamic_dims(tensor), strict=True):
+        kind.shape.dim.add(dim_value=None if dynamic else size)
 
 
 def _same(name: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxpart import PartitionError, analyse, arrays, load
-from onnxpart.emission.part import draft_part, emit_part
+from onnxpart.emission.part import declare, draft_part, emit_part
 from onnxpart.planning.division import Division
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.placement import place
@@ -53,6 +53,14 @@ def test_inputs_and_outputs_are_the_wholes() -> None:
         part = emit_part(made, p)
         assert list(part.graph.input) == list(made.analysis.model.proto.graph.input)
         assert list(part.graph.output) == list(made.analysis.model.proto.graph.output)
+
+
+def test_what_is_declared_of_a_piece() -> None:
+    """The part's own sizes; what is of unknown shape isn't divided, and ONNX Runtime's Scan needs what was declared."""
+    made, value = reshaped(), onnx.helper.make_tensor_value_info("body", onnx.TensorProto.FLOAT, (2, WIDTH, 1))
+    for tensor, expected in (("unknown", [2, WIDTH, 1]), ("apart", [0, 2, 1])):
+        declare(made.division, value, tensor, 0)
+        assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == expected
 
 
 def test_given_weights_take_the_place_of_slices() -> None:
