@@ -16,6 +16,7 @@ from onnxpart.frontend.einsum_pairs import einsums_in_pairs, pair_einsums
 from onnxpart.frontend.functions import without_functions
 from onnxpart.frontend.loop_invariants import LOOPS
 from onnxpart.frontend.norm_statistics import own_statistics
+from onnxpart.frontend.product_sums import SUM
 from onnxpart.ir import validate
 from onnxpart.ir.flatten import Misfit
 from onnxpart.ir.infer import MAKERS, MAX_LIST, long_lists
@@ -129,6 +130,7 @@ PASSES = (
     Pass("loop invariants", simplify.free_states, simplify.no_invariants, LOOPS),
     Pass("branches", simplify.take_branches, simplify.no_known_branches, frozenset({"If"})),
     Pass("sequences", simplify.replace_sequences, simplify.no_plain_sequences, sequences.OPERATORS),
+    Pass("sums", simplify.contract, simplify.no_spelled_contractions, frozenset({SUM})),
 )
 """All passes, in order."""
 

@@ -11,7 +11,7 @@ from math import prod
 
 from onnx import GraphProto, ModelProto, TensorProto
 
-from onnxpart.frontend import branches, loop_invariants, sequences
+from onnxpart.frontend import branches, loop_invariants, product_sums, sequences
 from onnxpart.frontend.unroll import write_out
 from onnxpart.ir.flatten import ENTER
 from onnxpart.ir.infer import infer
@@ -47,6 +47,11 @@ def replace_sequences(model: Model) -> Model:
     return _changed(model, _replace_sequences)
 
 
+def contract(model: Model) -> Model:
+    """Einsums stand in place of sums of products in which a weight makes units."""
+    return _changed(model, _contract)
+
+
 def no_invariants(model: Model) -> Iterator[str]:
     """No loop hands on a state unchanged."""
     return _left(model, _free_states, "a loop hands on a state unchanged")
@@ -60,6 +65,11 @@ def no_known_branches(model: Model) -> Iterator[str]:
 def no_plain_sequences(model: Model) -> Iterator[str]:
     """No sequence or optional can be followed."""
     return _left(model, _replace_sequences, "a sequence could be tensors")
+
+
+def no_spelled_contractions(model: Model) -> Iterator[str]:
+    """No sum of products is left that could be Einsums."""
+    return _left(model, _contract, "a sum of products could be an Einsum")
 
 
 Change = Callable[[Model, ModelProto], bool]
@@ -104,6 +114,10 @@ def _replace_sequences(model: Model, light: ModelProto) -> bool:
         found = infer(replace(model, proto=trial))
         return found.shape.keys() >= followed.collected and not grown(found)
     return True
+
+
+def _contract(model: Model, light: ModelProto) -> bool:
+    return product_sums.may_contract(light.graph) and product_sums.contract_sums(light.graph, infer(model))
 
 
 def _light(tensor: TensorProto) -> TensorProto:

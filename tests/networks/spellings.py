@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -119,6 +120,36 @@ class StateSpace(nn.Module):
         return self.out(y.flatten(2))
 
 
+class SplineLayer(nn.Module):
+    """A curve on each edge between units (Kolmogorov-Arnold): a basis of bumps and SiLU, some edges masked."""
+
+    def __init__(self, ins: int, outs: int, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.base, self.scale = (nn.Parameter(torch.randn(ins, outs) / ins) for _ in range(2))
+        self.curve = nn.Parameter(torch.randn(ins, outs, 5))
+        self.register_buffer("mask", (torch.rand(ins, outs) > 0.2).float())
+        self.register_buffer("grid", torch.linspace(-2, 2, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bumps, x = (-((x[..., None] - self.grid) ** 2)).exp(), F.silu(x)
+        if self.spelling == "einsum":
+            curve = self.curve * (self.scale * self.mask)[..., None]
+            return x @ (self.base * self.mask) + torch.einsum("bik,iok->bo", bumps, curve)
+        y = torch.einsum("bik,iok->bio", bumps, self.curve)
+        if self.spelling == "products":
+            return (self.mask * self.base * x[..., None]).sum(1) + (self.mask[None] * (self.scale * y)).sum(-2)
+        return (self.mask[None] * (self.base[None] * x[:, :, None] + self.scale[None] * y)).sum(1)
+
+
+class Splines(nn.Sequential):
+    """Three layers of curves on edges."""
+
+    def __init__(self, spelling: str) -> None:
+        sizes = (WIDTH, 16, 16, CLASSES)
+        super().__init__(*(SplineLayer(a, b, spelling) for a, b in pairwise(sizes)))
+
+
 FOLDS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int, int], Tensor]]] = {
     "-1": (
         lambda x, g: x.reshape(-1, x.shape[1] // g, *x.shape[2:]),
@@ -233,6 +264,7 @@ NETWORKS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...], tuple[str
     "offset groups": (OffsetGroups, MAP, tuple(FOLDS)),
     "windows": (Windows, MAP, tuple(FOLDS)),
     "experts": (Experts, PLACES, ("where", "gather", "tile")),
+    "splines": (Splines, ROWS, ("products and sums", "products", "einsum")),
     "state space": (StateSpace, PLACES, ("one einsum", "einsums of two", "matmul")),
 }
 """Function -> how a network with it is built, the shape of its input, and its spellings."""

@@ -193,7 +193,8 @@ def _either(op: Op, left: str, right: str, contracted: str, out: str) -> Fields:
     terms = left, right
     batch = set(left) & set(right) & set(out)
     weights = [i for i in (0, 1) if op.trainable(i) and not _computed_in_batches(op, i, terms[i], batch)]
-    if len(weights) != 1:  # constants are no weights, and two weights make another
+    scaled = not contracted and any(op.constant(i) for i in (0, 1))
+    if len(weights) != 1 or scaled:  # constants are no weights, and two weights make another, as does a scaled one
         a, b = (Operand(() if op.constant(i) else op.fields(i), terms[i]) for i in (0, 1))
         return product(op, a, b, contracted, out)
     weight, other = weights[0], 1 - weights[0]
