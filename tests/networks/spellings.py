@@ -150,6 +150,28 @@ class Splines(nn.Sequential):
         super().__init__(*(SplineLayer(a, b, spelling) for a, b in pairwise(sizes)))
 
 
+class SharedByGroups(nn.Module):
+    """One weight for all groups of channels."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.first, self.last = nn.Linear(WIDTH, HEADS * EACH), nn.Linear(HEADS * EACH, CLASSES)
+        self.weight = nn.Parameter(torch.randn(EACH, EACH) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        if self.spelling == "linear":
+            y = F.linear(h.unflatten(-1, (HEADS, EACH)), self.weight).flatten(-2)
+        elif self.spelling == "einsum":
+            y = torch.einsum("bnhe,fe->bnhf", h.unflatten(-1, (HEADS, EACH)), self.weight).flatten(-2)
+        elif self.spelling == "chunks":
+            y = torch.cat([F.linear(chunk, self.weight) for chunk in h.chunk(HEADS, -1)], -1)
+        else:
+            y = F.conv1d(h.transpose(1, 2), self.weight.repeat(HEADS, 1)[..., None], groups=HEADS).transpose(1, 2)
+        return self.last(y.relu())
+
+
 FOLDS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int, int], Tensor]]] = {
     "-1": (
         lambda x, g: x.reshape(-1, x.shape[1] // g, *x.shape[2:]),
@@ -264,6 +286,7 @@ NETWORKS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...], tuple[str
     "offset groups": (OffsetGroups, MAP, tuple(FOLDS)),
     "windows": (Windows, MAP, tuple(FOLDS)),
     "experts": (Experts, PLACES, ("where", "gather", "tile")),
+    "shared by groups": (SharedByGroups, PLACES, ("linear", "einsum", "chunks", "convolution in groups")),
     "splines": (Splines, ROWS, ("products and sums", "products", "einsum")),
     "state space": (StateSpace, PLACES, ("one einsum", "einsums of two", "matmul")),
 }

@@ -22,6 +22,7 @@ SHARES = {
     "offset groups": (0.31, 0.11),
     "windows": (0.31, 0.11),
     "experts": (0.30, 0.10),
+    "shared by groups": (0.49, 0.25),
     "splines": (0.40, 0.18),
     "state space": (0.51, 0.26),
 }

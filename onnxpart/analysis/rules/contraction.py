@@ -346,28 +346,15 @@ def _grouped(op: Op, group: int, transposed: bool) -> Fields:
 
     The weight's rows carry one label field, its columns labels that depend on the row's group as well.
     """
-    shape = op.shape(1)
-    rank = len(shape)
+    rank = len(op.shape(1))
     channels = _channels(op)
-    name = op.inputs[1]
     op.followed.add(1)
-    if name not in op.state.model.initializers:
+    if op.inputs[1] in op.state.model.initializers:
+        row, column = _group_labels(op, group, transposed)
+    elif (repeated := _repeated(op, group)) is not None:
+        row, column = repeated
+    else:
         return _whole_groups(op, group, transposed, channels)
-    if name not in op.state.grouped:
-        if name in op.state.fields:
-            raise Barrier("its grouped weight is shared with another operator")
-        rows, width = shape[0] // group, shape[1]
-        row = op.labels.fresh((group, rows))
-        column = op.labels.fresh((group, width))
-        row_field = row.reshape((-1,) + (1,) * (rank - 1))
-        column_field = np.repeat(column, rows, axis=0).reshape((shape[0], width) + (1,) * (rank - 2))
-        op.state.fields[name] = tuple(f for f in (row_field, column_field) if f.size > 1)
-        if not op.state.model.has_labels(name):
-            op.state.fields[name] = ()
-        op.state.grouped[name] = row, column, transposed
-    row, column, turned = op.state.grouped[name]
-    if len(row) != group or turned != transposed:
-        raise Barrier("its grouped weight is shared with another operator")
     inputs, outputs = (row, column) if transposed else (column, row)
     if channels is None:
         op.share([inputs])
@@ -382,6 +369,38 @@ def _grouped(op: Op, group: int, transposed: bool) -> Fields:
         op.labels.groups.append(Groups(op.index, None if channels is None else inputs, outputs))
         op.labels.root(out, op.index)
     return (out,) if out.size > 1 else ()
+
+
+def _group_labels(op: Op, group: int, transposed: bool) -> tuple[Field, Field]:
+    """Labels of a grouped weight's rows and columns, [groups, width] both; a weight has one pair of them.
+
+    :raises Barrier: when it has them for other groups already, or labels of another kind.
+    """
+    name, shape = op.inputs[1], op.shape(1)
+    if name not in op.state.grouped:
+        if name in op.state.fields:
+            raise Barrier("its grouped weight is shared with another operator")
+        rows, width = shape[0] // group, shape[1]
+        row, column = op.labels.fresh((group, rows)), op.labels.fresh((group, width))
+        row_field = row.reshape((-1,) + (1,) * (len(shape) - 1))
+        column_field = np.repeat(column, rows, axis=0).reshape((shape[0], width) + (1,) * (len(shape) - 2))
+        op.state.fields[name] = tuple(f for f in (row_field, column_field) if f.size > 1)
+        if not op.state.model.has_labels(name):
+            op.state.fields[name] = ()
+        op.state.grouped[name] = row, column, transposed
+    row, column, turned = op.state.grouped[name]
+    if len(row) != group or turned != transposed:
+        raise Barrier("its grouped weight is shared with another operator")
+    return row, column
+
+
+def _repeated(op: Op, group: int) -> tuple[Field, Field] | None:
+    """The same of a computed weight that all groups have alike; None where they haven't."""
+    fields = {axis: f for f in op.fields(1) for axis in varying(f) if len(varying(f)) == 1}
+    if set(fields) != {0, 1} or len(op.fields(1)) > 2:
+        return None
+    row, column = fields[0].reshape(group, -1), fields[1].reshape(1, -1)
+    return (row, np.repeat(column, group, axis=0)) if row.shape[1] > 1 and (row == row[0]).all() else None
 
 
 def _whole_groups(op: Op, group: int, transposed: bool, channels: Field | None) -> Fields:
