@@ -396,11 +396,14 @@ def _group_labels(op: Op, group: int, transposed: bool) -> tuple[Field, Field]:
 
 def _repeated(op: Op, group: int) -> tuple[Field, Field] | None:
     """The same of a computed weight that all groups have alike; None where they haven't."""
-    fields = {axis: f for f in op.fields(1) for axis in varying(f) if len(varying(f)) == 1}
-    if set(fields) != {0, 1} or len(op.fields(1)) > 2:
+    rows, columns = ([f for f in op.fields(1) if axis in varying(f)] for axis in (0, 1))
+    if [*map(varying, (*rows, *columns))] != [{0}, {1}]:
         return None
-    row, column = fields[0].reshape(group, -1), fields[1].reshape(1, -1)
-    return (row, np.repeat(column, group, axis=0)) if row.shape[1] > 1 and (row == row[0]).all() else None
+    row, column = rows[0].reshape(group, -1), columns[0].reshape(1, -1)
+    if row.shape[1] == 1 or (row != row[0]).any():
+        return None
+    op.share(f for f in op.fields(1) if not varying(f) & {0, 1})
+    return row, np.repeat(column, group, axis=0)
 
 
 def _whole_groups(op: Op, group: int, transposed: bool, channels: Field | None) -> Fields:

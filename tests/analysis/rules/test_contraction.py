@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxpart import split, verify
 from onnxpart.analysis.labels import Field
 from onnxpart.analysis.op import Barrier
 from onnxpart.analysis.rules.contraction import einsum_letters, place
 from tests.networks.alone import Alone
+from tests.networks.net import Net
 
 
 def roots(alone: Alone) -> list[list[int]]:
@@ -93,6 +95,17 @@ def test_groups_are_told_to_the_plan() -> None:
     assert alone.same(groups.inputs.ravel(), x.ravel())
     assert groups.outputs.tolist() == out.reshape(2, 3).tolist()
     assert len(set(alone.units(out))) == 6
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("k", [2, 4])
+def test_a_weight_that_groups_have_alike_is_divided_within_them(op_type: str, k: int) -> None:
+    n = Net(("x", ("N", 5, 6)))
+    h = n.op("Relu", n.op("Conv", "x", n.random("first", 12, 5, 1)))
+    h = n.op("Relu", n.op(op_type, h, n.op("Tile", n.random("weight", 4, 4, 3), n.ints(3, 1, 1)), group=3))
+    made = split(n.model(n.linear(n.op("ReduceMean", h, axes=[2], keepdims=0), 12, 2)), k, order="random")
+    assert verify(made.analysis, made.plan).holds
+    assert made.plan.by_name["weight"].part_shape(0) == (4 // k, 4 // k, 3)
 
 
 def test_a_kernel_of_activations_has_no_rule() -> None:
