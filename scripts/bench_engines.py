@@ -1,7 +1,8 @@
 """Times training all parts against training the whole, by engine; one part of `bench_torch`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,14 +15,16 @@ from torch.profiler import ProfilerActivity, profile
 import onnxpart
 from models import cifar10_net, lenet
 from models.builder import GraphBuilder
+from onnxpart.errors import UsageError
 from onnxpart.inspection.sizes import measure
 from onnxpart.torch import import_onnx
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.training.choose_engine import choose
-from onnxpart.torch.training.engine import Engine
+from onnxpart.torch.training.engine import Engine, synchronize
 from onnxpart.torch.training.fused import Fused
 from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.losses import Criterion
 from onnxpart.torch.training.series import Series
 from onnxpart.torch.training.train import Settings, train
 
@@ -49,20 +52,27 @@ def vgg(width: int = 64) -> ModelProto:
 
 @dataclass(frozen=True)
 class Network:
-    """A network to time: its inputs' shape, the batch size, and the numbers of parts."""
+    """A network to time: a batch of so many samples of it, the batch size, the numbers of parts, and the loss."""
 
     name: str
     build: Callable[[], ModelProto]
-    shape: tuple[int, ...]
+    draw: Callable[[int], Batch]
     batch: int
     parts: tuple[int, ...]
+    loss: Criterion = F.cross_entropy
 
 
-CIFAR10 = Network("CIFAR10", cifar10_net, (3, 24, 24), 128, (2, 4))
+def images(*shape: int) -> Callable[[int], Batch]:
+    """Return what draws random images [N, *shape] and classes."""
+    return lambda count: ((torch.rand(count, *shape, generator=torch.Generator().manual_seed(0)),),
+                          torch.arange(count) % 10)  # fmt: skip
+
+
+CIFAR10 = Network("CIFAR10", cifar10_net, images(3, 24, 24), 128, (2, 4))
 NETWORKS = (
-    Network("LeNet", lenet, (1, 28, 28), 100, (2, 5, 10)),
+    Network("LeNet", lenet, images(1, 28, 28), 100, (2, 5, 10)),
     CIFAR10,
-    Network("VGG-like", vgg, (3, 32, 32), 64, (2, 4)),
+    Network("VGG-like", vgg, images(3, 32, 32), 64, (2, 4)),
 )
 
 
@@ -70,7 +80,8 @@ NETWORKS = (
 class Row:
     """One network in K parts: how many times as fast as the whole all parts are, by multiply-accumulates and engine.
 
-    `seconds` of the whole's step; `chosen` is the engine that auto takes.
+    `seconds` of the whole's step; `chosen` is the engine that auto takes. `processes`: None where it wasn't measured;
+    `fused`, where parts can't be.
     """
 
     network: str
@@ -78,58 +89,65 @@ class Row:
     seconds: float
     ideal: float
     series: float
-    fused: float
-    processes: float
+    fused: float | None
+    processes: float | None
     chosen: str
 
     @property
     def auto(self) -> float:
         """What auto gives."""
-        return self.fused if self.chosen == "fused" else self.series
+        return self.fused if self.chosen == "fused" and self.fused is not None else self.series
 
 
 def samples(network: Network, batches: int) -> TensorLoader:
-    """Random images and classes."""
-    count, generator = network.batch * batches, torch.Generator().manual_seed(0)
-    x = torch.rand(count, *network.shape, generator=generator)
-    return TensorLoader((x,), torch.arange(count) % 10, network.batch)
+    """Samples of a network, in batches."""
+    inputs, target = network.draw(network.batch * batches)
+    return TensorLoader(inputs, target, network.batch)
 
 
-def job_of(models: Sequence[ModelProto], loader: TensorLoader) -> Job:
-    """Models as modules, to be trained."""
-    return Job([import_onnx(m) for m in models], tuple(range(len(models))), loader, F.cross_entropy, SETTINGS, range(2))
+def job_of(models: Sequence[ModelProto], network: Network, batches: int, settings: Settings = SETTINGS) -> Job:
+    """Models as modules, to be trained on samples of a network."""
+    modules, loader = [import_onnx(model) for model in models], samples(network, batches)
+    return Job(modules, tuple(range(len(modules))), loader, network.loss, settings, range(2))
 
 
-def row(network: Network, k: int, rounds: int) -> Row:
-    """Time a network: medians over rounds, in each of which whole and engines take turns."""
-    model, loader = network.build(), samples(network, BATCHES)
-    batch = next(loader.epoch(0))
-    split = onnxpart.split(model, k)
-    engines: dict[str, Engine] = {
-        "whole": Series(job_of([model], loader), CPU),
-        "series": Series(job_of(split.parts, loader), CPU),
-        "fused": Fused(job_of(split.parts, loader), CPU),
-    }
-    turns = [{name: _step(engine, batch) for name, engine in engines.items()} for _ in range(rounds + 1)][1:]
-    series, fused = (median(turn["whole"] / turn[name] for turn in turns) for name in ("series", "fused"))
-    seconds = median(turn["whole"] for turn in turns)
-    sizes = measure(onnxpart.analyse(onnxpart.load(model)), split.plan)
-    ideal = sizes.whole.macs / sum(part.macs for part in sizes.parts)
-    processes = BATCHES * seconds / in_processes(split.parts, loader)
-    chosen = choose(job_of(split.parts, loader), CPU)[0].kind
-    return Row(network.name, k, seconds, ideal, series, fused, processes, chosen)
+def rows(
+    network: Network, rounds: int, settings: Settings = SETTINGS, device: torch.device = CPU, *, processes: bool = True
+) -> Iterator[Row]:
+    """Time a network in each number of parts: medians over rounds, in each of which whole and engines take turns."""
+    model = network.build()
+    whole = Series(job_of([model], network, 1, settings), device)
+    batch = next(whole.job.loader.epoch(0))
+    for k in network.parts:
+        split = onnxpart.split(model, k)
+        parts = job_of(split.parts, network, 1, settings)
+        chosen = choose(parts, device)[0].kind
+        engines: dict[str, Engine] = {"whole": whole, "series": Series(parts, device)}
+        with suppress(UsageError):
+            engines["fused"] = Fused(job_of(split.parts, network, 1, settings), device)
+        turns = [{name: _step(engine, batch, device) for name, engine in engines.items()} for _ in range(rounds + 1)][
+            1:
+        ]
+        gains = {name: median(turn["whole"] / turn[name] for turn in turns) for name in engines}
+        seconds = median(turn["whole"] for turn in turns)
+        sizes = measure(split.analysis, split.plan)
+        ideal = sizes.whole.macs / sum(part.macs for part in sizes.parts)
+        apart = BATCHES * seconds / in_processes(split.parts, network, settings) if processes else None
+        yield Row(network.name, k, seconds, ideal, gains["series"], gains.get("fused"), apart, chosen)
 
 
-def _step(engine: Engine, batch: Batch) -> float:
+def _step(engine: Engine, batch: Batch, device: torch.device) -> float:
+    synchronize(device)
     start = time.perf_counter()
     engine.step([batch], SETTINGS.lr, 0)
+    synchronize(device)
     return time.perf_counter() - start
 
 
-def in_processes(models: Sequence[ModelProto], loader: TensorLoader) -> float:
+def in_processes(models: Sequence[ModelProto], network: Network, settings: Settings = SETTINGS) -> float:
     """Return the seconds of the second epoch of the slowest part, each in a process of its own."""
-    modules = [import_onnx(model) for model in models]
-    results = train(modules, loader, F.cross_entropy, SETTINGS, engine="processes")
+    job = job_of(models, network, BATCHES, settings)
+    results = train(job.modules, job.loader, job.loss, settings, engine="processes")
     return max(result.curve[1].seconds - result.curve[0].seconds for result in results)
 
 
@@ -139,8 +157,8 @@ def speeds(rounds: int) -> Table:
     for column in ("network", "K", "whole, ms", "ideal", "series", "fused", "processes", "auto", "auto / ideal"):
         table.add_column(column)
     for network in NETWORKS:
-        for r in (row(network, k, rounds) for k in network.parts):
-            numbers = [f"{x:.2f}" for x in (r.ideal, r.series, r.fused, r.processes)]
+        for r in rows(network, rounds):
+            numbers = ["" if x is None else f"{x:.2f}" for x in (r.ideal, r.series, r.fused, r.processes)]
             auto = f"{r.chosen} {r.auto:.2f}"
             table.add_row(r.network, str(r.k), f"{r.seconds * 1e3:.1f}", *numbers, auto, f"{r.auto / r.ideal:.2f}")
     return table
@@ -148,9 +166,9 @@ def speeds(rounds: int) -> Table:
 
 def operators(network: Network, k: int, rounds: int) -> Table:
     """Return what each of torch's operators takes in the whole and in all parts, by turns; medians."""
-    model, loader = network.build(), samples(network, 1)
-    batch = next(loader.epoch(0))
-    both = Series(job_of([model], loader), CPU), Series(job_of(onnxpart.split(model, k).parts, loader), CPU)
+    model = network.build()
+    both = [Series(job_of(models, network, 1), CPU) for models in ([model], onnxpart.split(model, k).parts)]
+    batch = next(both[0].job.loader.epoch(0))
     turns = [[_profiled(engine, batch) for engine in both] for _ in range(rounds + 1)][1:]
     whole, parts = (
         {name: median(turn[i].get(name, 0.0) for turn in turns) for name in turns[0][i]} for i in range(len(both))

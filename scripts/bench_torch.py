@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import onnxpart.torch
 from scripts.bench_engines import CIFAR10, operators, speeds
 from scripts.machine import machine
+from scripts.paper.vision import resnet
 
 
 class LeNet(nn.Module):
@@ -41,40 +42,6 @@ class LeNet(nn.Module):
         x = F.max_pool2d(self.conv1(x), 2)
         x = F.max_pool2d(self.conv2(x), 2)
         return self.fc2(F.relu(self.fc1(x.flatten(1))))  # type: ignore[no-any-return]
-
-
-class Block(nn.Module):
-    """A basic block of a ResNet."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        same = inputs == outputs and stride == 1
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.shortcut = nn.Identity() if same else shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add what two convolutions give to x [N, C, H, W]."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
-
-
-class ResNet18(nn.Module):
-    """ResNet-18 with 1,000 classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-        )
-        widths = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
-        self.blocks = nn.Sequential(*(layer for i, o, s in widths for layer in (Block(i, o, s), Block(o, o, 1))))
-        self.head = nn.Linear(512, 1000)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify images [N, 3, H, W]."""
-        return self.head(self.blocks(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -94,7 +61,7 @@ class Transformer(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "LeNet": (LeNet, torch.randn(64, 1, 28, 28)),
-    "ResNet-18": (ResNet18, torch.randn(4, 3, 96, 96)),
+    "ResNet-18": (lambda: resnet(18), torch.randn(4, 3, 96, 96)),
     "transformer": (Transformer, torch.randint(0, 1000, (8, 64))),
 }
 

@@ -113,6 +113,24 @@ class Diversity:
 
 
 @dataclass(frozen=True)
+class Engines:
+    """How many times as fast as a step of the whole one of all `k` parts is: by MACs (`ideal`) and by each engine.
+
+    `seconds` of the whole's step. An engine that wasn't timed is None.
+    """
+
+    network: str
+    k: int
+    seconds: float
+    ideal: float
+    series: float
+    fused: float | None
+    processes: float | None
+    device: str
+    machine: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A run of `fit`: its metric right after merging and at the end, or the loss where there is no metric."""
 
@@ -137,6 +155,7 @@ class Records:
     runs: Sequence[Run]
     times: Sequence[Times]
     diversity: Sequence[Diversity]
+    engines: Sequence[Engines]
     fits: Sequence[Fitted]
     files: Sequence[Path]
 
@@ -149,7 +168,7 @@ class Records:
         return next((times for times in reversed(self.times) if times.experiment == experiment), None)
 
 
-KINDS = {"run": Run, "times": Times, "diversity": Diversity}
+KINDS = {"run": Run, "times": Times, "diversity": Diversity, "engines": Engines}
 
 
 def read(paths: Sequence[Path]) -> Records:
@@ -165,7 +184,7 @@ def read(paths: Sequence[Path]) -> Records:
         for item in [_fitted(file)] if file.name == FIT else _lines(file):
             found[type(item)].append(item)
     runs = {(run.experiment, run.way, run.seed): run for run in found[Run]}
-    records = Records(list(runs.values()), found[Times], found[Diversity], found[Fitted], files)
+    records = Records(list(runs.values()), found[Times], found[Diversity], found[Engines], found[Fitted], files)
     for experiment in dict.fromkeys(run.experiment for run in records.runs):
         if records.timed(experiment) is None:
             raise ModelError(f"{experiment}: its networks weren't timed; run scripts/paper/times {experiment}.")
@@ -188,7 +207,7 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _lines(file: Path) -> Iterator[Run | Times | Diversity]:
+def _lines(file: Path) -> Iterator[Run | Times | Diversity | Engines]:
     """The records in a file of JSON lines.
 
     :raises ModelError: when it can't be read, or a line is no record.

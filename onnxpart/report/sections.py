@@ -342,9 +342,23 @@ def _fit_way(fit: Fitted) -> tuple[str, str, int, int, int, int, str]:
     return fit.model, fit.data, fit.k, fit.rounds, fit.merge_at, fit.epochs, fit.metric
 
 
+def engines(records: Records) -> list[Block]:
+    """How fast all parts are by each engine, on each device."""
+    last = {(row.device, row.network, row.k): row for row in records.engines}
+    columns = ("device", "network", "K", "the whole, ms", "ratio of MACs", "series", "fused", "processes")
+    rows = [
+        (row.device, row.network, str(row.k), f"{1000 * row.seconds:.1f}",
+         *("" if gain is None else f"{gain:.2f}" for gain in (row.ideal, row.series, row.fused, row.processes)))
+        for row in last.values()
+    ]  # fmt: skip
+    told = "How many times as fast as a step of the whole one of all parts is, by engine; medians of steps by turns."
+    return ["## Speed of the engines", told, table(columns, rows, 2)] if rows else []
+
+
 def method(records: Records) -> list[Block]:
     """How the figures came about."""
     found = [run.machine for run in records.runs] + [times.machine for times in records.times]
+    found += [row.machine for row in records.engines]
     machines = {", ".join(f"{key} {value}" for key, value in machine.items()) for machine in found}
     lines = ["± is the standard deviation over seeds (n - 1)."]
     if records.times:
@@ -361,5 +375,5 @@ def method(records: Records) -> list[Block]:
 def sections(records: Records) -> list[Block]:
     """All that can be told of the records."""
     experiments = dict.fromkeys(run.experiment for run in records.runs)
-    parts = [parts_table, diversity, curves, merges, *map(faster, experiments), fits, method]
+    parts = [parts_table, diversity, curves, merges, *map(faster, experiments), engines, fits, method]
     return [block for section in parts for block in section(records)]

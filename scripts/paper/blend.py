@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from onnxpart.torch.data.images import Samples, mnist5k
 
@@ -18,6 +17,8 @@ def blended(train: int, test: int, seed: int = 0) -> tuple[Samples, Samples]:
     A digit is placed at random, in a random colour, over a crop that is mirrored or not, from half of a photograph:
     the left half to learn, the right half to test.
     """
+    from sklearn.datasets import load_sample_images
+
     rng = np.random.default_rng(seed)
     photographs = [photograph.transpose(2, 0, 1) for photograph in load_sample_images().images]
     halves = [np.array_split(photograph, 2, axis=2) for photograph in photographs]

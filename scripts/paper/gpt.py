@@ -1,5 +1,6 @@
-"""A small transformer language model, written in PyTorch and exported."""
+"""A small transformer language model, written in PyTorch and exported, and its losses."""
 
+import math
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,11 @@ import onnxpart.torch
 
 
 class Block(nn.Module):
-    """Attention and two layers, each behind a norm and a shortcut past it."""
+    """Attention, to what comes before alone or to all, and two layers, each behind a norm and a shortcut past it."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -27,7 +28,7 @@ class Block(nn.Module):
         """Map a stream [N, T, width] to the next."""
         n, t, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], is_causal=True)
+        y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], is_causal=self.causal)
         x = x + self.project(y.transpose(1, 2).reshape(n, t, width))
         return x + self.down(F.gelu(self.up(self.norm2(x))))  # type: ignore[no-any-return]
 
@@ -48,6 +49,16 @@ class Gpt(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Score the next of each of the characters [N, T]."""
         return self.head(self.norm(self.blocks(self.token(tokens) + self.place)))  # type: ignore[no-any-return]
+
+
+def entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits [N, T, kinds]."""
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+
+
+def bits(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the bits per character."""
+    return entropy(logits, tokens) / math.log(2)
 
 
 @cache

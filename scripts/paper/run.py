@@ -26,7 +26,7 @@ from scripts.paper.tasks import PLANS, Plan
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("onnx", "torch", "numpy")
-WITH_DATA = ("mnist", "cifar10")
+WITH_DATA = ("mnist", "cifar10", "resnet", "vit")
 """Experiments that take their data from a folder where a user has them."""
 SHOWN = 500
 """Test samples whose probabilities are kept, of the first seed."""

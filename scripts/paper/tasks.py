@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import cifar10_net, lenet, regression_mlp
 from onnxpart.torch.training.settings import Settings
 from scripts.paper import data
-from scripts.paper.gpt import gpt
+from scripts.paper.gpt import bits, entropy, gpt
 from scripts.paper.method import Method, Rate, Run, Stage, Task
+from scripts.paper.vision import exported, small_resnet, small_vit
 
 
 def error(logits: Tensor, classes: Tensor) -> Tensor:
     """Return the share of wrong classes."""
     return (logits.argmax(1) != classes).float().mean()
-
-
-def entropy(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits [N, T, kinds]."""
-    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
-
-
-def bits(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return the bits per character."""
-    return entropy(logits, tokens) / math.log(2)
 
 
 def mnist(seed: int, folder: Path | None) -> Task:
@@ -69,6 +59,20 @@ def language(seed: int, _: Path | None) -> Task:
                 restart=0.5)  # fmt: skip
 
 
+def vision(
+    name: str, network: str, build: Callable[[], nn.Module], epochs: int, seed: int, folder: Path | None
+) -> Task:
+    """Colour images as for section 3.2, to a network of today's kinds."""
+    data_name, learn, test = data.colour_images(folder, 32, 1920, seed)
+    settings = Settings(epochs, optimizer="adam", lr=0.001, device="cpu")
+    return Task(name, network, data_name, "error", partial(exported, build), learn, test,
+                F.cross_entropy, error, settings, every=2, restart=0.5)  # fmt: skip
+
+
+resnet = partial(vision, "resnet", "a ResNet of three blocks, 64 to 256 channels", small_resnet, 12)
+vit = partial(vision, "vit", "a vision transformer of two blocks, width 256", small_vit, 24)
+
+
 def alone(epochs: int, rate: Rate) -> Run:
     """The whole, from the start."""
     return Run("whole", (Stage(1, epochs),), rate)
@@ -102,6 +106,16 @@ def _table2() -> tuple[Run, ...]:
 def recipe(*stages: tuple[int, int], lr: float = 1.0, method: Method = "partition") -> Run:
     """What `fit` does by itself: (k, epochs) of each stage, at a share of the task's rate."""
     return Run("whole" if len(stages) == 1 else method, tuple(Stage(*stage) for stage in stages), "recipe", lr=lr)
+
+
+def _beside(epochs: int, after: int) -> tuple[Run, ...]:
+    """The whole at several rates, and for two thirds of the epochs; two and four parts; copies of one of two parts."""
+    return (
+        *(recipe((1, epochs), lr=lr) for lr in (1, 2, 4)),
+        *(recipe((k, epochs), (1, after)) for k in (2, 4)),
+        recipe((1, epochs * 2 // 3)),
+        recipe((2, epochs), (1, after), method="widen"),
+    )
 
 
 def _faster(epochs: int, ways: Sequence[tuple[int, int, int]]) -> tuple[Run, ...]:
@@ -162,6 +176,8 @@ PLANS = {
         ),
         (2, 4, 8),
     ),
+    "resnet": Plan(resnet, _beside(12, 3), (2, 4)),
+    "vit": Plan(vit, _beside(24, 5), (2, 4)),
     "language": Plan(
         language,
         (

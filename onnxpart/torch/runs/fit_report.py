@@ -129,7 +129,7 @@ def page(data: dict[str, Any]) -> list[str]:
         f"Seconds of training: {seconds['parts']:.1f} of the parts, {seconds['whole']:.1f} of the whole after them.",
     ]  # fmt: skip
     if data["as_good"] is not None:
-        lines.append(_compared(data["as_good"]))
+        lines.append(compared(data["as_good"]))
     elif data["speedup"] is not None:
         alone, speedup = seconds["alone"], data["speedup"]
         lines.append(
@@ -146,7 +146,7 @@ def page(data: dict[str, Any]) -> list[str]:
     ]
 
 
-def _compared(found: dict[str, Any]) -> str:
+def compared(found: dict[str, Any]) -> str:
     """Return the comparison with the baseline as a sentence."""
     end = f"The whole alone ends at {found['by']} {found['wanted']:.4g} after {found['baseline']:.1f} seconds;"
     if found["seconds"] is None:
