@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxpart.analysis.walk import analyse
     from onnxpart.emission.split import Split, split
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError, VerificationError
+    from onnxpart.frontend import surgeon
     from onnxpart.frontend.extract import cut
     from onnxpart.frontend.load import arrays, load
     from onnxpart.inspection.explain import Why, why
@@ -61,6 +62,7 @@ __all__ = [
     "rules",
     "scatter",
     "split",
+    "surgeon",
     "unit_graph",
     "unmerge",
     "verify",
@@ -124,7 +126,7 @@ _HOMES = {
         "unit_graph",
     ),
 }
-_MODULES = {"graph": "verification.unit_graph", "rules": "analysis.rules"}
+_MODULES = {"graph": "verification.unit_graph", "rules": "analysis.rules", "surgeon": "frontend.surgeon"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 

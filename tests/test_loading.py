@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"matplotlib", "networkx", "onnxruntime", "ray", "rich", "torch", "typer"}
+HEAVY = {"matplotlib", "networkx", "onnx_graphsurgeon", "onnxruntime", "ray", "rich", "torch", "typer"}
 SPLIT_AND_MERGE = """
 import onnxpart
 from models import figure1
