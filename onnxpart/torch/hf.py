@@ -1,0 +1,73 @@
+"""The parts of a module, and then the module, each trained by a Trainer of transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from onnxpart.errors import UsageError
+from onnxpart.torch.handle import Handle, split_module
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+    from transformers.trainer_utils import TrainOutput
+
+
+class PartitionedTrainer:
+    """Trains K parts of a model, merges them into it, and trains it on; `handle` is the way between them.
+
+    The first batch of the trainer's own loader says what the model is called with. Each trainer's checkpoints are in a
+    folder of its own in `output_dir`: `part0`, `part1`, ..., `whole`.
+
+    :param trainer_factory: makes the Trainer of a module: of each part, and of the model itself.
+    :param model: left with the weights of the end. :param k: number of parts. :param merge_at: epochs of the parts;
+        the whole gets the rest of `num_train_epochs`.
+    :raises UsageError: where no epochs are left for parts or whole. Others: see `split_module`.
+    """
+
+    handle: Handle
+
+    def __init__(
+        self, trainer_factory: Callable[[nn.Module], Trainer], model: nn.Module, *, k: int = 2, merge_at: float
+    ) -> None:
+        self.trainer_factory, self.model, self.merge_at = trainer_factory, model, merge_at
+        trainer = trainer_factory(model)
+        if not 0 < merge_at < trainer.args.num_train_epochs:
+            raise UsageError(
+                f"merge_at is {merge_at} of {trainer.args.num_train_epochs} epochs; leave some for the parts and some "
+                "for the whole."
+            )
+        with torch.random.fork_rng(devices=[]):
+            batch = next(islice(trainer.get_train_dataloader(), 1))
+        self.parts, self.handle = split_module(
+            model, {name: value for name, value in batch.items() if isinstance(value, Tensor)}, k
+        )
+
+    def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:
+        """Train the parts one after the other, merge, and train the whole.
+
+        :param resume_from_checkpoint: go on from the last checkpoints, where there are any.
+        :returns: what the Trainer of the whole does.
+        """
+        for p, part in enumerate(self.parts):
+            self._train(part, f"part{p}", 0, resume_from_checkpoint)
+        self.model.load_state_dict(self.handle.merge())
+        return self._train(self.model, "whole", self.merge_at, resume_from_checkpoint)
+
+    def _train(self, module: nn.Module, name: str, since: float, resume: bool) -> TrainOutput:
+        """Train one of the networks: a part until it is merged, the whole since then."""
+        from transformers.trainer_utils import get_last_checkpoint
+
+        trainer = self.trainer_factory(module)
+        folder = Path(trainer.args.output_dir or ".") / name
+        trainer.args = copy.copy(trainer.args)
+        trainer.args.output_dir = str(folder)
+        trainer.args.num_train_epochs = trainer.args.num_train_epochs - since if since else self.merge_at
+        last = get_last_checkpoint(folder) if resume and folder.is_dir() else None
+        return trainer.train(resume_from_checkpoint=last)

@@ -1,0 +1,62 @@
+"""The parts of a LightningModule's network, and then the network, each trained by a Trainer of Lightning."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from onnxpart.errors import UsageError
+from onnxpart.torch.exporter.export import Inputs
+from onnxpart.torch.handle import Handle, split_module
+
+if TYPE_CHECKING:
+    from lightning import LightningModule, Trainer
+
+
+class PartitionedTrainer:
+    """Trains K parts of a network, merges them into it, and trains it on; `handle` is the way between them.
+
+    :param trainer_factory: makes the Trainer of `part0`, `part1`, ... and `whole`, which it gets the name of.
+    :param module: left with the weights of the end. :param network: the name under which the module has the network.
+    :param example_inputs, k: see `split_module`. :param merge_at: epochs of the parts; the whole gets the rest of
+        `max_epochs`.
+    """
+
+    handle: Handle
+
+    def __init__(
+        self,
+        trainer_factory: Callable[[str], Trainer],
+        module: LightningModule,
+        example_inputs: Inputs,
+        *,
+        network: str = "model",
+        k: int = 2,
+        merge_at: int,
+    ) -> None:
+        self.trainer_factory, self.module, self.network, self.merge_at = trainer_factory, module, network, merge_at
+        self.parts, self.handle = split_module(module.get_submodule(network), example_inputs, k)
+
+    def fit(self, *data: Any, **options: Any) -> None:
+        """Train the parts one after the other, merge, and train the whole: arguments are those of `Trainer.fit`.
+
+        :raises UsageError: where no epochs are left for parts or whole.
+        """
+        for p, part in enumerate(self.parts):
+            module = copy.deepcopy(self.module)
+            module.set_submodule(self.network, part)
+            self._trainer(f"part{p}", 0).fit(module, *data, **options)
+        self.handle.module.load_state_dict(self.handle.merge())
+        self._trainer("whole", self.merge_at).fit(self.module, *data, **options)
+
+    def _trainer(self, name: str, since: int) -> Trainer:
+        """The Trainer of a part until it is merged, or of the whole since then."""
+        trainer = self.trainer_factory(name)
+        epochs = trainer.max_epochs or 0
+        if not 0 < self.merge_at < epochs:
+            raise UsageError(
+                f"merge_at is {self.merge_at} of {epochs} epochs; leave some for the parts and some for the whole."
+            )
+        trainer.fit_loop.max_epochs = epochs - since if since else self.merge_at
+        return trainer

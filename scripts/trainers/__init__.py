@@ -1,0 +1,1 @@
+"""Trainers that people have, on parts: what they are called with, and what comes out."""

@@ -1,0 +1,174 @@
+"""Each trainer ends with the weights of the hand-written loop, and its own options work on parts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from onnxpart.errors import UsageError
+from onnxpart.torch import split_module
+from onnxpart.torch.hf import PartitionedTrainer
+from scripts.trainers import examples
+from tests.networks.plain import CLASSES, ResNet18
+
+torch.set_num_threads(1)
+Optimizers = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+def gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=32, n_positions=16, n_embd=32, n_layer=2, n_head=4, use_cache=False, resid_pdrop=dropout,
+            embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=0, eos_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def texts() -> list[dict[str, Tensor]]:
+    return [{"input_ids": row, "labels": row} for row in torch.arange(64 * 12).view(64, 12) * 7 % 31]
+
+
+def images() -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(32, 3, 8, 8, generator=generator), torch.randint(0, CLASSES, (32,), generator=generator)
+    return DataLoader(TensorDataset(x, y), batch_size=8)
+
+
+def by_hand(
+    model: nn.Module, example: Any, batches: Iterable[Any], loss: Callable[[nn.Module, Any], Tensor],
+    build: Optimizers, moments: bool = False,
+) -> None:  # fmt: skip
+    """Two epochs of the parts, one of the whole; its optimiser goes on from theirs, if that is asked for."""
+
+    def train(module: nn.Module, optimizer: torch.optim.Optimizer, epochs: Iterable[int]) -> None:
+        module.train()
+        for epoch in epochs:
+            if hasattr(batches, "set_epoch"):
+                batches.set_epoch(epoch)
+            for batch in batches:
+                optimizer.zero_grad()
+                loss(module, batch).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+
+    parts, handle = split_module(model, example, 2)
+    optimizers = [build(part) for part in parts]
+    for part, optimizer in zip(parts, optimizers, strict=True):
+        train(part, optimizer, range(2))
+    model.load_state_dict(handle.merge())
+    last = build(model)
+    if moments:
+        handle.merge_optimizer(optimizers, last)
+    train(model, last, range(1))
+
+
+def classified(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(module(batch[0]), batch[1])
+
+
+def assert_alike(one: nn.Module, other: nn.Module, atol: float = 1e-6) -> None:
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-4, atol=atol, msg=name)
+
+
+def test_transformers(tmp_path: Path) -> None:
+    model, data = gpt2(), texts()
+    own = copy.deepcopy(model)
+    examples.by_transformers(model, data, str(tmp_path), per_device_train_batch_size=8)
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, report_to=[], use_cpu=True)
+    batches = Trainer(own, args, train_dataset=data).get_train_dataloader()
+    example = {key: torch.stack([row[key] for row in data[:8]]) for key in data[0]}
+    by_hand(
+        own, example, batches, lambda module, batch: module(**batch).loss,
+        lambda module: torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=0),
+    )  # fmt: skip
+    assert (own.lm_head.weight - gpt2().lm_head.weight).abs().max() > 1e-3
+    assert_alike(model, own, atol=1e-4)  # Adam divides by gradients near 0, which are rounded otherwise
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # Lightning's own
+def test_lightning(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ResNet18()
+    own = copy.deepcopy(model)
+    examples.by_lightning(model, images(), str(tmp_path), logger=False)
+    by_hand(
+        own, images().dataset[:8][0], images(), classified,
+        lambda module: torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9),
+    )  # fmt: skip
+    assert_alike(model, own)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part0", "part1", "whole"]
+
+
+def test_accelerate() -> None:
+    torch.manual_seed(0)
+    model = ResNet18()
+    own = copy.deepcopy(model)
+    examples.by_accelerate(model, images())
+    by_hand(
+        own, images().dataset[:8][0], images(), classified,
+        lambda module: torch.optim.AdamW(module.parameters(), lr=1e-2), moments=True,
+    )  # fmt: skip
+    assert_alike(model, own)
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> None:
+    one, other = gpt2(), gpt2()
+    examples.by_transformers(one, texts(), str(tmp_path / "a"), per_device_train_batch_size=8)
+    examples.by_transformers(
+        other, texts(), str(tmp_path / "b"), per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    assert_alike(one, other, atol=1e-4)
+
+
+class Stop(Exception):
+    """What ends a run between two steps."""
+
+
+def test_a_run_that_ended_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended within the second part, it trains only what is missing; dropout draws what it would have drawn."""
+    options = {"per_device_train_batch_size": 8, "save_steps": 5}
+    one, other, steps = gpt2(0.1), gpt2(0.1), list[int]()
+    examples.by_transformers(one, texts(), str(tmp_path / "a"), **options)
+    step = Trainer.training_step
+
+    def counted(*args: Any, **named: Any) -> Any:
+        steps.append(0)
+        if len(steps) == 16 + 12:
+            raise Stop
+        return step(*args, **named)
+
+    monkeypatch.setattr(Trainer, "training_step", counted)
+    with pytest.raises(Stop):
+        examples.by_transformers(other, texts(), str(tmp_path / "b"), **options)
+    steps[:] = [0] * 100
+    examples.by_transformers(other := gpt2(0.1), texts(), str(tmp_path / "b"), **options)
+    assert len(steps) - 100 == (16 - 10) + 8
+    assert_alike(one, other)
+
+
+@pytest.mark.parametrize("options", [{"bf16": True}], ids=lambda options: next(iter(options)))
+def test_the_trainers_own_options_train_parts(options: dict[str, Any], tmp_path: Path) -> None:
+    plain, other = gpt2(), gpt2()
+    examples.by_transformers(plain, texts(), str(tmp_path / "a"), per_device_train_batch_size=8)
+    examples.by_transformers(other, texts(), str(tmp_path / "b"), per_device_train_batch_size=8, **options)
+    batch = {key: torch.stack([row[key] for row in texts()[:8]]) for key in texts()[0]}
+    with torch.no_grad():
+        before, after, wanted = (float(model(**batch).loss) for model in (gpt2(), other, plain))
+    assert after < before
+    assert after == pytest.approx(wanted, rel=0.01)
+
+
+def test_epochs_that_leave_none_for_the_whole(tmp_path: Path) -> None:
+    args = TrainingArguments(str(tmp_path), num_train_epochs=2, report_to=[], use_cpu=True)
+    with pytest.raises(UsageError, match="merge_at is 2 of 2 epochs; leave some for the parts and some for the whole"):
+        PartitionedTrainer(lambda module: Trainer(module, args, train_dataset=texts()), gpt2(), merge_at=2)
