@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-import matplotlib as mpl
 import numpy as np
 import torch
 import typer
@@ -18,14 +17,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from torch.nn import functional as F
 
-mpl.use("Agg")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from matplotlib import pyplot as plt
 
 import onnxpart
 from models import lenet
 from onnxpart import OptimizerState
+from onnxpart.report.figures import beliefs
+from onnxpart.report.svg import COLOURS, legend, plain, plot, svg
+from onnxpart.storage.atomic import write_bytes
 from onnxpart.torch import ImportedModule, import_onnx
 from onnxpart.torch.data.images import mnist5k
 from onnxpart.torch.data.loaders import TensorLoader
@@ -190,8 +189,8 @@ def parameter_counts() -> tuple[int, int]:
 def plot_error(runs: list[Run], times: Times, epochs: int, path: Path) -> None:
     """Draw the mean test error over training time, for the baseline and for the parts and their whole."""
     before, after = epochs // 2, epochs - epochs // 2
-    steps, blue, red = np.arange(1, before + 1), "tab:blue", "tab:red"
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    steps, (blue, red) = np.arange(1, before + 1), (COLOURS[0], COLOURS[5])
+    figure, axes = plot(f"Merging after {before} of {epochs} epochs")
     seconds = np.arange(1, epochs + 1) * times.whole
     axes.plot(seconds, mean_error([errors(r.baseline) for r in runs]), ".-", color="black", label="baseline")
     parts = mean_error([errors(part) for r in runs for part in r.parts])
@@ -201,12 +200,9 @@ def plot_error(runs: list[Run], times: Times, epochs: int, path: Path) -> None:
         seconds = before * epoch + np.arange(after + 1) * times.whole
         axes.plot(seconds, whole, line, color=red, label=f"whole, after parts {how}")
     axes.set(xlabel="training time, s", ylabel="test error, %", yscale="log")
-    axes.set_title(f"Merging after {before} of {epochs} epochs")
-    axes.set_yticks([2, 3, 5, 10, 20], labels=["2", "3", "5", "10", "20"])
-    axes.minorticks_off()
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    plain(axes.yaxis)
+    legend(figure)
+    write_bytes(path, svg(figure, "The mean test error over training time"))
 
 
 def mean_error(curves: list[list[float]]) -> NDArray[np.float64]:
@@ -218,12 +214,9 @@ def plot_diversity(runs: list[Run], path: Path) -> float:
     """Draw what two parts believe of each test sample (Figure 2 of the paper); return Pearson's correlation."""
     first, second = runs[0].beliefs[:2]
     correlation = float(np.corrcoef(first, second)[0, 1])
-    figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
-    axes.scatter(first, second, s=8, alpha=0.5)
-    axes.set(xlabel="part 0", ylabel="part 1", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.set_title(f"Probability of the correct class\nbefore merging, correlation {correlation:.2f}")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    figure = beliefs(PARTS, np.stack([first, second], 1).tolist())
+    caption = f"Probability of the correct class before merging, correlation {correlation:.2f}"
+    write_bytes(path, svg(figure, caption))
     return correlation
 
 
@@ -253,10 +246,10 @@ def main(
     console.print(", ".join(f"{key} {value}" for key, value in machine("torch", "onnx").items()))
     ratio = times.whole / times.part
     console.print(f"A part's epoch is {ratio:.2f} times as fast as the whole's (2.10 in the paper).")
-    plot_error(runs, times, epochs, out / "error.png")
-    correlation = plot_diversity(runs, out / "diversity.png")
+    plot_error(runs, times, epochs, out / "error.svg")
+    correlation = plot_diversity(runs, out / "diversity.svg")
     console.print(f"Correlation between what the two parts believe: {correlation:.2f}.")
-    console.print(f"Plots: {out / 'error.png'}, {out / 'diversity.png'}")
+    console.print(f"Plots: {out / 'error.svg'}, {out / 'diversity.svg'}")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def trained(size: Text, settings: Settings, out: Path) -> str:
     recipe, folder = Recipe(), out / "language"
     found = fit(model, options, folder, lambda *_: ignore, k=4, recipe=recipe, baseline=True, force=True)
     report = fit_report.report(found, options, f"transformer of {size.blocks} blocks, width {size.width}", recipe, ZERO)
-    fit_report.save(report, found, folder)
+    fit_report.save(report, folder, {})
     return fit_report.compared(report["as_good"])
 
 

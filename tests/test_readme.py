@@ -67,7 +67,7 @@ def test_ways_from_the_command_line(here: Path, way: str) -> None:
         assert line.startswith("$ onnxpart ")
         run(*shlex.split(line, comments=True)[2:])
     found = {path.name for path in (here / "model_fit").iterdir()}
-    assert {"curves.png", "metrics.jsonl", "parts", "report.md", "trained.onnx"} <= found
+    assert {"curves_loss.svg", "metrics.jsonl", "parts", "report.md", "trained.onnx"} <= found
 
 
 def test_a_pytorch_model_and_a_training_loop_of_your_own() -> None:

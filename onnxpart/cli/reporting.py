@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxpart.cli import tables
 from onnxpart.errors import UsageError
 from onnxpart.report.records import read
+
+
+def pages() -> Any:
+    """Return `onnxpart.report.page`, which needs matplotlib.
+
+    :raises UsageError: when a package that it needs isn't installed.
+    """
+    try:
+        return import_module("onnxpart.report.page")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"a report needs the package {error.name}; install it with `pip install 'onnxpart[train]'`."
+        ) from None
 
 
 def report(
@@ -26,13 +40,7 @@ def report(
         typer.Option("-o", "--out", metavar="FILE", help="report.html (one file) or report.md (pictures beside it)."),
     ] = Path("report.html"),
 ) -> None:
-    """Tell what runs found: the paper's tables and figures beside ours, and times to the same error."""
+    """Tell what runs found: curves, and times to the same error; of the paper's experiments also its own figures."""
     records = read(runs)
-    try:
-        from onnxpart.report.page import write
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"a report needs the package {error.name}; install it with `pip install 'onnxpart[train]'`."
-        ) from None
-    for file in write(records, out):
+    for file in pages().write(records, out):
         tables.console().print(f"wrote {file}")

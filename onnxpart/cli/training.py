@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from onnxpart.cli import tables
+from onnxpart.cli.reporting import pages
 from onnxpart.emission.initial import INITS
 from onnxpart.emission.split import part_files
 from onnxpart.errors import Interrupted, UsageError
@@ -25,6 +26,9 @@ from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.merging import folder
 from onnxpart.merging.cross_weights import Edges
+from onnxpart.page import write as page
+from onnxpart.page.content import content
+from onnxpart.report.records import PARTITION
 
 if TYPE_CHECKING:
     from onnxpart.ir.model import Model
@@ -276,8 +280,10 @@ def fit(
 ) -> None:
     """Split a network, train its parts, merge them, and train the whole on.
 
-    DIR gets trained.onnx, the report (report.md, report.json, curves.png), metrics.jsonl, and the split (parts/).
+    DIR gets trained.onnx, the report (report.md, report.json, pictures), the partition as a page (partition.html),
+    metrics.jsonl, and the split (parts/).
     """
+    draw = pages().fit_pictures
     options, how, loaded = training.options(), edges_of(edges), _loaded(model, outputs)
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
@@ -296,12 +302,13 @@ def fit(
                 "baseline": baseline}  # fmt: skip
         found = runs.fit.fit(loaded, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)
-        runs.fit_report.save(data, found, target)
+        shown = page.page(content(found.partition, found.sizes))
+        runs.fit_report.save(data, target, {**draw(data), PARTITION: shown.encode()})
     if training.as_json:
         typer.echo(json.dumps(data))
         return
     console = tables.console()
-    for line in runs.fit_report.page(data)[2:-2]:
+    for line in runs.fit_report.page(data)[2:]:
         console.print(line)
     console.print(f"wrote {found.file} and {target / runs.fit_report.PAGE}")
 

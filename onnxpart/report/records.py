@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from onnxpart.errors import ModelError
 
-FIT = "report.json"
-"""What `fit` leaves in its folder."""
+FIT, PARTITION = "report.json", "partition.html"
+"""What `fit` leaves in its folder: its report, and the page of its partition."""
 T = TypeVar("T")
 
 
@@ -132,8 +132,13 @@ class Engines:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A run of `fit`: its metric right after merging and at the end, or the loss where there is no metric."""
+    """A run of `fit`: its metric right after merging and at the end, or the loss where there is no metric.
 
+    `folder` is where it was found. `report`: all of what `fit` says of it.
+    """
+
+    folder: Path
+    report: Mapping[str, Any]
     model: str
     data: str
     metric: str
@@ -246,10 +251,12 @@ def _fitted(file: Path) -> Fitted:
         data = json.loads(file.read_text())
         which = "metric" if data["metric"] else "loss"
         last = data["whole"][-1] if data["whole"] else data["merged"]
+        if not {"parts", "ensemble", "baseline", "as_good"} <= data.keys():
+            raise KeyError
         return Fitted(
-            data["model"], data["data"], data["metric"] or "loss", data["k"], len(data["rounds"]), data["merge_at"],
-            data["epochs"], data["settings"]["seed"], (data["merged"] or {}).get(which), (last or {}).get(which),
-            data["seconds"]["parts"] + data["seconds"]["whole"], data["speedup"],
+            file.parent, data, data["model"], data["data"], data["metric"] or "loss", data["k"], len(data["rounds"]),
+            data["merge_at"], data["epochs"], data["settings"]["seed"], (data["merged"] or {}).get(which),
+            (last or {}).get(which), data["seconds"]["parts"] + data["seconds"]["whole"], data["speedup"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise ModelError(f"{file} is no report of fit; run `onnxpart fit` anew.") from None

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise
+from pathlib import Path
 from statistics import mean, stdev
 
-from matplotlib.figure import Figure
-
 from onnxpart.report import figures, published
-from onnxpart.report.records import Diversity, Fitted, Records, Run, Times
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, by the name of its file, and what it shows."""
-
-    name: str
-    caption: str
-    figure: Figure
-
-
-Block = str | Drawing
+from onnxpart.report.blocks import Block, Drawing, shown, table, unit
+from onnxpart.report.fits import each_fit, fits
+from onnxpart.report.records import FIT, Records, Run, Times
 
 
 @dataclass(frozen=True)
@@ -74,29 +64,6 @@ def ways(runs: Iterable[Run], times: Times) -> list[Way]:
     return [Way(group, *times.of(group[0])) for group in groups]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table in Markdown.
-
-    :param columns: their titles.
-    :param rows: cells, as many as columns.
-    :param left: how many of the first columns are aligned left; numbers are aligned right.
-    """
-    rule = ["---"] * left + ["---:"] * (len(columns) - left)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows))
-
-
-def shown(values: Sequence[float], metric: str) -> str:
-    """Mean and standard deviation of a metric, in percent for an error; for one value no deviation."""
-    scale, text, precise = (100.0, "{:.2f}", "{:.2f}") if metric == "error" else (1.0, "{:.4g}", "{:.2g}")
-    spread = f" ± {precise.format(scale * stdev(values))}" if len(values) > 1 else ""
-    return text.format(scale * mean(values)) + spread
-
-
-def unit(metric: str) -> str:
-    """The metric's name as a column has it."""
-    return "error, %" if metric == "error" else metric
-
-
 def parts_table(records: Records) -> list[Block]:
     """Table 1: sizes and speed of one part."""
     times = records.timed("mnist")
@@ -133,16 +100,13 @@ def diversity(records: Records) -> list[Block]:
         f"{told}Pearson's correlation between two parts, mean over all pairs; {verdict}",
         table(("K", "seeds", "correlation"), rows),
     ]
-    pairs = _pairs(found)
-    return [*blocks, Drawing("figure2", "What parts 0 and 1 believe of the same digit", figures.beliefs(pairs))]
+    pairs = {record.k: record.pairs for record in found if record.pairs}
+    told = "What parts 0 and 1 of {} believe of the same digit"
+    return [*blocks, *(Drawing(f"figure2_{k}", told.format(k), figures.beliefs(k, pairs[k])) for k in pairs)]
 
 
 def _correlation(values: Sequence[float]) -> str:
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-
-
-def _pairs(found: Sequence[Diversity]) -> dict[int, Sequence[Sequence[float]]]:
-    return {record.k: record.pairs for record in found if record.pairs}
 
 
 def curves(records: Records) -> list[Block]:
@@ -164,13 +128,16 @@ def curves(records: Records) -> list[Block]:
         before = untrained.get(_k(way))
         cells = (shown(values, metric) for values in (parts, merged, way.finals))
         rows.append((str(_k(way)), str(len(way.runs)), *cells, shown(before.finals, metric) if before else ""))
-    drawn = figures.curves({_k(way) if way in trained else 1: way.runs for way in (*alone, *trained)}, unit(metric))
+    by_k = {_k(way) if way in trained else 1: way.runs for way in (*alone, *trained)}
+    shown_by = {"loss": "loss", "metric": unit(metric)}
+    told = "{} over epochs, means over seeds; before merging those of the parts"
     return [
         f"## Figure 3: {unit(metric)} in test",
         f"{runs[0].network} on {runs[0].data}; all with the same learning rate, merged at the step in the curves.",
         table(columns, rows, 0),
-        Drawing("figure3", "Loss and error over epochs, means over seeds; before merging those of the parts", drawn),
-    ]
+        *(Drawing(f"figure3_{key}", told.format(name.capitalize()), figures.curves(by_k, key, name))
+          for key, name in shown_by.items()),
+    ]  # fmt: skip
 
 
 def _k(way: Way) -> int:
@@ -294,8 +261,13 @@ def _faster(experiment: str, found: list[Way]) -> list[Block]:
     ]  # fmt: skip
     good = [way for way in found if way.mean <= base.mean and way.runs[0].method not in ("whole", "duplicated")]
     short = [way for way in wholes if way.mean <= base.mean and way.parallel < base.parallel]
-    points = [(way.series, way.parallel, way.mean, way.spread, way.runs[0].method) for way in found]
-    drawn = figures.times(points, (base.parallel, base.mean, base.spread), unit(run.metric))
+    at = base.parallel, base.mean, base.spread
+    drawn = {
+        how: figures.times([(seconds, way.mean, way.spread, way.runs[0].method) for seconds, way in ran
+                            if seconds is not None], at, unit(run.metric), how)
+        for how, ran in (("in series", [(way.series, way) for way in found]),
+                         ("in parallel", [(way.parallel, way) for way in found]))
+    }  # fmt: skip
     return [
         f"## Time to the baseline's final {run.metric}: {run.network}",
         f"On {run.data}. The baseline is the whole with its {longest} epochs and the rate that served it best. As good "
@@ -305,7 +277,8 @@ def _faster(experiment: str, found: list[Way]) -> list[Block]:
         "The whole alone is as good with fewer epochs, too: " + "; ".join(
             f"{way.name}, {_gain(base, way.parallel)} times as fast" for way in short) + "."
         if short else "The whole alone, with fewer epochs, is not.",
-        Drawing(f"times_{experiment}", f"Final {run.metric} over seconds of training", drawn),
+        *(Drawing(f"times_{experiment}_{how.split()[-1]}", f"Final {run.metric} over seconds, parts {how}", figure)
+          for how, figure in drawn.items()),
     ]  # fmt: skip
 
 
@@ -317,29 +290,6 @@ def _fastest(base: Way, good: list[Way]) -> str:
         parallel = min(good, key=lambda way: way.parallel)
         told.append(f"in parallel: {parallel.name}, {_gain(base, parallel.parallel)} times as fast")
     return f"**Fastest {'; '.join(told)}.**" if told else "**No other way is as good.**"
-
-
-def fits(records: Records) -> list[Block]:
-    """Runs of `fit`, grouped over seeds."""
-    ordered = sorted(records.fits, key=lambda fit: (_fit_way(fit), fit.seed))
-    rows = []
-    for (model, data, k, rounds, merge_at, epochs, metric), group in groupby(ordered, key=_fit_way):
-        runs = list(group)
-        cells = [
-            shown(known, metric) if (known := [v for v in values if v is not None]) else ""
-            for values in ([run.merged for run in runs], [run.final for run in runs])
-        ]
-        speedups = [run.speedup for run in runs if run.speedup is not None]
-        sizes = (str(number) for number in (k, rounds, merge_at, epochs, len(runs)))
-        rows.append((model, data, *sizes, unit(metric), *cells, f"{mean(run.seconds for run in runs):.1f}",
-                     f"{mean(speedups):.2f}" if speedups else ""))  # fmt: skip
-    columns = ("network", "data", "K", "rounds", "merged at", "epochs", "seeds", "metric", "right after merging",
-               "at the end", "seconds", "speedup")  # fmt: skip
-    return ["## Runs of fit", table(columns, rows, 2)] if rows else []
-
-
-def _fit_way(fit: Fitted) -> tuple[str, str, int, int, int, int, str]:
-    return fit.model, fit.data, fit.k, fit.rounds, fit.merge_at, fit.epochs, fit.metric
 
 
 def engines(records: Records) -> list[Block]:
@@ -361,6 +311,8 @@ def method(records: Records) -> list[Block]:
     found += [row.machine for row in records.engines]
     machines = {", ".join(f"{key} {value}" for key, value in machine.items()) for machine in found}
     lines = ["± is the standard deviation over seeds (n - 1)."]
+    if records.fits:
+        lines.append("Curves are over seconds of training as it ran; a band goes from the best part to the worst.")
     if records.times:
         lines.append(
             "Seconds of training are epochs times the median epoch of each network, measured by turns in one run with "
@@ -368,12 +320,30 @@ def method(records: Records) -> list[Block]:
             "parallel each has a machine of its own, and none waits for another."
         )
     lines += [f"Machine: {machine}." for machine in sorted(machines)]
-    lines.append("From " + ", ".join(f"`{file.name}`" for file in records.files) + ".")
+    lines.append("From " + ", ".join(f"`{_file(file)}`" for file in records.files) + ".")
     return ["## How", "\n".join(f"* {line}" for line in lines)]
 
 
-def sections(records: Records) -> list[Block]:
-    """All that can be told of the records."""
+def _file(path: Path) -> str:
+    """The file's name; with that of its folder where all such files have the same name."""
+    return f"{path.parent.name}/{path.name}" if path.name == FIT else path.name
+
+
+def title(records: Records) -> str:
+    """What the page is called: the paper's experiments, or the networks that `fit` trained."""
+    if records.runs or records.times or records.diversity:
+        return "Partitioned training: what the paper found, and what we do"
+    networks = dict.fromkeys(Path(fit.model).name for fit in records.fits)
+    numbers = " and ".join(str(k) for k in sorted({fit.k for fit in records.fits}))
+    return f"{', '.join(networks)} in {numbers} parts"
+
+
+def sections(records: Records, folder: Path) -> list[Block]:
+    """All that can be told of the records.
+
+    :param folder: of the report, from which links lead.
+    """
     experiments = dict.fromkeys(run.experiment for run in records.runs)
-    parts = [parts_table, diversity, curves, merges, *map(faster, experiments), engines, fits, method]
-    return [block for section in parts for block in section(records)]
+    runs: list[Callable[[Records], list[Block]]] = [*map(faster, experiments), fits, partial(each_fit, folder=folder)]
+    told = parts_table, diversity, curves, merges, *runs, engines, method
+    return [block for section in told for block in section(records)]

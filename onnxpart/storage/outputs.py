@@ -15,7 +15,7 @@ from onnxpart.storage.safetensors import read_metadata
 MARK = {"onnxpart.written": "yes"}
 """What a file that says nothing else of onnxpart carries among its metadata."""
 GENERATOR = "<!-- written by onnxpart -->"
-"""What a page carries at its beginning, and a picture beside it as its software."""
+"""What a page, and a picture beside it, carries at its beginning."""
 _PREFIX, _HEAD = "onnxpart.", 1024
 _KNOWN = re.compile(
     r"plan\.json|(part\d+|whole|original|merged|trained)(\.onnx((\.\d+)?\.data)?|\.optimizer\.safetensors|\.training)"

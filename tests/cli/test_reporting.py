@@ -24,10 +24,12 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = written(tmp_path, table2())
-    for name in [name for name in sys.modules if name.startswith(("onnxpart.report.page", "onnxpart.report.sections",
-                                                                  "onnxpart.report.figures"))]:  # fmt: skip
+    for name in [name for name in sys.modules if name.startswith("onnxpart.report.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = CliRunner().invoke(app, ["report", str(source), "-o", str(tmp_path / "r.html")])
     assert done.exit_code == 2
     assert "pip install 'onnxpart[train]'" in done.output
+    begun = CliRunner().invoke(app, ["fit", str(tmp_path / "none.onnx"), "--data", "mnist5k", "--epochs", "1"])
+    assert begun.exit_code == 2, "before anything is trained"
+    assert "pip install 'onnxpart[train]'" in begun.output

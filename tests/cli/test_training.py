@@ -74,7 +74,8 @@ def listed(folder: str) -> list[str]:
 def test_fit_is_the_whole_method() -> None:
     found = run_json("fit", "chain.onnx", "--epochs", 12, "--merge-at", 4, "-o", "out", *DATA, *PAPER)
     assert listed("out") == [
-        "curves.png", "metrics.jsonl", "parts", "report.json", "report.md", "trained.onnx",
+        "curves_loss.svg", "curves_metric.svg", "metrics.jsonl", "partition.html", "parts", "report.json", "report.md",
+        "trained.onnx",
         "trained.optimizer.safetensors",
     ]  # fmt: skip
     assert json.loads(Path("out/report.json").read_text()) == found
@@ -87,9 +88,11 @@ def test_fit_is_the_whole_method() -> None:
         found["seconds"]["alone"] / (found["seconds"]["parts"] + found["seconds"]["whole"])
     )
     assert found["deviation"] < 1e-4
-    assert Path("out/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "<title>chain.onnx in 2 parts</title>" in Path("out/partition.html").read_text()
     page = Path("out/report.md").read_text()
     assert "# chain.onnx in 2 parts" in page
+    assert "\n![curves_loss](curves_loss.svg)\n" in page
+    assert "\n[partition](partition.html)\n" in page
     assert f"| whole, trained on | 12 | {found['whole'][-1]['train_loss']:.4g} |" in page
     recorded = [line for line in lines("out/metrics.jsonl") if "part" in line and line["stage"] == "whole"]
     assert [line["loss"] for line in recorded] == [e["loss"] for e in found["whole"]]

@@ -20,7 +20,8 @@ class LeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2).flatten(1)
-        return self.fc2(self.drop(F.relu(self.fc1(x))))
+        y: Tensor = self.fc2(self.drop(F.relu(self.fc1(x))))
+        return y
 
 
 class Block(nn.Module):
@@ -53,11 +54,14 @@ class ResNet18(nn.Module):
         x = F.relu(self.bn(self.conv(x)))
         for stage in self.stages:
             x = stage(x)
-        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        y: Tensor = self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return y
 
 
 class Layer(nn.Module):
     """Causal attention and a hidden layer, each behind a norm and added to what came in."""
+
+    mask: Tensor
 
     def __init__(self, width: int, heads: int, places: int) -> None:
         super().__init__()
@@ -75,7 +79,8 @@ class Layer(nn.Module):
         )
         y = self.drop(scores.softmax(-1)) @ v
         x = x + self.drop(self.proj(y.transpose(1, 2).reshape(b, t, c)))
-        return x + self.drop(self.out(F.gelu(self.fc(self.ln_2(x)))))
+        made: Tensor = x + self.drop(self.out(F.gelu(self.fc(self.ln_2(x)))))
+        return made
 
 
 class GPT2(nn.Module):
@@ -92,7 +97,8 @@ class GPT2(nn.Module):
         x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device))
         for layer in self.layers:
             x = layer(x)
-        return self.lm_head(self.ln_f(x))[:, -1]
+        y: Tensor = self.lm_head(self.ln_f(x))[:, -1]
+        return y
 
 
 class LSTM(nn.Module):
@@ -104,7 +110,8 @@ class LSTM(nn.Module):
         self.drop, self.head = nn.Dropout(0.1), nn.Linear(8, CLASSES)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.drop(self.body(self.embed(tokens))[0][:, -1]))
+        y: Tensor = self.head(self.drop(self.body(self.embed(tokens))[0][:, -1]))
+        return y
 
 
 def _images(channels: int, size: int) -> Callable[[], Tensor]:
@@ -130,5 +137,5 @@ def learn(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Callable[[]
     for _ in range(steps):
         x = draw()
         optimizer.zero_grad()
-        F.cross_entropy(module(x), torch.randint(0, CLASSES, (len(x),))).backward()
+        F.cross_entropy(module(x), torch.randint(0, CLASSES, (len(x),))).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -44,11 +44,19 @@ def written(folder: Path, records: Iterable[Any], name: str = "results.jsonl") -
     return path
 
 
+def point(seconds: float, metric: float) -> dict[str, float]:
+    return {"seconds": seconds, "train_loss": 2 * metric, "loss": metric, "metric": metric}
+
+
 def fitted(folder: Path, seed: int, final: float) -> Path:
     folder.mkdir()
     data = {
         "model": "net.onnx", "data": "npz:d.npz", "metric": "error", "k": 2, "rounds": [3], "merge_at": 3, "epochs": 5,
-        "settings": {"seed": seed}, "merged": {"loss": 1.0, "metric": 0.5}, "whole": [{"loss": 1.0, "metric": final}],
+        "settings": {"seed": seed}, "merged": {"loss": 1.0, "metric": 0.5},
+        "parts": [[point(n, 0.9 - n / 10 - p / 5) for n in (1, 2, 3)] for p in range(2)],
+        "whole": [point(1, 0.45), point(3, final)], "ensemble": [point(1, 0.6), point(2, 0.5)],
+        "baseline": [point(2, 0.7), point(6, 0.4)],
+        "as_good": {"by": "error", "wanted": 0.4, "baseline": 6.0, "seconds": 5.0, "speedup": 1.2},
         "seconds": {"parts": 2.0, "whole": 3.0}, "speedup": 1.5,
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(data))

@@ -22,6 +22,7 @@ from onnxpart.ir.trainable import frozen
 from onnxpart.merging import folder as folders
 from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.merging.optimizer_state import save_trained
+from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
@@ -92,7 +93,7 @@ class Fit:
     """
 
     file: Path
-    plan: Plan
+    partition: Partition
     sizes: Sizes
     rounds: Sequence[range]
     metric: str
@@ -105,6 +106,11 @@ class Fit:
     times: Times
     deviation: float
     kept: Sequence[str]
+
+    @property
+    def plan(self) -> Plan:
+        """By which the parts were merged last."""
+        return self.partition.plan
 
     @property
     def merge_at(self) -> int:
@@ -189,7 +195,7 @@ class _Run:
         save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
         return Fit(
             out / TRAINED,
-            rounds.last.plan,
+            rounds.last.partition,
             measure(rounds.last.analysis, rounds.last.plan),
             [*rounds.spans[:-1], range(rounds.spans[-1].start, trained)],
             task.loss.metric,

@@ -1,9 +1,9 @@
-"""What `fit` found, as JSON, as a page of Markdown, and as a picture."""
+"""What `fit` found, as JSON and as a page of Markdown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import nan
 from pathlib import Path
@@ -21,7 +21,7 @@ from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.losses import ERROR
 
-REPORT, PAGE, CURVES = "report.json", "report.md", "curves.png"
+REPORT, PAGE = "report.json", "report.md"
 
 
 def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: Edges) -> dict[str, Any]:
@@ -88,15 +88,18 @@ def _points(curve: Sequence[Epoch], first: int) -> list[dict[str, Any]]:
     return [{"epoch": number, **asdict(epoch)} for number, epoch in enumerate(curve, first + 1)]
 
 
-def save(data: dict[str, Any], found: Fit, folder: Path) -> None:
-    """Write the figures, the page and the picture into the folder of a run, and remove its checkpoints.
+def save(data: dict[str, Any], folder: Path, beside: Mapping[str, bytes]) -> None:
+    """Write the figures and the page into the folder of a run, and remove its checkpoints.
 
+    :param beside: names and contents of further files, to which the page leads: pictures (.svg) and pages (.html).
     :raises ModelError: when they can't be written.
     """
     with replacing_files(folder / PAGE) as fresh:
         write_bytes(fresh / REPORT, (json.dumps(data, indent=1) + "\n").encode())
-        write_bytes(fresh / PAGE, ("\n".join(page(data)) + "\n").encode())
-        _plot(data, found, fresh / CURVES)
+        for name, content in beside.items():
+            write_bytes(fresh / name, content)
+        links = [f"{'!' * name.endswith('.svg')}[{Path(name).stem}]({name})" for name in beside]
+        write_bytes(fresh / PAGE, ("\n\n".join(["\n".join(page(data)), *links]) + "\n").encode())
     checkpoint.remove(folder / CHECKPOINTS)
 
 
@@ -141,8 +144,6 @@ def page(data: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"ONNX Runtime is off the trained module by {data['deviation']:.1e} of the output's spread.",
-        "",
-        f"![curves]({CURVES})",
     ]
 
 
@@ -156,33 +157,3 @@ def compared(found: dict[str, Any]) -> str:
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _plot(data: dict[str, Any], found: Fit, path: Path) -> None:
-    """Draw loss, and the metric if there is one, over seconds of training."""
-    from matplotlib.figure import Figure
-
-    tested = found.merged is not None
-    names = {"loss" if tested else "train_loss": "loss" if tested else "loss in training"}
-    names |= {"metric": found.metric} if found.metric and tested else {}
-    figure = Figure(figsize=(6 * len(names), 4), layout="constrained")
-    for axes, (key, name) in zip(figure.subplots(1, len(names), squeeze=False)[0], names.items(), strict=True):
-        for p, curve in enumerate(data["parts"]):
-            axes.plot([e["seconds"] for e in curve], [e[key] for e in curve], ".-", label=f"part {p}")
-        for stop in data["rounds"][:-1]:
-            ends = max(curve[stop - 1]["seconds"] for curve in data["parts"])
-            axes.axvline(ends, color="lightgray", zorder=0, label="merged" if stop == data["rounds"][0] else None)
-        whole = [{"seconds": 0.0, **data["merged"]}] if tested else []
-        whole += data["whole"]
-        if tested and key in ("loss", "metric") and data["ensemble"]:
-            checks = data["ensemble"]
-            axes.plot([e["seconds"] for e in checks], [e[key] for e in checks], ".--", color="gray", label="ensemble")
-        starts = found.times.parts
-        axes.plot([starts + e["seconds"] for e in whole], [e[key] for e in whole], ".-", color="black", label="whole")
-        if data["baseline"]:
-            alone = data["baseline"]
-            axes.plot([e["seconds"] for e in alone], [e[key] for e in alone], ":", color="black", label="whole alone")
-        axes.set(xlabel="seconds of training", ylabel=name)
-        axes.legend()
-    with path.open("wb") as file:
-        figure.savefig(file, dpi=120)
