@@ -17,6 +17,7 @@ from models import cifar10_net, lenet
 from models.builder import GraphBuilder
 from onnxpart.errors import UsageError
 from onnxpart.inspection.sizes import measure
+from onnxpart.report.records import Speedups
 from onnxpart.torch import import_onnx
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.loaders import TensorLoader
@@ -77,20 +78,9 @@ NETWORKS = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """One network in K parts: how many times as fast as the whole all parts are, by multiply-accumulates and engine.
+class Row(Speedups):
+    """One network in K parts; `chosen` is the engine that auto takes."""
 
-    `seconds` of the whole's step; `chosen` is the engine that auto takes. `processes`: None where it wasn't measured;
-    `fused`, where parts can't be.
-    """
-
-    network: str
-    k: int
-    seconds: float
-    ideal: float
-    series: float
-    fused: float | None
-    processes: float | None
     chosen: str
 
     @property
@@ -125,9 +115,8 @@ def rows(
         engines: dict[str, Engine] = {"whole": whole, "series": Series(parts, device)}
         with suppress(UsageError):
             engines["fused"] = Fused(job_of(split.parts, network, 1, settings), device)
-        turns = [{name: _step(engine, batch, device) for name, engine in engines.items()} for _ in range(rounds + 1)][
-            1:
-        ]
+        steps = [{name: _step(engine, batch, device) for name, engine in engines.items()} for _ in range(rounds + 1)]
+        turns = steps[1:]  # the first warms up
         gains = {name: median(turn["whole"] / turn[name] for turn in turns) for name in engines}
         seconds = median(turn["whole"] for turn in turns)
         sizes = measure(split.analysis, split.plan)

@@ -113,10 +113,10 @@ class Diversity:
 
 
 @dataclass(frozen=True)
-class Engines:
+class Speedups:
     """How many times as fast as a step of the whole one of all `k` parts is: by MACs (`ideal`) and by each engine.
 
-    `seconds` of the whole's step. An engine that wasn't timed is None.
+    `seconds` of the whole's step. `processes` is None where it wasn't timed; `fused`, where parts can't be, too.
     """
 
     network: str
@@ -126,6 +126,12 @@ class Engines:
     series: float
     fused: float | None
     processes: float | None
+
+
+@dataclass(frozen=True)
+class Engines(Speedups):
+    """The same with where it was measured."""
+
     device: str
     machine: Mapping[str, str]
 
