@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split, split
-from onnxpart.errors import OnnxpartError
+from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.inspection.obstacles import obstacles
@@ -76,6 +76,16 @@ def split_module(
     for part in parts:
         _train_alike(part, module)
     return parts, Handle(module, parts, divided, names)
+
+
+def check_merge_at(merge_at: float, epochs: float) -> None:
+    """Check that a trainer's epochs leave some for the parts and some for the whole.
+
+    :param merge_at: epochs of the parts. :param epochs: of both.
+    :raises UsageError: unless they do.
+    """
+    if not 0 < merge_at < epochs:
+        raise UsageError(f"merge_at is {merge_at} of {epochs} epochs; leave some for the parts and some for the whole.")
 
 
 @dataclass(frozen=True, repr=False)

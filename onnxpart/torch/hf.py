@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from onnxpart.errors import UsageError
-from onnxpart.torch.handle import Handle, split_module
+from onnxpart.torch.handle import Handle, check_merge_at, split_module
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -38,11 +37,7 @@ class PartitionedTrainer:
     ) -> None:
         self.trainer_factory, self.model, self.merge_at = trainer_factory, model, merge_at
         trainer = trainer_factory(model)
-        if not 0 < merge_at < trainer.args.num_train_epochs:
-            raise UsageError(
-                f"merge_at is {merge_at} of {trainer.args.num_train_epochs} epochs; leave some for the parts and some "
-                "for the whole."
-            )
+        check_merge_at(merge_at, trainer.args.num_train_epochs)
         with torch.random.fork_rng(devices=[]):
             batch = next(islice(trainer.get_train_dataloader(), 1))
         self.parts, self.handle = split_module(

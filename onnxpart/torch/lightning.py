@@ -6,9 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from onnxpart.errors import UsageError
 from onnxpart.torch.exporter.export import Inputs
-from onnxpart.torch.handle import Handle, split_module
+from onnxpart.torch.handle import Handle, check_merge_at, split_module
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
@@ -54,9 +53,6 @@ class PartitionedTrainer:
         """The Trainer of a part until it is merged, or of the whole since then."""
         trainer = self.trainer_factory(name)
         epochs = trainer.max_epochs or 0
-        if not 0 < self.merge_at < epochs:
-            raise UsageError(
-                f"merge_at is {self.merge_at} of {epochs} epochs; leave some for the parts and some for the whole."
-            )
+        check_merge_at(self.merge_at, epochs)
         trainer.fit_loop.max_epochs = epochs - since if since else self.merge_at
         return trainer
