@@ -69,13 +69,14 @@ def follow(op: Op, fields: Fields, i: int, parameters: Fields | None = None) -> 
     parameters = op.fields(i) if parameters is None else parameters
     rank = max((f.ndim for f in (*fields, *parameters)), default=0)
     result, following = [align(f, rank) for f in fields], [align(f, rank) for f in parameters]
-    places = [varying(f) for f in result]
-    if not op.weights_only(i) and any(map(op.labels.is_mixed, fields)):
-        op.share(following, "it applies to a mixture of units")
-    elif not op.weights_only(i) and any(varying(f) not in places for f in following):
-        op.share(following, "what it applies to has other units, or none")
-    else:
+    if op.weights_only(i):
         _follow(op, result, following)
+    elif any(map(op.labels.is_mixed, fields)):
+        op.share(following, "it applies to a mixture of units")
+    elif {*map(varying, following)} <= {*map(varying, result)}:
+        _follow(op, result, following)
+    else:
+        op.share(following, "what it applies to has other units, or none")
 
 
 def follow_channels(op: Op, fields: Fields, i: int) -> None:

@@ -178,7 +178,7 @@ class Labels:
 
     def is_mixed(self, f: Field) -> bool:
         """Whether any label of a field comes from a mix."""
-        return bool((self._mixes(f) % 2).any())
+        return bool(self.mixed) and bool((self._mixes(f) % 2).any())
 
     def _mixes(self, f: Field) -> NDArray[np.intp]:
         """For each label of a field an odd number that tells the mix that it comes from, or an even one."""
@@ -205,8 +205,7 @@ class Labels:
             return f
         g = f[tuple(slice(0, 1) if axis in extra else slice(None) for axis in range(f.ndim))]
         self.tie(f, g)
-        mixes = self._mixes(f)
-        if (mixes % 2).any() and (mixes != mixes[0]).any():
+        if self.is_mixed(f) and np.ptp(self._mixes(f)):
             self.share(f, self.node, "it meets a mixture of units")
         return g
 
