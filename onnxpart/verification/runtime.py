@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnxpart.errors import OnnxpartError
+from onnxpart.ir.protos import captured
 from onnxpart.storage import onnx_file as files
 from onnxpart.storage.draft import empty, fill, without_initializers
 from onnxpart.storage.rows import Array, stream
@@ -26,13 +27,19 @@ def _refused(verb: str, error: Exception) -> OnnxpartError:
 def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A copy of a model with other weights.
 
+    Initializers that nothing reads are left out: ONNX Runtime refuses those that are handed over beside a model.
+
     :param model: left as it is.
     :param values: initializer name -> array.
     :returns: the model, and those arrays that are to be handed over beside it: large ones of a large model.
     """
     result, outside = without_initializers(model), {}
     large = sum(array.nbytes for array in values.values()) >= SMALL_MODEL
+    read = {name for node in model.graph.node for name in (*node.input, *captured(node))}
+    read.update(value.name for value in model.graph.output)
     for tensor in model.graph.initializer:
+        if tensor.name not in read:
+            continue
         array = values.get(tensor.name)
         if array is None:
             result.graph.initializer.append(tensor)

@@ -93,6 +93,23 @@ def test_what_cannot_run_is_said() -> None:
     assert "ONNX Runtime can't run the model as it came" in found.sentence
 
 
+def test_a_branch_that_cannot_run_as_it_came_is_said() -> None:
+    """ONNX Runtime loses a value that was cast to double and back, and is read by a branch: on some inputs only."""
+    n = Net(("x", ("N", 4)), ("gate", ()))
+    back = n.op("Cast", n.op("Cast", "x", to=onnx.TensorProto.DOUBLE), to=onnx.TensorProto.FLOAT)
+    first, last = n.random("first", 4, 8), n.random("last", 8, 3)
+    branches = {
+        name: onnx.parser.parse_graph(
+            f"{name} () => (float[N, 3] {name}_y) {{ {name}_a = MatMul ({source}, {first})"
+            f" {name}_h = Tanh ({name}_a) {name}_y = MatMul ({name}_h, {last}) }}"
+        )
+        for name, source in (("then_branch", "x"), ("else_branch", back))
+    }
+    made = n.op("If", n.op("Less", "gate", n.number(0)), **branches)
+    found = checked(split(n.model(made, shape=("N", 3)), 2))
+    assert "ONNX Runtime can't run the model as it came" in found.sentence
+
+
 def test_the_file_tells_whether_a_model_ran_as_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was rewritten may be what doesn't run, and then so do the parts not."""
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxpart import OnnxpartError
 from onnxpart.verification import runtime
@@ -21,6 +21,10 @@ def affine() -> ModelProto:
     return n.model(n.op("Gemm", "x", w, b, name="y", transB=1), n.op("Neg", "x", name="z"))
 
 
+def vector(name: str, size: int) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, (size,))
+
+
 def run(model: ModelProto, values: dict[str, Array]) -> dict[str, Array]:
     return Session(*assemble(model, values)).run({"x": X})
 
@@ -35,11 +39,30 @@ def test_several_inputs() -> None:
     assert [float(outputs["y"][0, 0]) for outputs in found] == [4.0, 7.0]
 
 
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of any size are handed over beside a model."""
+    monkeypatch.setattr(runtime, "SMALL_MODEL", 1)
+    monkeypatch.setattr(runtime.files, "SMALL_TENSOR", 1)
+
+
+@pytest.mark.usefixtures("beside")
+def test_weights_that_nothing_reads() -> None:
+    """ONNX Runtime drops them before it looks for what is handed over; a graph inside a node may read one, too."""
+    model = affine()
+    inner = helper.make_graph([helper.make_node("Neg", ["inside"], ["v"])], "g", [], [vector("v", 2)])
+    model.graph.node.append(helper.make_node("If", ["yes"], ["v_out"], then_branch=inner, else_branch=inner))
+    for name, array in {"yes": np.asarray(True), "inside": np.ones(2, "f4"), "unread": np.ones(2, "f4")}.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    model.graph.output.append(vector("v_out", 2))
+    values: dict[str, Array] = {name: np.full(2, 3, np.float32) for name in ("inside", "unread")}
+    assert run(model, values)["v_out"].tolist() == [-3.0, -3.0]
+
+
 @pytest.mark.parametrize("large", [False, True], ids=["in the model", "beside it"])
-def test_other_weights(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights(large: bool, request: pytest.FixtureRequest) -> None:
     if large:
-        monkeypatch.setattr(runtime, "SMALL_MODEL", 1)
-        monkeypatch.setattr(runtime.files, "SMALL_TENSOR", 1)
+        request.getfixturevalue("beside")
     values: dict[str, Array] = {"w": np.full((3, 2), 2, np.float32)}
     model = affine()
     copy, outside = assemble(model, values)
