@@ -15,6 +15,7 @@ from onnxpart.frontend import sequences, simplify
 from onnxpart.frontend.einsum_pairs import einsums_in_pairs, pair_einsums
 from onnxpart.frontend.functions import without_functions
 from onnxpart.frontend.loop_invariants import LOOPS
+from onnxpart.frontend.masked_rows import WRITE
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.product_sums import SUM
 from onnxpart.ir import validate
@@ -131,6 +132,7 @@ PASSES = (
     Pass("branches", simplify.take_branches, simplify.no_known_branches, frozenset({"If"})),
     Pass("sequences", simplify.replace_sequences, simplify.no_plain_sequences, sequences.OPERATORS),
     Pass("sums", simplify.contract, simplify.no_spelled_contractions, frozenset({SUM})),
+    Pass("rows", simplify.write_rows, simplify.no_rows_by_element, frozenset({WRITE})),
 )
 """All passes, in order."""
 

@@ -11,7 +11,7 @@ from math import prod
 
 from onnx import GraphProto, ModelProto, TensorProto
 
-from onnxpart.frontend import branches, loop_invariants, product_sums, sequences
+from onnxpart.frontend import branches, loop_invariants, masked_rows, product_sums, sequences
 from onnxpart.frontend.unroll import write_out
 from onnxpart.ir.flatten import ENTER
 from onnxpart.ir.infer import infer
@@ -52,6 +52,11 @@ def contract(model: Model) -> Model:
     return _changed(model, _contract)
 
 
+def write_rows(model: Model) -> Model:
+    """Rows that a mask chooses are written as rows, where they were written element by element."""
+    return _changed(model, _write_rows)
+
+
 def no_invariants(model: Model) -> Iterator[str]:
     """No loop hands on a state unchanged."""
     return _left(model, _free_states, "a loop hands on a state unchanged")
@@ -70,6 +75,11 @@ def no_plain_sequences(model: Model) -> Iterator[str]:
 def no_spelled_contractions(model: Model) -> Iterator[str]:
     """No sum of products is left that could be Einsums."""
     return _left(model, _contract, "a sum of products could be an Einsum")
+
+
+def no_rows_by_element(model: Model) -> Iterator[str]:
+    """No row that a mask chooses is written element by element."""
+    return _left(model, _write_rows, "rows that a mask chooses are written element by element")
 
 
 Change = Callable[[Model, ModelProto], bool]
@@ -118,6 +128,10 @@ def _replace_sequences(model: Model, light: ModelProto) -> bool:
 
 def _contract(model: Model, light: ModelProto) -> bool:
     return product_sums.may_contract(light.graph) and product_sums.contract_sums(light.graph, infer(model))
+
+
+def _write_rows(model: Model, light: ModelProto) -> bool:
+    return masked_rows.may_write_rows(light.graph) and masked_rows.write_rows(light.graph, infer(model))
 
 
 def _light(tensor: TensorProto) -> TensorProto:
