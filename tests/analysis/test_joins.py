@@ -101,6 +101,16 @@ def test_a_parameter_made_of_activations_keeps_its_units_only_where_all_have_the
     assert not alone.op.labels.choices
 
 
+def test_a_parameter_made_of_activations_is_shared_where_they_are_mixed() -> None:
+    """A mixture may be in every part, and then nothing of that size is there to be divided as the parameter is."""
+    alone = wide()
+    alone.op.labels.count = 100
+    parameter, mixture = alone.op.labels.fresh((1, 1, 4)), alone.op.labels.mix((1, 1, 4))
+    follow(alone.op, (mixture,), 1, (parameter,))
+    assert alone.units(parameter) == [-1] * 4
+    assert not alone.same(mixture, parameter)
+
+
 def test_a_field_that_stands_already_is_not_added() -> None:
     alone = wide()
     f = alone.label(0, 1)
