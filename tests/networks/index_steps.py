@@ -140,6 +140,22 @@ def _write_rows(g: Growing, v: Value, way: dict[str, Attribute]) -> None:
     g.put(g.net.op("ScatterND", v.name, at, updates, **way), v.dims, v.tame)
 
 
+def write_masked(g: Growing) -> None:
+    """Rows that a mask chooses, written element by element where the mask is repeated along them, or as rows."""
+    v = g.pick(lambda v: v.rank > 1 and v.fixed(-1))
+    if v is None or g.opset < 13:
+        return
+    net, axes = g.net, list(range(1 + g.draw(v.rank - 1), v.rank))
+    mask = net.op("Greater", g.reduce("ReduceSum", g.like(v).name, axes, 1), net.number(0))
+    found = net.op("Transpose", net.op("NonZero", g.squeeze(mask, axes)), perm=[1, 0])
+    rows = net.op("Tanh", net.op("GatherND", g.like(v).name, found))
+    if g.draw(3):
+        repeated = net.op("Expand", mask, net.op("Shape", v.name))
+        found = net.op("Transpose", net.op("NonZero", repeated), perm=[1, 0])
+        rows = net.op("Reshape", rows, net.ints(-1))
+    g.put(net.op("ScatterND", v.name, found, rows), v.dims, v.tame)
+
+
 def resize(g: Growing) -> None:
     """Resize along any axis but the batch's, by scales, by sizes, and with axes."""
     v = g.pick(lambda v: bool(v.axes(2)))
@@ -272,6 +288,6 @@ def _positions(g: Growing, v: Value, axis: int) -> None:
 
 
 INDEXING: tuple[Callable[[Growing], None], ...] = (
-    look_up, look_up, look_up_batch, look_up_elements, write, resize, resize, further_floats, further_floats,
-    further_sizes,
+    look_up, look_up, look_up_batch, look_up_elements, write, write_masked, resize, resize, further_floats,
+    further_floats, further_sizes,
 )  # fmt: skip
