@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from onnxpart.analysis.labels import ByIdentity, Field
+from onnxpart.analysis.repeats import Block, Item, fold
 from onnxpart.inspection import outcomes
 from onnxpart.inspection.sizes import Sizes
 from onnxpart.inspection.tie_graph import Cause, Step, Ties, along
 from onnxpart.page.cards import What, aside, cards, what
-from onnxpart.page.repeats import Block, Item, fold
 from onnxpart.planning.assign import Order
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.planner import duplicated

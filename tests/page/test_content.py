@@ -9,9 +9,9 @@ from onnx import ModelProto
 
 from models import BUILDERS
 from onnxpart import analyse, load, split
+from onnxpart.analysis.repeats import Block
 from onnxpart.inspection.sizes import measure
 from onnxpart.page.content import MOST_RUNS, Card, Content, content, tree
-from onnxpart.page.repeats import Block
 from onnxpart.planning.planner import partition
 from tests.networks.light import HEAVY
 from tests.networks.net import Net

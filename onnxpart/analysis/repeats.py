@@ -1,4 +1,4 @@
-"""Cards that follow one another again and again -> blocks with a count."""
+"""What follows one another again and again -> blocks with a count. A card is whatever is folded here."""
 
 from __future__ import annotations
 

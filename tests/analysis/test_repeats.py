@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxpart.page.repeats import Block, Item, fold
+from onnxpart.analysis.repeats import Block, Item, fold
 
 
 def chain(text: str) -> list[list[int]]:
