@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from onnxpart.analysis import rules
     from onnxpart.analysis.analysis import Analysis
     from onnxpart.analysis.walk import analyse
+    from onnxpart.emission.shallow import shallow
     from onnxpart.emission.split import Split, split
     from onnxpart.errors import MergeError, ModelError, OnnxpartError, PartitionError, UsageError, VerificationError
     from onnxpart.frontend import surgeon
@@ -61,6 +62,7 @@ __all__ = [
     "plan",
     "rules",
     "scatter",
+    "shallow",
     "split",
     "surgeon",
     "unit_graph",
@@ -75,6 +77,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "analysis.analysis": ("Analysis",),
     "analysis.walk": ("analyse",),
+    "emission.shallow": ("shallow",),
     "emission.split": (
         "Split",
         "split",

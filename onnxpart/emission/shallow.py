@@ -1,0 +1,101 @@
+"""A network with fewer of the blocks that it repeats."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import helper
+
+from onnxpart.analysis.stacks import Stack, stacks
+from onnxpart.errors import PartitionError, UsageError
+from onnxpart.frontend.load import load
+from onnxpart.ir.model import Model
+from onnxpart.ir.protos import keep, live, metadata_of, set_repeated
+from onnxpart.ir.redraft import redraft
+from onnxpart.storage.draft import Draft
+
+METADATA = "onnxpart.depth"
+"""Key under which a shallow network says of which deep one it is."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How a deep network comes from a shallow one.
+
+    `digest`: the deep network's. `sources`: for each of its stacks, and each block there, the number of the block that
+    it starts as: the first ones as themselves, the others as these again and again.
+    """
+
+    digest: str
+    sources: tuple[tuple[int, ...], ...]
+
+    def kept(self, stack: int) -> int:
+        """How many blocks of a stack the shallow network has: the first ones."""
+        return max(self.sources[stack]) + 1
+
+    def to_json(self) -> str:
+        """The text that a model carries."""
+        return json.dumps({"digest": self.digest, "sources": self.sources})
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> Depth | None:
+        """What a model says; None where it says nothing that can be read."""
+        try:
+            found = json.loads(metadata_of(proto).get(METADATA, ""))
+            return cls(str(found["digest"]), tuple(tuple(map(int, each)) for each in found["sources"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def shallow(model: Model | onnx.ModelProto | str | os.PathLike[str], blocks: int) -> onnx.ModelProto:
+    """The network with fewer of the blocks that it repeats (see `draft_shallow`).
+
+    :raises ModelError: for an unusable model. :raises PartitionError: when it has no blocks that repeat.
+    :raises UsageError: when no stack has more than `blocks`, or that is less than 1.
+    """
+    return draft_shallow(model if isinstance(model, Model) else load(model), blocks).model()
+
+
+def draft_shallow(model: Model, blocks: int) -> Draft:
+    """The network with the first `blocks` blocks of each stack that has more; the others are left out.
+
+    Everything else, and all names, stay. Its metadata say which block of the whole starts as which (see `Depth`).
+
+    :raises PartitionError: when it has no blocks that repeat.
+    :raises UsageError: when no stack has more than `blocks`, or that is less than 1.
+    """
+    found = stacks(model)
+    if not found:
+        raise PartitionError(
+            f"{model.name} has no blocks that repeat: nowhere in its graph do operators with parameters of the same "
+            "shapes follow one another alike, each block reading only the one before; train it at its full depth."
+        )
+    counts = [len(stack.blocks) for stack in found]
+    if not 1 <= blocks < max(counts):
+        told = f"stacks of {', '.join(map(str, counts))}" if len(counts) > 1 else f"a stack of {counts[0]}"
+        raise UsageError(f"{model.name} has {told} blocks; keep from 1 to {max(counts) - 1} of them, not {blocks}.")
+    depth = Depth(model.digest, tuple(tuple(b % min(blocks, count) for b in range(count)) for count in counts))
+    return redraft(_without(model, [(stack, depth.kept(i)) for i, stack in enumerate(found)], depth))
+
+
+def _without(model: Model, kept: Sequence[tuple[Stack, int]], depth: Depth) -> Model:
+    """The model with so many blocks of its stacks; the last one kept gives what the last one gave."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    graph = proto.graph
+    left_out = {i for stack, count in kept for block in stack.blocks[count:] for i in block}
+    renamed = {stack.exits[count - 1]: stack.exits[-1] for stack, count in kept}
+    nodes = [node for i, node in enumerate(graph.node) if i not in left_out]
+    for node in nodes:
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    nodes, used = live(nodes, model.outputs)
+    set_repeated(graph.node, nodes)
+    keep(graph.sparse_initializer, lambda tensor: tensor.values.name in used)
+    keep(graph.initializer, lambda tensor: tensor.name in used)
+    keep(graph.value_info, lambda value: value.name in used and value.name not in renamed)
+    helper.set_model_props(proto, metadata_of(proto) | {METADATA: depth.to_json()})
+    return replace(model, proto=proto, constants=model.constants & used, parameters=model.parameters & used)
