@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -22,7 +22,7 @@ class Stack:
     They are alike in operators, attributes, constants, shapes of parameters and wiring. `blocks`: of each block the
     nodes, by their index in the graph, in the same order in all. `entry`: the value that the first block reads and all
     others have from the one before. `exits`: what each block gives, of the entry's shape and type. `initializers`: of
-    each block the floats that it reads and that aren't Constant nodes, once for each time, in the same order in all.
+    each block those that it reads and that training changes, once for each time, in the same order in all.
     """
 
     blocks: tuple[tuple[int, ...], ...]
@@ -132,8 +132,7 @@ class _Finder:
             del blocks[0], exits[0], entries[0]
         if not entries or entries[0] is None or entries[1:] != exits[: len(entries) - 1]:
             return None
-        floats = tuple(tuple(self._floats(block)) for block in blocks)
-        stack = Stack(tuple(blocks), entries[0], tuple(exits), floats)
+        stack = Stack(tuple(blocks), entries[0], tuple(exits), tuple(map(self._trained, blocks)))
         return stack if self._closed(stack) else None
 
     def _passed(self, blocks: Sequence[Sequence[int]]) -> str | None:
@@ -196,9 +195,14 @@ class _Finder:
         """Whether the first block reads a value of the same shape, which is known, and type as the others do."""
         return entry is not None and entry in self.shapes.shape and self._kind(entry) == self._kind(passed)
 
+    def _trained(self, block: Sequence[int]) -> tuple[str, ...]:
+        """The initializers that a block reads and that training changes."""
+        read = (name for i in block for name in self.nodes[i].input if name in self.model.initializers)
+        return tuple(filter(self.model.trainable, read))
+
     def _closed(self, stack: Stack) -> bool:
         """Whether blocks have parameters, and nothing but the next block reads anything of one that isn't the last."""
-        if not any(map(self.model.trainable, stack.initializers[0])):
+        if not stack.initializers[0]:
             return False
         outputs = set(self.model.outputs)
         for number, block in enumerate(stack.blocks):
@@ -213,12 +217,6 @@ class _Finder:
                 if left or name in outputs:
                     return False
         return True
-
-    def _floats(self, block: Sequence[int]) -> Iterator[str]:
-        """The floats that a block reads and that training may change."""
-        for name in (name for i in block for name in self.nodes[i].input):
-            if name in self.model.initializers and name not in self.model.constants and self.model.is_float(name):
-                yield name
 
 
 def _depth_first(finder: _Finder) -> list[int]:
