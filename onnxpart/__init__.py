@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxpart.inspection.explain import Why, why
     from onnxpart.ir.model import Model
     from onnxpart.merging.cross_weights import draw_edges
+    from onnxpart.merging.deepen import deepen, deepen_state, growth
     from onnxpart.merging.hierarchy import merge_states_to, merge_to, within
     from onnxpart.merging.merge import merge, scatter, unmerge
     from onnxpart.merging.net2wider import widen
@@ -50,8 +51,11 @@ __all__ = [
     "arrays",
     "check_conditions",
     "cut",
+    "deepen",
+    "deepen_state",
     "draw_edges",
     "graph",
+    "growth",
     "load",
     "merge",
     "merge_states",
@@ -101,6 +105,7 @@ _HOMES = {
     ),
     "ir.model": ("Model",),
     "merging.cross_weights": ("draw_edges",),
+    "merging.deepen": ("deepen", "deepen_state", "growth"),
     "merging.hierarchy": (
         "merge_states_to",
         "merge_to",

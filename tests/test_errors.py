@@ -15,9 +15,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from models import BUILDERS
-from onnxpart import MergeError, ModelError, UsageError, analyse, load, merge, plan, split
+from onnxpart import MergeError, ModelError, UsageError, analyse, load, merge, plan, shallow, split
 from onnxpart.cli import app as cli
+from onnxpart.emission.shallow import METADATA
 from onnxpart.planning.plan import Plan
+from onnxpart.storage.onnx_file import save
 from onnxpart.storage.safetensors import save_arrays
 from tests.networks.copies import restored
 
@@ -498,6 +500,41 @@ def split_with(model: ModelProto, planned: Plan) -> None:
 @pytest.mark.usefixtures("here")
 def test_folder_that_is_no_split() -> None:
     assert refused("merge", "nowhere") == "nowhere holds no plan; name a folder that `onnxpart split` wrote."
+
+
+# -- depth ------------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_that_are_not_there(here: Path) -> None:
+    onnx.save_model(BUILDERS["residual"](), "deep.onnx")
+    assert refused("shallow", "chain.onnx", "--blocks", 1, "-o", "s.onnx").startswith(
+        "chain.onnx has no blocks that repeat: "
+    )
+    assert refused("shallow", "deep.onnx", "--blocks", 2, "-o", "s.onnx", code=2) == (
+        "deep.onnx has a stack of 2 blocks; keep at least 1 and fewer than 2 of them, not 2."
+    )
+    assert sorted(p.name for p in here.iterdir()) == ["chain.onnx", "deep.onnx"]
+
+
+def test_deepening_what_is_of_no_deep_network(here: Path) -> None:
+    onnx.save_model(BUILDERS["residual"](), "deep.onnx")
+    assert refused("deepen", "chain.onnx", "deep.onnx", "-o", "d.onnx") == (
+        "chain.onnx doesn't say of which network it is; give one that `shallow` made."
+    )
+    save(shallow("deep.onnx", 1), "s.onnx")
+    assert refused("deepen", "s.onnx", "chain.onnx", "-o", "d.onnx") == (
+        "chain.onnx isn't the network that s.onnx was made of; give that one."
+    )
+    assert not (here / "d.onnx").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"digest": "", "sources": [[1]]}', '{"digest": "", "sources": [[-1]]}'])
+@pytest.mark.usefixtures("here")
+def test_what_a_shallow_network_says_was_damaged(text: str) -> None:
+    made = shallow(BUILDERS["residual"](), 1)
+    helper.set_model_props(made, {METADATA: text})
+    save(made, "s.onnx")
+    assert "doesn't say of which network it is" in refused("deepen", "s.onnx", "chain.onnx", "-o", "d.onnx")
 
 
 # -- output -----------------------------------------------------------------------------------------------------------

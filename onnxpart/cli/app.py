@@ -15,8 +15,8 @@ import typer
 
 from onnxpart import __version__
 from onnxpart.analysis.walk import analyse
-from onnxpart.cli import reporting, tables, training
-from onnxpart.cli.training import EdgesText, edges_of
+from onnxpart.cli import depth, reporting, tables, training
+from onnxpart.cli.training import EdgesText, Force, Json, ModelFile, edges_of
 from onnxpart.emission.initial import INITS
 from onnxpart.emission.split import part_files, split
 from onnxpart.errors import OnnxpartError, UsageError
@@ -47,11 +47,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Cut an ONNX network across its width into parts that train apart, and merge them into the whole.",
 )
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder that `onnxpart split` wrote.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Outputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -70,7 +68,6 @@ Html = Annotated[
         help="Draw it as a page too: the layers, their units by part, what is shared, and why; replaces a page there.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def _reported(command: Callable[P, None]) -> Callable[P, None]:
@@ -356,6 +353,8 @@ def verify_(source: Folder, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+app.command("shallow")(_reported(depth.shallow))
+app.command("deepen")(_reported(depth.deepen))
 app.command("estimate")(_reported(training.estimate))
 app.command("train")(_reported(training.train))
 app.command("fit")(_reported(training.fit))

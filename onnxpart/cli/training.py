@@ -45,6 +45,8 @@ EdgesText = Annotated[
     ),
 ]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Outputs = Annotated[
     str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
 ]
@@ -106,7 +108,7 @@ class Training:
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoints of a run that was cut short.")
     ] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
+    as_json: Json = False
 
     def options(self) -> RunOptions:
         """Return the options as the training takes them.
@@ -276,7 +278,7 @@ def fit(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Train the whole alone, too, and tell which was sooner as good.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Force = False,
 ) -> None:
     """Split a network, train its parts, merge them, and train the whole on.
 

@@ -46,9 +46,11 @@ class Depth:
         """What a model says; None where it says nothing that can be read."""
         try:
             found = json.loads(metadata_of(proto).get(METADATA, ""))
-            return cls(str(found["digest"]), tuple(tuple(map(int, each)) for each in found["sources"]))
+            result = cls(str(found["digest"]), tuple(tuple(map(int, each)) for each in found["sources"]))
         except (KeyError, TypeError, ValueError):
             return None
+        known = all(0 <= source <= block for each in result.sources for block, source in enumerate(each))
+        return result if known else None
 
 
 def shallow(model: Model | onnx.ModelProto | str | os.PathLike[str], blocks: int) -> onnx.ModelProto:
@@ -77,7 +79,7 @@ def draft_shallow(model: Model, blocks: int) -> Draft:
     counts = [len(stack.blocks) for stack in found]
     if not 1 <= blocks < max(counts):
         told = f"stacks of {', '.join(map(str, counts))}" if len(counts) > 1 else f"a stack of {counts[0]}"
-        raise UsageError(f"{model.name} has {told} blocks; keep from 1 to {max(counts) - 1} of them, not {blocks}.")
+        raise UsageError(f"{model.name} has {told} blocks; keep at least 1 and fewer than {max(counts)} of them, not {blocks}.")
     depth = Depth(model.digest, tuple(tuple(b % min(blocks, count) for b in range(count)) for count in counts))
     return redraft(_without(model, [(stack, depth.kept(i)) for i, stack in enumerate(found)], depth))
 

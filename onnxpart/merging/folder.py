@@ -228,7 +228,7 @@ def merge_folder(
     plan = read_plan(folder)
     read = _files_read(folder, plan, parts)
     if out is not None:
-        _check_model(out, force, read)
+        check_model(out, force, read)
     if initializers is not None:
         check_file(initializers, force, read)
     if out is not None and initializers is not None and out.resolve() == initializers.resolve():
@@ -248,7 +248,7 @@ def merge_folder(
     if out is not None:
         states = _states(folder, plan, parts)
         state = merge_states(plan, states, into=into, normalize=normalize) if states else None
-        _save(whole, state, out)
+        save_filled(whole, state, out)
     kept, others = ([name for name in network if edges.keeps(name) == keeps] for keeps in (True, False))
     return Merged(sorted(merged), kept, others, edges.spread)
 
@@ -312,12 +312,12 @@ def widen_part(
     """
     folder = part.parent if folder is None else folder
     plan = read_plan(folder)
-    _check_model(out, force, _files_read(folder, plan, [part]))
+    check_model(out, force, _files_read(folder, plan, [part]))
     arrays = stored_arrays(part if part.suffix == ".safetensors" else _of_plan(plan, part))
     network = original(folder, plan)
     (arrays,) = in_types_of(network, [arrays])
     widened = widen_streams(analyse(network), plan, arrays, into=into, noise=noise, seed=seed)
-    _save(filled(network if into == "original" else read_whole(folder, plan), widened), None, out)
+    save_filled(filled(network if into == "original" else read_whole(folder, plan), widened), None, out)
     return sorted(widened)
 
 
@@ -327,13 +327,13 @@ def _files_read(folder: Path, plan: Plan, parts: Sequence[Path] | None) -> list[
     return [folder / PLAN, folder / WHOLE, folder / ORIGINAL, *parts, *(state_file(part) for part in parts)]
 
 
-def _check_model(path: Path, force: bool, read: list[Path]) -> None:
+def check_model(path: Path, force: bool, read: list[Path]) -> None:
     """Refuse to write a model and its optimiser's state where something is that mustn't be replaced."""
     check_file(path, force, read)
     check_file(state_file(path), True, read)
 
 
-def _save(draft: Draft, state: OptimizerState | None, path: Path) -> None:
+def save_filled(draft: Draft, state: OptimizerState | None, path: Path) -> None:
     """Write a model that says where it is from, and its optimiser's state, both at once."""
     found = metadata_of(draft.proto)
     if METADATA not in found:

@@ -46,7 +46,7 @@ def test_the_last_block_may_be_the_output() -> None:
 
 @pytest.mark.parametrize("blocks", [0, 4, 9])
 def test_as_many_blocks_or_none(blocks: int) -> None:
-    with pytest.raises(UsageError, match=f"has a stack of 4 blocks; keep from 1 to 3 of them, not {blocks}."):
+    with pytest.raises(UsageError, match=f"has a stack of 4 blocks; keep at least 1 and fewer than 4 of them, not {blocks}."):
         shallow(residual_mlp(), blocks)
 
 
@@ -62,7 +62,7 @@ def test_stacks_that_are_short_enough_stay() -> None:
         x = net.op("Add", x, net.linear(net.op("Relu", net.linear(x, 6, width)), width, 6))
     model = load(net.model(x))
     assert Depth.of(shallow(model, 2)) == Depth(model.digest, ((0, 1, 0), (0, 1)))
-    with pytest.raises(UsageError, match="has stacks of 3, 2 blocks; keep from 1 to 2 of them, not 3"):
+    with pytest.raises(UsageError, match="has stacks of 3, 2 blocks; keep at least 1 and fewer than 3 of them, not 3"):
         shallow(model, 3)
 
 
