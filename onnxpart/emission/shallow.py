@@ -79,7 +79,9 @@ def draft_shallow(model: Model, blocks: int) -> Draft:
     counts = [len(stack.blocks) for stack in found]
     if not 1 <= blocks < max(counts):
         told = f"stacks of {', '.join(map(str, counts))}" if len(counts) > 1 else f"a stack of {counts[0]}"
-        raise UsageError(f"{model.name} has {told} blocks; keep at least 1 and fewer than {max(counts)} of them, not {blocks}.")
+        raise UsageError(
+            f"{model.name} has {told} blocks; keep at least 1 and fewer than {max(counts)} of them, not {blocks}."
+        )
     depth = Depth(model.digest, tuple(tuple(b % min(blocks, count) for b in range(count)) for count in counts))
     return redraft(_without(model, [(stack, depth.kept(i)) for i, stack in enumerate(found)], depth))
 

@@ -19,9 +19,9 @@ T = TypeVar("T")
 class Run:
     """One seed of one way to train. `metric` is the name of the test metric, which is better when lower.
 
-    `stages`: (`k`, `epochs`) each; k = 1 is the whole. `curve`: points after `epoch` epochs in all, of a `part` of a
-    `stage` or, where part is None, of the whole. `final`: `loss` and `metric`. `edges`: how new edges start (0: zero).
-    `lr`: the rate, as a share of the experiment's.
+    `stages`: (`k`, `epochs`) each; k = 1 is the whole; `blocks`, where a shallow network has but so many of each stack.
+    `curve`: points after `epoch` epochs in all, of a `part` of a `stage` or, where part is None, of the whole. `final`:
+    `loss` and `metric`. `edges`: how new edges start (0: zero). `lr`: the rate, as a share of the experiment's.
     """
 
     experiment: str
@@ -47,7 +47,7 @@ class Run:
             self.rate,
             self.edges,
             self.lr,
-            tuple((stage["k"], stage["epochs"]) for stage in self.stages),
+            tuple((stage["k"], stage["epochs"], stage.get("blocks", 0)) for stage in self.stages),
         )
 
     @property
@@ -66,7 +66,8 @@ class Run:
 class Times:
     """Seconds of an epoch: of the `whole`, the `duplicated` whole, and one part when cut into `"2"`, ...
 
-    `together`: of all parts on one machine. `parameters` and `macs` are of the whole (`"1"`) and of one part.
+    `together`: of all parts on one machine. `parameters` and `macs` are of the whole (`"1"`) and of one part. Those
+    with 3 blocks of each stack are `"whole/3"`, `"1/3"` and `"2/3"`.
     """
 
     experiment: str
@@ -84,20 +85,24 @@ class Times:
         :raises ModelError: when one of its networks wasn't timed.
         """
         if run.method in ("whole", "duplicated"):
-            return (run.epochs * self._whole(run),) * 2
-        untimed = next((s["k"] for s in run.stages if s["k"] > 1 and str(s["k"]) not in self.together), None)
-        if untimed is not None:
-            name = run.experiment
-            raise ModelError(f"{name}: parts of K={untimed} weren't timed; run scripts/paper/times {name}.")
+            return (run.epochs * self.epoch[self._whole(run)],) * 2
         series = parallel = 0.0
         for stage in run.stages:
-            part = self._whole(run) if stage["k"] == 1 else self.epoch[str(stage["k"])]
-            parallel += stage["epochs"] * part
-            series += stage["epochs"] * (part if stage["k"] == 1 else self.together[str(stage["k"])])
+            of = f"/{stage['blocks']}" if stage.get("blocks") else ""
+            part, together = f"{stage['k']}{of}", self.together
+            if stage["k"] == 1:
+                part, together = f"whole{of}" if of else self._whole(run), self.epoch
+            if part not in together:
+                name = run.experiment
+                raise ModelError(f"{name}: parts of K={part} weren't timed; run scripts/paper/times {name}.")
+            parallel += stage["epochs"] * self.epoch[part]
+            series += stage["epochs"] * together[part]
         return None if run.method == "widen" else series, parallel
 
-    def _whole(self, run: Run) -> float:
-        return self.epoch["whole" if run.method == "whole" else "duplicated" if "duplicated" in self.epoch else "whole"]
+    def _whole(self, run: Run) -> str:
+        """The whole that a run trains: where no part is merged into it, it is the network itself."""
+        divided = run.method != "whole" and any(stage["k"] > 1 for stage in run.stages)
+        return "duplicated" if (divided or run.method == "duplicated") and "duplicated" in self.epoch else "whole"
 
 
 @dataclass(frozen=True)

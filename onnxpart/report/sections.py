@@ -48,8 +48,14 @@ class Way:
         rate = f", {first.lr:g} times the rate" if first.lr != 1 else ""
         if first.method in ("whole", "duplicated"):
             return f"{first.method}, {first.epochs} epochs{rate}"
-        stages = " + ".join(f"{stage['epochs']} of K={stage['k']}" for stage in first.stages)
+        stages = " + ".join(map(_stage, first.stages))
         return f"{first.method}: {stages}{f', new edges {first.edges:g}' if first.edges else ''}{rate}"
+
+
+def _stage(stage: Mapping[str, int]) -> str:
+    """A stage in words."""
+    blocks = f", {stage['blocks']} blocks" if stage.get("blocks") else ""
+    return f"{stage['epochs']} of K={stage['k']}{blocks}"
 
 
 def ways(runs: Iterable[Run], times: Times) -> list[Way]:

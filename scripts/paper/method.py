@@ -13,6 +13,7 @@ from onnx import ModelProto
 import onnxpart
 from onnxpart import Split
 from onnxpart.merging.cross_weights import Edges
+from onnxpart.merging.deepen import New
 from onnxpart.torch import import_onnx, load_weights
 from onnxpart.torch.data.batch import Loader
 from onnxpart.torch.runs import stages
@@ -23,7 +24,7 @@ from onnxpart.torch.training.losses import Criterion
 from onnxpart.torch.training.settings import EngineKind, Settings
 from onnxpart.torch.training.train import evaluate, train
 
-Method = Literal["whole", "duplicated", "partition", "widen", "levels", "rounds"]
+Method = Literal["whole", "duplicated", "partition", "widen", "levels", "rounds", "deepen", "deepen from zero"]
 Rate = Literal["paper", "cosine", "restart", "recipe"]
 Record: TypeAlias = dict[str, Any]
 RECIPE = Recipe()
@@ -56,10 +57,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Stage:
-    """`k` parts (1: the whole) that are trained for some epochs."""
+    """`k` parts (1: the whole) that are trained for some epochs, with the first `blocks` of their blocks (0: all)."""
 
     k: int
     epochs: int
+    blocks: int = 0
+
+    def header(self) -> Record:
+        """What a run's record says of it."""
+        blocks = {"blocks": self.blocks} if self.blocks else {}
+        return {"k": self.k, "epochs": self.epochs, **blocks}
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Run:
         return {
             "kind": "run", "experiment": task.experiment, "network": task.network, "data": task.data,
             "metric": task.metric, "method": self.method, "rate": self.rate, **given, "seed": seed,
-            "epochs": self.epochs, "stages": [{"k": stage.k, "epochs": stage.epochs} for stage in self.stages],
+            "epochs": self.epochs, "stages": [stage.header() for stage in self.stages],
         }  # fmt: skip
 
 
@@ -110,7 +117,7 @@ class Experiment:
     def __init__(self, task: Task, seed: int) -> None:
         self.task, self.seed, self.model = task, seed, task.model(seed)
         self._splits: dict[tuple[int, str], Split] = {}
-        self._known: dict[tuple[int, Rate, float, int, int], tuple[Networks, list[Record]]] = {}
+        self._known: dict[tuple[int, int, Rate, float, int, int], tuple[Networks, list[Record]]] = {}
 
     def split(self, k: int, rate: Rate = "paper") -> Split:
         """The network in k parts, which start from slices of its weights, scaled where the recipe does so."""
@@ -145,12 +152,13 @@ class Experiment:
         """The same with their curve; those that trained for fewer epochs at the same rates train on."""
         stage = run.stages[0]
         length = stage.epochs if run.rate in ("restart", "recipe") else run.epochs
-        key = (stage.k, run.rate, run.lr, length, stage.epochs)
+        key = (stage.k, stage.blocks, run.rate, run.lr, length, stage.epochs)
         if key not in self._known:
-            networks, start, curve = stages.parts_of(self.split(stage.k, run.rate)), 0, list[Record]()
-            earlier = [known for known in self._known if known[:4] == key[:4] and known[4] < stage.epochs]
+            split, models = self._models(run, 0)
+            networks, start, curve = Networks(split, [import_onnx(model) for model in models]), 0, list[Record]()
+            earlier = [known for known in self._known if known[:5] == key[:5] and known[5] < stage.epochs]
             if earlier:
-                start = max(earlier)[4]
+                start = max(earlier)[5]
                 known, curve = self._known[max(earlier)]
                 for module, arrays in zip(networks.modules, known.weights, strict=True):
                     load_weights(module, arrays)
@@ -158,6 +166,13 @@ class Experiment:
             networks, further = self._train(networks, self.pieces(run, 0, start))
             self._known[key] = networks, curve + further
         return self._known[key]
+
+    def _models(self, run: Run, number: int) -> tuple[Split, list[ModelProto]]:
+        """The networks of a stage, untrained, and the split that they are of."""
+        stage = run.stages[number]
+        split = self.split(max(stage.k, 2), run.rate)  # any for the whole: it is not divided
+        models = [self.model] if stage.k == 1 else split.parts
+        return split, [onnxpart.shallow(model, stage.blocks) if stage.blocks else model for model in models]
 
     def _all_pieces(self, run: Run, first: int = 0) -> list[Piece]:
         """The pieces of all stages from one on: of parts, then of the whole, which is tested as it begins, too."""
@@ -173,16 +188,24 @@ class Experiment:
 
     def _begin(self, run: Run, number: int) -> Callable[[Networks], Networks]:
         """What makes the networks of a stage of those before it."""
+        before, here = run.stages[number - 1 : number + 1]
+        if before.blocks and here.k == before.k:
+            new: New = "zero" if run.method == "deepen from zero" else "copies"
+            models = self._models(run, number)[1]
+            return self._anew(run, partial(stages.deepen_networks, models=models, blocks=before.blocks, new=new))
         if number < len(run.stages) - 1:
             if run.method == "levels":
                 return partial(stages.merge_to_parts, k=run.stages[number].k)
             return lambda before: stages.divide_anew(before, self._divided(run, number))
         if run.method == "widen":
             return partial(stages.widen_part, seed=self.seed)
-        merged = partial(stages.merge_parts, edges=Edges(run.edges, seed=self.seed))
+        return self._anew(run, partial(stages.merge_parts, edges=Edges(run.edges, seed=self.seed)))
+
+    def _anew(self, run: Run, begin: Callable[[Networks], Networks]) -> Callable[[Networks], Networks]:
+        """The same with optimisers that start anew, where the recipe's do."""
         if run.rate == "recipe" and not RECIPE.merges_state(self.task.settings.optimizer):
-            return lambda before: replace(merged(before), states=None)
-        return merged
+            return lambda before: replace(begin(before), states=None)
+        return begin
 
     def _divided(self, run: Run, number: int) -> Networks:
         """The untrained parts of a round, divided at random."""
@@ -215,7 +238,8 @@ class Experiment:
         elif run.rate == "recipe":
             first = sum(stage.epochs for stage in run.stages[:number])
             span = range(first, first + run.stages[number].epochs)
-            yield RECIPE.whole(settings, span) if k == 1 else RECIPE.parts(settings, k, span.stop), range(start, stop)
+            last = number == len(run.stages) - 1
+            yield RECIPE.whole(settings, span) if last else RECIPE.parts(settings, k, span.stop), range(start, stop)
         elif run.rate == "cosine":
             yield replace(settings, epochs=total, schedule="cosine"), range(start, stop)
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from onnx import ModelProto
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,15 +49,22 @@ def regression(seed: int, _: Path | None) -> Task:
                 F.mse_loss, F.mse_loss, settings, every=2, restart=0.5)  # fmt: skip
 
 
-def language(seed: int, _: Path | None) -> Task:
+def reading(name: str, network: str, build: Callable[..., ModelProto], epochs: int, samples: int, seed: int,
+            _: Path | None) -> Task:  # fmt: skip
     """A transformer that reads Python's help texts, character by character."""
     learn, test, kinds = data.text()
     length = 64
-    settings = Settings(16, optimizer="adam", lr=0.001, device="cpu")
-    return Task("language", "a transformer of two blocks, width 256", "Python's help texts, by character",
-                "bits per character", lambda s: gpt(s, kinds, length), data.Windows(learn, length, 16, 480, seed),
+    settings = Settings(epochs, optimizer="adam", lr=0.001, device="cpu")
+    return Task(name, network, "Python's help texts, by character", "bits per character",
+                lambda s: build(s, kinds, length), data.Windows(learn, length, 16, samples, seed),
                 data.Windows(test, length, 32, 256, random=False), entropy, bits, settings, every=2,
                 restart=0.5)  # fmt: skip
+
+
+language = partial(reading, "language", "a transformer of two blocks, width 256", gpt, 16, 480)
+depth = partial(
+    reading, "depth", "a transformer of twelve blocks, width 128", partial(gpt, width=128, heads=4, blocks=12), 32, 320
+)
 
 
 def vision(
@@ -87,13 +95,15 @@ def merged(k: int, at: int, epochs: int, rate: Rate, edges: float = 0.0) -> Run:
 class Plan:
     """What an experiment does: its task by seed, the runs, and the numbers of parts whose steps are timed.
 
-    `diversity`: numbers of parts, and the epoch, at which the parts' beliefs are compared.
+    `blocks`: numbers of blocks with which they are timed, besides all. `diversity`: numbers of parts, and the epoch, at
+    which the parts' beliefs are compared.
     """
 
     task: Callable[[int, Path | None], Task]
     runs: tuple[Run, ...]
     parts: tuple[int, ...]
     diversity: tuple[tuple[int, ...], int] = ((), 0)
+    blocks: tuple[int, ...] = ()
 
 
 def _table2() -> tuple[Run, ...]:
@@ -103,8 +113,8 @@ def _table2() -> tuple[Run, ...]:
     return (*begin, *(Run(method, stages, "paper") for method in ("partition", "widen") for stages in ends))
 
 
-def recipe(*stages: tuple[int, int], lr: float = 1.0, method: Method = "partition") -> Run:
-    """What `fit` does by itself: (k, epochs) of each stage, at a share of the task's rate."""
+def recipe(*stages: tuple[int, ...], lr: float = 1.0, method: Method = "partition") -> Run:
+    """What `fit` does by itself: (k, epochs) of each stage, and blocks, at a share of the task's rate."""
     return Run("whole" if len(stages) == 1 else method, tuple(Stage(*stage) for stage in stages), "recipe", lr=lr)
 
 
@@ -191,5 +201,17 @@ PLANS = {
             recipe((4, 16), (1, 3), method="widen"),
         ),
         (2, 4, 8),
+    ),
+    "depth": Plan(
+        depth,
+        (
+            *(recipe((1, 32), lr=lr) for lr in (1, 0.5, 2)),
+            recipe((1, 20)),
+            *(recipe((1, 32, blocks), (1, 8), method="deepen") for blocks in (3, 1)),
+            recipe((1, 32, 3), (1, 8), method="deepen from zero"),
+            recipe((2, 32, 3), (2, 0), (1, 8), method="deepen"),
+        ),
+        (2,),
+        blocks=(1, 3),
     ),
 }

@@ -38,15 +38,16 @@ def measured(plan: Plan, rounds: int) -> dict[str, Any]:
     """Seconds of an epoch of each network, medians over rounds in which they take turns, and their sizes."""
     task = plan.task(0, None)
     model = task.model(0)
-    splits = {k: onnxpart.split(model, k) for k in plan.parts}
-    networks: dict[str, ModelProto] = {"whole": model}
+    shallow = {"": model, **{f"/{blocks}": onnxpart.shallow(model, blocks) for blocks in plan.blocks}}
+    splits = {f"{k}{of}": onnxpart.split(each, k) for of, each in shallow.items() for k in plan.parts}
+    networks: dict[str, ModelProto] = {f"whole{of}": each for of, each in shallow.items()}
     if any(split.plan.duplicated_nodes for split in splits.values()):
-        networks["duplicated"] = splits[plan.parts[0]].whole
-    networks |= {str(k): split.parts[0] for k, split in splits.items()}
+        networks["duplicated"] = splits[str(plan.parts[0])].whole
+    networks |= {name: split.parts[0] for name, split in splits.items()}
     engines: dict[str, Engine] = {name: Series(job_of([each], task), CPU) for name, each in networks.items()}
-    for k, split in splits.items():
+    for name, split in splits.items():
         job = job_of(split.parts, task)
-        engines[f"all {k}"] = choose(job, CPU)[0](job, CPU)
+        engines[f"all {name}"] = choose(job, CPU)[0](job, CPU)
     batches = list(task.learn.epoch(0))[:4]
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(rounds + 2):
@@ -57,14 +58,15 @@ def measured(plan: Plan, rounds: int) -> dict[str, Any]:
             if turn > 1:  # the first ones set torch up
                 seconds[name].append((perf_counter() - start) / len(batches))
     epoch = {name: round(len(task.learn) * median(found), 4) for name, found in seconds.items()}
-    sizes = {k: measure(split.analysis, split.plan) for k, split in splits.items()}
-    whole = next(iter(sizes.values())).whole
+    sizes = {name: measure(split.analysis, split.plan) for name, split in splits.items()}
+    each = {f"1{of}": sizes[f"{plan.parts[0]}{of}"].whole for of in shallow}
+    each |= {name: size.parts[0] for name, size in sizes.items()}
     return {
         "kind": "times", "experiment": task.experiment, "network": task.network,
         "epoch": {name: epoch[name] for name in networks},
-        "together": {str(k): epoch[f"all {k}"] for k in splits},
-        "parameters": {"1": whole.parameters, **{str(k): size.parts[0].parameters for k, size in sizes.items()}},
-        "macs": {"1": whole.macs, **{str(k): size.parts[0].macs for k, size in sizes.items()}},
+        "together": {name: epoch[f"all {name}"] for name in splits},
+        "parameters": {name: size.parameters for name, size in each.items()},
+        "macs": {name: size.macs for name, size in each.items()},
     }  # fmt: skip
 
 

@@ -46,7 +46,9 @@ def test_the_last_block_may_be_the_output() -> None:
 
 @pytest.mark.parametrize("blocks", [0, 4, 9])
 def test_as_many_blocks_or_none(blocks: int) -> None:
-    with pytest.raises(UsageError, match=f"has a stack of 4 blocks; keep at least 1 and fewer than 4 of them, not {blocks}."):
+    with pytest.raises(
+        UsageError, match=f"has a stack of 4 blocks; keep at least 1 and fewer than 4 of them, not {blocks}."
+    ):
         shallow(residual_mlp(), blocks)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 MACHINE = {"cpu": "a processor", "python": "3"}
 
 
-SECONDS = {"whole": 10.0, "duplicated": 8.0, "2": 3.0, "4": 1.0, "5": 1.0, "10": 0.5}
+SECONDS = {"whole": 10.0, "duplicated": 8.0, "2": 3.0, "4": 1.0, "5": 1.0, "10": 0.5, "whole/3": 4.0, "2/3": 1.5}
 
 
-def run(experiment: str, method: str, stages: Sequence[tuple[int, int]], seed: int, final: float, **others: Any) -> Any:
-    epochs, merge_at = sum(n for _, n in stages), sum(n for _, n in stages[:-1])
+def run(experiment: str, method: str, stages: Sequence[tuple[int, ...]], seed: int, final: float, **others: Any) -> Any:
+    """A run by (k, epochs) of each stage, and blocks where it has but some."""
+    epochs, merge_at = sum(n for _, n, *_ in stages), sum(n for _, n, *_ in stages[:-1])
     parts = [
         {"epoch": merge_at, "stage": 0, "part": p, "loss": 4 * final, "metric": 3 * final}
         for p in range(stages[0][0])
@@ -25,15 +26,15 @@ def run(experiment: str, method: str, stages: Sequence[tuple[int, int]], seed: i
     return {
         "kind": "run", "experiment": experiment, "network": "a network", "data": "some data", "metric": "error",
         "method": method, "rate": "paper", "seed": seed, "epochs": epochs,
-        "stages": [{"k": k, "epochs": n} for k, n in stages], "curve": [*parts, *whole],
-        "final": {"loss": 1.0, "metric": final}, "machine": MACHINE, **others,
+        "stages": [dict(zip(("k", "epochs", "blocks"), stage, strict=False)) for stage in stages],
+        "curve": [*parts, *whole], "final": {"loss": 1.0, "metric": final}, "machine": MACHINE, **others,
     }  # fmt: skip
 
 
 def times(experiment: str, **others: Any) -> dict[str, Any]:
     return {
         "kind": "times", "experiment": experiment, "network": "a network", "epoch": SECONDS,
-        "together": {"2": 5.0, "4": 3.5, "5": 4.0, "10": 6.0},
+        "together": {"2": 5.0, "4": 3.5, "5": 4.0, "10": 6.0, "2/3": 2.0},
         "parameters": {"1": 431080, "2": 109295}, "macs": {"1": 300, "2": 100}, "machine": MACHINE, **others,
     }  # fmt: skip
 

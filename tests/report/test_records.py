@@ -40,7 +40,7 @@ def test_bad_places(tmp_path: Path) -> None:
         read([tmp_path / "bad.jsonl"])
 
 
-def timed(tmp_path: Path, method: str, stages: list[tuple[int, int]]) -> tuple[float | None, float]:
+def timed(tmp_path: Path, method: str, stages: list[tuple[int, ...]]) -> tuple[float | None, float]:
     """Seconds of a run with the times of `records.times`."""
     found = read([written(tmp_path, [times("language"), run("language", method, stages, 0, 0.1)])])
     last = found.timed("language")
@@ -56,10 +56,12 @@ def timed(tmp_path: Path, method: str, stages: list[tuple[int, int]]) -> tuple[f
         ("partition", [(2, 4), (1, 2)], (4 * 5.0 + 2 * 8.0, 4 * 3.0 + 2 * 8.0)),
         ("levels", [(4, 1), (2, 1), (1, 1)], (3.5 + 5.0 + 8.0, 1.0 + 3.0 + 8.0)),
         ("widen", [(2, 4), (1, 2)], (None, 4 * 3.0 + 2 * 8.0)),
+        ("deepen", [(1, 4, 3), (1, 2)], (4 * 4.0 + 2 * 10.0,) * 2),
+        ("deepen", [(2, 4, 3), (2, 1), (1, 2)], (4 * 2.0 + 5.0 + 2 * 8.0, 4 * 1.5 + 3.0 + 2 * 8.0)),
     ],
 )
 def test_seconds_of_a_run(
-    tmp_path: Path, method: str, stages: list[tuple[int, int]], seconds: tuple[float | None, float]
+    tmp_path: Path, method: str, stages: list[tuple[int, ...]], seconds: tuple[float | None, float]
 ) -> None:
     assert timed(tmp_path, method, stages) == seconds
 
@@ -67,6 +69,8 @@ def test_seconds_of_a_run(
 def test_a_run_whose_networks_were_not_timed(tmp_path: Path) -> None:
     with pytest.raises(OnnxpartError, match="language: parts of K=3 weren't timed; run scripts/paper/times language"):
         timed(tmp_path, "partition", [(3, 1), (1, 1)])
+    with pytest.raises(OnnxpartError, match="language: parts of K=2/5 weren't timed"):
+        timed(tmp_path, "deepen", [(2, 1, 5), (1, 1)])
 
 
 def test_a_run_has_a_way_a_merge_and_a_point_there(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from scripts.paper.gpt import gpt
 from scripts.paper.method import Experiment, Method, Rate, Run, Stage, Task
 from scripts.paper.run import one_seed, records
 from scripts.paper.tasks import PLANS, Plan, alone, merged, recipe
+from scripts.paper.times import measured
 
 
 def task(seed: int, _: Path | None = None) -> Task:
@@ -199,6 +200,31 @@ def test_the_language_model_divides() -> None:
     )
     record = Experiment(small, 0).run(merged(2, 2, 4, "cosine"))
     assert record["final"]["metric"] < record["curve"][0]["metric"]
+
+
+def test_a_shallow_model_grows_deep() -> None:
+    """From zero the metric stays; parts grow deep, too, before they merge."""
+    network = partial(gpt, kinds=11, length=8, width=16, heads=4, blocks=2)
+    tokens = torch.arange(101) % 11
+    windows = data.Windows(tokens, 8, 4, 8), data.Windows(tokens, 8, 4, 8, random=False)
+    small = replace(
+        PLANS["depth"].task(0, None), model=network, learn=windows[0], test=windows[1], settings=Settings(4, "adam")
+    )
+    experiment = Experiment(small, 0)
+    zero, copies = (
+        experiment.run(recipe((1, 2, 1), (1, 2), method=method))["curve"] for method in ("deepen from zero", "deepen")
+    )
+    assert zero[1]["metric"] == zero[0]["metric"] == copies[0]["metric"] != copies[1]["metric"]
+    assert zero[2]["metric"] < zero[1]["metric"]
+    record = experiment.run(recipe((2, 2, 1), (2, 0), (1, 2), method="deepen"))
+    assert record["stages"] == [{"k": 2, "epochs": 2, "blocks": 1}, {"k": 2, "epochs": 0}, {"k": 1, "epochs": 2}]
+    assert [(p["epoch"], p["stage"], p["part"]) for p in record["curve"]] == [
+        (2, 0, 0), (2, 0, 1), (2, 2, None), (4, 2, None)
+    ]  # fmt: skip
+    found = measured(replace(PLANS["depth"], task=lambda *_: small, blocks=(1,)), 1)
+    assert found["epoch"].keys() == {"whole", "whole/1", "duplicated", "2", "2/1"}
+    assert found["together"].keys() == {"2", "2/1"}
+    assert found["macs"]["1/1"] < found["macs"]["1"]
 
 
 def test_each_task_has_a_batch_that_fits() -> None:

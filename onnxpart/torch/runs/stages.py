@@ -1,7 +1,8 @@
 """The method in memory: stages of networks that train side by side, each made of those of the stage before.
 
 Parts merge into the whole (section 2.2) or into fewer and larger parts (section 4), the whole is divided anew
-(independent subnet training, Yuan et al., VLDB 2022), or filled with copies of one part (Net2WiderNet).
+(independent subnet training, Yuan et al., VLDB 2022), or filled with copies of one part (Net2WiderNet). Networks with
+few of their blocks become deep ones (gradual stacking).
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from onnxpart.emission.shallow import shallow
 from onnxpart.emission.split import Split
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.trainable import frozen
 from onnxpart.merging.cross_weights import ZERO, Edges, fill_edges
+from onnxpart.merging.deepen import New, deepen, deepen_state, growth
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, merge, unmerge
 from onnxpart.merging.net2wider import widen
@@ -156,6 +159,22 @@ def widen_part(parts: Networks, *, seed: int = 0, build: Build = import_onnx) ->
     """Fill the duplicated whole with copies of the first part (see `net2wider.widen`); its optimizer starts anew."""
     split = parts.split
     return _whole(split, widen(split.analysis, split.plan, parts.weights[0], seed=seed), None, build)
+
+
+def deepen_networks(
+    before: Networks, models: Sequence[onnx.ModelProto], blocks: int, new: New = "copies", build: Build = import_onnx
+) -> Networks:
+    """Stack the blocks of each network: weights and optimizer states (see `merging.deepen`); the curves go on.
+
+    :param models: the deep networks, of which these have the first `blocks` blocks of each stack.
+    :param new: how new blocks start.
+    """
+    grown = [growth(model, shallow(model, blocks), new) for model in models]
+    modules = [build(model) for model in models]
+    for module, each, arrays in zip(modules, grown, before.weights, strict=True):
+        load_weights(module, deepen(each, arrays))
+    states = None if before.states is None else list(map(deepen_state, grown, before.states))
+    return replace(before, modules=modules, states=states)
 
 
 def _whole(split: Split, merged: dict[str, Array], states: list[OptimizerState] | None, build: Build) -> Networks:

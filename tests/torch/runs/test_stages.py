@@ -12,14 +12,16 @@ from onnx import helper
 from torch.nn import functional as F
 
 from models import regression_mlp
-from onnxpart import OptimizerState, Split, arrays, split
+from onnxpart import OptimizerState, Split, arrays, shallow, split
 from onnxpart.ir.trainable import FROZEN
 from onnxpart.merging.cross_weights import ZERO, Edges
+from onnxpart.torch import import_onnx
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.runs.stages import (
     Ensemble,
     Networks,
     Stage,
+    deepen_networks,
     divide_anew,
     merge_parts,
     merge_to_parts,
@@ -87,6 +89,26 @@ def test_optimizer_states_are_merged() -> None:
         slots["momentum_buffer"] for name, slots in found[0].slots.items() if slots["momentum_buffer"].shape == (8, 8)
     )
     assert np.abs(weight[:4, :4]).max() > 0 == np.abs(weight[:4, 4:]).max()
+
+
+def test_shallow_parts_grow_deep_with_what_they_learned() -> None:
+    deep = split(regression_mlp(0, inputs=6, hidden=(8,) * 4), 2)
+    first = Networks(deep, [import_onnx(shallow(part, 2)) for part in deep.parts])
+    (before,) = run_stages(first, [Stage("shallow", range(1), SETTINGS)], learn)
+    after = deepen_networks(before, deep.parts, 2)
+    assert after.curves == before.curves
+    assert before.states is not None
+    assert after.states is not None
+    for part, weights, state in zip(deep.parts, after.weights, after.states, strict=True):
+        own = arrays(part)
+        assert {name: array.shape for name, array in weights.items()} == {name: own[name].shape for name in own}
+        hidden = [name for name, array in weights.items() if array.shape == (4, 4)]
+        slots = [state.slots[name]["momentum_buffer"] for name in hidden]
+        assert len(hidden) == 3
+        assert np.array_equal(weights[hidden[2]], weights[hidden[0]]) != np.array_equal(
+            weights[hidden[1]], weights[hidden[0]]
+        )
+        assert np.array_equal(slots[2], slots[0]) != np.array_equal(slots[1], slots[0])
 
 
 def test_new_edges_are_drawn() -> None:
