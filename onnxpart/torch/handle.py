@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from onnxpart.analysis.analysis import Analysis
@@ -22,9 +23,10 @@ from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
 from onnxpart.merging.cross_weights import Edges, between, fill_edges
 from onnxpart.merging.merge import merge
+from onnxpart.merging.optimizer_state import merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
-from onnxpart.storage.rows import stream
+from onnxpart.storage.rows import Array, stream
 from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
@@ -128,11 +130,21 @@ class Handle:
         original = {self.names[key]: to_array(value) for key, value in state.items() if key in self.names}
         filled = fill_edges(plan, {name: stream(array) for name, array in merged.items()}, original, edges)
         merged = {name: rows.array() for name, rows in filled.items()}
-        result = {}
-        for key, value in state.items():
-            array = merged.get(self.names.get(key, ""))
+        return self.state_dict(merged)
+
+    def state_dict(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        """The module's state, versions of its modules included, with arrays in it, by initializer."""
+        result = self.module.state_dict()
+        for key, value in result.items():
+            array = arrays.get(self.names.get(key, ""))
             result[key] = value if array is None else to_tensor(array).to(value)
         return result
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The module's parameters by initializer."""
+        own = dict(self.module.named_parameters(remove_duplicate=False))
+        return {name: own[key] for key, name in self.names.items() if key in own}
 
     @property
     def exact(self) -> bool:
@@ -187,9 +199,14 @@ class Handle:
 
     def whole(self) -> ImportedModule:
         """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
-        result = imported(self.split.whole, _trained(self.module, self.names))
+        result = self.network(self.split.whole)
         merged = merge(self.split.plan, [weights(part) for part in self.parts])
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
+        return result
+
+    def network(self, model: ModelProto) -> ImportedModule:
+        """A model with the module's inputs, results and initializers as a module that is called and trained like it."""
+        result = imported(model, _trained(self.module, self.names))
         if isinstance(self.parts[0].forward, Forward):
             _call_alike(result, self.parts[0].forward.interface)
         _train_alike(result, self.module)
@@ -220,10 +237,8 @@ class Handle:
         :raises UsageError: for another class, other settings, or another number of them.
         :raises MergeError: when they hold different states.
         """
-        own = dict(self.module.named_parameters(remove_duplicate=False))
-        named = {name: own[key] for key, name in self.names.items() if key in own}
-        held = [parameters(part) for part in self.parts]
-        merge_optimizers(self.split.plan, optimizers, held, target, named)
+        merged = partial(merge_states, self.split.plan, into="original")
+        merge_optimizers(merged, optimizers, [parameters(part) for part in self.parts], target, self.parameters)
 
 
 def _norm_of(analysis: Analysis, weight: str) -> set[int]:

@@ -5,38 +5,44 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onnxpart.errors import UsageError
-from onnxpart.merging.optimizer_state import OptimizerState, merge_states
-from onnxpart.planning.plan import Plan
+from onnxpart.merging.optimizer_state import OptimizerState
 from onnxpart.torch.tensors import to_array, to_tensor
 
 State = dict[str, Any]
 """What an optimiser remembers of one parameter: slot -> tensor or number."""
 
 
+class Merge(Protocol):
+    """The states of networks that were trained, and the names of slots that hold squares -> the target's state."""
+
+    def __call__(self, states: Sequence[OptimizerState], /, *, squared: Collection[str]) -> OptimizerState: ...
+
+
 def merge_optimizers(
-    plan: Plan,
+    merge: Merge,
     optimizers: Sequence[Optimizer],
     parameters: Sequence[Mapping[str, nn.Parameter]],
     target: Optimizer,
     own: Mapping[str, nn.Parameter],
 ) -> None:
-    """Merge the state of the parts' optimisers into the target's, by the shapes of what they remember.
+    """Merge the state of optimisers of parts, or of a shallow network, into the target's, by the shapes of its slots.
 
     What has an element for each weight goes like the weights, or by the square of their scale where it grows with the
     square of gradients, which is tried. Numbers, such as step counts, are those of the part with the fewest steps.
     What is of other shapes starts anew, which a warning says. Rates and settings stay those of the target's groups.
 
-    :param optimizers: of one class, one per part in order, as they are or wrapped, as accelerate does.
-    :param parameters: of each part, by initializer. :param target: one of the same class. :param own: the module's
-        parameters, by initializer.
+    :param merge: makes the target's state of what has an element for each weight.
+    :param optimizers: of one class, one per network in order, as they are or wrapped, as accelerate does.
+    :param parameters: of each network, by the target's initializer that goes on from it.
+    :param target: one of the same class. :param own: the module's parameters, by initializer.
     :raises UsageError: for other classes, another number, or a target that remembers more. :raises MergeError: when
         they hold different states.
     """
@@ -59,7 +65,7 @@ def merge_optimizers(
         for state in states
     ]
     squared = {slot for found in tried.values() for slot, (_, square) in found.items() if square}
-    merged = merge_states(plan, [OptimizerState(kinds[0], 0, s) for s in slots], into="original", squared=squared)
+    merged = merge([OptimizerState(kinds[0], 0, s) for s in slots], squared=squared)
     for name in whole:
         fewest = min((s[name] for s in states if name in s), key=lambda state: _steps(state, tried[name]))
         _fill(target.state[own[name]], own[name], tried[name], {**fewest, **merged.slots.get(name, {})})
