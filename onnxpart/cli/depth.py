@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from onnxpart.analysis.walk import analyse
 from onnxpart.cli import tables
 from onnxpart.cli.training import Force, Json, ModelFile
 from onnxpart.emission.shallow import Depth, draft_shallow
 from onnxpart.frontend.load import load
+from onnxpart.ir.model import Model
+from onnxpart.ir.redraft import redraft
 from onnxpart.merging.deepen import New, deepen_file
+from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import save
 from onnxpart.storage.outputs import check_file
+from onnxpart.verification.check import Check, check_growth
 
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Model to write.", show_default=False)]
 
@@ -60,11 +66,24 @@ def deepen(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Stack trained blocks to the deep network."""
+    """Stack trained blocks to the deep network; that it computes the same where new ones add nothing is checked."""
+    found: Check | None = None
+
+    def check(deep: Model, small: Model, draft: Draft) -> None:
+        nonlocal found
+        found = check_growth(analyse(deep), redraft(small), draft)
+
     with tables.busy(f"deepening {source}"):
-        grown = deepen_file(source, network, out, new=new, force=force)
+        grown = deepen_file(source, network, out, new=new, force=force, check=check if new == "zero" else None)
     if as_json:
-        typer.echo(json.dumps({"model": str(out), "new": new, "sources": grown.sources, "zeros": sorted(grown.zeros)}))
+        told = {
+            "sources": grown.sources,
+            "zeros": sorted(grown.zeros),
+            "check": None if found is None else asdict(found),
+        }
+        typer.echo(json.dumps({"model": str(out), "new": new, **told}))
         return
-    told = f", {len(grown.zeros)} of them zero" if grown.zeros else ""
-    tables.console().print(f"filled {len(grown.sources)} initializers of new blocks{told}; wrote {out}")
+    zero = f", {len(grown.zeros)} of them zero" if grown.zeros else ""
+    tables.console().print(f"filled {len(grown.sources)} initializers of new blocks{zero}; wrote {out}")
+    if found is not None:
+        tables.console().print(found.sentence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -181,7 +181,15 @@ def deepened(network: Model, shallow: Model, grown: Growth) -> Draft:
     return filled(network, deepen_streams(grown, {name: rows_of(shallow, name) for name in held}))
 
 
-def deepen_file(shallow: Path, network: Path, out: Path, *, new: New = "copies", force: bool = False) -> Growth:
+def deepen_file(
+    shallow: Path,
+    network: Path,
+    out: Path,
+    *,
+    new: New = "copies",
+    force: bool = False,
+    check: Callable[[Model, Model, Draft], None] | None = None,
+) -> Growth:
     """Fill a deep network from a shallow one into a file; external data go from file to file, row by row.
 
     The state that training left beside the shallow network goes with it (see `deepen_state`).
@@ -191,6 +199,8 @@ def deepen_file(shallow: Path, network: Path, out: Path, *, new: New = "copies",
     :param out: the model to write.
     :param new: how new blocks start (see `New`).
     :param force: replace a file that exists.
+    :param check: tries what is about to be written: it is called with the deep network as it was, the shallow one, and
+        the deep one as it will be. Nothing is written if it raises an error.
     :raises MergeError: when the two don't belong together, or new blocks can't start so (see `growth`).
     :raises ModelError: when a file can't be read or written.
     """
@@ -198,6 +208,8 @@ def deepen_file(shallow: Path, network: Path, out: Path, *, new: New = "copies",
     small, large = load(shallow), load(network)
     grown = growth(large, small, new)
     draft = deepened(large, small, grown)
+    if check is not None:
+        check(large, small, draft)
     states = found_states([shallow])
     save_filled(draft, deepen_state(grown, states[0]) if states else None, out)
     return grown

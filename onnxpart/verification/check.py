@@ -1,4 +1,4 @@
-"""What `onnxpart split` tries of the files that it is about to write, within a budget."""
+"""What `onnxpart split` and `deepen` try of the files that they are about to write, within a budget."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import onnx
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split
 from onnxpart.errors import OnnxpartError, VerificationError
-from onnxpart.inspection.sizes import Sizes
+from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.arrays import array_of
+from onnxpart.planning.planner import plan
+from onnxpart.storage.draft import Draft
 from onnxpart.verification.feeds import inputs
-from onnxpart.verification.oracles import verify
+from onnxpart.verification.oracles import TOLERANCE, growth_deviation, verify
 from onnxpart.verification.runtime import Session, assemble
 
 MOST_BYTES = 1 << 29
@@ -31,17 +33,21 @@ DRAWS = 16
 
 @dataclass(frozen=True)
 class Check:
-    """What came of it: the largest deviation relative to the outputs' spread, or why nothing was tried."""
+    """What came of it: the largest deviation relative to the outputs' spread, or why nothing was tried.
+
+    `holds` is what was found to be so.
+    """
 
     deviation: float | None
     reason: str = ""
+    holds: str = "the whole computes the mean of its parts"
 
     @property
     def sentence(self) -> str:
         """The same in words."""
         if self.deviation is None:
             return f"not checked: {self.reason}"
-        return f"checked in ONNX Runtime: the whole computes the mean of its parts (deviation {self.deviation:.0e})"
+        return f"checked in ONNX Runtime: {self.holds} (deviation {self.deviation:.0e})"
 
 
 def check(split: Split, sizes: Sizes, original: Path | None = None) -> Check:
@@ -54,15 +60,10 @@ def check(split: Split, sizes: Sizes, original: Path | None = None) -> Check:
         for one of which some outputs were chosen.
     :raises VerificationError: when the whole isn't the parts' mean, or can't be run although the original can.
     """
-    if find_spec("onnxruntime") is None:
-        return Check(None, "onnxruntime isn't installed; `pip install onnxruntime`")
-    later = "`onnxpart verify` does it all the same"
-    if sizes.whole.bytes > MOST_BYTES:
-        return Check(None, f"its weights take more than {MOST_BYTES >> 20} MB; {later}")
-    if max(map(prod, split.analysis.shapes.shape.values()), default=0) > MOST_ELEMENTS:
-        return Check(None, f"a tensor has more than {MOST_ELEMENTS:,} elements; {later}")
-    if sizes.whole.macs + sum(part.macs for part in sizes.parts) > MOST_MACS:
-        return Check(None, f"a run takes more than {MOST_MACS // 10**9} billion multiply-accumulates; {later}")
+    macs = sizes.whole.macs + sum(part.macs for part in sizes.parts)
+    reason = _untried(split.analysis, sizes.whole.bytes, macs, "; `onnxpart verify` does it all the same")
+    if reason is not None:
+        return Check(None, reason)
     try:
         verdict = verify(split.analysis, split.plan, parts=split.part_drafts, whole=split.whole_draft, fresh=False)
     except OnnxpartError as error:
@@ -77,6 +78,48 @@ def check(split: Split, sizes: Sizes, original: Path | None = None) -> Check:
             _failed(split, f"{worst.oracle} fails at {worst.worst!r} by {worst.deviation:.0e} of its spread")
         )
     return Check(worst.deviation)
+
+
+def check_growth(analysis: Analysis, shallow: Draft, deep: Draft) -> Check:
+    """Run a shallow network, and the deep one that is to compute the same, and compare them (see `check`).
+
+    :param analysis: of the deep network.
+    :raises VerificationError: when they don't compute the same, or only one of them can be run.
+    """
+    whole = measure(analysis, plan(analysis, 1)).whole
+    reason = _untried(analysis, whole.bytes, 2 * whole.macs)
+    if reason is not None:
+        return Check(None, reason)
+    name = analysis.model.name
+    try:
+        deviation = growth_deviation(analysis, shallow, deep)
+    except OnnxpartError as error:
+        if not _runs(analysis, None):
+            return Check(None, f"ONNX Runtime can't run the model as it came ({error})")
+        raise VerificationError(_mistake(name, f"the deep network can't be run: {error}")) from None
+    if deviation is None:
+        return Check(None, "no output is of floats, which could be compared")
+    if not deviation <= TOLERANCE:
+        raise VerificationError(
+            _mistake(name, f"the deep network's outputs are off by {deviation:.0e} of their spread")
+        )
+    return Check(deviation, holds="the deep network computes what the shallow one does")
+
+
+def _untried(analysis: Analysis, size: int, macs: int, later: str = "") -> str | None:
+    """Why models aren't run; None where they are.
+
+    :param size: bytes of the weights. :param macs: of all that would be run. :param later: what to do about it.
+    """
+    if find_spec("onnxruntime") is None:
+        return "onnxruntime isn't installed; `pip install onnxruntime`"
+    if size > MOST_BYTES:
+        return f"its weights take more than {MOST_BYTES >> 20} MB{later}"
+    if max(map(prod, analysis.shapes.shape.values()), default=0) > MOST_ELEMENTS:
+        return f"a tensor has more than {MOST_ELEMENTS:,} elements{later}"
+    if macs > MOST_MACS:
+        return f"a run takes more than {MOST_MACS // 10**9} billion multiply-accumulates{later}"
+    return None
 
 
 def _runs(analysis: Analysis, original: Path | None) -> bool:
@@ -97,7 +140,8 @@ def _runs(analysis: Analysis, original: Path | None) -> bool:
 
 
 def _failed(split: Split, what: str) -> str:
-    return (
-        f"{split.analysis.model.name}: {what}. This is a mistake of onnxpart's, please report it; nothing was written, "
-        "and --no-check writes it all the same."
-    )
+    return f"{_mistake(split.analysis.model.name, what)[:-1]}, and --no-check writes it all the same."
+
+
+def _mistake(name: str, what: str) -> str:
+    return f"{name}: {what}. This is a mistake of onnxpart's, please report it; nothing was written."

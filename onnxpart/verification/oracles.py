@@ -119,6 +119,22 @@ def verify(
     return Verdict(against, tuple(findings), behind)
 
 
+def growth_deviation(analysis: Analysis, shallow: Draft, deep: Draft, *, seed: int = 0) -> float | None:
+    """How far what a deep network computes is from what the shallow one did that it is made of.
+
+    :param analysis: of the deep network.
+    :param seed: of the inputs, at two sizes of every symbolic dimension.
+    :returns: the largest deviation of an output of floats, relative to its spread; None where there is none.
+    :raises OnnxpartError: when ONNX Runtime can't run the models.
+    """
+    rng = np.random.default_rng(seed)
+    feeds = [inputs(analysis, trial, rng) for trial in ((0, 1) if _symbolic(analysis) else (0,))]
+    before, after = (Session(*assemble(draft.proto, draft.arrays())).run_all(feeds) for draft in (shallow, deep))
+    names = [name for name in analysis.model.outputs if analysis.shapes.dtype.get(name) in FLOATS]
+    deviations = (_deviation(new[n], old[n]) for old, new in zip(before, after, strict=True) for n in names)
+    return max(deviations, default=None)
+
+
 def _on_fresh(
     runs: _Runs, drawn: Sequence[dict[str, Array]], trials: Iterable[int], rng: np.random.Generator
 ) -> list[Finding]:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from onnxpart import arrays, load
+from onnxpart.merging import deepen
 from tests.networks.command import run, run_json
 from tests.networks.deep import residual_mlp
 
@@ -36,7 +37,19 @@ def test_json() -> None:
     assert found == {"model": "s.onnx", "sources": [[0, 1, 2, 0]]}
     found = run_json("deepen", "s.onnx", "deep.onnx", "--new", "zero", "-o", "d.onnx")
     sources = {"up4": "up", "down4": "down"}
+    assert found.pop("check")["deviation"] < 1e-5
     assert found == {"model": "d.onnx", "new": "zero", "sources": sources, "zeros": ["down4"]}
+
+
+@pytest.mark.usefixtures("here")
+def test_that_the_function_is_kept_is_told_or_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("shallow", "deep.onnx", "--blocks", 3, "-o", "s.onnx")
+    told = run("deepen", "s.onnx", "deep.onnx", "--new", "zero", "-o", "d.onnx").stdout
+    assert "checked in ONNX Runtime: the deep network computes what the shallow one does" in told
+    monkeypatch.setattr(deepen, "zeros", lambda *_: frozenset())
+    found = run("deepen", "s.onnx", "deep.onnx", "--new", "zero", "-o", "e.onnx", code=1).stderr
+    assert "the deep network's outputs are off by" in found
+    assert not Path("e.onnx").exists()
 
 
 @pytest.mark.usefixtures("here")

@@ -10,12 +10,15 @@ import pytest
 from onnx import ModelProto
 
 from models.golden import GOLDEN
-from onnxpart import Split, split
+from onnxpart import Split, analyse, growth, load, shallow, split
 from onnxpart.errors import OnnxpartError, VerificationError
 from onnxpart.inspection.sizes import measure
+from onnxpart.merging.deepen import New, deepened
+from onnxpart.storage.draft import Draft
 from onnxpart.verification import check as module
-from onnxpart.verification.check import Check, check
+from onnxpart.verification.check import Check, check, check_growth
 from tests.networks.command import run, run_json
+from tests.networks.deep import residual_mlp
 from tests.networks.net import Net
 
 
@@ -127,6 +130,29 @@ def test_the_file_tells_whether_a_model_ran_as_it_came(tmp_path: Path, monkeypat
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert "onnxruntime isn't installed" in checked(split(GOLDEN["chain"](), 2)).sentence
+
+
+def grown(model: ModelProto, new: New = "zero") -> Check:
+    """What is found of a model that grew from one block."""
+    made, loaded = shallow(model, 1), load(model)
+    draft = deepened(loaded, load(made), growth(loaded, made, new))
+    return check_growth(analyse(loaded), Draft(made), draft)
+
+
+def test_a_deep_network_computes_what_the_shallow_one_did() -> None:
+    found = grown(residual_mlp())
+    assert found.deviation is not None
+    assert found.deviation <= 1e-5
+    with pytest.raises(VerificationError, match="the deep network's outputs are off by"):
+        grown(residual_mlp(), "copies")
+
+
+@pytest.mark.parametrize("limit", ["MOST_BYTES", "MOST_ELEMENTS", "MOST_MACS"])
+def test_what_grew_too_large_is_not_run(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, limit, 10)
+    found = grown(residual_mlp(), "copies")
+    assert found.deviation is None
+    assert "not checked" in found.sentence
 
 
 def test_all_symbols_have_two_sizes() -> None:
