@@ -273,6 +273,15 @@ def fit(
             help=f"The parts' first weights: {', '.join(INITS)}; scaled if omitted, slices in the recipe paper."
         ),
     ] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Blocks of each stack that the parts train with (see shallow); they get the others, as copies, before "
+            "they merge. All if omitted.",
+            show_default=False,
+        ),
+    ] = None,
     edges: EdgesText = "0",
     outputs: Outputs = None,
     baseline: Annotated[
@@ -300,8 +309,8 @@ def fit(
             progress.note(task.objective.note if stage == runs.fit.PARTS else "")
             return progress.stage(stage, epochs, task.loss.metric)
 
-        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "edges": how,
-                "baseline": baseline}  # fmt: skip
+        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "blocks": blocks,
+                "edges": how, "baseline": baseline}  # fmt: skip
         found = runs.fit.fit(loaded, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)
         shown = page.page(content(found.partition, found.sizes))

@@ -192,7 +192,8 @@ class Experiment:
         if before.blocks and here.k == before.k:
             new: New = "zero" if run.method == "deepen from zero" else "copies"
             models = self._models(run, number)[1]
-            return self._anew(run, partial(stages.deepen_networks, models=models, blocks=before.blocks, new=new))
+            grown = [onnxpart.growth(model, onnxpart.shallow(model, before.blocks), new) for model in models]
+            return self._anew(run, partial(stages.deepen_networks, models=models, grown=grown))
         if number < len(run.stages) - 1:
             if run.method == "levels":
                 return partial(stages.merge_to_parts, k=run.stages[number].k)

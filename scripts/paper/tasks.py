@@ -205,11 +205,12 @@ PLANS = {
     "depth": Plan(
         depth,
         (
-            *(recipe((1, 32), lr=lr) for lr in (1, 0.5, 2)),
-            recipe((1, 20)),
+            recipe((1, 32)),
             *(recipe((1, 32, blocks), (1, 8), method="deepen") for blocks in (3, 1)),
             recipe((1, 32, 3), (1, 8), method="deepen from zero"),
             recipe((2, 32, 3), (2, 0), (1, 8), method="deepen"),
+            *(recipe((1, 32), lr=lr) for lr in (2, 0.5)),
+            recipe((1, 20)),
         ),
         (2,),
         blocks=(1, 3),

@@ -244,6 +244,27 @@ def test_external_data_stay_external(here: Path) -> None:
     assert [n for n in listed(".") if n.startswith("big.onnx")] == ["big.onnx", "big.onnx.1.data"]
 
 
+@pytest.mark.usefixtures("here")
+def test_parts_with_few_of_their_blocks_are_deep_when_they_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save_model(BUILDERS["residual"](), "deep.onnx")
+    options = ("--data", "own_samples:samples", "--epochs", 3, "--merge-at", 2, *COMMON)
+    found = run_json("fit", "deep.onnx", "--blocks", 1, "-o", "straight", *options)
+    assert found["blocks"] == 1
+    part = arrays("straight/parts/part0.onnx")
+    for name in ("expand.weight", "project.bias"):
+        assert np.array_equal(part[f"block1.{name}"], part[f"block2.{name}"])
+    whole = arrays("straight/trained.onnx")
+    assert not np.array_equal(whole["block1.expand.weight"], whole["block2.expand.weight"])
+    monkeypatch.delitem(sys.modules, "own_samples")
+    monkeypatch.setenv("STOP", "110")  # in the whole's epoch
+    run("fit", "deep.onnx", "--blocks", 1, "-o", "out", *options, code=130)
+    monkeypatch.delenv("STOP")
+    refused = run("fit", "deep.onnx", "-o", "out", *options, "--resume", code=1)
+    assert ", 1 blocks' there and is " in refused.stderr
+    run("fit", "deep.onnx", "--blocks", 1, "-o", "out", *options, "--resume")
+    assert equal("out/trained.onnx", "straight/trained.onnx")
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_from_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--data", "own_samples:samples", "--epochs", 4, "--merge-at", 2, *COMMON)
     run("fit", "chain.onnx", "-o", "straight", *options)

@@ -1,4 +1,7 @@
-"""The whole method in one call: split, train the parts, merge weights and momenta, train the whole on."""
+"""The whole method in one call: split, train the parts, merge weights and momenta, train the whole on.
+
+Parts may train with few of their blocks, and get the others before they merge.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from statistics import median
 
 from torch import nn
 
+from onnxpart.emission.shallow import shallow
 from onnxpart.emission.split import WHOLE, Split, part_files
 from onnxpart.errors import CheckpointError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
@@ -21,6 +25,7 @@ from onnxpart.ir.redraft import redraft
 from onnxpart.ir.trainable import frozen
 from onnxpart.merging import folder as folders
 from onnxpart.merging.cross_weights import ZERO, Edges
+from onnxpart.merging.deepen import Growth, growth
 from onnxpart.merging.optimizer_state import save_trained
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
@@ -34,6 +39,7 @@ from onnxpart.torch.runs.stages import (
     Networks,
     Stage,
     Train,
+    deepen_networks,
     divide_anew,
     merge_parts,
     parts_of,
@@ -87,6 +93,7 @@ class Fit:
     """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
 
     `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
+    `blocks`: how many of each stack the parts trained with; None where it was all.
     `baseline`: the curve of the whole trained alone, if that was asked for. `note` says where the loss was taken.
     `deviation` is ONNX Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
     weights between parts are as they were in the network.
@@ -106,6 +113,7 @@ class Fit:
     times: Times
     deviation: float
     kept: Sequence[str]
+    blocks: int | None
 
     @property
     def plan(self) -> Plan:
@@ -130,6 +138,7 @@ def fit(
     rounds: int = 1,
     order: str | None = None,
     init: str | None = None,
+    blocks: int | None = None,
     edges: Edges = ZERO,
     baseline: bool = False,
     force: bool = False,
@@ -143,6 +152,8 @@ def fit(
     :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
         `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first weights; the
         recipe's when omitted.
+    :param blocks: of each stack that the parts train with; the others start as copies of these before the merge (see
+        `emission.shallow`). All when omitted.
     :param edges: how the edges between parts start in the whole; those of parameters that the model says are frozen are
         kept, in each round.
     :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare.
@@ -154,15 +165,20 @@ def fit(
     longest = recipe.longest(settings.epochs) if merge_at is None else merge_at
     if not 0 < longest <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
+    if blocks is not None and rounds > 1:
+        raise UsageError("parts with few of their blocks train in one round; leave out --rounds, or --blocks.")
     planned = rounds_of(model, k, longest, rounds, order, settings.seed, init or recipe.init)
     edges.check(planned.last.plan)
     if options.resume:
         _check_same(out, planned.last.plan)
-    task = prepare(list(planned.last.parts), options)
+    parts = planned.last.parts
+    first = parts if blocks is None else [shallow(part, blocks) for part in parts]
+    grown = [] if blocks is None else list(map(growth, parts, first))
+    task = prepare(list(first), options)
     if not options.resume:
         _start(out, planned.last, force, [*model.files, *read_by(options.data)])
     with connected(options.cluster) if options.engine == "ray" else nullcontext():
-        found = _Run(planned, task, options, recipe, out, progress)
+        found = _Run(planned, task, options, recipe, out, progress, blocks, grown)
         return found.fit(edges, stops=merge_at is None and recipe.kind == "auto", baseline=baseline)
 
 
@@ -176,6 +192,8 @@ class _Run:
     recipe: Recipe
     out: Path
     progress: Progress
+    blocks: int | None
+    grown: Sequence[Growth]
 
     def fit(self, edges: Edges, *, stops: bool, baseline: bool) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
@@ -185,6 +203,8 @@ class _Run:
         rounds, task, out = self.rounds, self.task, self.out
         parts, ensemble = self._parts(edges, stops)
         trained = len(parts.curves[0])
+        if self.blocks is not None:
+            parts = deepen_networks(parts, rounds.last.parts, self.grown, task.build)
         files = part_files(out / PARTS, len(parts.modules))
         trained_parts = zip(parts.modules, files, strict=True)
         save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
@@ -208,6 +228,7 @@ class _Run:
             _times(parts.seconds, curve),
             deviation(module, task.objective, out / TRAINED, task.batch()),
             edges.keeping(frozen(rounds.model.proto)).kept(rounds.last.plan),
+            self.blocks,
         )
 
     def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:
@@ -273,7 +294,7 @@ class _Run:
 
     def _trainer(self, told: OnEvent) -> Train:
         """Return what trains the networks of a stage; an engine that was chosen by trial stays."""
-        engine = self.options.engine
+        engine, blocks = self.options.engine, "" if self.blocks is None else f", {self.blocks} blocks"
 
         def train(stage: Stage, networks: Networks) -> list[Result]:
             """Train a stage with checkpoints in the folder of its name."""
@@ -284,7 +305,7 @@ class _Run:
                 stage.epochs,
                 self.out / CHECKPOINTS / stage.name,
                 told,
-                plan=networks.split.plan.digest,
+                plan=f"{networks.split.plan.digest}{blocks}",
                 states=networks.states,
                 seconds=networks.seconds,
             )

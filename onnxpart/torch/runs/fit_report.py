@@ -35,6 +35,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "model": source,
         "trained": str(found.file),
         "k": found.plan.k,
+        "blocks": found.blocks,
         "epochs": epochs,
         "merge_at": found.merge_at,
         "recipe": {**asdict(recipe), "rates": rates},
@@ -139,6 +140,8 @@ def page(data: dict[str, Any]) -> list[str]:
             f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
             "as long. Whether it would be as good, --baseline says."
         )
+    if data["blocks"] is not None:
+        lines.append(f"Until they merged, the parts had {data['blocks']} blocks of each stack.")
     if data["kept"]:
         lines.append(f"Weights between parts stayed as they were in {', '.join(data['kept'])}.")
     return [

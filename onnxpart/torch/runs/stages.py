@@ -15,12 +15,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from onnxpart.emission.shallow import shallow
 from onnxpart.emission.split import Split
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.trainable import frozen
 from onnxpart.merging.cross_weights import ZERO, Edges, fill_edges
-from onnxpart.merging.deepen import New, deepen, deepen_state, growth
+from onnxpart.merging.deepen import Growth, deepen, deepen_state
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, merge, unmerge
 from onnxpart.merging.net2wider import widen
@@ -162,14 +161,12 @@ def widen_part(parts: Networks, *, seed: int = 0, build: Build = import_onnx) ->
 
 
 def deepen_networks(
-    before: Networks, models: Sequence[onnx.ModelProto], blocks: int, new: New = "copies", build: Build = import_onnx
+    before: Networks, models: Sequence[onnx.ModelProto], grown: Sequence[Growth], build: Build = import_onnx
 ) -> Networks:
     """Stack the blocks of each network: weights and optimizer states (see `merging.deepen`); the curves go on.
 
-    :param models: the deep networks, of which these have the first `blocks` blocks of each stack.
-    :param new: how new blocks start.
+    :param models: the deep networks. :param grown: what each of them starts as.
     """
-    grown = [growth(model, shallow(model, blocks), new) for model in models]
     modules = [build(model) for model in models]
     for module, each, arrays in zip(modules, grown, before.weights, strict=True):
         load_weights(module, deepen(each, arrays))

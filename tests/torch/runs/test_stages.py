@@ -12,7 +12,7 @@ from onnx import helper
 from torch.nn import functional as F
 
 from models import regression_mlp
-from onnxpart import OptimizerState, Split, arrays, shallow, split
+from onnxpart import OptimizerState, Split, arrays, growth, shallow, split
 from onnxpart.ir.trainable import FROZEN
 from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.torch import import_onnx
@@ -93,9 +93,10 @@ def test_optimizer_states_are_merged() -> None:
 
 def test_shallow_parts_grow_deep_with_what_they_learned() -> None:
     deep = split(regression_mlp(0, inputs=6, hidden=(8,) * 4), 2)
-    first = Networks(deep, [import_onnx(shallow(part, 2)) for part in deep.parts])
+    made = [shallow(part, 2) for part in deep.parts]
+    first = Networks(deep, [import_onnx(each) for each in made])
     (before,) = run_stages(first, [Stage("shallow", range(1), SETTINGS)], learn)
-    after = deepen_networks(before, deep.parts, 2)
+    after = deepen_networks(before, deep.parts, list(map(growth, deep.parts, made)))
     assert after.curves == before.curves
     assert before.states is not None
     assert after.states is not None
