@@ -265,8 +265,8 @@ def _faster(experiment: str, found: list[Way]) -> list[Block]:
          "the baseline" if way is base else "yes" if way.mean <= base.mean else "no")
         for way in sorted(found, key=lambda way: way.parallel)
     ]  # fmt: skip
-    good = [way for way in found if way.mean <= base.mean and way.runs[0].method not in ("whole", "duplicated")]
-    short = [way for way in wholes if way.mean <= base.mean and way.parallel < base.parallel]
+    alone = "whole", "duplicated", "shallow"
+    good = [way for way in found if way.mean <= base.mean and way.runs[0].method not in alone]
     at = base.parallel, base.mean, base.spread
     drawn = {
         how: figures.times([(seconds, way.mean, way.spread, way.runs[0].method) for seconds, way in ran
@@ -280,12 +280,24 @@ def _faster(experiment: str, found: list[Way]) -> list[Block]:
         "is a way whose mean over seeds is at most the baseline's.",
         table(columns, rows, 2),
         _fastest(base, good),
-        "The whole alone is as good with fewer epochs, too: " + "; ".join(
-            f"{way.name}, {_gain(base, way.parallel)} times as fast" for way in short) + "."
-        if short else "The whole alone, with fewer epochs, is not.",
+        *_controls(base, found),
         *(Drawing(f"times_{experiment}_{how.split()[-1]}", f"Final {run.metric} over seconds, parts {how}", figure)
           for how, figure in drawn.items()),
     ]  # fmt: skip
+
+
+def _controls(base: Way, found: list[Way]) -> list[str]:
+    """What is as good without any growth: the whole with fewer epochs, and networks that stay shallow."""
+    good = [way for way in found if way.mean <= base.mean and way.parallel < base.parallel]
+    whole, shallow = (
+        "; ".join(
+            f"{way.name}, {_gain(base, way.parallel)} times as fast" for way in good if way.runs[0].method == kind
+        )
+        for kind in ("whole", "shallow")
+    )
+    lines = [f"The whole alone is as good with fewer epochs, too: {whole}." if whole else
+             "The whole alone, with fewer epochs, is not."]  # fmt: skip
+    return [*lines, f"A network that stays shallow is as good, too: {shallow}."] if shallow else lines
 
 
 def _fastest(base: Way, good: list[Way]) -> str:

@@ -24,7 +24,9 @@ from onnxpart.torch.training.losses import Criterion
 from onnxpart.torch.training.settings import EngineKind, Settings
 from onnxpart.torch.training.train import evaluate, train
 
-Method = Literal["whole", "duplicated", "partition", "widen", "levels", "rounds", "deepen", "deepen from zero"]
+Method = Literal[
+    "whole", "duplicated", "partition", "widen", "levels", "rounds", "shallow", "deepen", "deepen from zero"
+]
 Rate = Literal["paper", "cosine", "restart", "recipe"]
 Record: TypeAlias = dict[str, Any]
 RECIPE = Recipe()
@@ -131,9 +133,9 @@ class Experiment:
 
         :returns: the run's record: header, the curve of all networks, and the whole's final loss and metric.
         """
-        if run.method in ("whole", "duplicated"):
-            split = self.split(max(run.stages[0].k, 2))  # any: it is not divided
-            first = Networks(split, [import_onnx(self.model if run.method == "whole" else split.whole)])
+        if len(run.stages) == 1:
+            split, models = self._models(run, 0)
+            first = Networks(split, [import_onnx(split.whole if run.method == "duplicated" else models[0])])
             curve = self._train(first, self.pieces(run, 0, whole=True))[1]
         elif run.method == "rounds":
             curve = self._train(self._divided(run, 0), self._all_pieces(run))[1]

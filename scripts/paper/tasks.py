@@ -115,7 +115,8 @@ def _table2() -> tuple[Run, ...]:
 
 def recipe(*stages: tuple[int, ...], lr: float = 1.0, method: Method = "partition") -> Run:
     """What `fit` does by itself: (k, epochs) of each stage, and blocks, at a share of the task's rate."""
-    return Run("whole" if len(stages) == 1 else method, tuple(Stage(*stage) for stage in stages), "recipe", lr=lr)
+    found = tuple(Stage(*stage) for stage in stages)
+    return Run("whole" if len(found) == 1 and not found[0].blocks else method, found, "recipe", lr=lr)
 
 
 def _beside(epochs: int, after: int) -> tuple[Run, ...]:
@@ -208,7 +209,8 @@ PLANS = {
             recipe((1, 32)),
             *(recipe((1, 32, blocks), (1, 8), method="deepen") for blocks in (3, 1)),
             recipe((1, 32, 3), (1, 8), method="deepen from zero"),
-            recipe((2, 32, 3), (2, 0), (1, 8), method="deepen"),
+            recipe((1, 40, 3), method="shallow"),
+            recipe((2, 32, 3), (2, 0), (1, 8), method="deepen from zero"),
             *(recipe((1, 32), lr=lr) for lr in (2, 0.5)),
             recipe((1, 20)),
         ),

@@ -89,11 +89,14 @@ def test_a_widened_network_trains_one_part(tmp_path: Path) -> None:
     assert "- / 38.0" in page(tmp_path, found)
 
 
-def test_a_shallow_network_is_told_by_its_blocks(tmp_path: Path) -> None:
-    stages = [(1, 10, 3), (1, 2)]
-    found = [times("language"), run("language", "whole", [(1, 20)], 0, 0.1), run("language", "deepen", stages, 0, 0.1)]
-    told = rows(page(tmp_path, found), "Time to the baseline's final error: a network")
+def test_a_shallow_network_is_told_by_its_blocks_and_one_that_stays_so_is_a_control(tmp_path: Path) -> None:
+    found = [times("language"), run("language", "whole", [(1, 20)], 0, 0.1)]
+    found += [run("language", "deepen", [(1, 10, 3), (1, 2)], 0, 0.1), run("language", "shallow", [(1, 9, 3)], 0, 0.09)]
+    text = page(tmp_path, found)
+    told = rows(text, "Time to the baseline's final error: a network")
     assert told["deepen: 10 of K=1, 3 blocks + 2 of K=1"][3:5] == ["60.0 / 60.0", "3.33 / 3.33"]
+    assert "Fastest in series: deepen: 10 of K=1, 3 blocks + 2 of K=1, 3.33 times as fast" in text
+    assert "A network that stays shallow is as good, too: shallow: 9 of K=1, 3 blocks, 5.56 times as fast." in text
 
 
 def test_other_metrics_are_no_percentages(tmp_path: Path) -> None:
