@@ -277,8 +277,8 @@ def fit(
         int | None,
         typer.Option(
             metavar="N",
-            help="Blocks of each stack that the parts train with (see shallow); they get the others, as copies, before "
-            "they merge. All if omitted.",
+            help="Blocks of each stack that the parts train with (see shallow); they get the others before they merge, "
+            "such that add nothing at first. All if omitted.",
             show_default=False,
         ),
     ] = None,

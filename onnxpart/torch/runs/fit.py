@@ -14,11 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import onnx
 from torch import nn
 
 from onnxpart.emission.shallow import shallow
 from onnxpart.emission.split import WHOLE, Split, part_files
-from onnxpart.errors import CheckpointError, ModelError, UsageError
+from onnxpart.errors import CheckpointError, MergeError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
@@ -152,8 +153,8 @@ def fit(
     :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
         `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first weights; the
         recipe's when omitted.
-    :param blocks: of each stack that the parts train with; the others start as copies of these before the merge (see
-        `emission.shallow`). All when omitted.
+    :param blocks: of each stack that the parts train with (see `emission.shallow`); the others come before the merge,
+        so that they add nothing at first, or as copies where no zeros among their weights do that. All when omitted.
     :param edges: how the edges between parts start in the whole; those of parameters that the model says are frozen are
         kept, in each round.
     :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare.
@@ -173,7 +174,7 @@ def fit(
         _check_same(out, planned.last.plan)
     parts = planned.last.parts
     first = parts if blocks is None else [shallow(part, blocks) for part in parts]
-    grown = [] if blocks is None else list(map(growth, parts, first))
+    grown = [] if blocks is None else list(map(_growth, parts, first))
     task = prepare(list(first), options)
     if not options.resume:
         _start(out, planned.last, force, [*model.files, *read_by(options.data)])
@@ -320,6 +321,14 @@ class _Run:
         assert task.data.test is not None
         metric = task.loss.measure if task.loss.metric else None
         return evaluate(module, task.data.test, task.loss, metric, self.options.settings.device)
+
+
+def _growth(part: onnx.ModelProto, first: onnx.ModelProto) -> Growth:
+    """What a part's new blocks start as: such that add nothing, else copies."""
+    try:
+        return growth(part, first, "zero")
+    except MergeError:
+        return growth(part, first, "copies")
 
 
 def _start(out: Path, divided: Split, force: bool, inputs: list[Path]) -> None:

@@ -141,7 +141,7 @@ def page(data: dict[str, Any]) -> list[str]:
             "as long. Whether it would be as good, --baseline says."
         )
     if data["blocks"] is not None:
-        lines.append(f"Until they merged, the parts had {data['blocks']} blocks of each stack.")
+        lines.append(f"Blocks of each stack that the parts had until they merged: {data['blocks']}.")
     if data["kept"]:
         lines.append(f"Weights between parts stayed as they were in {', '.join(data['kept'])}.")
     return [

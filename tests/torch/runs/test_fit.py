@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models import regression_mlp
+from onnxpart import arrays
 from onnxpart.errors import CheckpointError, ModelError, OnnxpartError, PartitionError, UsageError
 from onnxpart.frontend.load import load
 from onnxpart.torch.runs.fit import PARTS, Times, fit
@@ -15,6 +17,7 @@ from onnxpart.torch.runs.fit_report import page
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import ignore
 from onnxpart.torch.training.settings import Settings
+from tests.networks.deep import residual_mlp
 
 MODEL = load(regression_mlp(0, inputs=784, hidden=(8,)))
 OPTIONS = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000)
@@ -53,6 +56,17 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
         fit(MODEL, resumed, tmp_path / PARTS, lambda *_: ignore)
 
 
+def test_blocks_that_can_not_add_nothing_start_as_copies(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    samples = {"x": rng.normal(size=(20, 5)).astype(np.float32), "target": np.arange(20) % 3}
+    np.savez(tmp_path / "data.npz", **samples)  # type: ignore[arg-type]
+    options = RunOptions(f"npz:{tmp_path / 'data.npz'}", "cross_entropy", Settings(2, device="cpu"), "series")
+    fit(load(residual_mlp(post_norm=True)), options, tmp_path / "out", lambda *_: ignore, k=1, blocks=1)
+    part = arrays(tmp_path / "out" / "parts" / "part0.onnx")
+    assert np.array_equal(part["down4"], part["down"])
+    assert part["down"].any()
+
+
 def test_speedup_is_that_over_the_whole_alone() -> None:
     times = Times(parts=3.0, whole=5.0, epoch=2.0)
     assert (times.alone(8), times.speedup(8)) == (16.0, 2.0)
@@ -79,14 +93,14 @@ def test_the_page_says_what_was_found() -> None:
         "| whole, trained on | 3 | 0.5 | 0.25 | 0.125 |",
         "At its median epoch the whole alone would take 6.0 for as many epochs: 2.00 times as long.",
         "Weights between parts stayed as they were in a.",
-        "Until they merged, the parts had 3 blocks of each stack.",
+        "Blocks of each stack that the parts had until they merged: 3.",
     ):
         assert line in text
     later = "\n".join(
         page({**data, "merged": None, "whole": [], "speedup": None, "rounds": [2], "kept": [], "blocks": None})
     )
     assert "Weights between" not in later
-    assert "blocks" not in later
+    assert "Blocks" not in later
     assert "merged |" not in later
     assert "median" not in later
     good = {"by": "loss", "wanted": 0.5, "baseline": 9.0, "seconds": 3.0, "speedup": 3.0}
