@@ -46,7 +46,7 @@ class Way:
         """In words."""
         first = self.runs[0]
         rate = f", {first.lr:g} times the rate" if first.lr != 1 else ""
-        if first.method in ("whole", "duplicated"):
+        if first.method in ("whole", "duplicated") and len(first.stages) == 1:
             return f"{first.method}, {first.epochs} epochs{rate}"
         stages = " + ".join(map(_stage, first.stages))
         return f"{first.method}: {stages}{f', new edges {first.edges:g}' if first.edges else ''}{rate}"

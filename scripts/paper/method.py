@@ -191,6 +191,8 @@ class Experiment:
     def _begin(self, run: Run, number: int) -> Callable[[Networks], Networks]:
         """What makes the networks of a stage of those before it."""
         before, here = run.stages[number - 1 : number + 1]
+        if (before.k, before.blocks) == (here.k, here.blocks) and here.k == 1:
+            return self._anew(run, lambda networks: networks)  # with a schedule of its own
         if before.blocks and here.k == before.k:
             new: New = "zero" if run.method == "deepen from zero" else "copies"
             models = self._models(run, number)[1]

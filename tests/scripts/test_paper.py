@@ -218,6 +218,8 @@ def test_a_shallow_model_grows_deep() -> None:
     assert zero[2]["metric"] < zero[1]["metric"]
     (last,) = experiment.run(recipe((1, 2, 1), method="shallow"))["curve"]
     assert (last["epoch"], last["part"]) == (2, None)
+    first, same, last = experiment.run(recipe((1, 2, 1), (1, 2, 1), method="shallow"))["curve"]
+    assert first["metric"] == same["metric"] > last["metric"]
     record = experiment.run(recipe((2, 2, 1), (2, 0), (1, 2), method="deepen"))
     assert record["stages"] == [{"k": 2, "epochs": 2, "blocks": 1}, {"k": 2, "epochs": 0}, {"k": 1, "epochs": 2}]
     assert [(p["epoch"], p["stage"], p["part"]) for p in record["curve"]] == [
