@@ -13,7 +13,7 @@ from functools import partial
 from importlib import import_module
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -273,6 +273,10 @@ def fit(
             help=f"The parts' first weights: {', '.join(INITS)}; scaled if omitted, slices in the recipe paper."
         ),
     ] = None,
+    grow: Annotated[
+        Literal["merge", "widen"],
+        typer.Option(help="How the whole begins: K parts merge, or one is trained and copies of it fill the whole."),
+    ] = "merge",
     blocks: Annotated[
         int | None,
         typer.Option(
@@ -309,7 +313,7 @@ def fit(
             progress.note(task.objective.note if stage == runs.fit.PARTS else "")
             return progress.stage(stage, epochs, task.loss.metric)
 
-        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "blocks": blocks,
+        ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
                 "edges": how, "baseline": baseline}  # fmt: skip
         found = runs.fit.fit(loaded, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)

@@ -77,7 +77,7 @@ def widen_streams(
     if missing is not None:
         raise MergeError(f"the part has no initializer {missing!r}; give all of its arrays.")
     partition, statistics = partition_of(analysis, plan), _statistics(analysis)
-    _check_alike(partition)
+    check_alike(partition)
     result = merge_streams(plan, [{i.name: part[i.name] for i in parameters}] * plan.k, into=into)
     for number, initializer in enumerate(parameters):
         name = initializer.name
@@ -102,8 +102,8 @@ def _is_grid(initializer: InitializerPlan) -> bool:
     return bool(initializer.shape) and all(len(blocks) == 1 for blocks in initializer.blocks)
 
 
-def _check_alike(partition: Partition) -> None:
-    """Check that the parts differ in nothing but the values of parameters.
+def check_alike(partition: Partition) -> None:
+    """Check that the parts differ in nothing but the values of parameters, so that the whole may be copies of one.
 
     :raises MergeError: when they do.
     """

@@ -18,7 +18,7 @@ import torch
 from onnx import numpy_helper
 
 from models import BUILDERS
-from onnxpart import arrays, merge
+from onnxpart import arrays, merge, split
 from onnxpart.cli import training as cli_train
 from onnxpart.errors import OnnxpartError
 from onnxpart.frontend.load import load
@@ -242,6 +242,21 @@ def test_external_data_stay_external(here: Path) -> None:
     large = [t for t in light.graph.initializer if np.prod(t.dims) * 4 >= 1]
     assert all(t.data_location == onnx.TensorProto.EXTERNAL for t in large)
     assert [n for n in listed(".") if n.startswith("big.onnx")] == ["big.onnx", "big.onnx.1.data"]
+
+
+@pytest.mark.usefixtures("here")
+def test_the_whole_may_begin_as_copies_of_one_part() -> None:
+    onnx.save_model(BUILDERS["residual"](), "deep.onnx")
+    options = ("--epochs", 3, "--merge-at", 2, "--grow", "widen", "--blocks", 1, *DATA)
+    found = run_json("fit", "deep.onnx", *options, "-o", "out")
+    assert (found["grow"], len(found["parts"]), len(found["sizes"]["parts"])) == ("widen", 1, 2)
+    trained = arrays("out/parts/part0.onnx")
+    untrained = [arrays(part) for part in split("deep.onnx", 2, init="scaled").parts]
+    assert not np.array_equal(trained["stem.weight"], untrained[0]["stem.weight"])
+    assert np.array_equal(arrays("out/parts/part1.onnx")["stem.weight"], untrained[1]["stem.weight"])
+    run("fit", "deep.onnx", *options[:2], "--merge-at", 3, *options[4:], "-o", "at_once")
+    run_json("widen", "at_once/parts/part0.onnx", "-o", "wide.onnx")
+    assert equal("wide.onnx", "at_once/trained.onnx")
 
 
 @pytest.mark.usefixtures("here")

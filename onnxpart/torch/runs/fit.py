@@ -1,6 +1,7 @@
 """The whole method in one call: split, train the parts, merge weights and momenta, train the whole on.
 
-Parts may train with few of their blocks, and get the others before they merge.
+Parts may train with few of their blocks, and get the others before they merge. In place of parts that merge there may
+be one, whose copies fill the whole.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import onnx
 from torch import nn
@@ -27,6 +29,7 @@ from onnxpart.ir.trainable import frozen
 from onnxpart.merging import folder as folders
 from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.merging.deepen import Growth, growth
+from onnxpart.merging.net2wider import check_alike
 from onnxpart.merging.optimizer_state import save_trained
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
@@ -45,6 +48,7 @@ from onnxpart.torch.runs.stages import (
     merge_parts,
     parts_of,
     run_stages,
+    widen_part,
 )
 from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
@@ -57,6 +61,8 @@ from onnxpart.torch.training.train import evaluate
 CHECKPOINTS, TRAINED = "checkpoints", "trained.onnx"
 PARTS, THE_WHOLE, BASELINE = "parts", "whole", "baseline"
 """The stages; the first is the split's folder, too."""
+Grow = Literal["merge", "widen"]
+"""How the whole begins: K parts merge, or copies of one part fill it (Net2WiderNet)."""
 Progress = Callable[[str, Task, range], OnEvent]
 """Stage, its task and its epochs -> what is told its news."""
 
@@ -94,7 +100,7 @@ class Fit:
     """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
 
     `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
-    `blocks`: how many of each stack the parts trained with; None where it was all.
+    `grow`: how the whole began. `blocks`: how many of each stack the parts trained with; None where it was all.
     `baseline`: the curve of the whole trained alone, if that was asked for. `note` says where the loss was taken.
     `deviation` is ONNX Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
     weights between parts are as they were in the network.
@@ -114,6 +120,7 @@ class Fit:
     times: Times
     deviation: float
     kept: Sequence[str]
+    grow: Grow
     blocks: int | None
 
     @property
@@ -139,6 +146,7 @@ def fit(
     rounds: int = 1,
     order: str | None = None,
     init: str | None = None,
+    grow: Grow = "merge",
     blocks: int | None = None,
     edges: Edges = ZERO,
     baseline: bool = False,
@@ -153,6 +161,7 @@ def fit(
     :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
         `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first weights; the
         recipe's when omitted.
+    :param grow: `widen` trains the first of the parts alone, and fills the whole with copies of it.
     :param blocks: of each stack that the parts train with (see `emission.shallow`); the others come before the merge,
         so that they add nothing at first, or as copies where no zeros among their weights do that. All when omitted.
     :param edges: how the edges between parts start in the whole; those of parameters that the model says are frozen are
@@ -168,19 +177,37 @@ def fit(
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
     if blocks is not None and rounds > 1:
         raise UsageError("parts with few of their blocks train in one round; leave out --rounds, or --blocks.")
+    if grow == "widen" and (rounds > 1 or edges != ZERO):
+        raise UsageError("a part that is widened merges with no others; leave out --rounds and --edges, or --grow.")
     planned = rounds_of(model, k, longest, rounds, order, settings.seed, init or recipe.init)
     edges.check(planned.last.plan)
     if options.resume:
         _check_same(out, planned.last.plan)
     parts = planned.last.parts
+    if grow == "widen":
+        check_alike(planned.last.partition)
+        parts = parts[:1]
     first = parts if blocks is None else [shallow(part, blocks) for part in parts]
-    grown = [] if blocks is None else list(map(_growth, parts, first))
+    grown = None if blocks is None else list(map(_growth, parts, first))
     task = prepare(list(first), options)
     if not options.resume:
         _start(out, planned.last, force, [*model.files, *read_by(options.data)])
     with connected(options.cluster) if options.engine == "ray" else nullcontext():
-        found = _Run(planned, task, options, recipe, out, progress, blocks, grown)
+        found = _Run(planned, task, options, recipe, out, progress, _Growing(grow, blocks, grown))
         return found.fit(edges, stops=merge_at is None and recipe.kind == "auto", baseline=baseline)
+
+
+@dataclass(frozen=True)
+class _Growing:
+    """How parts become the whole, the blocks that they train with, and what they start as when they get the others."""
+
+    grow: Grow
+    blocks: int | None
+    grown: Sequence[Growth] | None
+
+    def __str__(self) -> str:
+        """What a checkpoint says of it; nothing where parts of all blocks merge."""
+        return ("" if self.blocks is None else f", {self.blocks} blocks") + (", widen" if self.grow == "widen" else "")
 
 
 @dataclass(frozen=True)
@@ -193,8 +220,7 @@ class _Run:
     recipe: Recipe
     out: Path
     progress: Progress
-    blocks: int | None
-    grown: Sequence[Growth]
+    growing: _Growing
 
     def fit(self, edges: Edges, *, stops: bool, baseline: bool) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
@@ -204,8 +230,8 @@ class _Run:
         rounds, task, out = self.rounds, self.task, self.out
         parts, ensemble = self._parts(edges, stops)
         trained = len(parts.curves[0])
-        if self.blocks is not None:
-            parts = deepen_networks(parts, rounds.last.parts, self.grown, task.build)
+        if self.growing.grown is not None:
+            parts = deepen_networks(parts, rounds.last.parts[: len(parts.modules)], self.growing.grown, task.build)
         files = part_files(out / PARTS, len(parts.modules))
         trained_parts = zip(parts.modules, files, strict=True)
         save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
@@ -229,7 +255,8 @@ class _Run:
             _times(parts.seconds, curve),
             deviation(module, task.objective, out / TRAINED, task.batch()),
             edges.keeping(frozen(rounds.model.proto)).kept(rounds.last.plan),
-            self.blocks,
+            self.growing.grow,
+            self.growing.blocks,
         )
 
     def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:
@@ -270,6 +297,8 @@ class _Run:
         whole = self.recipe.whole(settings, span)
 
         def merged(before: Networks) -> Networks:
+            if self.growing.grow == "widen":
+                return widen_part(before, seed=settings.seed, build=self.task.build)
             found = merge_parts(before, replace(edges, seed=settings.seed), self.task.build)
             return found if self.recipe.merges_state(settings.optimizer) else replace(found, states=None)
 
@@ -295,7 +324,7 @@ class _Run:
 
     def _trainer(self, told: OnEvent) -> Train:
         """Return what trains the networks of a stage; an engine that was chosen by trial stays."""
-        engine, blocks = self.options.engine, "" if self.blocks is None else f", {self.blocks} blocks"
+        engine = self.options.engine
 
         def train(stage: Stage, networks: Networks) -> list[Result]:
             """Train a stage with checkpoints in the folder of its name."""
@@ -306,7 +335,7 @@ class _Run:
                 stage.epochs,
                 self.out / CHECKPOINTS / stage.name,
                 told,
-                plan=f"{networks.split.plan.digest}{blocks}",
+                plan=f"{networks.split.plan.digest}{self.growing}",
                 states=networks.states,
                 seconds=networks.seconds,
             )

@@ -35,6 +35,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "model": source,
         "trained": str(found.file),
         "k": found.plan.k,
+        "grow": found.grow,
         "blocks": found.blocks,
         "epochs": epochs,
         "merge_at": found.merge_at,
@@ -140,6 +141,8 @@ def page(data: dict[str, Any]) -> list[str]:
             f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
             "as long. Whether it would be as good, --baseline says."
         )
+    if data["grow"] == "widen":
+        lines.append("One part was trained, and the whole began as copies of it.")
     if data["blocks"] is not None:
         lines.append(f"Blocks of each stack that the parts had until they merged: {data['blocks']}.")
     if data["kept"]:

@@ -10,8 +10,9 @@ import pytest
 
 from models import regression_mlp
 from onnxpart import arrays
-from onnxpart.errors import CheckpointError, ModelError, OnnxpartError, PartitionError, UsageError
+from onnxpart.errors import CheckpointError, MergeError, ModelError, OnnxpartError, PartitionError, UsageError
 from onnxpart.frontend.load import load
+from onnxpart.merging.cross_weights import Edges
 from onnxpart.torch.runs.fit import PARTS, Times, fit
 from onnxpart.torch.runs.fit_report import page
 from onnxpart.torch.runs.task import RunOptions
@@ -31,6 +32,9 @@ OPTIONS = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000)
         ({"rounds": 4}, UsageError, "4 rounds aren't possible in 3 epochs of the parts"),
         ({"rounds": 2, "blocks": 1}, UsageError, "train in one round; leave out --rounds, or --blocks"),
         ({"blocks": 1}, PartitionError, "has no blocks that repeat"),
+        ({"grow": "widen", "rounds": 2}, UsageError, "leave out --rounds and --edges, or --grow"),
+        ({"grow": "widen", "edges": Edges(1.0)}, UsageError, "leave out --rounds and --edges, or --grow"),
+        ({"grow": "widen", "k": 3}, MergeError, "a K that divides every layer"),
     ],
 )
 def test_what_makes_no_sense_leaves_no_folder(
@@ -80,7 +84,7 @@ def test_the_page_says_what_was_found() -> None:
         "loss": "mse", "metric": "error", "sizes": {"whole": {"parameters": 1000}, "parts": [{"parameters": 250}] * 2},
         "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
         "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6, "baseline": [],
-        "kept": ["a"], "blocks": 3,
+        "kept": ["a"], "grow": "widen", "blocks": 3,
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
     text = "\n".join(page(data))
@@ -93,14 +97,27 @@ def test_the_page_says_what_was_found() -> None:
         "| whole, trained on | 3 | 0.5 | 0.25 | 0.125 |",
         "At its median epoch the whole alone would take 6.0 for as many epochs: 2.00 times as long.",
         "Weights between parts stayed as they were in a.",
+        "One part was trained, and the whole began as copies of it.",
         "Blocks of each stack that the parts had until they merged: 3.",
     ):
         assert line in text
     later = "\n".join(
-        page({**data, "merged": None, "whole": [], "speedup": None, "rounds": [2], "kept": [], "blocks": None})
+        page(
+            {
+                **data,
+                "merged": None,
+                "whole": [],
+                "speedup": None,
+                "rounds": [2],
+                "kept": [],
+                "blocks": None,
+                "grow": "merge",
+            }
+        )
     )
     assert "Weights between" not in later
     assert "Blocks" not in later
+    assert "copies" not in later
     assert "merged |" not in later
     assert "median" not in later
     good = {"by": "loss", "wanted": 0.5, "baseline": 9.0, "seconds": 3.0, "speedup": 3.0}
