@@ -140,8 +140,8 @@ def _runs(analysis: Analysis, original: Path | None) -> bool:
 
 
 def _failed(split: Split, what: str) -> str:
-    return f"{_mistake(split.analysis.model.name, what)[:-1]}, and --no-check writes it all the same."
+    return _mistake(split.analysis.model.name, what, ", and --no-check writes it all the same")
 
 
-def _mistake(name: str, what: str) -> str:
-    return f"{name}: {what}. This is a mistake of onnxpart's, please report it; nothing was written."
+def _mistake(name: str, what: str, way: str = "") -> str:
+    return f"{name}: {what}. This is a mistake of onnxpart's, please report it; nothing was written{way}."
