@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from onnxpart.analysis.rules.table import TABLE
 from tests.networks.command import run
@@ -59,6 +62,18 @@ def test_a_tutorial_runs_as_it_stands(name: str) -> None:
     for other in BEFORE.get(name, []):
         follow(DOCS / "tutorials" / other, 1)
     assert follow(DOCS / "tutorials" / name)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_notebook_runs_as_it_stands() -> None:
+    cells = json.loads((ROOT / "scripts" / "first_steps.ipynb").read_text(encoding="utf-8"))["cells"]
+    known: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), known)
+    assert torch.allclose(known["merged"], known["mean"], atol=1e-4)
+    assert known["curves"]["whole, merged"][-1] < min(known["curves"]["part 0"])
 
 
 @pytest.mark.usefixtures("here")
