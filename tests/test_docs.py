@@ -8,9 +8,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
+
+from onnxpart.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "onnxpart"
+DOCS = ROOT / ".github" / "docs"
 FOLDERS = (".github", "models", "onnxpart", "scripts", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 READMES = [page for page in PAGES if page.is_relative_to(PACKAGE) and page.name == "README.md"]
@@ -22,6 +26,7 @@ PACKAGES = sorted(
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FILE = re.compile(r"[\w/.-]+\.py|[\w.-]+/(?:[\w.-]+/)*")
 DOTTED = re.compile(r"[a-z_]\w*(?:\.\w+)*\.(?!(?:html|json|md|onnx)$)\w+")
 TOPS = {"onnxpart", *(folder.name for folder in PACKAGES if folder.parent == PACKAGE)}
@@ -91,6 +96,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", [*READMES, ROOT / ".github" / "CONTRIBUTING.md"], ids=named)
 def test_files_and_functions_that_a_readme_names_exist(page: Path) -> None:
     assert [word for word in words(page) if not is_found(page, word)] == []
+
+
+@pytest.mark.parametrize("page", [DOCS / "guide.md", DOCS / "errors.md", *DOCS.glob("tutorials/*.md")], ids=named)
+def test_options_that_a_page_names_exist(page: Path) -> None:
+    commands = typer.main.get_group(app).commands.values()
+    parameters = [parameter for command in commands for parameter in command.params]
+    known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert sorted({*OPTION.findall(page.read_text(encoding="utf-8"))} - known - {"--help"}) == []
 
 
 @pytest.mark.parametrize("page", [page for page in READMES if page.parent != PACKAGE], ids=named)

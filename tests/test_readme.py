@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,11 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import figure1
+from models import BUILDERS, figure1
 from tests.networks import plain
 from tests.networks.command import run
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / ".github" / "docs" / "guide.md").read_text(encoding="utf-8")
 LONGEST = 14
 COMMANDS = ("An ONNX file and some data", "Several machines")
 OWN_LOOP = "A PyTorch model and a training loop of your own"
@@ -57,6 +60,15 @@ def test_the_first_lines_do_what_they_say(here: Path) -> None:
     for line in lines:
         run(*shlex.split(line, comments=True)[2:])
     assert {"page.html", "parts", "merged.onnx"} <= {path.name for path in here.iterdir()}
+
+
+def test_the_guide_splits_and_merges_in_python(here: Path) -> None:
+    (block,) = re.findall(r"^The same in Python:\n+```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    onnx.save_model(BUILDERS["lenet"](), here / "model.onnx")
+    known: dict[str, Any] = {}
+    exec(block, known)
+    assert len(known["halves"].parts) == 2
+    assert (here / "parts" / "part3.onnx").is_file()
 
 
 @pytest.mark.parametrize("way", COMMANDS)

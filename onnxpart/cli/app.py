@@ -31,6 +31,7 @@ from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
 from onnxpart.merging.net2wider import NOISE
+from onnxpart.page import dot as graphviz
 from onnxpart.page import node_data
 from onnxpart.page import write as page
 from onnxpart.planning.partition import Partition
@@ -135,10 +136,14 @@ def inspect_(
             help="Write what becomes of each node, for Model Explorer to colour its graph by.",
         ),
     ] = None,
+    dot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.dot", help="Write it for Graphviz too, which draws figures for papers."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what would be divided, what not and why, and how large the parts would be."""
-    written = _Written(html, node_data)
+    written = _Written(html, node_data, dot)
     written.check(model, name)
     analysis = analyse(_loaded(model, outputs))
     if name is not None:
@@ -390,31 +395,32 @@ def _decisions(planned: Plan) -> dict[str, Any]:
     return {name: getattr(planned, name) for name in names}
 
 
+_SUFFIXES = {"page": page.SUFFIX, "node_data": node_data.SUFFIX, "graph": graphviz.SUFFIX}
+
+
 @dataclass(frozen=True)
 class _Written:
-    """What is written for people to look at: a page, node data for Model Explorer, or nothing."""
+    """What is written for people to look at: a page, node data for Model Explorer, a graph for Graphviz, or nothing."""
 
-    html: Path | None
+    page: Path | None
     node_data: Path | None = None
+    graph: Path | None = None
 
     def check(self, model: Path, why: str | None = None) -> None:
         """Refuse what can't be written, before anything takes its time."""
         if self.names and why is not None:
-            raise UsageError("--html and --node-data show the whole network; leave them out, or --why.")
-        if self.html is not None:
-            page.check(self.html, page.SUFFIX, [model])
-        if self.node_data is not None:
-            page.check(self.node_data, node_data.SUFFIX, [model])
+            raise UsageError("--html, --node-data and --dot show the whole network; leave them out, or --why.")
+        for what, name in self.names.items():
+            page.check(Path(name), _SUFFIXES[what], [model])
 
     def write(self, made: Partition, sizes: Sizes) -> None:
         """Write it."""
-        page.write(made, sizes, *(path for path in (self.html, self.node_data) if path is not None))
+        page.write(made, sizes, *map(Path, self.names.values()))
 
     @property
     def names(self) -> dict[str, str]:
         """The files, as JSON has them."""
-        files = {"page": self.html, "node_data": self.node_data}
-        return {what: str(path) for what, path in files.items() if path is not None}
+        return {what: str(path) for what, path in vars(self).items() if path is not None}
 
     @property
     def lines(self) -> list[str]:

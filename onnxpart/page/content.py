@@ -93,6 +93,12 @@ def content(made: Partition, sizes: Sizes) -> Content:
     return Content(Path(made.analysis.model.name).name, plan.k, plan.order, plan.shares, total, tuple(found), items)
 
 
+def told(card: Card, k: int) -> str:
+    """What stands at a card, and how many units each part has where they are divided."""
+    counts = [sum(size for part, size in card.runs if part == p) for p in range(k)]
+    return f"{card.what}: {' + '.join(map(str, counts))}" if any(counts) else card.what
+
+
 class _Cards:
     """The cards of a partition: first the inputs, then the operators', then the outputs."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from onnxpart.page.content import Card, Content
+from onnxpart.page.content import Content, told
 from onnxpart.storage.outputs import MARK
 
 SUFFIX = ".json"
@@ -26,16 +26,10 @@ def node_data(shown: Content) -> str:
     """
     results: dict[str, dict[str, str]] = {}
     for card in shown.cards:
-        value = {"value": _told(card, shown.k)} | ({"bgColor": c} if (c := _COLOURS.get(card.what)) else {})
+        value = {"value": told(card, shown.k)} | ({"bgColor": c} if (c := _COLOURS.get(card.what)) else {})
         for operator in card.operators:
             for name in [operator.name] if operator.name else operator.outputs:
                 results[name] = value
         for row in card.initializers:
             results[f"[value] {row['name']}"] = {"value": row["merging"]}
     return json.dumps({**MARK, "results": results}, indent=1)
-
-
-def _told(card: Card, k: int) -> str:
-    """What stands at a card, and how many units each part has where they are divided."""
-    counts = [sum(size for part, size in card.runs if part == p) for p in range(k)]
-    return f"{card.what}: {' + '.join(map(str, counts))}" if any(counts) else card.what

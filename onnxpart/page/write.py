@@ -1,4 +1,4 @@
-"""A partition as one file of HTML, which loads nothing else; or as node data."""
+"""A partition as one file of HTML, which loads nothing else; as node data; or in Graphviz's language."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from string import Template
 
 from onnxpart.errors import UsageError
 from onnxpart.inspection.sizes import Sizes
-from onnxpart.page import node_data
+from onnxpart.page import dot, node_data
 from onnxpart.page.content import Content, content, tree
 from onnxpart.planning.partition import Partition
 from onnxpart.storage.atomic import write_bytes
@@ -37,20 +37,20 @@ def check(path: Path, suffix: str, inputs: Iterable[Path]) -> None:
 
 
 def write(made: Partition, sizes: Sizes, *paths: Path) -> None:
-    """Write the page of a partition, or its node data where a name ends with .json; each whole or not at all.
+    """Write the page of a partition, its node data or its graph, as each name ends; each whole or not at all.
 
-    :param sizes: of its plan.
-    :raises UsageError: unless a name ends with .html or .json and its folder exists.
+    :param sizes: of its plan. :param paths: names that end with .html, .json or .dot.
+    :raises UsageError: unless a name ends so and its folder exists.
     :raises ModelError: when one can't be written, or something is there that onnxpart didn't write.
     """
     if not paths:
         return
+    forms = {node_data.SUFFIX: node_data.node_data, dot.SUFFIX: dot.dot}
     for path in paths:
-        check(path, node_data.SUFFIX if path.suffix == node_data.SUFFIX else SUFFIX, made.analysis.model.files)
+        check(path, path.suffix if path.suffix in forms else SUFFIX, made.analysis.model.files)
     shown = content(made, sizes)
     for path in paths:
-        text = node_data.node_data(shown) if path.suffix == node_data.SUFFIX else page(shown)
-        write_bytes(path, text.encode())
+        write_bytes(path, forms.get(path.suffix, page)(shown).encode())
 
 
 def page(shown: Content) -> str:

@@ -19,6 +19,7 @@ from onnxpart.torch import split_module
 from onnxpart.torch.hf import PartitionedTrainer
 from scripts.trainers import examples
 from tests.networks.plain import CLASSES, ResNet18
+from tests.test_tutorials import DOCS, follow
 
 torch.set_num_threads(1)
 Optimizers = Callable[[nn.Module], torch.optim.Optimizer]
@@ -172,3 +173,8 @@ def test_epochs_that_leave_none_for_the_whole(tmp_path: Path) -> None:
     args = TrainingArguments(str(tmp_path), num_train_epochs=2, report_to=[], use_cpu=True)
     with pytest.raises(UsageError, match="merge_at is 2 of 2 epochs; leave some for the parts and some for the whole"):
         PartitionedTrainer(lambda module: Trainer(module, args, train_dataset=texts()), gpt2(), merge_at=2)
+
+
+def test_the_tutorial_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert follow(DOCS / "tutorials" / "trainer.md")

@@ -137,7 +137,7 @@ def test_a_name_without_its_ending_is_refused() -> None:
         ),
         (
             ("--html", "page.html", "--why", "conv1"),
-            "--html and --node-data show the whole network; leave them out, or --why.",
+            "--html, --node-data and --dot show the whole network; leave them out, or --why.",
         ),
     ],
 )
