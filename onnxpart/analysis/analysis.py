@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 from onnxpart.analysis.labels import Field, Fields, Labels, each_once
 from onnxpart.analysis.op import Op, State
@@ -45,7 +46,7 @@ class Analysis:
 
     def all_fields(self) -> list[Field]:
         """The label fields of all tensors, each once."""
-        return each_once(f for fields in self.state.fields.values() for f in fields)
+        return each_once(chain.from_iterable(self.state.fields.values()))
 
     @cached_property
     def used_outputs(self) -> list[list[str]]:

@@ -67,7 +67,7 @@ def follow(op: Op, fields: Fields, i: int, parameters: Fields | None = None) -> 
         shapes broadcast to the activations'.
     """
     parameters = op.fields(i) if parameters is None else parameters
-    rank = max((f.ndim for f in (*fields, *parameters)), default=0)
+    rank = max([f.ndim for f in (*fields, *parameters)], default=0)
     result, following = [align(f, rank) for f in fields], [align(f, rank) for f in parameters]
     if op.weights_only(i):
         _follow(op, result, following)

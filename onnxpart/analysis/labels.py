@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import starmap
 from math import prod
 from typing import Any, Generic, TypeVar
 
@@ -252,8 +253,8 @@ def flatten(pairs: Iterable[Pair]) -> tuple[NDArray[np.int32], NDArray[np.int32]
     """The two ends of all ties as flat arrays."""
     left, right = [], []
     for pair in pairs:
-        for a, b in [pair] if pair[0].shape == pair[1].shape else _spanning(*pair):
-            a, b = np.broadcast_arrays(a, b)
+        alike = pair[0].shape == pair[1].shape
+        for a, b in [pair] if alike else starmap(np.broadcast_arrays, _spanning(*pair)):
             left.append(a.ravel())
             right.append(b.ravel())
     if not left:

@@ -168,10 +168,13 @@ class Op:
         self.node = node
         self.labels = state.labels
         self.domain = node.domain
-        self.schema_domain = "" if node.domain in ("ai.onnx", ENTER, LEAVE) else node.domain
+        self.schema_domain = "" if self.domain in ("", "ai.onnx", ENTER, LEAVE) else self.domain
         self.op_type = qualified(self.schema_domain, node.op_type)
         self.inputs = tuple(node.input[:])
         self.outputs = tuple(node.output[:])
+        names = [name for name in self.inputs if name]
+        self.reads = [*names, *[name for name in captured(node) if name not in names]]
+        """The tensors that the operator reads, those of its subgraphs included."""
         self.followed: set[int] = set()
         """The inputs whose labels the rule has asked for."""
 
@@ -180,12 +183,6 @@ class Op:
         """How messages name the operator."""
         name = self.node.name or "-> " + next(n for n in self.outputs if n)
         return f"{self.node.op_type} {name!r}"
-
-    @cached_property
-    def reads(self) -> list[str]:
-        """The tensors that the operator reads, those of its subgraphs included."""
-        names = [name for name in self.inputs if name]
-        return [*names, *(name for name in captured(self.node) if name not in names)]
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -204,7 +201,8 @@ class Op:
     def fields(self, i: int) -> Fields:
         """Label fields of input `i`; a rule that doesn't ask for them leaves the input in every part."""
         self.followed.add(i)
-        return self.state.of(self.inputs[i]) if self.has(i) else ()
+        name = self.inputs[i] if i < len(self.inputs) else ""
+        return self.state.of(name) if name else ()
 
     def shape(self, i: int) -> Shape:
         """Shape of input `i`."""

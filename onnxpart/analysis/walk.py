@@ -42,8 +42,9 @@ def analyse(model: Model) -> Analysis:
         for name in op.outputs:
             analysis.producer[name] = index
     state.read = analysis.consumers.keys() | set(model.outputs)
-    valued = {name for op in analysis.ops if op.op_type not in ("Shape", "Size") for name in op.reads}
-    state.shaped = state.read - valued - set(model.outputs)
+    sizing = {op.index for op in analysis.ops if op.op_type in ("Shape", "Size")}
+    sized = {name for index in sizing for name in analysis.ops[index].reads}
+    state.shaped = {name for name in sized if sizing.issuperset(analysis.consumers[name])} - set(model.outputs)
     analysis.rules = _walk(analysis.ops, model.flat.starting())
     for name in model.outputs:
         for f in state.of(name):
@@ -158,8 +159,8 @@ def _propagate(op: Op) -> None:
     """Carry to the outputs whether they are weights only, whether they depend on parameters, and their initializers."""
     state, names = op.state, op.reads
     outputs = [name for name in op.outputs if name]
-    carried = state.carried.keys() & outputs
-    state.depends_on_parameters.update(name for name in carried if state.carried[name].depends_on_parameters)
+    carried = [name for name in outputs if name in state.carried] if state.carried else []
+    state.depends_on_parameters.update([name for name in carried if state.carried[name].depends_on_parameters])
     changes = op.domain == LEAVE or bool(carried)
     weights_only = bool(names) and state.weights_only.issuperset(names) and not changes
     if weights_only:

@@ -32,7 +32,7 @@ def pair_einsums(proto: ModelProto) -> None:
 
     :param proto: a model without local functions; new values are named after the Einsum's result.
     """
-    if any(is_onnx(node, "Einsum") for node in all_nodes(proto.graph)):
+    if any(node.op_type == "Einsum" for node in all_nodes(proto.graph)):
         _visit(proto.graph, names_of(proto.graph) | {tensor.name for tensor in proto.graph.initializer})
 
 

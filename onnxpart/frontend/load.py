@@ -132,12 +132,10 @@ def _sort(proto: onnx.ModelProto, light: onnx.ModelProto, name: str) -> None:
     :raises ModelError: for a graph with a cycle.
     """
     producer = {value: number for number, node in enumerate(light.graph.node) for value in node.output if value}
-    before = {
-        number: {producer[value] for value in (*node.input, *captured(node)) if value in producer}
-        for number, node in enumerate(light.graph.node)
-    }
-    if all(max(numbers, default=-1) < number for number, numbers in before.items()):
+    reads = [[*node.input, *captured(node)] for node in light.graph.node]
+    if all(producer.get(value, -1) < number for number, values in enumerate(reads) for value in values):
         return
+    before = {number: {producer[v] for v in values if v in producer} for number, values in enumerate(reads)}
     try:
         order = list(TopologicalSorter(before).static_order())
     except CycleError:

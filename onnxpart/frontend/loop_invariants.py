@@ -31,7 +31,7 @@ def _free(node: NodeProto, first: int) -> dict[str, str]:
 
     :param first: how many inputs stand in front of the states; the body's first output is in front of them if any do.
     """
-    body = next(graphs_of(node))
+    body = graphs_of(node)[0]
     settings = {a.name: a.i for a in node.attribute}
     before = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
     freed: dict[str, str] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxpart.ir.protos import constant_value, graphs_of, is_onnx, keep, live, names_of, set_repeated, unused
+from onnxpart.ir.protos import all_nodes, constant_value, graphs_of, is_onnx, keep, live, names_of, set_repeated, unused
 
 _STATISTICS = {3: "mean", 4: "var"}
 """The inputs of BatchNormalization that hold them."""
@@ -23,6 +23,8 @@ def own_statistics(proto: ModelProto) -> None:
     :param proto: a model without local functions. It is left as it is where nothing else is shared; else what leads to
         no output is left out, too. New initializers are named after the node.
     """
+    if not any(node.op_type == "BatchNormalization" for node in all_nodes(proto.graph)):
+        return
     sources = _Sources()
     sources.visit(proto.graph, {})
     shared = [source for source in sources.found if source.statistics and (source.constant or len(source.uses) > 1)]

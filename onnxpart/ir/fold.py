@@ -96,7 +96,7 @@ class Folding:
             names = node.input[:]
             if all(self._known(name) or self._small(name) for name in names if name):
                 self._evaluate(node, names)
-        if all(name in shapes.shape for name in node.output if name):
+        if shapes.shape.keys() >= set(filter(None, node.output)):
             return
         self._infer_locally(node)
         first = node.input[0] if node.input else ""

@@ -16,6 +16,8 @@ from onnxpart.storage.rows import Array
 
 OLDEST_OPSET = 7
 """Before this, broadcasting was an attribute."""
+_LABELLED = (Kind.PARAMETER, Kind.STATISTIC)
+"""What initializers are whose axes may be units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ class Model:
 
     def has_labels(self, name: str) -> bool:
         """Whether the axes of the initializer `name` may be units."""
-        return self.kinds[name] in (Kind.PARAMETER, Kind.STATISTIC)
+        return self.kinds[name] in _LABELLED
 
     def trainable(self, name: str) -> bool:
         """Whether training changes the initializer `name`: a parameter or a statistic.

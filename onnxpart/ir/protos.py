@@ -35,11 +35,13 @@ def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
     return {"": 1} | {normal_domain(entry.domain): entry.version for entry in proto.opset_import}
 
 
-def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
+def graphs_of(node: NodeProto) -> list[GraphProto]:
     """The graphs inside a node."""
+    result: list[GraphProto] = []
     for attribute in node.attribute:
         if attribute.type in ATTRIBUTE_KINDS:
-            yield from [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+            result += [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+    return result
 
 
 def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -58,14 +60,16 @@ def all_nodes(body: GraphProto | FunctionProto) -> Iterator[NodeProto]:
             yield from all_nodes(inner)
 
 
-def captured(node: NodeProto) -> Iterator[str]:
+def captured(node: NodeProto) -> list[str]:
     """Names of outer values that the subgraphs of `node` read."""
+    result: list[str] = []
     for graph in graphs_of(node):
         inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
         for child in graph.node:
-            yield from (name for name in [*child.input, *captured(child)] if name and name not in inner)
+            result += [name for name in [*child.input, *captured(child)] if name and name not in inner]
             inner.update(child.output)
-        yield from (value.name for value in graph.output if value.name not in inner)
+        result += [value.name for value in graph.output if value.name not in inner]
+    return result
 
 
 def replace_reads(node: NodeProto, names: Mapping[str, str]) -> None:
@@ -113,9 +117,9 @@ def live(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> tuple[list[NodeP
     """Nodes that lead to the outputs, in their order, and the names in use."""
     used, kept = set(outputs), []
     for node in reversed(nodes):
-        if any(n in used for n in node.output):
-            used.update(n for n in node.input if n)
-            used.update(captured(node))
+        if not used.isdisjoint(node.output):
+            used.update(node.input, captured(node))
+            used.discard("")
             kept.append(node)
     return kept[::-1], used
 

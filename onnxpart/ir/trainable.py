@@ -89,11 +89,12 @@ def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[
         slots, added = SLOTS.get(op_type, {}), op_type == "Add" and not products.isdisjoint(names)
         for i, name in enumerate(names):
             source = root.get(name, name)
-            if source in floats:
-                kind = slots.get(i) or _by_size(floats[source], added)
+            tensor = floats.get(source)
+            if tensor is not None:
+                kind = slots.get(i) or _by_size(tensor, added)
                 found[source] = max(kind, found.get(source, kind))
     unread = {name: _by_size(tensor, False) for name, tensor in floats.items() if name not in found}
-    return {tensor.name: Kind.CONSTANT for tensor in tensors} | unread | found
+    return dict.fromkeys([tensor.name for tensor in tensors], Kind.CONSTANT) | unread | found
 
 
 def _by_size(tensor: TensorProto, added: bool) -> Kind:

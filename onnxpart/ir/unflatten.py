@@ -19,7 +19,7 @@ def normal(graph: GraphProto, opset: int) -> set[str]:
 
     :returns: the initializers that were Constant nodes in them. :raises Misfit: when they don't fit their nodes.
     """
-    if not any(True for node in graph.node for _ in graphs_of(node)):
+    if not any(map(graphs_of, graph.node)):
         return set()
     constants = share_names(graph)
     flat = flatten(graph, opset)

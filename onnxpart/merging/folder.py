@@ -99,10 +99,18 @@ def _of_plan(plan: Plan, path: Path) -> Model:
     :raises MergeError: when it says that it is of another split.
     """
     model = load(path)
-    props = metadata_of(model.proto)
-    if METADATA in props and Plan.from_json(props[METADATA], str(path)) != plan:
+    if not _carries(model, plan):
         raise MergeError(f"{path} is a part of another split than the plan's; give the parts of one split.")
     return model
+
+
+def _carries(model: Model, plan: Plan) -> bool:
+    """Whether a model carries a plan or none; text that is the plan's own isn't parsed, which takes long.
+
+    :raises MergeError: when it carries what is no plan.
+    """
+    text = metadata_of(model.proto).get(METADATA)
+    return text is None or text == plan.to_json() or Plan.from_json(text, model.name) == plan
 
 
 def _check_count(plan: Plan, files: Sequence[Path]) -> None:
@@ -132,8 +140,7 @@ def read_whole(folder: Path, plan: Plan) -> Model:
     :raises MergeError: when the folder's is another network's, or of another split.
     """
     model = load(folder / WHOLE)
-    props = metadata_of(model.proto)
-    if METADATA in props and Plan.from_json(props[METADATA], model.name) != plan:
+    if not _carries(model, plan):
         raise MergeError(f"{model.name} belongs to another split than the plan; split the model again.")
     for initializer in plan.initializers:
         name = initializer.name

@@ -78,6 +78,8 @@ class Division:
         if mask.all():
             return {}
         axes = sorted(varying(f))
+        if len(axes) == 1:
+            return {axes[0]: np.flatnonzero(mask)}
         result = {}
         grid = np.ones((1,) * f.ndim, bool)
         for axis in axes:
@@ -102,14 +104,14 @@ class Division:
     @cached_property
     def _divided(self) -> frozenset[str]:
         """Tensors with such fields."""
-        found = self._split
-        return frozenset(name for name, own in self.analysis.state.fields.items() for f in own if f in found)
+        split = set(map(id, self._split))
+        return frozenset(name for name, own in self.analysis.state.fields.items() if not split.isdisjoint(map(id, own)))
 
     @cached_property
     def _dealt(self) -> frozenset[str]:
         """Tensors with a field all of whose labels belong to one part each."""
-        fields, found = self.analysis.state.fields, self._split
-        return frozenset(name for name in self._divided for f in fields[name] if found.get(f))
+        fields, dealt = self.analysis.state.fields, {id(f) for f, wholly in self._split.items() if wholly}
+        return frozenset(name for name in self._divided if not dealt.isdisjoint(map(id, fields[name])))
 
     def divided(self, name: str) -> bool:
         """Whether some elements of a tensor belong to one part only."""

@@ -52,8 +52,14 @@ def to_ranges(indices: NDArray[np.int64]) -> Ranges:
 
 
 def from_ranges(ranges: Ranges) -> NDArray[np.int64]:
-    """Indices of ranges."""
-    return np.concatenate([np.arange(*r, dtype=np.int64) for r in ranges]) if ranges else np.zeros(0, np.int64)
+    """Indices of ranges, int64; there may be as many ranges as indices."""
+    if len(ranges) == 1:
+        return np.arange(*ranges[0], dtype=np.int64)
+    start, stop, step = np.asarray(ranges, np.int64).reshape(-1, 3).T
+    counts = -((start - stop) // step)
+    before = np.cumsum(counts) - counts
+    result: NDArray[np.int64] = np.repeat(start - before * step, counts)
+    return result + np.arange(len(result)) * np.repeat(step, counts)
 
 
 def _index(block: Block, shape: tuple[int, ...]) -> Index:

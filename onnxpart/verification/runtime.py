@@ -16,6 +16,8 @@ from onnxpart.storage.rows import Array, stream
 
 SMALL_MODEL = 1 << 22
 """A model whose weights have fewer bytes holds them, and is run by one thread: others would start too late."""
+MANY_NODES = 4_000
+"""A graph of more is run as it is: the time that ONNX Runtime takes to fuse nodes grows with the square of them."""
 
 
 def _refused(verb: str, error: Exception) -> OnnxpartError:
@@ -53,10 +55,12 @@ def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.
 
 
 def _session(model: onnx.ModelProto, options: Any) -> Any:
-    """ONNX Runtime's session on the CPU; without its fusions where they fail, as some do that lose an output."""
+    """ONNX Runtime's session on the CPU; without its fusions in large graphs, and where they lose an output."""
     import onnxruntime
 
     content = model.SerializeToString()
+    if len(model.graph.node) > MANY_NODES:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
     def load() -> Any:
         return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"], enable_fallback=0)
