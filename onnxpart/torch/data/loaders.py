@@ -227,8 +227,7 @@ class StreamLoader:
             self._at, self.passes, inner = torch.load(io.BytesIO(base64.b64decode(state)), weights_only=True)
         except pickle.UnpicklingError:  # it isn't made of numbers, texts and tensors alone
             return False
-        stateful.load_state_dict(inner)
-        self._batches = self._begun()
+        self._batches = self._begun(lambda: stateful.load_state_dict(inner))
         return True
 
     def _read(self) -> Any:
@@ -249,11 +248,13 @@ class StreamLoader:
             "train for fewer epochs."
         )
 
-    def _begun(self) -> Iterator[Any]:
+    def _begun(self, go_on: Callable[[], object] = lambda: None) -> Iterator[Any]:
+        """Begin a pass, where its number is known to the data."""
         made = self.stream.made
         tell = getattr(made, "set_epoch", None) or getattr(getattr(made, "dataset", None), "set_epoch", None)
         if tell is not None:  # by which streams of the library datasets draw another order
             tell(len(self.passes))
+        go_on()
         return _begun(self.stream, _mixed(self.seed, len(self.passes)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -310,7 +311,8 @@ class _Seeded(torch_data.Dataset[Any]):
         seed, indices = chosen
         with _seeded(seed):
             try:
-                return self.collate([self.dataset[i] for i in indices])
+                many = getattr(self.dataset, "__getitems__", None)  # a sample at a time is slow to some, as to datasets
+                return self.collate(many(indices) if many else [self.dataset[i] for i in indices])
             except DataError as error:
                 return error
             except (Exception, SystemExit) as error:  # a user's dataset may raise anything

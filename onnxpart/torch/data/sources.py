@@ -1,4 +1,4 @@
-"""What `--data` names: built-in digits, CIFAR-10's files, arrays, images by class, or a function of the user's."""
+"""What `--data` names: built-in digits, CIFAR-10's files, arrays, images by class, the library datasets, a function."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, UsageError
+from onnxpart.torch.data import hf_datasets
 from onnxpart.torch.data.batch import TARGET, Prepare, Source
 from onnxpart.torch.data.images import (
     SUFFIXES,
@@ -41,7 +42,7 @@ from onnxpart.torch.data.loaders import (
 )
 from onnxpart.torch.data.signature import Port, Signature
 
-FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH or module:function"
+FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH, hf:NAME_OR_FOLDER or module:function"
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,17 @@ def _from_function(text: str, loading: _Loading) -> Data:
         made = function()
     except (Exception, SystemExit) as error:  # a user's function may raise anything
         raise DataError(f"{text} fails ({type(error).__name__}: {error}); make it work without arguments.") from None
+    return _from_made(text, function, made, loading)
+
+
+def _hf(name: Path, loading: _Loading) -> Data:
+    stream = loading.steps_per_epoch is not None
+    read = partial(hf_datasets.splits, str(name), loading.inputs.names, stream)
+    return _from_made(f"hf:{name}", read, read(), loading)
+
+
+def _from_made(text: str, function: Callable[..., Any], made: Any, loading: _Loading) -> Data:
+    """Return the batches of what a function made, a pair or what is to learn; it is called again for streams."""
     pair = isinstance(made, tuple) and len(made) == 2
     train, test = made if pair else (made, None)
     again = partial(_made_again, function, 0 if pair else None, loading.batch_size)
@@ -298,13 +310,13 @@ def _from_object(
     text: str, found: Any, loading: _Loading, again: Callable[[], Iterable[Any]], *, train: bool
 ) -> Source:
     """Return the batches of what a function of the user's gave; of streams those of what it gives when called again."""
-    if isinstance(found, torch_data.Dataset) and not isinstance(found, torch_data.IterableDataset):
+    if hasattr(found, "__getitem__") and not isinstance(found, torch_data.IterableDataset):
         if length_of(found) is None:
             raise DataError(f"{text} gives a {type(found).__name__} without a length; define __len__.")
         return loading.dataset(found, train=train)
     if not isinstance(found, Iterable):
         raise DataError(
-            f"{text} gives a {type(found).__name__}; return a torch Dataset, an iterable of batches (such as a "
+            f"{text} gives a {type(found).__name__}; return a Dataset, an iterable of batches (such as a "
             "DataLoader), or a pair of them."
         )
     batches = _batches(found, loading.batch_size)
@@ -345,4 +357,9 @@ def _from_loader(loader: Iterable[Any], loading: _Loading) -> Source:
     )
 
 
-_OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {"cifar10": _cifar10, "npz": _npz, "folder": _folder}
+_OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {
+    "cifar10": _cifar10,
+    "npz": _npz,
+    "folder": _folder,
+    "hf": _hf,
+}

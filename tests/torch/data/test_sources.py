@@ -336,7 +336,7 @@ def test_functions_that_do_not_fit(module: str) -> None:
     wanted = image(2)
     assert "gives data without a length; say with --steps-per-epoch" in refused(f"{module}:stream", wanted)
     assert f"{module}:listed gives a Lengthless without a length; define" in refused(f"{module}:listed", wanted)
-    assert f"{module}:number gives a int; return a torch Dataset" in refused(f"{module}:number", wanted)
+    assert f"{module}:number gives a int; return a Dataset" in refused(f"{module}:number", wanted)
     assert refused(f"{module}:empty", wanted) == "the data hold no samples; give at least one."
     assert "the data yield 2 inputs, the graph has 1 ('x')" in refused(f"{module}:wrong", wanted)
     assert f"{module}:failing fails (KeyError: 'lost')" in refused(f"{module}:failing", wanted)
