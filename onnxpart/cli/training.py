@@ -63,8 +63,9 @@ class Training:
         str,
         typer.Option(
             help="mnist5k; cifar10:FOLDER (binary version); npz:FILE (arrays named as the graph's inputs, and "
-            "`target`; to test, the same with test_ in front); folder:PATH (images by class); module:function "
-            "(a torch Dataset or DataLoader, or a pair to learn and to test).",
+            "`target`; to test, the same with test_ in front); folder:PATH (images by class); "
+            "hf:NAME_OR_FOLDER (a data set of the library datasets, with columns of the same names); module:function "
+            "(a torch Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
             show_default=False,
         ),
     ]
@@ -88,6 +89,9 @@ class Training:
     accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data which aren't in memory.")] = 0
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(min=1, help="Batches in an epoch, of data without a length.", show_default=False)
+    ] = None
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster, or auto; one on this machine alone if omitted.")
     ] = None
@@ -137,6 +141,7 @@ class Training:
             float(every[2]) if every[2] else None,
             self.keep,
             self.resume,
+            self.steps_per_epoch,
         )
         return options
 
@@ -355,7 +360,11 @@ def _number(k: str) -> int:
     return int(k)
 
 
-@partial(_with_training, only=("data", "loss", "optimizer", "batch_size", "device", "amp", "as_json"), epochs=1)
+@partial(
+    _with_training,
+    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "device", "amp", "as_json"),
+    epochs=1,
+)
 def estimate(
     model: ModelFile,
     training: Training,

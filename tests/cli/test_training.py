@@ -303,6 +303,28 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_from_it(here: Path, monk
         assert not (here / "out" / "checkpoints").exists()
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("name", "again"), [("stream", ""), ("generator", "; the data are read again up to there")])
+def test_a_stream_goes_on_where_it_was(name: str, again: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--data", f"own_samples:{name}", "--steps-per-epoch", 3, "--epochs", 4, *COMMON)
+    for folder in ("straight", "parts"):
+        run("split", "chain.onnx", "-k", 2, "-o", folder)
+    straight = run("train", "straight", *options)
+    assert straight.stderr.count("the data end after 4 batches, and begin anew then") == 1
+    monkeypatch.delitem(sys.modules, "own_samples")
+    monkeypatch.setenv("STOP", "95")  # in the third epoch
+    run("train", "parts", *options, code=130)
+    monkeypatch.delenv("STOP")
+    resumed = run("train", "parts", *options, "--resume")
+    assert f"from parts/training/checkpoints{again}\n" in resumed.stderr
+    for p in range(2):
+        assert equal(f"parts/part{p}.onnx", f"straight/part{p}.onnx")
+    assert (
+        "without a length; say with --steps-per-epoch"
+        in run("train", "chain.onnx", *options[:2], "--epochs", 1, code=1).stderr
+    )
+
+
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The rates of all steps that are taken in series, in order."""

@@ -45,6 +45,31 @@ def samples():
 def both():
     return Samples(), Samples("test_")
 
+class Stream:
+    """The samples of both in batches of ten, in their order, over and over; it can tell where it is."""
+
+    at = 0
+    begins = 0
+
+    def __iter__(self):
+        found = Samples()
+        begins, self.begins = self.begins, 0
+        for i in range(begins, len(found) // 10):
+            self.at = i + 1
+            yield torch.utils.data.default_collate([found[10 * i + j] for j in range(10)])
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.begins = state["at"]
+
+def stream():
+    return Stream()
+
+def generator():
+    yield from Stream()
+
 def hungry(output, target):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

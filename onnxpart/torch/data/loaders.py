@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
+import pickle
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -109,37 +113,186 @@ class DatasetLoader:
 
 @dataclass(frozen=True)
 class ForeignLoader:
-    """A DataLoader whose order is its own; the generators are seeded for every batch, and left as they were."""
+    """A DataLoader whose order is its own, or another iterable of batches; without a length, an epoch goes to its end.
 
-    loader: torch_data.DataLoader[Any]
+    The generators are seeded for every batch, and left as they were.
+    """
+
+    loader: Iterable[Any]
     names: tuple[str, ...]
     seed: int = 0
     steps: tuple[Prepare, ...] = ()
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self.loader)
+        """Return the number of batches in an epoch.
+
+        :raises TypeError: when the loader has no length.
+        """
+        return len(self.loader)  # type: ignore[arg-type]
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on; those before it are read, too."""
-        with _seeded(_mixed(self.seed, number)):
-            batches = iter(self.loader)
-        for i in range(len(self.loader)):
-            with _seeded(_mixed(self.seed, number, i)):
-                try:
-                    found = next(batches, None)
-                except (Exception, SystemExit) as error:  # a user's loader may raise anything
-                    raise _unreadable(error) from error
+        length = length_of(self.loader)
+        batches = _begun(self.loader, _mixed(self.seed, number))
+        for i in count():
+            found = _next(batches, _mixed(self.seed, number, i))
+            if length is not None and (found is None) != (i == length):
+                raise _miscounted(f"{length} batches and yields {i if found is None else 'more'}")
             if found is None:
-                raise _miscounted(f"{len(self.loader)} batches and yields {i}")
+                return
             if i >= start:
                 yield _prepared(to_batch(found, self.names), self.steps)
-        if next(batches, None) is not None:
-            raise _miscounted(f"{len(self.loader)} batches and yields more")
 
     def prepared(self, prepare: Prepare) -> ForeignLoader:
         """Return a loader of the samples that `prepare` makes of these, batch by batch."""
         return replace(self, steps=(*self.steps, prepare))
+
+
+class Opened:
+    """An iterable that a function of the user's makes: anew in each process, and for each pass if it has only one."""
+
+    def __init__(self, make: Callable[[], Iterable[Any]]) -> None:
+        self.make = make
+        self._made: Iterable[Any] | None = None
+
+    @property
+    def made(self) -> Iterable[Any]:
+        """What the function made last."""
+        if self._made is None:
+            self._made = self.make()
+        return self._made
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return an iterator from the beginning."""
+        if isinstance(self._made, Iterator):
+            self._made = None
+        return iter(self.made)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what goes to another process."""
+        return {"make": self.make, "_made": None}
+
+
+class StreamLoader:
+    """Batches of data without a length, in their own order: every `length` of them are an epoch.
+
+    An epoch goes on where the one before ended, and data that end begin anew. The generators are seeded for every
+    batch, and left as they were. Batches before the one that is asked for are read, too, unless that one comes next.
+    """
+
+    def __init__(
+        self, stream: Opened, names: tuple[str, ...], length: int, seed: int = 0, steps: tuple[Prepare, ...] = ()
+    ) -> None:
+        self.stream, self.names, self.length, self.seed, self.steps = stream, names, length, seed, steps
+        self.passes: list[int] = []
+        """Batches that were read when the data ended, once for each time."""
+        self._at = 0
+        self._batches: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.length
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on.
+
+        :raises DataError: when the data end, and yield nothing more from their beginning.
+        """
+        for position in range(number * self.length + start, (number + 1) * self.length):
+            if position < self._at:
+                self.passes, self._at, self._batches = [], 0, None
+            while self._at < position:
+                self._read()
+            yield _prepared(to_batch(self._read(), self.names), self.steps)
+
+    def prepared(self, prepare: Prepare) -> StreamLoader:
+        """Return a loader of the samples that `prepare` makes of these, batch by batch."""
+        return StreamLoader(self.stream, self.names, self.length, self.seed, (*self.steps, prepare))
+
+    def state(self) -> str | None:
+        """Return where the data are, for `restore`; None where they can't tell (they have no `state_dict`)."""
+        stateful = _stateful(self.stream.made)
+        if self._batches is None or stateful is None:
+            return None
+        content = io.BytesIO()
+        torch.save([self._at, self.passes, stateful.state_dict()], content)
+        return base64.b64encode(content.getvalue()).decode()
+
+    def restore(self, state: str) -> bool:
+        """Let the data go on where they were; return whether they can."""
+        stateful = _stateful(self.stream.made)
+        if stateful is None:
+            return False
+        try:
+            self._at, self.passes, inner = torch.load(io.BytesIO(base64.b64decode(state)), weights_only=True)
+        except pickle.UnpicklingError:  # it isn't made of numbers, texts and tensors alone
+            return False
+        self._batches = self._begun(lambda: stateful.load_state_dict(inner))
+        return True
+
+    def _read(self) -> Any:
+        """Return the next batch, of the next pass where one has ended."""
+        for _ in range(2):
+            batches = self._begun() if self._batches is None else self._batches
+            found = _next(batches, _mixed(self.seed, len(self.passes), self._at))
+            if found is not None:
+                self._at, self._batches = self._at + 1, batches
+                return found
+            self._batches = None
+            if self._at:
+                self.passes.append(self._at)
+        if not self._at:
+            raise DataError("the data hold no samples; give at least one.")
+        raise DataError(
+            f"the data end after {self._at} batches and yield none from their beginning; let each pass yield some, or "
+            "train for fewer epochs."
+        )
+
+    def _begun(self, go_on: Callable[[], object] = lambda: None) -> Iterator[Any]:
+        """Begin a pass, where its number is known to the data."""
+        made = self.stream.made
+        tell = getattr(made, "set_epoch", None) or getattr(getattr(made, "dataset", None), "set_epoch", None)
+        if tell is not None:  # by which streams of the library datasets draw another order
+            tell(len(self.passes))
+        go_on()
+        return _begun(self.stream, _mixed(self.seed, len(self.passes)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what goes to another process, where the data are read from their beginning."""
+        return {**vars(self), "passes": [], "_at": 0, "_batches": None}
+
+
+def _stateful(stream: Any) -> Any:
+    """Return what tells where a stream is: itself, or the dataset that a DataLoader reads in this process; or None."""
+    if not hasattr(stream, "state_dict") and isinstance(stream, torch_data.DataLoader) and not stream.num_workers:
+        stream = stream.dataset
+    return stream if hasattr(stream, "state_dict") and hasattr(stream, "load_state_dict") else None
+
+
+def length_of(found: object) -> int | None:
+    """Return a length; None of what has none."""
+    try:
+        return len(found)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _begun(batches: Iterable[Any], seed: int) -> Iterator[Any]:
+    """Begin a pass, with generators that are seeded."""
+    with _seeded(seed):
+        try:
+            return iter(batches)
+        except (Exception, SystemExit) as error:  # a user's loader may raise anything
+            raise _unreadable(error) from error
+
+
+def _next(batches: Iterator[Any], seed: int) -> Any:
+    """Return the next batch, read with generators that are seeded; None at the end."""
+    with _seeded(seed):
+        try:
+            return next(batches, None)
+        except (Exception, SystemExit) as error:  # a user's loader may raise anything
+            raise _unreadable(error) from error
 
 
 def _prepared(batch: Batch, steps: Sequence[Prepare]) -> Batch:
@@ -158,7 +311,8 @@ class _Seeded(torch_data.Dataset[Any]):
         seed, indices = chosen
         with _seeded(seed):
             try:
-                return self.collate([self.dataset[i] for i in indices])
+                many = getattr(self.dataset, "__getitems__", None)  # a sample at a time is slow to some, as to datasets
+                return self.collate(many(indices) if many else [self.dataset[i] for i in indices])
             except DataError as error:
                 return error
             except (Exception, SystemExit) as error:  # a user's dataset may raise anything

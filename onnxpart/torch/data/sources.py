@@ -1,12 +1,13 @@
-"""What `--data` names: built-in digits, CIFAR-10's files, arrays, images by class, or a function of the user's."""
+"""What `--data` names: built-in digits, CIFAR-10's files, arrays, images by class, the library datasets, a function."""
 
 from __future__ import annotations
 
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, UsageError
+from onnxpart.torch.data import hf_datasets
 from onnxpart.torch.data.batch import TARGET, Prepare, Source
 from onnxpart.torch.data.images import (
     SUFFIXES,
@@ -30,10 +32,17 @@ from onnxpart.torch.data.images import (
     laid_out,
     mnist5k,
 )
-from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, TensorLoader
+from onnxpart.torch.data.loaders import (
+    DatasetLoader,
+    ForeignLoader,
+    Opened,
+    StreamLoader,
+    TensorLoader,
+    length_of,
+)
 from onnxpart.torch.data.signature import Port, Signature
 
-FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH or module:function"
+FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH, hf:NAME_OR_FOLDER or module:function"
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Data:
 
     def prepared(self, prepare: Prepare) -> Data:
         """Return the samples that `prepare` makes of these."""
-        return Data(self.train.prepared(prepare), self.test.prepared(prepare) if self.test else None)
+        return Data(self.train.prepared(prepare), None if self.test is None else self.test.prepared(prepare))
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class _Loading:
     batch_size: int
     seed: int
     workers: int
+    steps_per_epoch: int | None
 
     def tensors(self, inputs: Sequence[Tensor], target: Tensor, *, train: bool) -> Source:
         return TensorLoader(tuple(inputs), target, self.batch_size, self.seed, shuffle=train)
@@ -66,17 +76,26 @@ class _Loading:
         return DatasetLoader(dataset, self.inputs.names, self.batch_size, self.seed, train, self.workers)
 
 
-def open_data(text: str, inputs: Signature, *, batch_size: int, seed: int = 0, workers: int = 0) -> Data:
+def open_data(
+    text: str,
+    inputs: Signature,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    workers: int = 0,
+    steps_per_epoch: int | None = None,
+) -> Data:
     """Return the samples that `text` names, one of `FORMS`, checked against the graph's inputs.
 
     What is in memory is checked whole, else the first batch now and every other when it is read. `workers` processes
     read what isn't in memory; a DataLoader of the user's keeps its own batch size and workers.
 
-    :raises UsageError: for a text of another form, or a function that can't be imported.
+    :param steps_per_epoch: batches in an epoch, of data to learn that have no length.
+    :raises UsageError: for a text of another form, a function that can't be imported, or steps for data with a length.
     :raises DataError: when the data can't be read, are empty, or don't fit the graph.
     """
     kind, _, rest = text.partition(":")
-    loading = _Loading(inputs, batch_size, seed, workers)
+    loading = _Loading(inputs, batch_size, seed, workers, steps_per_epoch)
     if kind == "mnist5k" and not rest:
         found = _mnist5k(loading)
     elif kind in _OPENERS and rest:
@@ -85,6 +104,8 @@ def open_data(text: str, inputs: Signature, *, batch_size: int, seed: int = 0, w
         found = _from_function(text, loading)
     else:
         raise UsageError(f"the data {text!r} are of no known form; give {FORMS}.")
+    if steps_per_epoch is not None and not isinstance(found.train, StreamLoader):
+        raise UsageError(f"the data {text!r} have {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
     found = found.prepared(inputs)
     for source in (found.train, found.test):
         if source is not None:
@@ -254,34 +275,72 @@ def find_function(text: str, what: str) -> Callable[..., Any]:
 
 
 def _from_function(text: str, loading: _Loading) -> Data:
+    """Return the batches of what a function of the user's gives, or of the two of which it gives a pair."""
     function = find_function(text, "data")
     try:
         made = function()
     except (Exception, SystemExit) as error:  # a user's function may raise anything
         raise DataError(f"{text} fails ({type(error).__name__}: {error}); make it work without arguments.") from None
-    train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    first = _from_object(text, train, loading, train=True)
-    return Data(first, None if test is None else _from_object(text, test, loading, train=False))
+    return _from_made(text, function, made, loading)
 
 
-def _from_object(text: str, found: Any, loading: _Loading, *, train: bool) -> Source:
-    if isinstance(found, torch_data.DataLoader):
-        return _from_loader(text, found, loading)
-    if not isinstance(found, torch_data.Dataset):
+def _hf(name: Path, loading: _Loading) -> Data:
+    stream = loading.steps_per_epoch is not None
+    read = partial(hf_datasets.splits, str(name), loading.inputs.names, stream)
+    return _from_made(f"hf:{name}", read, read(), loading)
+
+
+def _from_made(text: str, function: Callable[..., Any], made: Any, loading: _Loading) -> Data:
+    """Return the batches of what a function made, a pair or what is to learn; it is called again for streams."""
+    pair = isinstance(made, tuple) and len(made) == 2
+    train, test = made if pair else (made, None)
+    again = partial(_made_again, function, 0 if pair else None, loading.batch_size)
+    first = _from_object(text, train, loading, again, train=True)
+    again = partial(_made_again, function, 1, loading.batch_size)
+    return Data(first, None if test is None else _from_object(text, test, loading, again, train=False))
+
+
+def _made_again(function: Callable[..., Any], place: int | None, batch_size: int) -> Iterable[Any]:
+    """Call a function of the user's; return the batches of what it gives, or of what is at a place of that."""
+    made = function()
+    return _batches(made if place is None else made[place], batch_size)
+
+
+def _from_object(
+    text: str, found: Any, loading: _Loading, again: Callable[[], Iterable[Any]], *, train: bool
+) -> Source:
+    """Return the batches of what a function of the user's gave; of streams those of what it gives when called again."""
+    if hasattr(found, "__getitem__") and not isinstance(found, torch_data.IterableDataset):
+        if length_of(found) is None:
+            raise DataError(f"{text} gives a {type(found).__name__} without a length; define __len__.")
+        return loading.dataset(found, train=train)
+    if not isinstance(found, Iterable):
         raise DataError(
-            f"{text} gives a {type(found).__name__}; return a torch Dataset, a DataLoader, or a pair of them."
+            f"{text} gives a {type(found).__name__}; return a Dataset, an iterable of batches (such as a "
+            "DataLoader), or a pair of them."
         )
+    batches = _batches(found, loading.batch_size)
+    if length_of(batches) is not None:
+        return _from_loader(batches, loading)
+    if not train:
+        return ForeignLoader(Opened(again), loading.inputs.names, loading.seed)
+    if loading.steps_per_epoch is None:
+        raise DataError(f"{text} gives data without a length; say with --steps-per-epoch when an epoch ends.")
+    return StreamLoader(Opened(again), loading.inputs.names, loading.steps_per_epoch, loading.seed)
+
+
+def _batches(found: Any, batch_size: int) -> Iterable[Any]:
+    """Return an iterable of batches; samples are collated."""
+    batches: Iterable[Any] = found
     if isinstance(found, torch_data.IterableDataset):
-        return _from_loader(text, torch_data.DataLoader(found, batch_size=loading.batch_size), loading)
-    return loading.dataset(found, train=train)
+        batches = torch_data.DataLoader(found, batch_size=batch_size)
+    return batches
 
 
-def _from_loader(text: str, loader: torch_data.DataLoader[Any], loading: _Loading) -> Source:
-    """Return the batches of a DataLoader; of a plain one they are read anew by `DatasetLoader`, which can resume."""
-    try:
-        len(loader)
-    except TypeError:
-        raise DataError(f"{text} gives data without a length; define __len__, so that an epoch has an end.") from None
+def _from_loader(loader: Iterable[Any], loading: _Loading) -> Source:
+    """Return the batches of a loader; of a plain DataLoader they are read anew by `DatasetLoader`, which can resume."""
+    if not isinstance(loader, torch_data.DataLoader):
+        return ForeignLoader(loader, loading.inputs.names, loading.seed)
     plain = type(loader.sampler) in (torch_data.RandomSampler, torch_data.SequentialSampler)
     if type(loader.batch_sampler) is not torch_data.BatchSampler or not plain or loader.drop_last:
         return ForeignLoader(loader, loading.inputs.names, loading.seed)
@@ -298,4 +357,9 @@ def _from_loader(text: str, loader: torch_data.DataLoader[Any], loading: _Loadin
     )
 
 
-_OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {"cifar10": _cifar10, "npz": _npz, "folder": _folder}
+_OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {
+    "cifar10": _cifar10,
+    "npz": _npz,
+    "folder": _folder,
+    "hf": _hf,
+}

@@ -34,6 +34,7 @@ class RunOptions:
     """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
 
     Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
+    `steps_per_epoch` is for data without a length.
     """
 
     data: str
@@ -47,6 +48,7 @@ class RunOptions:
     every_minutes: float | None = 10.0
     keep: int = 2
     resume: bool = False
+    steps_per_epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Task:
 
     def batch(self) -> Batch:
         """Return a batch of the test data, or else of those to learn."""
-        return next((self.data.test or self.data.train).epoch(0))
+        return next((self.data.train if self.data.test is None else self.data.test).epoch(0))
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,14 @@ def prepare(models: Sequence[onnx.ModelProto], options: RunOptions) -> Task:
     """
     objective = find_objective(options.loss, models[0])
     inputs = signature(models[0].graph)
-    seed, workers = options.settings.seed, options.workers
-    data = open_data(options.data, inputs, batch_size=options.batch_size, seed=seed, workers=workers)
+    data = open_data(
+        options.data,
+        inputs,
+        batch_size=options.batch_size,
+        seed=options.settings.seed,
+        workers=options.workers,
+        steps_per_epoch=options.steps_per_epoch,
+    )
     modules = [import_onnx(objective.cut(model)) for model in models]
     loss, data = objective.bind(modules[0], data)
     return Task(modules, objective, loss, data)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from onnxpart.errors import CheckpointError, DataError, Interrupted, OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Batch, Loader
+from onnxpart.torch.data.loaders import StreamLoader
 from onnxpart.torch.training import checkpoint, optim
 from onnxpart.torch.training.checkpoint import Checkpoints, PartState
 from onnxpart.torch.training.engine import Engine
@@ -89,6 +90,7 @@ class _Run:
         self.clock = self.saved = time.perf_counter()
         self.newest: int | None = None
         self.cost = 0.0
+        self.told_end = False
 
     def train(self) -> list[Result]:
         """Go on from a checkpoint or the given states, to the end."""
@@ -171,7 +173,7 @@ class _Run:
     def _close(self, epoch: int) -> None:
         """End an epoch: evaluate, and note it in the curves."""
         job, at = self.job, self.at
-        judged = evaluated(self.engine, job.test) if job.test else []
+        judged = evaluated(self.engine, job.test) if job.test is not None else []
         for i, number in enumerate(job.numbers):
             result = Epoch(at.seconds, at.losses[i] / max(at.samples, 1))
             if judged:
@@ -180,6 +182,9 @@ class _Run:
             at.curves[i].append(result)
             self._tell(EpochEnd(number, epoch, result))
         at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
+        if isinstance(job.loader, StreamLoader) and job.loader.passes and not self.told_end:
+            self.told_end = True
+            self._tell(Note(f"the data end after {job.loader.passes[0]} batches, and begin anew then"))
 
     def _tell(self, event: Event) -> None:
         try:
@@ -240,12 +245,13 @@ class _Run:
         """Write a checkpoint of each part, and remove older ones."""
         at, began = self.at, time.perf_counter()
         states = [self.engine.part(i) for i in range(len(self.job.numbers))]
+        data = self.job.loader.state() if isinstance(self.job.loader, StreamLoader) else None
         for i, state in enumerate(states):
             if not all(state.tensors[key].isfinite().all() for key, _ in self.job.modules[i].named_parameters()):
                 raise self._diverged(i, f"weights are no longer numbers at step {at.step}")
         for i, (number, state) in enumerate(zip(self.job.numbers, states, strict=True)):
             mine = {**asdict(at), "losses": [at.losses[i]], "curves": [[asdict(epoch) for epoch in at.curves[i]]]}
-            about = {**self._identity(i), "engine": self.engine.kind, "position": mine}
+            about = {**self._identity(i), "engine": self.engine.kind, "position": mine, "data": data}
             checkpoint.save(checkpoints, number, at.step, state, about)
         for number in self.job.numbers:
             checkpoint.prune(checkpoints, number)
@@ -271,7 +277,10 @@ class _Run:
             for key in ("epoch", "step", "batch", "samples", "seconds"):
                 setattr(self.at, key, position[key])
         self.newest = step
-        self.on_event(Note(f"{_named(numbers)}: resumed at step {step} from {checkpoints.folder}"))
+        again = ""
+        if isinstance(self.job.loader, StreamLoader) and not (found["data"] and self.job.loader.restore(found["data"])):
+            again = "; the data are read again up to there"
+        self.on_event(Note(f"{_named(numbers)}: resumed at step {step} from {checkpoints.folder}{again}"))
         return True
 
     def _take_over(self) -> None:

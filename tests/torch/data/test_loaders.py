@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError
 from onnxpart.torch.data.batch import Batch, Loader
-from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, TensorLoader, to_batch
+from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, Opened, StreamLoader, TensorLoader, to_batch
 
 COUNT = 7
 
@@ -212,3 +214,121 @@ def test_data_that_end_the_process_are_blamed(workers: int) -> None:
     loader = DatasetLoader(Dying(partial(sys.exit, 3)), ("x",), 4, workers=workers)
     with pytest.raises(DataError, match=r"the data can't be read \(SystemExit: 3\)"):
         list(loader.epoch(0))
+
+
+# -- data without a length --------------------------------------------------------------------------------------------
+
+
+def endless() -> Iterator[Batch]:
+    """Batches with noise of their own, and their numbers."""
+    return (((torch.rand(2, 1),), torch.full((2,), i)) for i in count())
+
+
+class Short:
+    """Five batches in each pass, in another order in each epoch that it is told."""
+
+    number = 0
+
+    def set_epoch(self, number: int) -> None:
+        self.number = number
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (((torch.rand(2, 1),), torch.full((2,), (i + self.number) % 5)) for i in range(5))
+
+
+def generated() -> Iterator[Batch]:
+    """Five batches, once."""
+    return iter(Short())
+
+
+class Stateful(Short, torch_data.IterableDataset[Any]):
+    """The same, which can go on where it was."""
+
+    at = 0
+    begins = 0
+    read = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        begins, self.begins = self.begins, 0
+        for i, batch in enumerate(super().__iter__()):
+            if i >= begins:
+                self.at = i + 1
+                Stateful.read += 1
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": torch.tensor(self.at)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.begins = int(state["at"])
+
+
+def loaded() -> Iterable[Any]:
+    return torch_data.DataLoader(Stateful(), batch_size=None)
+
+
+def stream_of(make: Callable[[], Iterable[Any]], steps: int = 3) -> StreamLoader:
+    return StreamLoader(Opened(make), ("x",), steps)
+
+
+def numbers_of(batches: Iterable[Batch]) -> list[int]:
+    return [int(target[0]) for _, target in batches]
+
+
+@pytest.mark.parametrize("make", [endless, Short, generated, Stateful])
+@settings(max_examples=25)
+@given(
+    number=st.integers(0, 4), start=st.integers(0, 3), others=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)))
+)
+def test_epochs_of_a_stream_are_the_same_whatever_was_read_before(
+    make: Callable[[], Iterable[Any]], number: int, start: int, others: list[tuple[int, int]]
+) -> None:
+    loader, fresh = stream_of(make), stream_of(make)
+    for other, batches in others:
+        for _ in zip(range(batches), loader.epoch(other), strict=False):
+            pass
+    expected = [batch for n in range(number + 1) for batch in fresh.epoch(n)][3 * number + start :]
+    assert equal(list(loader.epoch(number, start)), expected)
+
+
+def test_a_stream_goes_on_from_epoch_to_epoch_and_begins_anew_at_its_end() -> None:
+    assert numbers_of(batch for number in range(3) for batch in stream_of(endless).epoch(number)) == list(range(9))
+    short, generator = stream_of(Short), stream_of(generated)
+    assert numbers_of(batch for number in range(4) for batch in short.epoch(number)) == [*range(5), 1, 2, 3, 4, 0, 2, 3]
+    assert short.passes == [5, 10]
+    assert numbers_of(batch for number in range(4) for batch in generator.epoch(number))[5:] == [*range(5), 0, 1]
+    read = iter(generated())
+    with pytest.raises(DataError, match="the data end after 5 batches and yield none from their beginning; let each"):
+        list(stream_of(lambda: read, 6).epoch(0))
+    with pytest.raises(DataError, match="the data hold no samples; give at least one"):
+        list(stream_of(lambda: ()).epoch(0))
+
+
+def test_a_stream_in_another_process_is_made_there() -> None:
+    loader = stream_of(generated)
+    list(loader.epoch(0))
+    assert equal(list(pickle.loads(pickle.dumps(loader)).epoch(1)), list(loader.epoch(1)))
+
+
+@pytest.mark.parametrize("make", [Stateful, loaded])
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_stream_that_has_a_state_is_not_read_again(make: Callable[[], Iterable[Any]], steps: int) -> None:
+    loader, resumed = stream_of(make, 10), stream_of(make, 10)
+    batches = loader.epoch(0)
+    for _ in range(steps):
+        next(batches)
+    state = loader.state()
+    Stateful.read = 0
+    assert state is not None
+    assert resumed.restore(state)
+    assert numbers_of(resumed.epoch(0, steps)) == [*range(steps, 5), 1, 2, 3, 4, 0]
+    assert Stateful.read == 10 - steps
+    assert numbers_of(batches) == [*range(steps, 5), 1, 2, 3, 4, 0]
+    assert stream_of(Short).state() is None
+    assert not stream_of(Short).restore(state)
+
+
+def test_data_without_a_length_are_tested_with_to_their_end() -> None:
+    loader = ForeignLoader(Opened(generated), ("x",))
+    assert numbers_of(loader.epoch(0)) == numbers_of(loader.epoch(0)) == list(range(5))
+    assert numbers_of(loader.epoch(0, 3)) == [3, 4]

@@ -17,7 +17,7 @@ from torch.utils import data as torch_data
 from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Source
 from onnxpart.torch.data.images import digits
-from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, TensorLoader
+from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, StreamLoader, TensorLoader
 from onnxpart.torch.data.signature import Signature, signature
 from onnxpart.torch.data.sources import FORMS, Data, open_data
 
@@ -276,6 +276,15 @@ class Stream(IterableDataset):
     def __iter__(self):
         return zip(x, y)
 
+class Lengthless(Dataset):
+    def __getitem__(self, i):
+        return dataset[i]
+
+def batches():
+    yield from DataLoader(dataset, batch_size=3)
+def streams(): return Stream(), batches()
+def listed(): return Lengthless()
+
 def plain(): return dataset
 def pair(): return dataset, DataLoader(dataset, batch_size=3)
 def dropping(): return DataLoader(dataset, batch_size=2, drop_last=True)
@@ -312,10 +321,22 @@ def test_datasets_and_loaders_of_the_users(module: str) -> None:
     assert len(list(dropping.epoch(0))) == 2
 
 
+def test_streams_of_the_users(module: str) -> None:
+    data = open_data(f"{module}:streams", image(2), batch_size=2, steps_per_epoch=4)
+    assert isinstance(data.train, StreamLoader)
+    assert [len(target) for _, target in data.train.epoch(0)] == [2, 2, 1, 2]
+    assert samples(data.test)[1].tolist() == samples(data.test)[1].tolist() == [0, 1, 2, 3, 4]
+    generator = open_data(f"{module}:batches", image(2), batch_size=2, steps_per_epoch=3).train
+    assert [len(target) for _, target in generator.epoch(1)] == [2, 3, 2]
+    with pytest.raises(UsageError, match="have 3 batches in an epoch; leave out --steps-per-epoch"):
+        open_data(f"{module}:plain", image(2), batch_size=2, steps_per_epoch=4)
+
+
 def test_functions_that_do_not_fit(module: str) -> None:
     wanted = image(2)
-    assert "gives data without a length" in refused(f"{module}:stream", wanted)
-    assert f"{module}:number gives a int; return a torch Dataset" in refused(f"{module}:number", wanted)
+    assert "gives data without a length; say with --steps-per-epoch" in refused(f"{module}:stream", wanted)
+    assert f"{module}:listed gives a Lengthless without a length; define" in refused(f"{module}:listed", wanted)
+    assert f"{module}:number gives a int; return a Dataset" in refused(f"{module}:number", wanted)
     assert refused(f"{module}:empty", wanted) == "the data hold no samples; give at least one."
     assert "the data yield 2 inputs, the graph has 1 ('x')" in refused(f"{module}:wrong", wanted)
     assert f"{module}:failing fails (KeyError: 'lost')" in refused(f"{module}:failing", wanted)

@@ -1,0 +1,56 @@
+"""Data sets of Hugging Face's library datasets: its hub's, what it saved in folders, and Parquet files there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxpart.errors import DataError
+from onnxpart.torch.data.batch import TARGET
+
+_LEARN, _TEST = "train", ("test", "validation")
+"""Names of the splits to learn, and to test: the first that is there."""
+
+
+def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | None]:
+    """Return what a data set holds to learn, and to test if it does: the graph's inputs and the target, as tensors.
+
+    :param name: of a folder, or on the hub. :param stream: read it from its beginning to its end, in its own order.
+    :raises DataError: without the library, when the data set can't be read, or lacks columns.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("hf: needs the package datasets; install it with `pip install 'onnxpart[data]'`.") from None
+    folder = Path(name)
+    place = str(folder.resolve()) if folder.is_dir() else name  # a folder may be called as a format is
+    saved = any((folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))
+    try:
+        found = datasets.load_from_disk(place) if saved else datasets.load_dataset(place, streaming=stream)
+    except Exception as error:  # the library raises what those raise that read the files
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise DataError(
+            f"hf:{name} can't be read ({type(error).__name__}: {reason}); name a folder that datasets saved, one of "
+            "Parquet files, or a data set of the hub."
+        ) from None
+    by_name = found if isinstance(found, dict) else {_LEARN: found}
+    if _LEARN not in by_name:
+        raise DataError(f"hf:{name} has the splits {', '.join(map(repr, by_name))}, and no {_LEARN!r}; name one so.")
+    test = next((split for split in _TEST if split in by_name), None)
+    first, second = (
+        None if split is None else _columns(f"hf:{name}", by_name[split], (*inputs, TARGET)) for split in (_LEARN, test)
+    )
+    streams = [split.to_iterable_dataset() if stream and saved and split else split for split in (first, second)]
+    return streams[0], streams[1]
+
+
+def _columns(name: str, split: Any, wanted: Sequence[str]) -> Any:
+    have = split.column_names
+    missing = [column for column in wanted if column not in (have or wanted)]
+    if missing:
+        raise DataError(
+            f"{name} has no column {missing[0]!r} (it has {', '.join(map(repr, have))}); name the columns as the "
+            f"graph's inputs, and {TARGET}."
+        )
+    return split.select_columns(list(wanted)).with_format("torch")
