@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from onnxpart.analysis.repeats import Block, Item
 from onnxpart.page.content import Card, Content, told
-from onnxpart.page.repeats import Block, Item
 from onnxpart.storage.outputs import GENERATOR
 
 SUFFIX = ".dot"

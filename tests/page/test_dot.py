@@ -11,10 +11,10 @@ import pytest
 
 from models import BUILDERS
 from onnxpart import analyse, load
+from onnxpart.analysis.repeats import Block
 from onnxpart.inspection.sizes import measure
 from onnxpart.page.content import content
 from onnxpart.page.dot import COLOURS, SHARED, dot
-from onnxpart.page.repeats import Block
 from onnxpart.planning.planner import partition
 from scripts.page.examples import MARKUP
 from tests.networks.command import run, run_json
