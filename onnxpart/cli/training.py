@@ -274,7 +274,12 @@ def fit(
     edges: EdgesText = "0",
     outputs: Outputs = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Train the whole alone, too, and tell which was sooner as good.")
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Train the whole alone, too, and tell which was sooner as good; and controls: the whole for a shorter "
+            "time, one part for a longer one, copies of one part.",
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:

@@ -348,12 +348,20 @@ def test_without_test_data_the_parts_have_their_share_of_the_epochs() -> None:
 def test_a_baseline_is_the_whole_alone(rates: list[float]) -> None:
     options = (*DATA, "--epochs", 5, "--merge-at", 3)
     found = run_json("fit", "chain.onnx", "-o", "out", *options, "--baseline")
-    assert rates[25:] == pytest.approx([x * min((i + 1) / 2, 1) for i, x in enumerate(cosine(0.1, 25))])
+    assert rates[25:50] == pytest.approx([x * min((i + 1) / 2, 1) for i, x in enumerate(cosine(0.1, 25))])
     assert [e["epoch"] for e in found["baseline"]] == [1, 2, 3, 4, 5]
     assert found["as_good"]["by"] == "error rate"
     assert found["as_good"]["wanted"] == found["baseline"][-1]["metric"]
     assert found["as_good"]["baseline"] == found["baseline"][-1]["seconds"]
-    assert "The whole alone ends at error rate " in Path("out/report.md").read_text()
+    page = Path("out/report.md").read_text()
+    assert "The whole alone ends at error rate " in page
+    epochs = {name: [e["epoch"] for e in curve] for name, curve in found["controls"].items()}
+    spent, alone = found["seconds"]["parts"] + found["seconds"]["whole"], found["baseline"][-1]["seconds"] / 5
+    assert epochs["shorter"] == list(range(1, min(max(round(spent / alone), 1), 5) + 1))
+    assert epochs["one part"] == list(range(1, 7))
+    assert epochs["copies"] == [4, 5]
+    assert rates[-10:] == rates[15:25]
+    assert "| one part alone, 2 times as long | 6 |" in page
 
 
 @pytest.mark.usefixtures("here")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ from statistics import median
 from torch import nn
 
 from onnxpart.emission.split import WHOLE, Split, part_files
-from onnxpart.errors import CheckpointError, ModelError, UsageError
+from onnxpart.errors import CheckpointError, MergeError, ModelError, UsageError
 from onnxpart.inspection.sizes import Sizes, measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
@@ -38,6 +38,7 @@ from onnxpart.torch.runs.stages import (
     merge_parts,
     parts_of,
     run_stages,
+    widen_part,
 )
 from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
@@ -50,6 +51,8 @@ from onnxpart.torch.training.train import evaluate
 CHECKPOINTS, TRAINED = "checkpoints", "trained.onnx"
 PARTS, THE_WHOLE, BASELINE = "parts", "whole", "baseline"
 """The stages; the first is the split's folder, too."""
+SHORTER, ONE_PART, COPIES = "shorter", "one part", "copies"
+"""The controls, which are stages, too: other ways to spend about as much time."""
 Progress = Callable[[str, Task, range], OnEvent]
 """Stage, its task and its epochs -> what is told its news."""
 
@@ -87,8 +90,10 @@ class Fit:
     """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
 
     `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
-    `baseline`: the curve of the whole trained alone, if that was asked for. `note` says where the loss was taken.
-    `deviation` is ONNX Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
+    `baseline`: the curve of the whole trained alone, if that was asked for; `controls`: then those of SHORTER, the
+    whole for as many epochs as take the method's time, ONE_PART, a part trained for K times the parts' epochs, and
+    COPIES, the whole that begins as copies of the first part. `note` says where the loss was taken. `deviation` is ONNX
+    Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
     weights between parts are as they were in the network.
     """
 
@@ -103,6 +108,7 @@ class Fit:
     merged: tuple[float, float | None] | None
     whole: list[Epoch]
     baseline: list[Epoch]
+    controls: Mapping[str, list[Epoch]]
     times: Times
     deviation: float
     kept: Sequence[str]
@@ -145,7 +151,8 @@ def fit(
         recipe's when omitted.
     :param edges: how the edges between parts start in the whole; those of parameters that the model says are frozen are
         kept, in each round.
-    :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare.
+    :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare; and the
+        controls (see `Fit`).
     :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
         are of no use when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
@@ -190,7 +197,9 @@ class _Run:
         save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
         merged, whole = self._whole(parts, trained, edges)
         module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
+        times = _times(parts.seconds, curve)
         alone = self._baseline() if baseline else []
+        controls = self._controls(parts, range(trained, trained + len(curve)), times, alone) if baseline else {}
         state = whole.states[0] if whole.states else None
         save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
         return Fit(
@@ -205,7 +214,8 @@ class _Run:
             merged,
             curve,
             alone,
-            _times(parts.seconds, curve),
+            controls,
+            times,
             deviation(module, task.objective, out / TRAINED, task.batch()),
             edges.keeping(frozen(rounds.model.proto)).kept(rounds.last.plan),
         )
@@ -259,10 +269,44 @@ class _Run:
 
     def _baseline(self) -> list[Epoch]:
         """Train the whole alone, from its own first weights; return its curve."""
-        epochs = range(self.options.settings.epochs)
+        return self._alone(BASELINE, self.options.settings.epochs)
+
+    def _controls(self, parts: Networks, span: range, times: Times, alone: list[Epoch]) -> dict[str, list[Epoch]]:
+        """Train the controls; return their curves. Where parts differ in shape there are no copies of one.
+
+        :param span: the epochs of the whole. :param alone: the baseline's curve.
+        """
+        settings, recipe, k = self.options.settings, self.recipe, self.rounds.k
+        fewer = round((times.parts + times.whole) * len(alone) / alone[-1].seconds)
+        longer = range(k * span.start)
+        rate = recipe.parts(settings, k, span.start).lr
+        part = replace(recipe.whole(replace(settings, epochs=longer.stop), longer), lr=rate)
+        split = self.rounds.split(0)
+        one = Networks(split, [self.task.build(split.parts[0])])
+        curves = {
+            SHORTER: self._alone(SHORTER, min(max(fewer, 1), len(alone))),
+            ONE_PART: self._trained(Stage(ONE_PART, longer, part), one),
+        }
+        try:
+            copies = widen_part(parts, seed=settings.seed, build=self.task.build)
+        except MergeError as error:
+            self.progress(COPIES, self.task, span)(Note(f"the control of copies is left out: {error}"))
+            return curves
+        if span:
+            curves[COPIES] = self._trained(Stage(COPIES, span, recipe.whole(settings, span)), copies)
+        return curves
+
+    def _alone(self, name: str, count: int) -> list[Epoch]:
+        """Train the whole from its own first weights for so many epochs; return its curve."""
+        epochs = range(count)
+        settings = self.recipe.whole(replace(self.options.settings, epochs=count), epochs)
         first = Networks(self.rounds.last, [self.task.build(redraft(self.rounds.model).model())])
-        stage = Stage(BASELINE, epochs, self.recipe.whole(self.options.settings, epochs))
-        (networks,) = run_stages(first, [stage], self._trainer(self.progress(BASELINE, self.task, epochs)))
+        return self._trained(Stage(name, epochs, settings), first)
+
+    def _trained(self, stage: Stage, first: Networks) -> list[Epoch]:
+        """Train the only network of a stage; return its curve."""
+        told = self.progress(stage.name, self.task, stage.epochs)
+        (networks,) = run_stages(first, [stage], self._trainer(told))
         return list(networks.curves[0])
 
     def _round(self, number: int) -> Networks:

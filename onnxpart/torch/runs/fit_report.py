@@ -14,7 +14,7 @@ import torch
 from onnxpart import __version__
 from onnxpart.merging.cross_weights import Edges
 from onnxpart.storage.atomic import replacing_files, write_bytes
-from onnxpart.torch.runs.fit import CHECKPOINTS, Fit
+from onnxpart.torch.runs.fit import CHECKPOINTS, COPIES, ONE_PART, SHORTER, Fit
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training import checkpoint
@@ -22,6 +22,11 @@ from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.losses import ERROR
 
 REPORT, PAGE = "report.json", "report.md"
+_CONTROLS = {
+    SHORTER: "the whole alone, in the method's time",
+    ONE_PART: "one part alone, {k} times as long",
+    COPIES: "copies of one part, trained on",
+}
 
 
 def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: Edges) -> dict[str, Any]:
@@ -53,6 +58,9 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "merged": None if found.merged is None else {"loss": found.merged[0], "metric": found.merged[1]},
         "whole": _points(found.whole, found.merge_at),
         "baseline": _points(found.baseline, 0),
+        "controls": {
+            name: _points(curve, found.merge_at if name == COPIES else 0) for name, curve in found.controls.items()
+        },
         "seconds": {"parts": times.parts, "whole": times.whole, "whole_epoch": times.epoch,
                     "alone": times.alone(epochs)},
         "speedup": times.speedup(epochs),
@@ -112,6 +120,7 @@ def page(data: dict[str, Any]) -> list[str]:
     last += [("whole, trained on", data["whole"][-1])] if data["whole"] else []
     rounds = f" (the last of {len(data['rounds'])} rounds)" if len(data["rounds"]) > 1 else ""
     last += [("the whole alone", data["baseline"][-1])] if data["baseline"] else []
+    last += [(_CONTROLS[name].format(k=k), curve[-1]) for name, curve in data["controls"].items()]
     rates = data["recipe"]["rates"]
     lines = [
         f"# {data['model']} in {k} parts",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -13,7 +15,7 @@ from onnxpart.frontend.load import load
 from onnxpart.torch.runs.fit import PARTS, Times, fit
 from onnxpart.torch.runs.fit_report import page
 from onnxpart.torch.runs.task import RunOptions
-from onnxpart.torch.training.events import ignore
+from onnxpart.torch.training.events import Event, Note, ignore
 from onnxpart.torch.training.settings import Settings
 
 MODEL = load(regression_mlp(0, inputs=784, hidden=(8,)))
@@ -51,6 +53,15 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
         fit(MODEL, resumed, tmp_path / PARTS, lambda *_: ignore)
 
 
+def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
+    model = load(regression_mlp(0, inputs=784, hidden=(9,)))
+    options, news = replace(OPTIONS, settings=Settings(2)), list[Event]()
+    found = fit(model, options, tmp_path / "out", lambda *_: news.append, baseline=True)
+    assert {name: len(curve) for name, curve in found.controls.items()} == {"shorter": ANY, "one part": 2}
+    notes = [event.text for event in news if isinstance(event, Note)]
+    assert any(note.startswith("the control of copies is left out: ") for note in notes)
+
+
 def test_speedup_is_that_over_the_whole_alone() -> None:
     times = Times(parts=3.0, whole=5.0, epoch=2.0)
     assert (times.alone(8), times.speedup(8)) == (16.0, 2.0)
@@ -64,6 +75,7 @@ def test_the_page_says_what_was_found() -> None:
         "loss": "mse", "metric": "error", "sizes": {"whole": {"parameters": 1000}, "parts": [{"parameters": 250}] * 2},
         "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
         "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6, "baseline": [],
+        "controls": {},
         "kept": ["a"],
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
