@@ -293,7 +293,7 @@ def fit(
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
-    parts = _number(k) if k != "auto" else _advised(loaded, options, target / runs.fit.PARTS)
+    parts = k if k == "auto" else _number(k)
     with (
         _resumable(),
         runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress,
@@ -316,17 +316,6 @@ def fit(
     for line in runs.fit_report.page(data)[2:]:
         console.print(line)
     console.print(f"wrote {found.file} and {target / runs.fit_report.PAGE}")
-
-
-def _advised(model: Model, options: RunOptions, begun: Path) -> int:
-    """Return the K that is advised, or that of the run that is resumed.
-
-    :raises UsageError: when none is.
-    """
-    if options.resume and begun.is_dir():
-        return folder.read_plan(begun).k
-    found: int = _runs().estimate.chosen(model, options)
-    return found
 
 
 def _loaded(path: Path, outputs: str | None) -> Model:

@@ -14,6 +14,7 @@ from onnxpart.errors import PartitionError, UsageError
 from onnxpart.inspection.sizes import measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
+from onnxpart.torch.data.sources import Data
 from onnxpart.torch.runs.recipe import SHARE
 from onnxpart.torch.runs.task import RunOptions, Task, prepare
 from onnxpart.torch.training.choose_engine import choose, step_seconds
@@ -92,14 +93,14 @@ class Estimates:
         return f"Dividing would not pay on one machine: as many epochs are {most.series:.1f} times as fast{several}."
 
 
-def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS) -> Estimates:
+def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Data | None = None) -> Estimates:
     """Measure steps of the whole and of parts, which take turns on the first batch; nothing is trained or written.
 
-    :param options: data, loss and settings as for `fit`.
+    :param options: data, loss and settings as for `fit`. :param data: where they are opened already.
     :raises OnnxpartError: when data or loss don't fit, or the model can't be imported.
     """
     device = device_of(options.settings.device)
-    task = prepare([redraft(model).model()], options)
+    task = prepare([redraft(model).model()], options, data)
     batches = list(islice(task.data.train.epoch(0), options.settings.accumulate))
     engines: dict[tuple[str, int], Engine] = {("whole", 1): Series(_job(task, options), device)}
     splits, refused = dict[int, Split](), dict[int, str]()
@@ -132,12 +133,12 @@ def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS) -> Estim
     return Estimates(whole, (max(wholes) - min(wholes)) / whole, held * _copies(options), rows)
 
 
-def chosen(model: Model, options: RunOptions) -> int:
+def chosen(model: Model, options: RunOptions, data: Data) -> int:
     """Return the K that is advised.
 
     :raises UsageError: when none is, with the advice.
     """
-    found = estimate(model, options)
+    found = estimate(model, options, data=data)
     if found.best is None:
         raise UsageError(f"{found.advice} Train the whole with `onnxpart train`, or give -k.")
     return found.best.k

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from torch import nn
 
@@ -27,6 +28,7 @@ from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
 from onnxpart.torch.data.sources import read_by
+from onnxpart.torch.runs import estimate
 from onnxpart.torch.runs.recipe import Recipe, checks, enough, remaining
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import (
@@ -40,7 +42,7 @@ from onnxpart.torch.runs.stages import (
     run_stages,
     widen_part,
 )
-from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
+from onnxpart.torch.runs.task import RunOptions, Task, learn, opened, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
@@ -130,7 +132,7 @@ def fit(
     out: Path,
     progress: Progress,
     *,
-    k: int = 2,
+    k: int | Literal["auto"] = 2,
     recipe: Recipe = Recipe(),  # noqa: B008
     merge_at: int | None = None,
     rounds: int = 1,
@@ -142,7 +144,8 @@ def fit(
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param options: with the most epochs of parts and whole together. :param recipe: how each is trained.
+    :param options: with the most epochs of parts and whole together. :param k: a number of parts; auto is what
+        `estimate` advises, or that of the run that is resumed. :param recipe: how each is trained.
     :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
         all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
         and the whole then trains for a fourth as many.
@@ -161,11 +164,15 @@ def fit(
     longest = recipe.longest(settings.epochs) if merge_at is None else merge_at
     if not 0 < longest <= settings.epochs:
         raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
+    data = opened(model.proto, options)
+    if k == "auto":
+        begun = options.resume and (out / PARTS).is_dir()
+        k = folders.read_plan(out / PARTS).k if begun else estimate.chosen(model, options, data)
     planned = rounds_of(model, k, longest, rounds, order, settings.seed, init or recipe.init)
     edges.check(planned.last.plan)
     if options.resume:
         _check_same(out, planned.last.plan)
-    task = prepare(list(planned.last.parts), options)
+    task = prepare(list(planned.last.parts), options, data)
     if not options.resume:
         _start(out, planned.last, force, [*model.files, *read_by(options.data)])
     with connected(options.cluster) if options.engine == "ray" else nullcontext():

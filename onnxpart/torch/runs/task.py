@@ -77,15 +77,23 @@ class Trained:
     deviation: float
 
 
-def prepare(models: Sequence[onnx.ModelProto], options: RunOptions) -> Task:
+def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
+    """Return the data, which fit the inputs of the model and of its parts.
+
+    :raises OnnxpartError: when they can't be read, or don't fit.
+    """
+    seed, workers = options.settings.seed, options.workers
+    return open_data(options.data, signature(model.graph), batch_size=options.batch_size, seed=seed, workers=workers)
+
+
+def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data | None = None) -> Task:
     """Return models of one split, or a single one, ready to be trained.
 
-    :raises OnnxpartError: when data or loss don't fit, or a model can't be imported.
+    :param data: where they are `opened` already. :raises OnnxpartError: when data or loss don't fit, or a model can't
+        be imported.
     """
     objective = find_objective(options.loss, models[0])
-    inputs = signature(models[0].graph)
-    seed, workers = options.settings.seed, options.workers
-    data = open_data(options.data, inputs, batch_size=options.batch_size, seed=seed, workers=workers)
+    data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]
     loss, data = objective.bind(modules[0], data)
     return Task(modules, objective, loss, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -12,6 +13,9 @@ import pytest
 from models import regression_mlp
 from onnxpart.errors import CheckpointError, ModelError, OnnxpartError, UsageError
 from onnxpart.frontend.load import load
+from onnxpart.torch.data.sources import open_data
+from onnxpart.torch.runs import estimate, task
+from onnxpart.torch.runs.estimate import Estimate
 from onnxpart.torch.runs.fit import PARTS, Times, fit
 from onnxpart.torch.runs.fit_report import page
 from onnxpart.torch.runs.task import RunOptions
@@ -51,6 +55,15 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
     resumed = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000, resume=True)
     with pytest.raises(CheckpointError, match="holds no run to resume"):
         fit(MODEL, resumed, tmp_path / PARTS, lambda *_: ignore)
+
+
+def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, found = list[str](), Estimate(4, 64, series=2.0)
+    monkeypatch.setattr(estimate, "_UNSTEADY", inf)
+    monkeypatch.setattr(task, "open_data", lambda text, *_, **more: opening.append(text) or open_data(text, *_, **more))
+    monkeypatch.setattr(estimate, "_row", lambda *_: found)
+    done = fit(MODEL, replace(OPTIONS, settings=Settings(2)), tmp_path / "out", lambda *_: ignore, k="auto")
+    assert (done.plan.k, opening) == (4, ["mnist5k"])
 
 
 def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
