@@ -6,7 +6,6 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
 
 import pytest
 
@@ -16,8 +15,10 @@ from onnxpart.frontend.load import load
 from onnxpart.torch.data.sources import open_data
 from onnxpart.torch.runs import estimate, task
 from onnxpart.torch.runs.estimate import Estimate
-from onnxpart.torch.runs.fit import PARTS, Times, fit
+from onnxpart.torch.runs.fit import PARTS, fit
 from onnxpart.torch.runs.fit_report import page
+from onnxpart.torch.runs.goal import Goal
+from onnxpart.torch.runs.outcome import Times
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import Event, Note, ignore
 from onnxpart.torch.training.settings import Settings
@@ -31,6 +32,9 @@ OPTIONS = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000)
     [
         ({"merge_at": 0}, UsageError, "merging at epoch 0 isn't possible in 4 epochs"),
         ({"merge_at": 5}, UsageError, "merging at epoch 5 isn't possible in 4 epochs"),
+        ({"goal": Goal(minutes=1.0), "merge_at": 2}, UsageError, "leave out --merge-at and --rounds"),
+        ({"goal": Goal(steps=7)}, UsageError, "the budget is too small: an epoch .* take 8 steps"),
+        ({"goal": Goal(minutes=1e-9)}, UsageError, "the budget is too small: an epoch .* take about .* minutes"),
         ({"rounds": 4}, UsageError, "4 rounds aren't possible in 3 epochs of the parts"),
     ],
 )
@@ -66,11 +70,25 @@ def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: py
     assert (done.plan.k, opening) == (4, ["mnist5k"])
 
 
+def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None:
+    options, news = replace(OPTIONS, settings=Settings(6, lr=0.1), engine="series"), list[Event]()
+    all_of_it = fit(MODEL, options, tmp_path / "out", lambda *_: ignore, merge_at=1)
+    losses = [epoch.loss for epoch in all_of_it.whole]
+    assert all_of_it.merged is not None
+    assert losses == sorted(losses, reverse=True)
+    assert all_of_it.merged[0] > losses[0]
+    goal = Goal(target=losses[2])
+    found = fit(MODEL, options, tmp_path / "shorter", lambda *_: news.append, merge_at=1, goal=goal)
+    assert [epoch.loss for epoch in found.whole] == losses[:3]
+    assert Note("whole ends after epoch 4: the target is reached") in news
+
+
 def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
     model = load(regression_mlp(0, inputs=784, hidden=(9,)))
     options, news = replace(OPTIONS, settings=Settings(2)), list[Event]()
     found = fit(model, options, tmp_path / "out", lambda *_: news.append, baseline=True)
-    assert {name: len(curve) for name, curve in found.controls.items()} == {"shorter": ANY, "one part": 2}
+    assert len(found.controls["one part"]) == 2
+    assert "copies" not in found.controls
     notes = [event.text for event in news if isinstance(event, Note)]
     assert any(note.startswith("the control of copies is left out: ") for note in notes)
 
@@ -88,7 +106,7 @@ def test_the_page_says_what_was_found() -> None:
         "loss": "mse", "metric": "error", "sizes": {"whole": {"parameters": 1000}, "parts": [{"parameters": 250}] * 2},
         "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
         "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6, "baseline": [],
-        "controls": {},
+        "controls": {}, "target": None,
         "kept": ["a"],
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
@@ -112,5 +130,9 @@ def test_the_page_says_what_was_found() -> None:
     compared = "\n".join(page({**data, "baseline": [epoch], "as_good": good}))
     assert "| the whole alone | 2 | 0.5 | 0.25 | 0.125 |" in compared
     assert "ends at loss 0.5 after 9.0 seconds; the method was there after 3.0: 3.00 times as fast." in compared
+    aim = {"by": "loss", "wanted": 0.5, "seconds": 3.0, "best": 0.4}
+    assert "The target, loss 0.5, was reached after 3.0 seconds." in page({**data, "target": aim})
+    missed = "The target, loss 0.5, was not reached: the best was 0.6. More epochs or a larger budget may help."
+    assert missed in page({**data, "target": {**aim, "seconds": None, "best": 0.6}})
     never = "\n".join(page({**data, "as_good": {**good, "seconds": None, "speedup": None}}))
     assert "ends at loss 0.5 after 9.0 seconds; the method never got there." in never
