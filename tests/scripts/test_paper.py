@@ -100,6 +100,16 @@ def test_a_widened_whole_starts_near_its_part() -> None:
     assert whole(record)[0][1] == pytest.approx(record["curve"][0]["metric"], rel=0.2)
 
 
+def test_parts_may_have_an_order_of_their_own_to_learn_in() -> None:
+    other, known = (Experiment(task(0), 0).run(stages(method, (2, 2), (1, 2))) for method in ("own order", "partition"))
+    first, second = ([point for point in run["curve"] if point["part"] is not None] for run in (other, known))
+    assert [point["epoch"] for point in first] == [point["epoch"] for point in second]
+    assert all(one["metric"] != two["metric"] for one, two in zip(first, second, strict=True))
+    started, reference = whole(other), whole(known)
+    assert [epoch for epoch, _ in started] == [epoch for epoch, _ in reference]
+    assert started[-1][1] == pytest.approx(reference[-1][1], rel=0.5)
+
+
 def test_the_recipe_is_that_of_fit() -> None:
     adam = replace(task(0), settings=Settings(6, "adam", lr=0.01, device="cpu"))
     run = recipe((4, 4), (1, 2), lr=2)
