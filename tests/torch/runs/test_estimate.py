@@ -24,7 +24,12 @@ SLOW = replace(WIDE, k=4, series=1.1, parallel=1.9)
 
 @pytest.mark.parametrize(
     ("model", "k", "units"),
-    [(regression_mlp(0, inputs=784, hidden=(256, 128)), 4, 64), (lenet(0), 2, 250), (lenet(0), 10, 50)],
+    [
+        (regression_mlp(0, inputs=784, hidden=(256, 128)), 4, 64),
+        (regression_mlp(0, inputs=4, hidden=(256, 32, 256)), 2, 16),
+        (lenet(0), 2, 250),
+        (lenet(0), 10, 50),
+    ],
 )
 def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, units: int) -> None:
     assert width(split(model, k)) == units  # type: ignore[arg-type]
