@@ -20,6 +20,7 @@ from onnxpart.torch.importer.module import ImportedModule
 from onnxpart.torch.runs.trained_file import deviation, read_whole, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.checkpoint import Checkpoints
+from onnxpart.torch.training.engine import device_of
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.losses import Loss
@@ -92,6 +93,8 @@ def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data |
     :param data: where they are `opened` already. :raises OnnxpartError: when data or loss don't fit, or a model can't
         be imported.
     """
+    if options.engine != "ray":
+        device_of(options.settings.device)  # before anything is written
     objective = find_objective(options.loss, models[0])
     data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]

@@ -70,6 +70,15 @@ def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: py
     assert (done.plan.k, opening) == (4, ["mnist5k"])
 
 
+@pytest.mark.parametrize(("units", "told"), [(256, False), (32, True)])
+def test_parts_that_are_too_narrow_are_named(tmp_path: Path, units: int, told: bool) -> None:
+    news, options = list[Event](), replace(OPTIONS, settings=Settings(2), engine="series")
+    model = load(regression_mlp(0, inputs=784, hidden=(units,)))
+    fit(model, options, tmp_path / "out", lambda *_: news.append)
+    note = "parts have 16 units in their large layers; they learn badly with less than 64, so that a smaller -k may do"
+    assert (Note(f"{note} better") in news) == told
+
+
 def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None:
     options, news = replace(OPTIONS, settings=Settings(6, lr=0.1), engine="series"), list[Event]()
     all_of_it = fit(MODEL, options, tmp_path / "out", lambda *_: ignore, merge_at=1)
