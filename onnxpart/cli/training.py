@@ -52,7 +52,7 @@ Outputs = Annotated[
 ]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 """By optimiser, where no rate is given."""
-_EVERY = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?min")
+_AMOUNT = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?m(?:in)?")
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class Training:
         known = {field.name for field in fields(task.Settings)}
         settings = {name: value for name, value in vars(self).items() if name in known and value is not None}
         settings.setdefault("lr", _RATES.get(self.optimizer))
-        every = _EVERY.fullmatch(self.checkpoint_every)
-        if every is None or not float(every[1] or every[2]):
+        every = steps_or_minutes(self.checkpoint_every)
+        if every is None:
             text = self.checkpoint_every
             raise UsageError(f"checkpoints every {text!r} aren't possible; give steps, as 500, or minutes, as 5min.")
         options: RunOptions = task.RunOptions(
@@ -137,13 +137,20 @@ class Training:
             task.Cluster(self.address, self.cpus_per_part, self.gpus_per_part),
             self.batch_size,
             self.workers,
-            int(every[1]) if every[1] else None,
-            float(every[2]) if every[2] else None,
+            *every,
             self.keep,
             self.resume,
             self.steps_per_epoch,
         )
         return options
+
+
+def steps_or_minutes(text: str) -> tuple[int | None, float | None] | None:
+    """Return a number of steps, or else of minutes; None where the text is neither, or 0."""
+    found = _AMOUNT.fullmatch(text)
+    if found is None or not float(found[1] or found[2]):
+        return None
+    return (int(found[1]), None) if found[1] else (None, float(found[2]))
 
 
 def edges_of(text: str, seed: int = 0) -> Edges:
@@ -293,8 +300,27 @@ def fit(
     ] = None,
     edges: EdgesText = "0",
     outputs: Outputs = None,
+    metric_target: Annotated[
+        float | None,
+        typer.Option(
+            help="Error rate on the test data, or else the loss there, at which training ends.", show_default=False
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEPS|Nmin",
+            help="Steps of parts and whole, or minutes of training, as 10min, that are to be enough; at most EPOCHS.",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Train the whole alone, too, and tell which was sooner as good.")
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Train the whole alone, too, and tell which was sooner as good; and controls: the whole for a shorter "
+            "time, one part for a longer one, copies of one part.",
+        ),
     ] = False,
     force: Force = False,
 ) -> None:
@@ -308,7 +334,11 @@ def fit(
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
-    parts = _number(k) if k != "auto" else _advised(loaded, options, target / runs.fit.PARTS)
+    amount = (None, None) if budget is None else steps_or_minutes(budget)
+    if amount is None:
+        raise UsageError(f"a budget of {budget!r} isn't possible; give steps, as 5000, or minutes, as 10min.")
+    goal = runs.goal.Goal(metric_target, *amount)
+    parts = k if k == "auto" else _number(k)
     with (
         _resumable(),
         runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress,
@@ -319,7 +349,7 @@ def fit(
             return progress.stage(stage, epochs, task.loss.metric)
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
-                "edges": how, "baseline": baseline}  # fmt: skip
+                "edges": how, "baseline": baseline, "goal": goal}  # fmt: skip
         found = runs.fit.fit(loaded, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)
         shown = page.page(content(found.partition, found.sizes))
@@ -331,17 +361,6 @@ def fit(
     for line in runs.fit_report.page(data)[2:]:
         console.print(line)
     console.print(f"wrote {found.file} and {target / runs.fit_report.PAGE}")
-
-
-def _advised(model: Model, options: RunOptions, begun: Path) -> int:
-    """Return the K that is advised, or that of the run that is resumed.
-
-    :raises UsageError: when none is.
-    """
-    if options.resume and begun.is_dir():
-        return folder.read_plan(begun).k
-    found: int = _runs().estimate.chosen(model, options)
-    return found
 
 
 def _loaded(path: Path, outputs: str | None) -> Model:

@@ -20,10 +20,10 @@ def fans(partition: Partition, name: str, part: int | None) -> tuple[int, int]:
     """Inputs to one unit, and units that one input feeds, of a contraction's weight in a part; None: in the whole."""
     shape, outputs = _entering(partition, name, part), partition.analysis.state.weights[name].outputs
     total, inputs_axis = prod(shape), next((n for a, n in enumerate(shape) if a not in outputs), 1)
-    return max(1, total // max(1, units(partition, name, part))), max(1, total // max(1, inputs_axis))
+    return max(1, total // max(1, _units(partition, name, part))), max(1, total // max(1, inputs_axis))
 
 
-def units(partition: Partition, name: str, part: int | None) -> int:
+def _units(partition: Partition, name: str, part: int | None) -> int:
     """Units that a contraction's weight gives, in a part; None: in the whole."""
     shape = _entering(partition, name, part)
     return prod(shape[axis] for axis in partition.analysis.state.weights[name].outputs)

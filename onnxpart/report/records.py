@@ -142,6 +142,21 @@ class Engines(Speedups):
 
 
 @dataclass(frozen=True)
+class Advice:
+    """What `estimate` advised for an experiment's network: the `k` to take, None for none.
+
+    `rows`: `k`, `width`, and how many times as fast as many epochs are in `series` and in `parallel`. `pays`: from what
+    on it advises one.
+    """
+
+    experiment: str
+    k: int | None
+    pays: float
+    rows: Sequence[Mapping[str, Any]]
+    machine: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A run of `fit`: its metric right after merging and at the end, or the loss where there is no metric.
 
@@ -172,6 +187,7 @@ class Records:
     times: Sequence[Times]
     diversity: Sequence[Diversity]
     engines: Sequence[Engines]
+    advice: Sequence[Advice]
     fits: Sequence[Fitted]
     files: Sequence[Path]
 
@@ -184,7 +200,7 @@ class Records:
         return next((times for times in reversed(self.times) if times.experiment == experiment), None)
 
 
-KINDS = {"run": Run, "times": Times, "diversity": Diversity, "engines": Engines}
+KINDS = {"run": Run, "times": Times, "diversity": Diversity, "engines": Engines, "advice": Advice}
 
 
 def read(paths: Sequence[Path]) -> Records:
@@ -200,7 +216,8 @@ def read(paths: Sequence[Path]) -> Records:
         for item in [_fitted(file)] if file.name == FIT else _lines(file):
             found[type(item)].append(item)
     runs = {(run.experiment, run.way, run.seed): run for run in found[Run]}
-    records = Records(list(runs.values()), found[Times], found[Diversity], found[Engines], found[Fitted], files)
+    others = found[Times], found[Diversity], found[Engines], found[Advice], found[Fitted]
+    records = Records(list(runs.values()), *others, files)
     for experiment in dict.fromkeys(run.experiment for run in records.runs):
         if records.timed(experiment) is None:
             raise ModelError(f"{experiment}: its networks weren't timed; run scripts/paper/times {experiment}.")
@@ -223,7 +240,7 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _lines(file: Path) -> Iterator[Run | Times | Diversity | Engines]:
+def _lines(file: Path) -> Iterator[Run | Times | Diversity | Engines | Advice]:
     """The records in a file of JSON lines.
 
     :raises ModelError: when it can't be read, or a line is no record.

@@ -254,10 +254,9 @@ def faster(experiment: str) -> Callable[[Records], list[Block]]:
 
 def _faster(experiment: str, found: list[Way]) -> list[Block]:
     """The section's blocks: a row per way, the fastest that is as good, the whole with fewer epochs, a figure."""
-    wholes = [way for way in found if way.runs[0].method == "whole"]
-    longest = max(way.runs[0].epochs for way in wholes)
-    base = min((way for way in wholes if way.runs[0].epochs == longest), key=lambda way: way.mean)
+    base = _baseline(found)
     run = base.runs[0]
+    longest = run.epochs
     columns = ("trained", "rate", "seeds", unit(run.metric), "seconds", "speedup", "as good as the baseline")
     rows = [
         (way.name, way.runs[0].rate, str(len(way.runs)), shown(way.finals, run.metric),
@@ -300,6 +299,39 @@ def _controls(base: Way, found: list[Way]) -> list[str]:
     return [*lines, f"A network that stays shallow is as good, too: {shallow}."] if shallow else lines
 
 
+def _baseline(found: Iterable[Way]) -> Way:
+    """The whole that trained for the most epochs, at the rate that served it best."""
+    wholes = [way for way in found if way.runs[0].method == "whole"]
+    longest = max(way.runs[0].epochs for way in wholes)
+    return min((way for way in wholes if way.runs[0].epochs == longest), key=lambda way: way.mean)
+
+
+def advice(records: Records) -> list[Block]:
+    """What `estimate` advised before training, beside what came of it."""
+    rows = []
+    for asked in {each.experiment: each for each in records.advice}.values():
+        times, runs = records.timed(asked.experiment), records.of(asked.experiment)
+        if times is None or not any(run.method == "whole" for run in runs):
+            continue
+        found = ways(runs, times)
+        base = _baseline(found)
+        good = [(base.parallel / way.series, way) for way in found
+                if way.runs[0].method == "partition" and way.series is not None and way.mean <= base.mean]  # fmt: skip
+        gain, best = max(good, key=lambda pair: pair[0], default=(0.0, None))
+        expected = [f"{row['k']}: {row['series']:.2f} / {row['parallel']:.2f} ({row['width']})" for row in asked.rows]
+        outcome = "none is as good" if best is None else f"{best.name}, {gain:.2f} times as fast"
+        same = (asked.k is not None) == (gain >= asked.pays)
+        told = "don't divide" if asked.k is None else f"K={asked.k}"
+        rows.append((runs[0].network, "; ".join(expected), told, outcome, "yes" if same else "no"))
+    columns = ("network", "K: in series / in parallel (width)", "advice", "best outcome in series", "right")
+    told = (
+        "`estimate` measures a few steps before training: how many times as fast as many epochs would be. It advises "
+        "the fastest K whose parts are wide enough, if that is worth the trouble. It is right where dividing was as "
+        "good as the baseline and as much faster on one machine, or where it advised against it and that wasn't so."
+    )
+    return ["## Advice and outcome", told, table(columns, rows, 5)] if rows else []
+
+
 def _fastest(base: Way, good: list[Way]) -> str:
     """The fastest way that is as good, with all parts on one machine and with one machine for each."""
     series = min(((way.series, way) for way in good if way.series is not None), key=lambda pair: pair[0], default=None)
@@ -326,7 +358,7 @@ def engines(records: Records) -> list[Block]:
 def method(records: Records) -> list[Block]:
     """How the figures came about."""
     found = [run.machine for run in records.runs] + [times.machine for times in records.times]
-    found += [row.machine for row in records.engines]
+    found += [row.machine for row in records.engines] + [asked.machine for asked in records.advice]
     machines = {", ".join(f"{key} {value}" for key, value in machine.items()) for machine in found}
     lines = ["± is the standard deviation over seeds (n - 1)."]
     if records.fits:
@@ -363,5 +395,5 @@ def sections(records: Records, folder: Path) -> list[Block]:
     """
     experiments = dict.fromkeys(run.experiment for run in records.runs)
     runs: list[Callable[[Records], list[Block]]] = [*map(faster, experiments), fits, partial(each_fit, folder=folder)]
-    told = parts_table, diversity, curves, merges, *runs, engines, method
+    told = parts_table, diversity, curves, merges, *runs, advice, engines, method
     return [block for section in told for block in section(records)]

@@ -16,6 +16,7 @@ from onnxpart.merging.cross_weights import Edges
 from onnxpart.merging.deepen import New
 from onnxpart.torch import import_onnx, load_weights
 from onnxpart.torch.data.batch import Loader
+from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.runs import stages
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.stages import Networks
@@ -25,8 +26,18 @@ from onnxpart.torch.training.settings import EngineKind, Settings
 from onnxpart.torch.training.train import evaluate, train
 
 Method = Literal[
-    "whole", "duplicated", "partition", "widen", "levels", "rounds", "shallow", "deepen", "deepen from zero"
+    "whole",
+    "duplicated",
+    "partition",
+    "widen",
+    "levels",
+    "rounds",
+    "own order",
+    "shallow",
+    "deepen",
+    "deepen from zero",
 ]
+"""`own order` is `partition` with batches in an order of its own for each part."""
 Rate = Literal["paper", "cosine", "restart", "recipe"]
 Record: TypeAlias = dict[str, Any]
 RECIPE = Recipe()
@@ -105,12 +116,14 @@ class Run:
 class Piece(stages.Stage):
     """Epochs of a stage that have the same settings, at whose end the networks may be tested.
 
-    `stage`: its number in the run. `whole`: whether its network is the whole.
+    `stage`: its number in the run. `whole`: whether its network is the whole. `apart`: whether each network takes
+    batches in an order of its own.
     """
 
     stage: int = 0
     whole: bool = False
     tested: bool = False
+    apart: bool = False
 
 
 class Experiment:
@@ -119,7 +132,7 @@ class Experiment:
     def __init__(self, task: Task, seed: int) -> None:
         self.task, self.seed, self.model = task, seed, task.model(seed)
         self._splits: dict[tuple[int, str], Split] = {}
-        self._known: dict[tuple[int, int, Rate, float, int, int], tuple[Networks, list[Record]]] = {}
+        self._known: dict[tuple[int, int, Rate, bool, float, int, int], tuple[Networks, list[Record]]] = {}
 
     def split(self, k: int, rate: Rate = "paper") -> Split:
         """The network in k parts, which start from slices of its weights, scaled where the recipe does so."""
@@ -154,13 +167,13 @@ class Experiment:
         """The same with their curve; those that trained for fewer epochs at the same rates train on."""
         stage = run.stages[0]
         length = stage.epochs if run.rate in ("restart", "recipe") else run.epochs
-        key = (stage.k, stage.blocks, run.rate, run.lr, length, stage.epochs)
+        key = (stage.k, stage.blocks, run.rate, run.method == "own order", run.lr, length, stage.epochs)
         if key not in self._known:
             split, models = self._models(run, 0)
             networks, start, curve = Networks(split, [import_onnx(model) for model in models]), 0, list[Record]()
-            earlier = [known for known in self._known if known[:5] == key[:5] and known[5] < stage.epochs]
+            earlier = [known for known in self._known if known[:-1] == key[:-1] and known[-1] < stage.epochs]
             if earlier:
-                start = max(earlier)[5]
+                start = max(earlier)[-1]
                 known, curve = self._known[max(earlier)]
                 for module, arrays in zip(networks.modules, known.weights, strict=True):
                     load_weights(module, arrays)
@@ -224,9 +237,10 @@ class Experiment:
         """
         every, first = self.task.every, sum(stage.epochs for stage in run.stages[:number])
         start, stop = first if start is None else start, first + run.stages[number].epochs
+        apart = run.method == "own order" and not whole
         marks = [start, *range(start + every - start % every, stop, every), stop]
         return [
-            Piece("", epochs, settings, stage=number, whole=whole, tested=epochs.stop == mark > begin)
+            Piece("", epochs, settings, stage=number, whole=whole, tested=epochs.stop == mark > begin, apart=apart)
             for begin, mark in pairwise(marks)
             for settings, epochs in self._schedule(run, number, begin, mark)
         ]
@@ -264,10 +278,19 @@ class Experiment:
 
     def _learn(self, stage: stages.Stage, networks: Networks) -> list[Result]:
         task, modules = self.task, networks.modules
+        if isinstance(stage, Piece) and stage.apart:
+            return [result for part in range(len(modules)) for result in self._learn_apart(stage, networks, part)]
         engine: EngineKind = "auto" if len(modules) > 1 else "series"
         return train(
             modules, task.learn, task.loss, stage.settings, engine=engine, epochs=stage.epochs, states=networks.states
         )
+
+    def _learn_apart(self, stage: stages.Stage, networks: Networks, part: int) -> list[Result]:
+        """Train a part on batches in an order of its own."""
+        task, states = self.task, networks.states
+        learn = replace(task.learn, seed=seed_of(self.seed, part))  # type: ignore[type-var]
+        state = None if states is None else [states[part]]
+        return train([networks.modules[part]], learn, task.loss, stage.settings, epochs=stage.epochs, states=state)
 
     def _test(self, piece: Piece, networks: Networks) -> Iterator[Record]:
         """A point of the curve for each network."""

@@ -28,6 +28,8 @@ from onnxpart.merging.optimizer_state import load_state, merge_states
 from onnxpart.storage.onnx_file import save
 from onnxpart.torch import import_onnx
 from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.runs import estimate
+from onnxpart.torch.runs.estimate import Estimate, Estimates
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training.objective import find_objective
 from onnxpart.torch.training.series import Series
@@ -406,12 +408,75 @@ def test_without_test_data_the_parts_have_their_share_of_the_epochs() -> None:
 def test_a_baseline_is_the_whole_alone(rates: list[float]) -> None:
     options = (*DATA, "--epochs", 5, "--merge-at", 3)
     found = run_json("fit", "chain.onnx", "-o", "out", *options, "--baseline")
-    assert rates[25:] == pytest.approx([x * min((i + 1) / 2, 1) for i, x in enumerate(cosine(0.1, 25))])
+    assert rates[25:50] == pytest.approx([x * min((i + 1) / 2, 1) for i, x in enumerate(cosine(0.1, 25))])
     assert [e["epoch"] for e in found["baseline"]] == [1, 2, 3, 4, 5]
     assert found["as_good"]["by"] == "error rate"
     assert found["as_good"]["wanted"] == found["baseline"][-1]["metric"]
     assert found["as_good"]["baseline"] == found["baseline"][-1]["seconds"]
-    assert "The whole alone ends at error rate " in Path("out/report.md").read_text()
+    page = Path("out/report.md").read_text()
+    assert "The whole alone ends at error rate " in page
+    epochs = {name: [e["epoch"] for e in curve] for name, curve in found["controls"].items()}
+    spent, alone = found["seconds"]["parts"] + found["seconds"]["whole"], found["baseline"][-1]["seconds"] / 5
+    fewer = max(round(spent / alone), 1)
+    assert epochs.get("shorter", list(range(1, fewer + 1))) == list(range(1, fewer + 1))
+    assert ("shorter" in epochs) == (fewer < 5)
+    assert epochs["one part"] == list(range(1, 7))
+    assert epochs["copies"] == [4, 5]
+    assert rates[-10:] == rates[15:25]
+    assert "| one part alone, 2 times as long | 6 |" in page
+
+
+@pytest.mark.usefixtures("here")
+def test_training_ends_at_the_target_and_says_how_far_it_came() -> None:
+    options = ("fit", "chain.onnx", "-o", "out", "--force", *DATA, "--epochs", 10)
+    easy = run_json(*options, "--metric-target", 1.0, "--baseline")
+    assert (easy["merge_at"], len(easy["whole"]), len(easy["baseline"])) == (1, 0, 1)
+    assert easy["target"]["seconds"] == easy["seconds"]["parts"]
+    assert easy["target"]["best"] == easy["merged"]["metric"] <= 1
+    assert easy["as_good"]["wanted"] == 1
+    late = run_json(*options, "--metric-target", 1.0, "--rounds", 2)
+    assert (late["merge_at"], len(late["whole"])) == (8, 0)
+    missed = run(*options, "--metric-target", -1.0).stdout
+    assert "The target, error rate -1, was not reached: the best was " in missed
+    assert json.loads(Path("out/report.json").read_text())["target"]["seconds"] is None
+
+
+@pytest.mark.usefixtures("here")
+def test_a_budget_in_steps_is_a_number_of_epochs() -> None:
+    found = run_json("fit", "chain.onnx", "-o", "out", *DATA, "--epochs", 100, "--budget", 29, "--baseline")
+    assert (found["epochs"], found["merge_at"], len(found["baseline"])) == (5, 4, 5)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_budget_in_minutes_holds_for_parts_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimates(200.0, 0.1, 1, [Estimate(2, together=100.0)]))
+    options = ("--data", "own_samples:both", *COMMON, "--epochs", 100, "--budget", "0.11m", "-o", "out")
+    monkeypatch.setenv("STOP", "100")
+    run("fit", "chain.onnx", *options, code=130)
+    monkeypatch.delenv("STOP")
+    shutil.copytree("out", "replaced")
+    run("fit", "chain.onnx", *options[:-1], "replaced", "--force")
+    monkeypatch.setattr(estimate, "estimate", lambda *_: pytest.fail("what was measured at first holds"))
+    run("fit", "chain.onnx", *options, "--resume")
+    found = json.loads(Path("out/report.json").read_text())
+    # 6.6 s are 11 epochs of 5 steps, 0.8 of them of 0.1 s and 0.2 of 0.2 s: 8 of the parts, and a fourth as many
+    assert (found["merge_at"], found["epochs"]) == (8, 10)
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimates(1e-6, 0.1, 1, [Estimate(2, together=1e-6)]))
+    hurried = run("fit", "chain.onnx", *options[:-4], "--budget", "0.000001m", "-o", "hurried").stderr
+    assert "the parts merge after 4 epochs: their share of the budget is spent" in hurried
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("options", "sentence"), [
+    (("--budget", "soon"), "a budget of 'soon' isn't possible; give steps, as 5000, or minutes, as 10min."),
+    (("--budget", "0min"), "a budget of '0min' isn't possible; give steps, as 5000, or minutes, as 10min."),
+    (("--metric-target", "nan"), "the target is nan; it must be a number."),
+    (("--metric-target", 0.1, "--data", "npz:learn.npz"), "a target is one on data to test, and there are none; add "),
+])  # fmt: skip
+def test_goals_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:
+    np.savez("learn.npz", **{name: array for name, array in samples().items() if "test" not in name})
+    assert run("fit", "chain.onnx", "--epochs", 4, *DATA, *options, code=2).stderr.startswith(f"error: {sentence}")
+    assert not Path("chain_fit").exists()
 
 
 @pytest.mark.usefixtures("here")

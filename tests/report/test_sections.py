@@ -83,6 +83,26 @@ def test_time_to_the_baselines_error(tmp_path: Path) -> None:
     assert "The whole alone, with fewer epochs, is not." in text
 
 
+@pytest.mark.parametrize(
+    ("k", "error", "told"),
+    [
+        (4, 0.2, ["K=4", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "yes"]),
+        (4, 0.3, ["K=4", "none is as good", "no"]),
+        (None, 0.2, ["don't divide", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "no"]),
+        (None, 0.3, ["don't divide", "none is as good", "yes"]),
+    ],
+)
+def test_advice_is_right_where_dividing_paid(tmp_path: Path, k: int | None, error: float, told: list[str]) -> None:
+    asked = {
+        "kind": "advice", "experiment": "language", "k": k, "pays": 1.2, "machine": {},
+        "rows": [{"k": 4, "width": 64, "series": 1.5, "parallel": 3.0}],
+    }  # fmt: skip
+    found = [times("language"), run("language", "whole", [(1, 20)], 0, 0.2), asked]
+    found += [run("language", "partition", [(4, 10), (1, 1)], 0, error)]
+    table = rows(page(tmp_path, found), "Advice and outcome")
+    assert table["a network"] == ["4: 1.50 / 3.00 (64)", *told]
+
+
 def test_a_widened_network_trains_one_part(tmp_path: Path) -> None:
     found = [times("language"), run("language", "whole", [(1, 20)], 0, 0.1),
              run("language", "widen", [(2, 10), (1, 1)], 0, 0.1)]  # fmt: skip

@@ -16,9 +16,11 @@ from onnxpart.errors import DataError
 from onnxpart.torch.data import images
 from onnxpart.torch.data.images import digits
 from onnxpart.torch.data.loaders import TensorLoader
+from onnxpart.torch.runs.estimate import Estimate, Estimates
 from onnxpart.torch.runs.recipe import Recipe
+from onnxpart.torch.runs.task import prepare
 from onnxpart.torch.training.settings import Settings
-from scripts.paper import data
+from scripts.paper import advice, data
 from scripts.paper.blend import blended
 from scripts.paper.gpt import gpt
 from scripts.paper.method import Experiment, Method, Rate, Run, Stage, Task
@@ -99,6 +101,29 @@ def test_a_widened_whole_starts_near_its_part() -> None:
     record = Experiment(task(0), 0).run(stages("widen", (2, 2), (1, 2)))
     assert {point["part"] for point in record["curve"]} == {0, None}
     assert whole(record)[0][1] == pytest.approx(record["curve"][0]["metric"], rel=0.2)
+
+
+def test_parts_may_have_an_order_of_their_own_to_learn_in() -> None:
+    other, known = (Experiment(task(0), 0).run(stages(method, (2, 2), (1, 2))) for method in ("own order", "partition"))
+    first, second = ([point for point in run["curve"] if point["part"] is not None] for run in (other, known))
+    assert [point["epoch"] for point in first] == [point["epoch"] for point in second]
+    assert all(one["metric"] != two["metric"] for one, two in zip(first, second, strict=True))
+    started, reference = whole(other), whole(known)
+    assert [epoch for epoch, _ in started] == [epoch for epoch, _ in reference]
+    assert started[-1][1] == pytest.approx(reference[-1][1], rel=0.5)
+
+
+def test_advice_is_that_of_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[Any, ...]]()
+    row = Estimate(4, 64, series=1.5, parallel=3.0)
+    monkeypatch.setattr(advice, "estimate", lambda *given: asked.append(given) or Estimates(1.0, 0.1, 1, [row]))
+    record, sentence = advice.advised(Plan(task, (), (4,)))
+    assert record["rows"] == [{"k": 4, "width": 64, "series": 1.5, "parallel": 3.0}]
+    assert (record["kind"], record["experiment"], record["k"]) == ("advice", "small", 4)
+    assert sentence.startswith("Take -k 4")
+    (_, options, ks, given), settings = asked[0], task(0).settings
+    assert (options.loss, options.settings, ks) == ("torch.nn.functional:mse_loss", settings, (4,))
+    assert prepare([task(0).model(0)], options, given).loss.metric == ""
 
 
 def test_the_recipe_is_that_of_fit() -> None:

@@ -8,12 +8,12 @@ from itertools import islice
 from math import prod
 from statistics import median
 
-from onnxpart.emission.initial import units
 from onnxpart.emission.split import Split, split
 from onnxpart.errors import PartitionError, UsageError
 from onnxpart.inspection.sizes import measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
+from onnxpart.torch.data.sources import Data
 from onnxpart.torch.runs.recipe import SHARE
 from onnxpart.torch.runs.task import RunOptions, Task, prepare
 from onnxpart.torch.training.choose_engine import choose, step_seconds
@@ -36,9 +36,9 @@ _SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
 class Estimate:
     """What K parts would take: milliseconds of a step of all of them in series, and of the slowest one alone.
 
-    `width`: units of a part in the layers where most of its weights are. `bytes`: of all parts' weights, gradients and
-    optimiser states. `series`, `parallel`: how many times as fast as the whole alone as many epochs would be, by the
-    recipe's shares of parts and whole. `why_not` says what keeps K from being divided; the figures are then 0.
+    `width`: see there. `bytes`: of all parts' weights, gradients and optimiser states. `series`, `parallel`: how many
+    times as fast as the whole alone as many epochs would be, by the recipe's shares of parts and whole. `why_not` says
+    what keeps K from being divided; the figures are then 0.
     """
 
     k: int
@@ -92,14 +92,14 @@ class Estimates:
         return f"Dividing would not pay on one machine: as many epochs are {most.series:.1f} times as fast{several}."
 
 
-def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS) -> Estimates:
+def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Data | None = None) -> Estimates:
     """Measure steps of the whole and of parts, which take turns on the first batch; nothing is trained or written.
 
-    :param options: data, loss and settings as for `fit`.
+    :param options: data, loss and settings as for `fit`. :param data: where they are opened already.
     :raises OnnxpartError: when data or loss don't fit, or the model can't be imported.
     """
     device = device_of(options.settings.device)
-    task = prepare([redraft(model).model()], options)
+    task = prepare([redraft(model).model()], options, data)
     batches = list(islice(task.data.train.epoch(0), options.settings.accumulate))
     engines: dict[tuple[str, int], Engine] = {("whole", 1): Series(_job(task, options), device)}
     splits, refused = dict[int, Split](), dict[int, str]()
@@ -132,12 +132,12 @@ def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS) -> Estim
     return Estimates(whole, (max(wholes) - min(wholes)) / whole, held * _copies(options), rows)
 
 
-def chosen(model: Model, options: RunOptions) -> int:
+def chosen(model: Model, options: RunOptions, data: Data) -> int:
     """Return the K that is advised.
 
     :raises UsageError: when none is, with the advice.
     """
-    found = estimate(model, options)
+    found = estimate(model, options, data=data)
     if found.best is None:
         raise UsageError(f"{found.advice} Train the whole with `onnxpart train`, or give -k.")
     return found.best.k
@@ -159,12 +159,17 @@ def _row(done: Split, options: RunOptions, whole: float, together: float, one: f
 
 
 def width(done: Split) -> int:
-    """Return how many units the layers of a part have: the median over its weights that are divided, by their size."""
-    partition, found = done.partition, list[tuple[int, int]]()
+    """Return how many units layers of a part take or give, whichever are fewer.
+
+    That is the median over its weights by their size, counting the axes that are divided.
+    """
+    found = list[tuple[int, int]]()
     for name in done.analysis.state.weights:
-        counts = [units(partition, name, part) for part in range(done.plan.k)]
-        if name in done.plan.by_name and max(counts) < units(partition, name, None):
-            found.append((min(counts), prod(done.plan.by_name[name].part_shape(0))))
+        if name in done.plan.by_name:
+            weight = done.plan.by_name[name]
+            shapes = [weight.part_shape(part) for part in range(done.plan.k)]
+            divided = [n for shape in shapes for n, of in zip(shape, weight.shape, strict=True) if n < of]
+            found += [(min(divided), prod(shapes[0]))] if divided else []
     half = sum(size for _, size in found) / 2
     for count, size in sorted(found):
         half -= size

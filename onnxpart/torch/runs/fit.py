@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from math import ceil
 from pathlib import Path
-from statistics import median
 from typing import Literal
 
 import onnx
@@ -22,7 +21,7 @@ from torch import nn
 from onnxpart.emission.shallow import shallow
 from onnxpart.emission.split import WHOLE, Split, part_files
 from onnxpart.errors import CheckpointError, MergeError, ModelError, UsageError
-from onnxpart.inspection.sizes import Sizes, measure
+from onnxpart.inspection.sizes import measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.ir.trainable import frozen
@@ -31,11 +30,13 @@ from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.merging.deepen import Growth, growth
 from onnxpart.merging.net2wider import check_alike
 from onnxpart.merging.optimizer_state import save_trained
-from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
-from onnxpart.torch.data.sources import read_by
+from onnxpart.torch.data.sources import Data, read_by
+from onnxpart.torch.runs import estimate
+from onnxpart.torch.runs.goal import Goal, judged_by
+from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Check, Fit, Grow, Times, times_of
 from onnxpart.torch.runs.recipe import Recipe, checks, enough, remaining
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import (
@@ -50,88 +51,20 @@ from onnxpart.torch.runs.stages import (
     run_stages,
     widen_part,
 )
-from onnxpart.torch.runs.task import RunOptions, Task, learn, prepare
+from onnxpart.torch.runs.task import RunOptions, Task, learn, opened, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.ray_cluster import connected
+from onnxpart.torch.training.settings import Settings
 from onnxpart.torch.training.train import evaluate
 
 CHECKPOINTS, TRAINED = "checkpoints", "trained.onnx"
 PARTS, THE_WHOLE, BASELINE = "parts", "whole", "baseline"
 """The stages; the first is the split's folder, too."""
-Grow = Literal["merge", "widen"]
-"""How the whole begins: K parts merge, or copies of one part fill it (Net2WiderNet)."""
 Progress = Callable[[str, Task, range], OnEvent]
 """Stage, its task and its epochs -> what is told its news."""
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds of training: of the parts as they ran, of the whole after them, and the median epoch of the whole."""
-
-    parts: float
-    whole: float
-    epoch: float | None
-
-    def alone(self, epochs: int) -> float | None:
-        """Return what the whole would take for all epochs, at its median epoch."""
-        return None if self.epoch is None else epochs * self.epoch
-
-    def speedup(self, epochs: int) -> float | None:
-        """Return how many times as fast the method was as that."""
-        alone = self.alone(epochs)
-        return None if alone is None else alone / (self.parts + self.whole)
-
-
-@dataclass(frozen=True)
-class Check:
-    """What the ensemble of the parts, the mean of their outputs, gives on the test data after some epochs."""
-
-    epoch: int
-    seconds: float
-    loss: float
-    metric: float | None
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
-
-    `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
-    `grow`: how the whole began. `blocks`: how many of each stack the parts trained with; None where it was all.
-    `baseline`: the curve of the whole trained alone, if that was asked for. `note` says where the loss was taken.
-    `deviation` is ONNX Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
-    weights between parts are as they were in the network.
-    """
-
-    file: Path
-    partition: Partition
-    sizes: Sizes
-    rounds: Sequence[range]
-    metric: str
-    note: str
-    parts: Sequence[Sequence[Epoch]]
-    ensemble: Sequence[Check]
-    merged: tuple[float, float | None] | None
-    whole: list[Epoch]
-    baseline: list[Epoch]
-    times: Times
-    deviation: float
-    kept: Sequence[str]
-    grow: Grow
-    blocks: int | None
-
-    @property
-    def plan(self) -> Plan:
-        """By which the parts were merged last."""
-        return self.partition.plan
-
-    @property
-    def merge_at(self) -> int:
-        """How many epochs the parts had, in all."""
-        return self.rounds[-1].stop
 
 
 def fit(
@@ -140,7 +73,7 @@ def fit(
     out: Path,
     progress: Progress,
     *,
-    k: int = 2,
+    k: int | Literal["auto"] = 2,
     recipe: Recipe = Recipe(),  # noqa: B008
     merge_at: int | None = None,
     rounds: int = 1,
@@ -149,12 +82,14 @@ def fit(
     grow: Grow = "merge",
     blocks: int | None = None,
     edges: Edges = ZERO,
+    goal: Goal = Goal(),  # noqa: B008
     baseline: bool = False,
     force: bool = False,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param options: with the most epochs of parts and whole together. :param recipe: how each is trained.
+    :param options: with the most epochs of parts and whole together. :param k: a number of parts; auto is what
+        `estimate` advises, or that of the run that is resumed. :param recipe: how each is trained.
     :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
         all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
         and the whole then trains for a fourth as many.
@@ -166,11 +101,23 @@ def fit(
         so that they add nothing at first, or as copies where no zeros among their weights do that. All when omitted.
     :param edges: how the edges between parts start in the whole; those of parameters that the model says are frozen are
         kept, in each round.
-    :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare.
+    :param goal: what ends training before the epochs do: of the parts, which then merge, and of each network alone.
+    :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare; and the
+        controls (see `Fit`).
     :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
         are of no use when this returns.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
     """
+    most = options.settings.epochs
+    if goal.minutes is not None and (merge_at is not None or rounds > 1):
+        raise UsageError("a budget in minutes chooses when the parts merge; leave out --merge-at and --rounds.")
+    data = opened(model.proto, options)
+    if goal.target is not None and data.test is None:
+        raise UsageError("a target is one on data to test, and there are none; add them to the data.")
+    if k == "auto":
+        begun = options.resume and (out / PARTS).is_dir()
+        k = folders.read_plan(out / PARTS).k if begun else estimate.chosen(model, options, data)
+    options = replace(options, settings=_within(goal, model, k, options, recipe, data, out))
     settings = options.settings
     longest = recipe.longest(settings.epochs) if merge_at is None else merge_at
     if not 0 < longest <= settings.epochs:
@@ -189,12 +136,13 @@ def fit(
         parts = parts[:1]
     first = parts if blocks is None else [shallow(part, blocks) for part in parts]
     grown = None if blocks is None else list(map(_growth, parts, first))
-    task = prepare(list(first), options)
+    task = prepare(list(first), options, data)
     if not options.resume:
         _start(out, planned.last, force, [*model.files, *read_by(options.data)])
     with connected(options.cluster) if options.engine == "ray" else nullcontext():
-        found = _Run(planned, task, options, recipe, out, progress, _Growing(grow, blocks, grown))
-        return found.fit(edges, stops=merge_at is None and recipe.kind == "auto", baseline=baseline)
+        found = _Run(planned, task, options, recipe, goal, out, progress, _Growing(grow, blocks, grown))
+        stops = merge_at is None and recipe.kind == "auto"
+        return found.fit(edges, stops=stops, baseline=most if baseline else 0)
 
 
 @dataclass(frozen=True)
@@ -218,14 +166,16 @@ class _Run:
     task: Task
     options: RunOptions
     recipe: Recipe
+    goal: Goal
     out: Path
     progress: Progress
     growing: _Growing
 
-    def fit(self, edges: Edges, *, stops: bool, baseline: bool) -> Fit:
+    def fit(self, edges: Edges, *, stops: bool, baseline: int) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
 
-        :param stops: whether the parts merge as soon as they no longer pay.
+        :param stops: whether the parts merge as soon as they no longer pay. :param baseline: the most epochs of the
+            whole alone; 0 if nothing is to be compared.
         """
         rounds, task, out = self.rounds, self.task, self.out
         parts, ensemble = self._parts(edges, stops)
@@ -237,7 +187,9 @@ class _Run:
         save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
         merged, whole = self._whole(parts, trained, edges)
         module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
-        alone = self._baseline() if baseline else []
+        times = times_of(parts.seconds, curve)
+        alone = self._baseline(baseline, times) if baseline else []
+        controls = self._controls(parts, range(trained, trained + len(curve)), times, alone) if baseline else {}
         state = whole.states[0] if whole.states else None
         save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
         return Fit(
@@ -252,9 +204,11 @@ class _Run:
             merged,
             curve,
             alone,
-            _times(parts.seconds, curve),
+            controls,
+            times,
             deviation(module, task.objective, out / TRAINED, task.batch()),
             edges.keeping(frozen(rounds.model.proto)).kept(rounds.last.plan),
+            self.goal,
             self.growing.grow,
             self.growing.blocks,
         )
@@ -266,28 +220,42 @@ class _Run:
         told = self.progress(PARTS, task, range(longest))
         if self.options.resume and not checkpoint.exist(self.out / CHECKPOINTS):
             told(Note(f"{self.out / CHECKPOINTS} holds nothing to resume; the run begins anew"))
-        looked = stops and len(rounds.spans) == 1 and task.data.test is not None
+        wide, narrow = estimate.WIDE, estimate.width(rounds.last)
+        if narrow < wide:
+            badly = f"they learn badly with less than {wide}, so that a smaller -k may do better"
+            told(Note(f"parts have {narrow} units in their large layers; {badly}"))
+        pieced = len(rounds.spans) == 1 and (stops or self.goal.watched)
         if stops and task.data.test is None:
             told(Note(f"without test data nobody can see when to merge; the parts train for {longest} epochs"))
 
         def divided(before: Networks, number: int) -> Networks:
             return divide_anew(before, self._round(number), edges) if number else before
 
-        spans = checks(longest) if looked else rounds.spans
+        spans = checks(range(longest)) if pieced else rounds.spans
         stages = [
-            Stage(f"{PARTS}/to{span.stop}", span, settings, partial(divided, number=0 if looked else number))
+            Stage(f"{PARTS}/to{span.stop}", span, settings, partial(divided, number=0 if pieced else number))
             for number, span in enumerate(spans)
         ]
         ensemble: list[Check] = []
         running = run_stages(self._round(0), stages, self._trainer(told))
         for stage, networks in zip(stages, running, strict=True):
-            if looked:
-                loss, metric = self._judged(Ensemble(networks.modules))
-                ensemble.append(Check(stage.epochs.stop, networks.seconds, loss, metric))
-                if enough([check.loss for check in ensemble]) and stage is not stages[-1]:
-                    told(Note(f"the parts merge after {stage.epochs.stop} epochs: their ensemble hardly improves"))
-                    break
+            if pieced and task.data.test is not None:
+                judged = self._judged(Ensemble(networks.modules))
+                ensemble.append(Check(stage.epochs.stop, networks.seconds, *judged))
+            why = self._why_merge(ensemble, networks.seconds, stops) if pieced else ""
+            if why and stage is not stages[-1]:
+                told(Note(f"the parts merge after {stage.epochs.stop} epochs: {why}"))
+                break
         return networks, ensemble
+
+    def _why_merge(self, ensemble: Sequence[Check], seconds: float, stops: bool) -> str:
+        """Return why the parts merge now, in words; empty where they train on."""
+        if ensemble and self.goal.reached(getattr(ensemble[-1], judged_by(self.task.loss.metric))):
+            return "their ensemble is as good as the target"
+        if self.goal.spent_on_parts(seconds):
+            return "their share of the budget is spent"
+        hardly = stops and enough([check.loss for check in ensemble])
+        return "their ensemble hardly improves" if hardly else ""
 
     def _whole(self, parts: Networks, trained: int, edges: Edges) -> tuple[tuple[float, float | None] | None, Networks]:
         """Merge the parts, and train the whole on; return what it gave right after merging, and the network."""
@@ -302,19 +270,73 @@ class _Run:
             found = merge_parts(before, replace(edges, seed=settings.seed), self.task.build)
             return found if self.recipe.merges_state(settings.optimizer) else replace(found, states=None)
 
-        stages = [Stage(THE_WHOLE, range(trained, trained), whole, merged), Stage(THE_WHOLE, span, whole)]
-        running = run_stages(parts, stages, self._trainer(self.progress(THE_WHOLE, self.task, span)))
-        first = next(running)
+        told = self.progress(THE_WHOLE, self.task, span)
+        begin = Stage(THE_WHOLE, range(trained, trained), whole, merged)
+        (first,) = run_stages(parts, [begin], self._trainer(told))
         judged = None if self.task.data.test is None else self._judged(first.modules[0])
-        return judged, next(running)
+        if judged is not None and self.goal.reached(judged[judged_by(self.task.loss.metric) == "metric"]):
+            return judged, first
+        return judged, self._trained(Stage(THE_WHOLE, span, whole), first, parts.seconds)
 
-    def _baseline(self) -> list[Epoch]:
-        """Train the whole alone, from its own first weights; return its curve."""
-        epochs = range(self.options.settings.epochs)
+    def _baseline(self, most: int, times: Times) -> list[Epoch]:
+        """Train the whole alone, for as long as the budget allows; return its curve."""
+        if self.goal.minutes is not None and times.epoch is not None:
+            most = min(max(round(60 * self.goal.minutes / times.epoch), 1), most)
+        return self._alone(BASELINE, most if self.goal.steps is None else self.options.settings.epochs)
+
+    def _controls(self, parts: Networks, span: range, times: Times, alone: list[Epoch]) -> dict[str, list[Epoch]]:
+        """Train the controls; return their curves. No copies where parts differ in shape, or are copied anyway.
+
+        :param span: the epochs of the whole. :param alone: the baseline's curve.
+        """
+        settings, recipe, k = self.options.settings, self.recipe, self.rounds.k
+        fewer = round((times.parts + times.whole) * len(alone) / alone[-1].seconds)
+        longer = range(k * span.start)
+        rate = recipe.parts(settings, k, span.start).lr
+        part = replace(recipe.whole(replace(settings, epochs=longer.stop), longer), lr=rate)
+        split = self.rounds.split(0)
+        one = Networks(split, [self.task.build(split.parts[0])])
+        curves = {ONE_PART: self._curve(Stage(ONE_PART, longer, part), one)}
+        if fewer < len(alone):
+            curves[SHORTER] = self._alone(SHORTER, max(fewer, 1))
+        if not span or self.growing.grow == "widen":
+            return curves
+        try:
+            copies = widen_part(parts, seed=settings.seed, build=self.task.build)
+        except MergeError as error:
+            self.progress(COPIES, self.task, span)(Note(f"the control of copies is left out: {error}"))
+            return curves
+        return curves | {COPIES: self._curve(Stage(COPIES, span, recipe.whole(settings, span)), copies)}
+
+    def _alone(self, name: str, count: int) -> list[Epoch]:
+        """Train the whole from its own first weights for so many epochs; return its curve."""
+        epochs = range(count)
+        settings = self.recipe.whole(replace(self.options.settings, epochs=count), epochs)
         first = Networks(self.rounds.last, [self.task.build(redraft(self.rounds.model).model())])
-        stage = Stage(BASELINE, epochs, self.recipe.whole(self.options.settings, epochs))
-        (networks,) = run_stages(first, [stage], self._trainer(self.progress(BASELINE, self.task, epochs)))
-        return list(networks.curves[0])
+        return self._curve(Stage(name, epochs, settings), first)
+
+    def _curve(self, stage: Stage, first: Networks) -> list[Epoch]:
+        """Train the only network of a stage; return its curve."""
+        return list(self._trained(stage, first).curves[0])
+
+    def _trained(self, stage: Stage, first: Networks, before: float = 0.0) -> Networks:
+        """Train the only network of a stage until its epochs end, or the goal is reached.
+
+        :param before: seconds of the budget that are spent already.
+        """
+        told, goal, networks = self.progress(stage.name, self.task, stage.epochs), self.goal, first
+        stages = [stage] if stage.epochs else []
+        if goal.watched:
+            pieces = checks(stage.epochs)
+            stages = [replace(stage, name=f"{stage.name}/to{piece.stop}", epochs=piece) for piece in pieces]
+        for piece, networks in zip(stages, run_stages(first, stages, self._trainer(told)), strict=True):
+            last = networks.curves[0][-1]
+            reached = goal.reached(getattr(last, judged_by(self.task.loss.metric)))
+            if (reached or goal.spent(before + last.seconds)) and piece is not stages[-1]:
+                why = "the target is reached" if reached else "the budget is spent"
+                told(Note(f"{stage.name} ends after epoch {piece.epochs.stop}: {why}"))
+                break
+        return networks
 
     def _round(self, number: int) -> Networks:
         """Return the untrained parts of a round; those of the last one are the task's modules."""
@@ -352,6 +374,24 @@ class _Run:
         return evaluate(module, task.data.test, task.loss, metric, self.options.settings.device)
 
 
+def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, out: Path) -> Settings:
+    """Return the settings with the epochs that the budget allows, by measured steps; those of a run that is resumed."""
+    settings, paper, seconds = options.settings, recipe.kind == "paper", (0.0, 0.0)
+    if goal.minutes is not None:
+        begun = sorted((out / CHECKPOINTS / PARTS).rglob("part0-*")) if options.resume else []
+        if begun:
+            epochs = checkpoint.about(begun[0])["settings"]["epochs"]
+            return replace(settings, epochs=epochs if paper else epochs + remaining(epochs))
+        found = estimate.estimate(model, options, [k], data)
+        apart = options.engine in ("processes", "ray")
+        seconds = (found.rows[0].one if apart else found.rows[0].together) / 1000, found.whole / 1000
+    steps = ceil(len(data.train) / settings.accumulate)
+    epochs = goal.epochs(settings.epochs, steps, seconds, recipe.longest(100) / 100)
+    if goal.minutes is not None and not paper:  # so that those of the parts tell all
+        epochs = recipe.longest(epochs) + remaining(recipe.longest(epochs))
+    return replace(settings, epochs=epochs)
+
+
 def _growth(part: onnx.ModelProto, first: onnx.ModelProto) -> Growth:
     """What a part's new blocks start as: such that add nothing, else copies."""
     try:
@@ -380,10 +420,3 @@ def _check_same(out: Path, plan: Plan) -> None:
         )
     if (out / TRAINED).exists() and not (out / CHECKPOINTS).is_dir():
         raise CheckpointError(f"{out} holds a run that has ended; its result is {out / TRAINED}.")
-
-
-def _times(parts: float, whole: list[Epoch]) -> Times:
-    """Return the seconds of both stages; parts that share a process count each other's seconds already."""
-    ends = [0.0, *(epoch.seconds for epoch in whole)]
-    durations = [after - before for before, after in pairwise(ends)]
-    return Times(parts, ends[-1], median(durations) if durations else None)

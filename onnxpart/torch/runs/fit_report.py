@@ -14,14 +14,20 @@ import torch
 from onnxpart import __version__
 from onnxpart.merging.cross_weights import Edges
 from onnxpart.storage.atomic import replacing_files, write_bytes
-from onnxpart.torch.runs.fit import CHECKPOINTS, Fit
+from onnxpart.torch.runs.fit import CHECKPOINTS
+from onnxpart.torch.runs.goal import judged_by
+from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Fit
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
-from onnxpart.torch.training.losses import ERROR
 
 REPORT, PAGE = "report.json", "report.md"
+_CONTROLS = {
+    SHORTER: "the whole alone, in the method's time",
+    ONE_PART: "one part alone, {k} times as long",
+    COPIES: "copies of one part, trained on",
+}
 
 
 def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: Edges) -> dict[str, Any]:
@@ -55,10 +61,15 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "merged": None if found.merged is None else {"loss": found.merged[0], "metric": found.merged[1]},
         "whole": _points(found.whole, found.merge_at),
         "baseline": _points(found.baseline, 0),
+        "controls": {
+            name: _points(curve, found.merge_at if name == COPIES else 0) for name, curve in found.controls.items()
+        },
         "seconds": {"parts": times.parts, "whole": times.whole, "whole_epoch": times.epoch,
                     "alone": times.alone(epochs)},
         "speedup": times.speedup(epochs),
         "as_good": as_good(found),
+        "goal": asdict(found.goal),
+        "target": target(found),
         "deviation": found.deviation,
         "versions": {"onnxpart": __version__, "torch": torch.__version__},
     }  # fmt: skip
@@ -67,23 +78,48 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
 def as_good(found: Fit) -> dict[str, Any] | None:
     """Return after how many seconds the method was as good as the baseline when that ended, None if never.
 
-    By the error rate on the test data, or else the loss. `baseline`: what that took.
+    By the error rate on the test data, or else the loss. Nobody needs to be better than a target. `baseline`: what that
+    took.
     """
     if not found.baseline or found.merged is None:
         return None
-    by = "metric" if found.metric == ERROR else "loss"
-    points = [Epoch(0.0, nan, *found.merged), *found.whole]
     last = found.baseline[-1]
-    wanted = getattr(last, by)
-    reached = next((point.seconds for point in points if getattr(point, by) <= wanted), None)
-    seconds = None if reached is None else found.times.parts + reached
+    wanted = getattr(last, judged_by(found.metric))
+    wanted = wanted if found.goal.target is None else max(wanted, found.goal.target)
+    seconds = _reached(found, wanted)
     return {
-        "by": found.metric if by == "metric" else by,
+        "by": _judge(found),
         "wanted": wanted,
         "baseline": last.seconds,
         "seconds": seconds,
         "speedup": None if seconds is None else last.seconds / seconds,
     }
+
+
+def target(found: Fit) -> dict[str, Any] | None:
+    """Return after how many seconds the target was reached, None if never, and the best value of the whole."""
+    wanted = found.goal.target
+    if wanted is None:
+        return None
+    best = min(getattr(point, judged_by(found.metric)) for point in _judged(found))
+    return {"by": _judge(found), "wanted": wanted, "seconds": _reached(found, wanted), "best": best}
+
+
+def _judge(found: Fit) -> str:
+    return found.metric if judged_by(found.metric) == "metric" else "loss"
+
+
+def _judged(found: Fit) -> list[Epoch]:
+    """The whole right after merging, and after each of its epochs."""
+    assert found.merged is not None
+    return [Epoch(0.0, nan, *found.merged), *found.whole]
+
+
+def _reached(found: Fit, wanted: float) -> float | None:
+    """After how many seconds of parts and whole the whole was as good as that."""
+    points = (point.seconds for point in _judged(found) if getattr(point, judged_by(found.metric)) <= wanted)
+    reached = next(points, None)
+    return None if reached is None else found.times.parts + reached
 
 
 def _points(curve: Sequence[Epoch], first: int) -> list[dict[str, Any]]:
@@ -114,6 +150,7 @@ def page(data: dict[str, Any]) -> list[str]:
     last += [("whole, trained on", data["whole"][-1])] if data["whole"] else []
     rounds = f" (the last of {len(data['rounds'])} rounds)" if len(data["rounds"]) > 1 else ""
     last += [("the whole alone", data["baseline"][-1])] if data["baseline"] else []
+    last += [(_CONTROLS[name].format(k=k), curve[-1]) for name, curve in data["controls"].items()]
     rates = data["recipe"]["rates"]
     lines = [
         f"# {data['model']} in {k} parts",
@@ -141,6 +178,8 @@ def page(data: dict[str, Any]) -> list[str]:
             f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
             "as long. Whether it would be as good, --baseline says."
         )
+    if data["target"] is not None:
+        lines.append(aimed(data["target"]))
     if data["grow"] == "widen":
         lines.append("One part was trained, and the whole began as copies of it.")
     if data["blocks"] is not None:
@@ -163,3 +202,11 @@ def compared(found: dict[str, Any]) -> str:
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def aimed(found: dict[str, Any]) -> str:
+    """Return what became of the target as a sentence."""
+    aim = f"The target, {found['by']} {found['wanted']:.4g},"
+    if found["seconds"] is None:
+        return f"{aim} was not reached: the best was {found['best']:.4g}. More epochs or a larger budget may help."
+    return f"{aim} was reached after {found['seconds']:.1f} seconds."

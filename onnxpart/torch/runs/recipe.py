@@ -18,7 +18,7 @@ _WHOLE = 5
 SHARE = 1 - 1 / _WHOLE
 """The parts' share of the epochs."""
 _CHECKS = 20
-"""How often the ensemble is looked at, at most."""
+"""How often the ensemble of parts, or the whole, is looked at, at most."""
 _GAIN = 0.03
 """The share of the ensemble's loss that the last third of the parts' epochs must bring."""
 
@@ -75,10 +75,10 @@ class Recipe:
         return max(epochs // 2 if self.kind == "paper" else epochs - ceil(epochs / _WHOLE), 1)
 
 
-def checks(epochs: int) -> list[range]:
-    """Return the parts' epochs in pieces, after each of which their ensemble is looked at."""
-    step = ceil(epochs / _CHECKS)
-    return [range(start, min(start + step, epochs)) for start in range(0, epochs, step)]
+def checks(epochs: range) -> list[range]:
+    """Return epochs in pieces, after each of which what they gave is looked at."""
+    step = max(ceil(len(epochs) / _CHECKS), 1)
+    return [epochs[start : start + step] for start in range(0, len(epochs), step)]
 
 
 def enough(losses: Sequence[float]) -> bool:

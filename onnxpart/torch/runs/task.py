@@ -20,6 +20,7 @@ from onnxpart.torch.importer.module import ImportedModule
 from onnxpart.torch.runs.trained_file import deviation, read_whole, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.checkpoint import Checkpoints
+from onnxpart.torch.training.engine import device_of
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.losses import Loss
@@ -79,21 +80,31 @@ class Trained:
     deviation: float
 
 
-def prepare(models: Sequence[onnx.ModelProto], options: RunOptions) -> Task:
-    """Return models of one split, or a single one, ready to be trained.
+def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
+    """Return the data, which fit the inputs of the model and of its parts.
 
-    :raises OnnxpartError: when data or loss don't fit, or a model can't be imported.
+    :raises OnnxpartError: when they can't be read, or don't fit.
     """
-    objective = find_objective(options.loss, models[0])
-    inputs = signature(models[0].graph)
-    data = open_data(
+    return open_data(
         options.data,
-        inputs,
+        signature(model.graph),
         batch_size=options.batch_size,
         seed=options.settings.seed,
         workers=options.workers,
         steps_per_epoch=options.steps_per_epoch,
     )
+
+
+def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data | None = None) -> Task:
+    """Return models of one split, or a single one, ready to be trained.
+
+    :param data: where they are `opened` already. :raises OnnxpartError: when data or loss don't fit, or a model can't
+        be imported.
+    """
+    if options.engine != "ray":
+        device_of(options.settings.device)  # before anything is written
+    objective = find_objective(options.loss, models[0])
+    data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]
     loss, data = objective.bind(modules[0], data)
     return Task(modules, objective, loss, data)

@@ -12,7 +12,7 @@ from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
 from onnxpart.torch.runs import estimate as module
 from onnxpart.torch.runs.estimate import Estimate, Estimates, chosen, estimate, width
-from onnxpart.torch.runs.task import RunOptions
+from onnxpart.torch.runs.task import RunOptions, opened
 from onnxpart.torch.training.settings import Settings
 
 OPTIONS = RunOptions("mnist5k", "mse", Settings(1, "adam", lr=0.001, device="cpu"), batch_size=50)
@@ -24,7 +24,12 @@ SLOW = replace(WIDE, k=4, series=1.1, parallel=1.9)
 
 @pytest.mark.parametrize(
     ("model", "k", "units"),
-    [(regression_mlp(0, inputs=784, hidden=(256, 128)), 4, 64), (lenet(0), 2, 250), (lenet(0), 10, 50)],
+    [
+        (regression_mlp(0, inputs=784, hidden=(256, 128)), 4, 64),
+        (regression_mlp(0, inputs=4, hidden=(256, 32, 256)), 2, 16),
+        (lenet(0), 2, 250),
+        (lenet(0), 10, 50),
+    ],
 )
 def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, units: int) -> None:
     assert width(split(model, k)) == units  # type: ignore[arg-type]
@@ -64,8 +69,9 @@ def test_steps_are_measured_and_nothing_is_changed() -> None:
 
 
 def test_fit_takes_what_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "estimate", lambda *_: Estimates(100.0, 0.1, 40, [SLOW, WIDE]))
-    assert chosen(MODEL, OPTIONS) == 2
-    monkeypatch.setattr(module, "estimate", lambda *_: Estimates(100.0, 0.1, 40, [NARROW]))
+    data = opened(MODEL.proto, OPTIONS)
+    monkeypatch.setattr(module, "estimate", lambda *_, **__: Estimates(100.0, 0.1, 40, [SLOW, WIDE]))
+    assert chosen(MODEL, OPTIONS, data) == 2
+    monkeypatch.setattr(module, "estimate", lambda *_, **__: Estimates(100.0, 0.1, 40, [NARROW]))
     with pytest.raises(UsageError, match=r"learn badly, and none has more\. Train the whole with `onnxpart train`, or"):
-        chosen(MODEL, OPTIONS)
+        chosen(MODEL, OPTIONS, data)

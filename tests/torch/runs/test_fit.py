@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,15 @@ from onnxpart import arrays
 from onnxpart.errors import CheckpointError, MergeError, ModelError, OnnxpartError, PartitionError, UsageError
 from onnxpart.frontend.load import load
 from onnxpart.merging.cross_weights import Edges
-from onnxpart.torch.runs.fit import PARTS, Times, fit
+from onnxpart.torch.data.sources import open_data
+from onnxpart.torch.runs import estimate, task
+from onnxpart.torch.runs.estimate import Estimate
+from onnxpart.torch.runs.fit import PARTS, fit
 from onnxpart.torch.runs.fit_report import page
+from onnxpart.torch.runs.goal import Goal
+from onnxpart.torch.runs.outcome import Times
 from onnxpart.torch.runs.task import RunOptions
-from onnxpart.torch.training.events import ignore
+from onnxpart.torch.training.events import Event, Note, ignore
 from onnxpart.torch.training.settings import Settings
 from tests.networks.deep import residual_mlp
 
@@ -29,6 +36,9 @@ OPTIONS = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000)
     [
         ({"merge_at": 0}, UsageError, "merging at epoch 0 isn't possible in 4 epochs"),
         ({"merge_at": 5}, UsageError, "merging at epoch 5 isn't possible in 4 epochs"),
+        ({"goal": Goal(minutes=1.0), "merge_at": 2}, UsageError, "leave out --merge-at and --rounds"),
+        ({"goal": Goal(steps=7)}, UsageError, "the budget is too small: an epoch .* take 8 steps"),
+        ({"goal": Goal(minutes=1e-9)}, UsageError, "the budget is too small: an epoch .* take about .* minutes"),
         ({"rounds": 4}, UsageError, "4 rounds aren't possible in 3 epochs of the parts"),
         ({"rounds": 2, "blocks": 1}, UsageError, "train in one round; leave out --rounds, or --blocks"),
         ({"blocks": 1}, PartitionError, "has no blocks that repeat"),
@@ -71,6 +81,47 @@ def test_blocks_that_can_not_add_nothing_start_as_copies(tmp_path: Path) -> None
     assert part["down"].any()
 
 
+def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, found = list[str](), Estimate(4, 64, series=2.0)
+    monkeypatch.setattr(estimate, "_UNSTEADY", inf)
+    monkeypatch.setattr(task, "open_data", lambda text, *_, **more: opening.append(text) or open_data(text, *_, **more))
+    monkeypatch.setattr(estimate, "_row", lambda *_: found)
+    done = fit(MODEL, replace(OPTIONS, settings=Settings(2)), tmp_path / "out", lambda *_: ignore, k="auto")
+    assert (done.plan.k, opening) == (4, ["mnist5k"])
+
+
+@pytest.mark.parametrize(("units", "told"), [(256, False), (32, True)])
+def test_parts_that_are_too_narrow_are_named(tmp_path: Path, units: int, told: bool) -> None:
+    news, options = list[Event](), replace(OPTIONS, settings=Settings(2), engine="series")
+    model = load(regression_mlp(0, inputs=784, hidden=(units,)))
+    fit(model, options, tmp_path / "out", lambda *_: news.append)
+    note = "parts have 16 units in their large layers; they learn badly with less than 64, so that a smaller -k may do"
+    assert (Note(f"{note} better") in news) == told
+
+
+def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None:
+    options, news = replace(OPTIONS, settings=Settings(6, lr=0.1), engine="series"), list[Event]()
+    all_of_it = fit(MODEL, options, tmp_path / "out", lambda *_: ignore, merge_at=1)
+    losses = [epoch.loss for epoch in all_of_it.whole]
+    assert all_of_it.merged is not None
+    assert losses == sorted(losses, reverse=True)
+    assert all_of_it.merged[0] > losses[0]
+    goal = Goal(target=losses[2])
+    found = fit(MODEL, options, tmp_path / "shorter", lambda *_: news.append, merge_at=1, goal=goal)
+    assert [epoch.loss for epoch in found.whole] == losses[:3]
+    assert Note("whole ends after epoch 4: the target is reached") in news
+
+
+def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
+    model = load(regression_mlp(0, inputs=784, hidden=(9,)))
+    options, news = replace(OPTIONS, settings=Settings(2)), list[Event]()
+    found = fit(model, options, tmp_path / "out", lambda *_: news.append, baseline=True)
+    assert len(found.controls["one part"]) == 2
+    assert "copies" not in found.controls
+    notes = [event.text for event in news if isinstance(event, Note)]
+    assert any(note.startswith("the control of copies is left out: ") for note in notes)
+
+
 def test_speedup_is_that_over_the_whole_alone() -> None:
     times = Times(parts=3.0, whole=5.0, epoch=2.0)
     assert (times.alone(8), times.speedup(8)) == (16.0, 2.0)
@@ -84,6 +135,7 @@ def test_the_page_says_what_was_found() -> None:
         "loss": "mse", "metric": "error", "sizes": {"whole": {"parameters": 1000}, "parts": [{"parameters": 250}] * 2},
         "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
         "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6, "baseline": [],
+        "controls": {}, "target": None,
         "kept": ["a"], "grow": "widen", "blocks": 3,
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
@@ -124,5 +176,9 @@ def test_the_page_says_what_was_found() -> None:
     compared = "\n".join(page({**data, "baseline": [epoch], "as_good": good}))
     assert "| the whole alone | 2 | 0.5 | 0.25 | 0.125 |" in compared
     assert "ends at loss 0.5 after 9.0 seconds; the method was there after 3.0: 3.00 times as fast." in compared
+    aim = {"by": "loss", "wanted": 0.5, "seconds": 3.0, "best": 0.4}
+    assert "The target, loss 0.5, was reached after 3.0 seconds." in page({**data, "target": aim})
+    missed = "The target, loss 0.5, was not reached: the best was 0.6. More epochs or a larger budget may help."
+    assert missed in page({**data, "target": {**aim, "seconds": None, "best": 0.6}})
     never = "\n".join(page({**data, "as_good": {**good, "seconds": None, "speedup": None}}))
     assert "ends at loss 0.5 after 9.0 seconds; the method never got there." in never

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
@@ -49,6 +50,28 @@ def test_weights_decay_and_vectors_do_not(kind: OptimizerKind, axes: int) -> Non
     optimizer.step()
     assert tensors["weight"].max() < 1
     assert all(torch.equal(tensors[name], torch.ones_like(tensors[name])) for name in ("bias", "scale"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_a_fused_step_is_torchs_own(kind: OptimizerKind, plain: Callable[..., torch.optim.Optimizer]) -> None:
+    def parameters() -> list[torch.Tensor]:
+        drawn = torch.Generator().manual_seed(0)
+        return [torch.randn(shape, generator=drawn).requires_grad_() for shape in ((5, 3), (2, 2))]
+
+    fused, expected = parameters(), parameters()
+    optimizer = optim.optimizer(Settings(1, kind, lr=0.1, weight_decay=0.01), fused)
+    momentum = {"momentum": 0.9} if kind == "sgd" else {}
+    reference = plain(expected, lr=0.1, weight_decay=0.01, foreach=False, **momentum)
+    for step in range(4):
+        for one, other in zip(fused, expected, strict=True):
+            one.grad, other.grad = one.detach().sin() + step, other.detach().sin() + step
+        optimizer.step()
+        reference.step()
+    assert optimizer.defaults["fused"]
+    for one, other in zip(fused, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_one_cycle_rises_and_falls() -> None:

@@ -1,0 +1,77 @@
+"""What ends a run before its epochs do: a target that is reached, or a budget that is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+from onnxpart.errors import UsageError
+from onnxpart.torch.runs.recipe import SHARE
+from onnxpart.torch.training.losses import ERROR
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What ends a run of `fit` before its epochs do.
+
+    `target`: of the error rate on the test data, or else of the loss there. `steps`: of the parts and then of the
+    whole, in all. `minutes`: of training, without tests and checkpoints; all parts count where they share a process.
+
+    :raises UsageError: for a value that makes no sense.
+    """
+
+    target: float | None = None
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.target is not None and not isfinite(self.target):
+            raise UsageError(f"the target is {self.target}; it must be a number.")
+        for name in ("steps", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"the budget is {value} {name}; it must be more than none.")
+
+    @property
+    def watched(self) -> bool:
+        """Whether training may end at any epoch."""
+        return self.target is not None or self.minutes is not None
+
+    def reached(self, value: float | None) -> bool:
+        """Return whether a network is as good as the target: its error rate, or else its loss (see `judged_by`)."""
+        return self.target is not None and value is not None and value <= self.target
+
+    def spent(self, seconds: float) -> bool:
+        """Return whether so many seconds are the whole budget."""
+        return self.minutes is not None and seconds >= 60 * self.minutes
+
+    def spent_on_parts(self, seconds: float) -> bool:
+        """Return whether so many seconds are all that the parts may have of the budget."""
+        return self.spent(seconds / SHARE)
+
+    def epochs(self, most: int, steps: int, seconds: tuple[float, float], share: float) -> int:
+        """Return how many epochs of parts and whole together the budget allows.
+
+        :param most: at most so many. :param steps: in an epoch. :param seconds: of a step of all parts, and of the
+            whole. :param share: of the epochs that are the parts'.
+        :raises UsageError: when it doesn't suffice for an epoch of each.
+        """
+        parts, whole = seconds
+        mean = share * parts + (1 - share) * whole
+        allowed = most
+        if self.steps is not None:
+            allowed, needed = self.steps // steps, f"{2 * steps} steps"
+        elif self.minutes is not None:
+            allowed, needed = int(60 * self.minutes / (steps * mean)), f"about {steps * mean / 30:.2g} minutes"
+        if allowed < 2 <= most:
+            raise UsageError(f"the budget is too small: an epoch of the parts and one of the whole take {needed}.")
+        return min(allowed, most)
+
+
+def judged_by(metric: str) -> Literal["metric", "loss"]:
+    """Return by which of both a network is judged: the error rate, or else the loss; both are better when lower.
+
+    :param metric: its name.
+    """
+    return "metric" if metric == ERROR else "loss"

@@ -1,0 +1,99 @@
+"""What a run of `fit` gives: curves, sizes, times, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from onnxpart.inspection.sizes import Sizes
+from onnxpart.planning.partition import Partition
+from onnxpart.planning.plan import Plan
+from onnxpart.torch.runs.goal import Goal
+from onnxpart.torch.training.events import Epoch
+
+Grow = Literal["merge", "widen"]
+"""How the whole begins: K parts merge, or copies of one part fill it (Net2WiderNet)."""
+SHORTER, ONE_PART, COPIES = "shorter", "one part", "copies"
+"""The controls, which are stages, too: other ways to spend about as much time."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of training: of the parts as they ran, of the whole after them, and the median epoch of the whole."""
+
+    parts: float
+    whole: float
+    epoch: float | None
+
+    def alone(self, epochs: int) -> float | None:
+        """Return what the whole would take for all epochs, at its median epoch."""
+        return None if self.epoch is None else epochs * self.epoch
+
+    def speedup(self, epochs: int) -> float | None:
+        """Return how many times as fast the method was as that."""
+        alone = self.alone(epochs)
+        return None if alone is None else alone / (self.parts + self.whole)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the ensemble of the parts, the mean of their outputs, gives on the test data after some epochs."""
+
+    epoch: int
+    seconds: float
+    loss: float
+    metric: float | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
+
+    `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
+    `grow`: how the whole began. `blocks`: how many of each stack the parts trained with; None where it was all.
+    `baseline`: the curve of the whole trained alone, if that was asked for; `controls`: then those of SHORTER, the
+    whole for as many epochs as take the method's time, ONE_PART, a part trained for K times the parts' epochs, and
+    COPIES, the whole that begins as copies of the first part. `note` says where the loss was taken. `deviation` is ONNX
+    Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
+    weights between parts are as they were in the network. `goal` is what might have ended it early.
+    """
+
+    file: Path
+    partition: Partition
+    sizes: Sizes
+    rounds: Sequence[range]
+    metric: str
+    note: str
+    parts: Sequence[Sequence[Epoch]]
+    ensemble: Sequence[Check]
+    merged: tuple[float, float | None] | None
+    whole: list[Epoch]
+    baseline: list[Epoch]
+    controls: Mapping[str, list[Epoch]]
+    times: Times
+    deviation: float
+    kept: Sequence[str]
+    goal: Goal
+    grow: Grow
+    blocks: int | None
+
+    @property
+    def plan(self) -> Plan:
+        """By which the parts were merged last."""
+        return self.partition.plan
+
+    @property
+    def merge_at(self) -> int:
+        """How many epochs the parts had, in all."""
+        return self.rounds[-1].stop
+
+
+def times_of(parts: float, whole: list[Epoch]) -> Times:
+    """Return the seconds of both stages; parts that share a process count each other's seconds already."""
+    ends = [0.0, *(epoch.seconds for epoch in whole)]
+    durations = [after - before for before, after in pairwise(ends)]
+    return Times(parts, ends[-1], median(durations) if durations else None)
