@@ -315,7 +315,7 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "returns a named tuple": (returning(lambda n, x: Pair(n.c(n.hidden(x)), 2 * n.c(n.hidden(x)))), X),
     "returns a data class": (Labelled, X),
     "returns what is nested": (returning(lambda n, x: {"a": [n.c(n.hidden(x)), {"b": n.c(n.hidden(x)) + 1}]}), X),
-    "returns None beside a tensor": (returning(lambda n, x: {"logits": n.c(n.hidden(x)), "loss": None}), X),
+    "returns None beside a tensor": (returning(lambda n, x: {"logits": (n.c(n.hidden(x)), None), "loss": None}), X),
     "returns a number beside a tensor": (returning(lambda n, x: (n.c(n.hidden(x)), 3)), X),
     "returns a loss, a data class": (Labelled, {"x": X, "labels": LABELS}),
     "returns a loss, as transformers do": (AsTransformers, {"x": X, "labels": LABELS}),
@@ -323,7 +323,10 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "returns more in training": (InTraining, X),
     "returns its hidden units, too": (returning(lambda n, x: (n.c(n.hidden(x)), n.hidden(x))), X),
     "returns a cache beside a tensor": (returning(lambda n, x: {"logits": n.c(n.hidden(x)), "cache": Cache()}), X),
-    "returns a distribution": (returning(lambda n, x: torch.distributions.Categorical(logits=n.c(n.hidden(x)))), X),
+    "returns a distribution": (
+        returning(lambda n, x: torch.distributions.Categorical(logits=n.c(n.hidden(x)), validate_args=False)),
+        X,
+    ),
     "dropout": (within(nn.Dropout), X),
     "batch norm": (within(lambda: nn.BatchNorm1d(8)), X),
     "layer norm": (within(lambda: nn.LayerNorm(8)), X),
@@ -384,6 +387,7 @@ def judge(form: str) -> Verdict:
         parts, handle = split_module(module, example, 2)
     except OnnxpartError as error:
         return Verdict(refused=str(error))
+    assert _structure(same(*args, **named)) == _structure(module(*args, **named))
     for part in parts:
         optimizer = torch.optim.SGD([p for p in part.parameters() if p.requires_grad], lr=0.05)
         for _ in range(2):
@@ -393,6 +397,19 @@ def judge(form: str) -> Verdict:
     module.load_state_dict(handle.merge())
     whole = module if handle.exact else handle.whole()
     return Verdict(gradient, _difference(whole, parts, args, named), handle.exact)
+
+
+def _structure(value: Any) -> object:
+    """What a result consists of; a cache is left out."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape
+    if isinstance(value, Mapping):
+        return type(value), {key: _structure(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return type(value), [_structure(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return type(value), _structure(vars(value))
+    return None if isinstance(value, Cache) else value
 
 
 def _total(value: object, count: int | None = None) -> Tensor:
