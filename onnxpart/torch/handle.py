@@ -28,6 +28,7 @@ from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.storage.rows import Array, stream
 from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
+from onnxpart.torch.exporter.module_state import uncompiled
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
 from onnxpart.torch.interface import Forward, Interface
@@ -51,8 +52,8 @@ def split_module(
 ) -> tuple[list[ImportedModule], Handle]:
     """Cut a module across its width into K modules that train alone, and keep the way back.
 
-    :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter, dynamic: see
-        `export`.
+    :param module: any module that torch can export, compiled or not; it is left as it is.
+    :param example_inputs, exporter, dynamic: see `export`.
     :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
         `output_1` and so on. The others: see `split`.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
@@ -60,10 +61,11 @@ def split_module(
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
+    own = uncompiled(module)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
-        export(module, example_inputs, path, exporter=exporter, dynamic=dynamic)
-        model = replace(load(path), name=type(module).__name__)
+        export(own, example_inputs, path, exporter=exporter, dynamic=dynamic)
+        model = replace(load(path), name=type(own).__name__)
         every = [value.name for value in model.proto.graph.output]
         model = model if outputs is None else cut(model, outputs)
         names = _names(module, model)
@@ -72,11 +74,11 @@ def split_module(
         parts = [imported(part, _trained(module, names)) for part in divided.parts]
     kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     if len(kept) == len(model.proto.graph.output):
-        interface = _interface(module, example_inputs, parts[0].inputs, kept)
+        interface = _interface(own, example_inputs, parts[0].inputs, kept)
         for part in parts:
             _call_alike(part, interface)
     for part in parts:
-        _train_alike(part, module)
+        _train_alike(part, own)
     return parts, Handle(module, parts, divided, names)
 
 
@@ -209,7 +211,7 @@ class Handle:
         result = imported(model, _trained(self.module, self.names))
         if isinstance(self.parts[0].forward, Forward):
             _call_alike(result, self.parts[0].forward.interface)
-        _train_alike(result, self.module)
+        _train_alike(result, uncompiled(self.module))
         return result
 
     def report(self) -> str:
@@ -271,10 +273,10 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
 
     :raises OnnxpartError: for an initializer that is no parameter or buffer of that name and value.
     """
-    state = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
+    state, given = (
+        dict((*each.named_parameters(remove_duplicate=False), *each.named_buffers(remove_duplicate=False)))
+        for each in (uncompiled(module), module)
+    )
     weights = [n for n in model.initializers if model.is_float(n) and n not in model.constants]
     for name in weights:
         if name not in state or not _holds(state[name], array_of(model, name)):
@@ -283,7 +285,7 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
                 "no way back; choose the other exporter."
             )
     places = {_place(state[name]): name for name in weights}
-    return {key: places[_place(value)] for key, value in state.items() if _place(value) in places}
+    return {key: places[_place(value)] for key, value in given.items() if _place(value) in places}
 
 
 def _holds(tensor: Tensor, array: np.ndarray) -> bool:
