@@ -83,16 +83,19 @@ def test_a_norm_that_is_applied_twice_has_one_set_of_statistics() -> None:
 def test_parts_run_at_every_length_that_the_module_runs_at(exporter: str) -> None:
     torch.manual_seed(0)
     _, draw = NETWORKS["gpt2"]
-    module, dynamic = GPT2(places=12), {"tokens": {1: "length"}}
+    module, dynamic = GPT2(places=40), {"tokens": {1: "length"}}
     (same,), _ = split_module(module, draw(), 1, exporter=exporter, dynamic=dynamic)
     parts, handle = split_module(module, draw(), 2, exporter=exporter, dynamic=dynamic)
     for part, tokens in zip(parts, (torch.randint(0, CLASSES, (4, 6)), torch.randint(0, CLASSES, (4, 9))), strict=True):
         learn(part, torch.optim.SGD(part.parameters(), lr=0.1), tokens.clone)
-    whole = handle.whole()
+    whole, merged = handle.whole(), copy.deepcopy(module)
+    merged.load_state_dict(handle.merge())
+    handle.duplicate(merged)
     for length in (2, 6, 11):
         tokens = torch.randint(0, CLASSES, (3, length))
         assert deviation(same, [module], tokens) < 1e-5
         assert deviation(whole, parts, tokens) < 1e-5
+        assert deviation(merged, parts, tokens) < 1e-5
     with pytest.raises(
         UsageError, match=r"dynamic names {2: 'length'} of 'tokens', and the inputs are tokens \[8, 6\]"
     ):
