@@ -131,6 +131,16 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> No
     assert_alike(one, other, atol=1e-4)
 
 
+def test_texts_of_any_length(tmp_path: Path) -> None:
+    """The second batch is shorter than the first, and the third is of another length still."""
+    model = gpt2()
+    before = copy.deepcopy(model.state_dict())
+    cut = [{key: row[: 12 - 2 * (i // 8 % 4)] for key, row in text.items()} for i, text in enumerate(texts())]
+    options = {"per_device_train_batch_size": 8, "train_sampling_strategy": "sequential"}
+    examples.by_transformers(model, cut, str(tmp_path), **options)
+    assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
+
+
 class Stop(Exception):
     """What ends a run between two steps."""
 

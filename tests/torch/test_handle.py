@@ -79,11 +79,14 @@ def test_a_norm_that_is_applied_twice_has_one_set_of_statistics() -> None:
     assert module.norm.running_mean.abs().min() > 0
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-def test_parts_run_at_every_length_that_the_module_runs_at(exporter: str) -> None:
+@pytest.mark.parametrize(
+    ("exporter", "dynamic"),
+    [("torchscript", {"tokens": {1: "length"}}), ("dynamo", torch.zeros(8, 9, dtype=torch.long))],
+)
+def test_parts_run_at_every_length_that_the_module_runs_at(exporter: str, dynamic: Any) -> None:
     torch.manual_seed(0)
     _, draw = NETWORKS["gpt2"]
-    module, dynamic = GPT2(places=40), {"tokens": {1: "length"}}
+    module = GPT2(places=40)
     (same,), _ = split_module(module, draw(), 1, exporter=exporter, dynamic=dynamic)
     parts, handle = split_module(module, draw(), 2, exporter=exporter, dynamic=dynamic)
     for part, tokens in zip(parts, (torch.randint(0, CLASSES, (4, 6)), torch.randint(0, CLASSES, (4, 9))), strict=True):

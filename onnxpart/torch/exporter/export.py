@@ -14,7 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
@@ -29,6 +29,7 @@ from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.check import difference
+from onnxpart.torch.exporter.dynamic_axes import Axes, differing, is_axes, with_batch
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.module_state import check_buffers, check_values, unchanged, uncompiled
@@ -41,13 +42,11 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """The newest that both exporters write."""
-BATCH = "batch"
-"""Name of the first axis of the inputs."""
 EXPORTERS = ("auto", "torchscript", "dynamo")
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 Named = dict[str, Tensor]
-Dynamic = Mapping[str, Mapping[int, str | torch.export.Dim]]
-"""For parameters of `forward`: axis -> the name of its size, or a Dim, as in torch.export's `dynamic_shapes`."""
+Dynamic = Axes | Inputs
+"""The axes that may be of any size, or a second example, which differs from the first along them."""
 
 
 def export(
@@ -68,8 +67,9 @@ def export(
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
-    :param dynamic: axes besides the batch that may be of any size, as in `{"tokens": {1: "length"}}`; axes of one name
-        are of one size. That the file computes what the module does is tried at another size, too.
+    :param dynamic: axes besides the batch that may be of any size, as in `{"tokens": {1: "length"}}`, or an example
+        with other sizes along them; axes of one name, or of the same two sizes, are of one size. That the file computes
+        what the module does is tried at another size, too.
     :raises UsageError: for inputs that aren't tensors, and axes that they haven't. :raises OnnxpartError: when no
         exporter can do it. :raises ModelError: when the file can't be written.
     """
@@ -88,7 +88,10 @@ def exported(
     check_values(module)
     inputs = _batches(_named(module, example_inputs))
     names = list(input_names(module, example_inputs).values())
-    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, _axes(inputs, dynamic or {}))
+    if dynamic is not None and not is_axes(dynamic):
+        dynamic = differing(inputs, _batches(_named(module, cast(Inputs, dynamic))))
+    axes = with_batch(inputs, dynamic or {})
+    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, axes)
     with tempfile.TemporaryDirectory() as folder:
         yield _drafted(call, Path(folder), exporter)
 
@@ -229,22 +232,6 @@ def _batches(inputs: Named) -> Named:
     if all(x.ndim and len(x) == 1 for x in inputs.values()):
         return {name: torch.cat([x, x]) for name, x in inputs.items()}
     return inputs
-
-
-def _axes(inputs: Named, dynamic: Dynamic) -> list[dict[int, str]]:
-    """For each input the axes of any size, by their names."""
-    for name, found in dynamic.items():
-        rank = inputs[name].ndim if name in inputs else None
-        if rank is None or any(not 0 <= axis < rank for axis in found):
-            shapes = ", ".join(f"{key} {list(x.shape)}" for key, x in inputs.items())
-            raise UsageError(f"dynamic names {dict(found)} of {name!r}, and the inputs are {shapes}; name their axes.")
-    size = next((len(x) for x in inputs.values() if x.ndim), None)
-    result = []
-    for name, x in inputs.items():
-        axes = {0: BATCH} if x.ndim and len(x) == size else {}
-        given = {axis: dim if isinstance(dim, str) else dim.__name__ for axis, dim in dynamic.get(name, {}).items()}
-        result.append(given | axes)
-    return result
 
 
 @contextlib.contextmanager
