@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split, split
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import MergeError, OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.inspection.obstacles import obstacles
@@ -30,7 +30,7 @@ from onnxpart.storage.rows import Array, stream
 from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
 from onnxpart.torch.exporter.module_state import uncompiled
 from onnxpart.torch.importer.import_onnx import imported
-from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
+from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, tensor_name
 from onnxpart.torch.interface import Forward, Interface
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
@@ -114,21 +114,24 @@ class Handle:
         sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
         return f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"
 
-    def merge(self, *, keep: bool | Collection[str] = ()) -> dict[str, Tensor]:
-        """Merge the parts' parameters and buffers as they are now, Eq. (1) of section 2.2.
+    def merge(
+        self, states: Sequence[Mapping[str, Tensor]] | None = None, *, keep: bool | Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        """Merge the parts' parameters and buffers, Eq. (1) of section 2.2.
 
         Weights between parts are zero, but for parameters that are frozen in the parts: those keep the module's.
 
+        :param states: `state_dict`s of the parts in order, such as averages or those of files; None: the present ones.
         :param keep: names of other parameters that keep them, too; True for all, as in a network that was trained.
         :returns: a `state_dict` that the module loads; what its graph doesn't compute with is as it is in the module.
-        :raises UsageError: for a name without weights between parts.
+        :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
         """
         plan, state = self.split.plan, self.module.state_dict()
         given = {self.names.get(key, key) for key in keep} if not isinstance(keep, bool) else None if keep else set()
         edges = Edges(keep=None if given is None else frozenset(given))
         edges.check(plan)
         edges = edges.keeping(self._kept)
-        merged = merge(plan, [weights(part) for part in self.parts], into="original")
+        merged = merge(plan, self._arrays(states), into="original")
         original = {self.names[key]: to_array(value) for key, value in state.items() if key in self.names}
         filled = fill_edges(plan, {name: stream(array) for name, array in merged.items()}, original, edges)
         merged = {name: rows.array() for name, rows in filled.items()}
@@ -141,6 +144,22 @@ class Handle:
             array = arrays.get(self.names.get(key, ""))
             result[key] = value if array is None else to_tensor(array).to(value)
         return result
+
+    def _arrays(self, states: Sequence[Mapping[str, Tensor]] | None) -> list[dict[str, np.ndarray]]:
+        """For each part the arrays of its initializers, all that the module has.
+
+        :raises MergeError: where one is missing.
+        """
+        states = [part.state_dict() for part in self.parts] if states is None else states
+        arrays = [{tensor_name(key): to_array(tensor) for key, tensor in state.items()} for state in states]
+        for p, held in enumerate(arrays):
+            lacking = sorted(set(self.names.values()) - held.keys())
+            if lacking:
+                raise MergeError(
+                    f"part {p} has no {lacking[0]!r}; undo what changed its layers (adapters, quantisation), or give "
+                    "the states of these parts."
+                )
+        return arrays
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -202,7 +221,7 @@ class Handle:
     def whole(self) -> ImportedModule:
         """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
         result = self.network(self.split.whole)
-        merged = merge(self.split.plan, [weights(part) for part in self.parts])
+        merged = merge(self.split.plan, self._arrays(None))
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
         return result
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from onnxpart.errors import OnnxpartError, PartitionError, UsageError
+from onnxpart.errors import MergeError, OnnxpartError, PartitionError, UsageError
 from onnxpart.torch import Handle, export, split_module
 from onnxpart.torch import handle as home
 from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, learn
@@ -389,6 +391,35 @@ def test_named_inputs_and_one_of_several_outputs() -> None:
     torch.testing.assert_close(module(left, right)[0], mean)
     with pytest.raises(PartitionError, match=r"Pair: no layer can be divided into 2 parts \(it is tied to the output"):
         split_module(module, (left, right))
+
+
+def test_averages_and_files_of_parts_are_merged(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["resnet18"]
+    module = ResNet18()
+    parts, handle = split_module(module, draw())
+    torch.save((parts, handle), tmp_path / "begun.pt")
+    averages = [AveragedModel(part, use_buffers=True) for part in parts]
+    for part, average in zip(parts, averages, strict=True):
+        for _ in range(2):
+            learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw, steps=1)
+            average.update_parameters(part)
+        torch.save(average.module.state_dict(), tmp_path / f"{len(list(tmp_path.iterdir()))}.pt")
+    later, resumed = torch.load(tmp_path / "begun.pt", weights_only=False)
+    assert resumed.parts[1] is later[1]
+    module.load_state_dict(resumed.merge([torch.load(tmp_path / f"{n}.pt") for n in (1, 2)]))
+    assert deviation(module, averages, draw()) < 1e-5
+    assert deviation(module, parts, draw()) > 1e-3
+    with pytest.raises(MergeError, match="the plan has 2 parts, 1 were given"):
+        handle.merge([parts[0].state_dict()])
+
+
+def test_parts_whose_layers_were_changed_are_refused() -> None:
+    parts, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
+    for part in parts:
+        part.fc1 = nn.Sequential(part.fc1, nn.Linear(6, 6))
+    with pytest.raises(MergeError, match=r"part 0 has no 'fc1.bias'; undo what changed its layers \(adapters, quant"):
+        handle.merge()
 
 
 def test_parts_are_left_as_modules_are_made() -> None:
