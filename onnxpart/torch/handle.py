@@ -49,13 +49,15 @@ def split_module(
     outputs: Sequence[str] | None = None,
     exporter: str = "auto",
     dynamic: Dynamic | None = None,
+    undivided: Sequence[str] = (),
 ) -> tuple[list[ImportedModule], Handle]:
     """Cut a module across its width into K modules that train alone, and keep the way back.
 
     :param module: any module that torch can export, compiled or not; it is left as it is.
     :param example_inputs, exporter, dynamic: see `export`.
     :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
-        `output_1` and so on. The others: see `split`.
+        `output_1` and so on. The others: see `split`. :param undivided: names of modules that every part is to have
+        whole.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
         it returns in training, and parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
@@ -70,7 +72,8 @@ def split_module(
         model = model if outputs is None else cut(model, outputs)
         names = _names(module, model)
         model = replace(model, parameters=frozenset(names.values()))
-        divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
+        whole = _within(names, undivided)
+        divided = split(model, k, order=order, seed=seed, shares=shares, init=init, undivided=whole)
         parts = [imported(part, _trained(module, names)) for part in divided.parts]
     kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     if len(kept) == len(model.proto.graph.output):
@@ -305,6 +308,18 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
             )
     places = {_place(state[name]): name for name in weights}
     return {key: places[_place(value)] for key, value in given.items() if _place(value) in places}
+
+
+def _within(names: Mapping[str, str], modules: Sequence[str]) -> set[str]:
+    """The initializers in some of the modules.
+
+    :raises UsageError: for a module that has none.
+    """
+    found = {path: {name for key, name in names.items() if f"{key}.".startswith(f"{path}.")} for path in modules}
+    for path, held in found.items():
+        if not held:
+            raise UsageError(f"there is nothing to leave undivided in {path!r}; name a module with weights.")
+    return set[str]().union(*found.values())
 
 
 def _holds(tensor: Tensor, array: np.ndarray) -> bool:

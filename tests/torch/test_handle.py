@@ -393,6 +393,21 @@ def test_named_inputs_and_one_of_several_outputs() -> None:
         split_module(module, (left, right))
 
 
+def test_modules_that_stay_undivided() -> None:
+    torch.manual_seed(0)
+    build, draw = NETWORKS["gpt2"]
+    module = build()
+    parts, handle = split_module(module, draw(), undivided=["layers.0.attn"])
+    whole, divided = module.get_parameter("layers.0.attn.weight"), module.get_parameter("layers.1.fc.weight")
+    for part in parts:
+        assert torch.equal(part.get_parameter("layers.0.attn.weight"), whole)
+        assert part.get_parameter("layers.1.fc.weight").numel() == divided.numel() / 2
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw)
+    assert deviation(handle.whole(), parts, draw()) < 1e-5
+    with pytest.raises(UsageError, match=r"nothing to leave undivided in 'layers.0.at'; name a module"):
+        split_module(module, draw(), undivided=["layers.0.at"])
+
+
 def test_averages_and_files_of_parts_are_merged(tmp_path: Path) -> None:
     torch.manual_seed(0)
     _, draw = NETWORKS["resnet18"]
