@@ -29,6 +29,7 @@ from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.storage.rows import Array, stream
 from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
 from onnxpart.torch.exporter.module_state import uncompiled
+from onnxpart.torch.fused_parts import FusedParts
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, tensor_name
 from onnxpart.torch.interface import Forward, Interface
@@ -163,6 +164,13 @@ class Handle:
                     "the states of these parts."
                 )
         return arrays
+
+    def fused(self) -> FusedParts:
+        """The parts as one module that computes all of them at once; `merge(fused.states())` merges what it learned.
+
+        :raises UsageError: when they aren't alike.
+        """
+        return FusedParts(self.parts)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
