@@ -167,7 +167,10 @@ def test_a_run_that_ended_goes_on_from_its_checkpoints(tmp_path: Path, monkeypat
     assert_alike(one, other)
 
 
-@pytest.mark.parametrize("options", [{"bf16": True}], ids=lambda options: next(iter(options)))
+OPTIONS: list[dict[str, Any]] = [{"bf16": True}, {"activation_checkpointing": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: next(iter(options)))
 def test_the_trainers_own_options_train_parts(options: dict[str, Any], tmp_path: Path) -> None:
     plain, other = gpt2(), gpt2()
     examples.by_transformers(plain, texts(), str(tmp_path / "a"), per_device_train_batch_size=8)
