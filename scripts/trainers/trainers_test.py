@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -139,6 +140,19 @@ def test_texts_of_any_length(tmp_path: Path) -> None:
     options = {"per_device_train_batch_size": 8, "train_sampling_strategy": "sequential"}
     examples.by_transformers(model, cut, str(tmp_path), **options)
     assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # Lightning's own
+def test_each_network_has_a_run_in_the_trainers_own_tracker(tmp_path: Path) -> None:
+    """The losses of the parts and of the whole are three curves in TensorBoard, each of its own steps."""
+    options = {"per_device_train_batch_size": 8, "report_to": ["tensorboard"], "logging_steps": 1}
+    examples.by_transformers(gpt2(), texts(), str(tmp_path / "hf"), **options)
+    torch.manual_seed(0)
+    examples.by_lightning(ResNet18(), images(), str(tmp_path / "lightning"), logger=True, log_every_n_steps=1)
+    for trainer, tag, steps in (("hf", "train/loss", (16, 16, 8)), ("lightning", "loss", (8, 8, 4))):
+        for name, count in zip(("part0", "part1", "whole"), steps, strict=True):
+            (events,) = (tmp_path / trainer / name).rglob("events.out.tfevents.*")
+            assert len(EventAccumulator(str(events)).Reload().Scalars(tag)) == count, (trainer, name)
 
 
 class Stop(Exception):
