@@ -22,7 +22,7 @@ from onnxpart.inspection.obstacles import obstacles
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
 from onnxpart.merging.cross_weights import Edges, between, fill_edges
-from onnxpart.merging.merge import merge
+from onnxpart.merging.merge import merge, unmerge
 from onnxpart.merging.optimizer_state import merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
@@ -83,7 +83,7 @@ def split_module(
             _call_alike(part, interface)
     for part in parts:
         _train_alike(part, own)
-    return parts, Handle(module, parts, divided, names)
+    return parts, Handle(module, parts, divided, names, frozenset(whole))
 
 
 def check_merge_at(merge_at: float, epochs: float) -> None:
@@ -101,13 +101,14 @@ class Handle:
     """The way from the parts of a module back into it.
 
     `names` gives for each key of the module's `state_dict` that the graph computes with the initializer's name; tied
-    parameters share one.
+    parameters share one. `undivided` are the initializers that every part has whole on request.
     """
 
     module: nn.Module
     parts: Sequence[ImportedModule]
     split: Split
     names: Mapping[str, str]
+    undivided: Collection[str] = ()
 
     def __repr__(self) -> str:
         """What was divided into what, on one line."""
@@ -235,6 +236,20 @@ class Handle:
         merged = merge(self.split.plan, self._arrays(None))
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
         return result
+
+    def divide_anew(self, seed: int) -> tuple[list[ImportedModule], Handle]:
+        """Divide what the parts merge to at random and evenly, for another round of independent subnet training.
+
+        :returns: as many parts, which go on from these, and their handle. Where a weight is in a part, `merge` gives at
+            first what it gives here.
+        """
+        merged = {self.names[key]: to_array(tensor) for key, tensor in self.merge().items() if key in self.names}
+        plan, model = self.split.plan, self.split.analysis.model
+        divided = split(model, plan.k, order="random", seed=seed, undivided=self.undivided)
+        parts = [self.network(part) for part in divided.parts]
+        for part, arrays in zip(parts, unmerge(divided.plan, merged), strict=True):
+            load_weights(part, arrays)
+        return parts, replace(self, parts=parts, split=divided)
 
     def network(self, model: ModelProto) -> ImportedModule:
         """A model with the module's inputs, results and initializers as a module that is called and trained like it."""

@@ -408,6 +408,28 @@ def test_modules_that_stay_undivided() -> None:
         split_module(module, draw(), undivided=["layers.0.at"])
 
 
+def test_a_round_goes_on_from_what_was_merged() -> None:
+    torch.manual_seed(0)
+    module, draw = LeNet(), NETWORKS["lenet"][1]
+    module.conv1.requires_grad_(False)
+    parts, handle = split_module(module, draw(), undivided=["conv2"])
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw)
+    before = handle.merge()
+    fresh, other = handle.divide_anew(seed=1)
+    assert other.split.plan != handle.split.plan
+    after = other.merge()
+    for name, tensor in before.items():
+        same = torch.isclose(after[name], tensor, rtol=1e-5, atol=1e-7)
+        assert same.float().mean() > 0.4, name
+        assert (same | (after[name] == 0)).all(), name
+    for part in fresh:
+        assert torch.equal(part.get_parameter("conv2.weight"), before["conv2.weight"])
+        assert not part.get_parameter("conv1.weight").requires_grad
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw)
+    assert deviation(other.whole(), fresh, draw()) < 1e-5
+
+
 def test_averages_and_files_of_parts_are_merged(tmp_path: Path) -> None:
     torch.manual_seed(0)
     _, draw = NETWORKS["resnet18"]
