@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,19 +102,25 @@ def split(
     seed: int = 0,
     shares: Sequence[int] | None = None,
     init: str = "slices",
+    undivided: Collection[str] = (),
 ) -> Split:
     """Cut a network across its width into K parts.
 
     :param k: number of parts. :param order: contiguous, interleaved or random (with `seed`). :param shares: relative
         sizes of the parts. :param init: `slices` of the whole's weights, those `scaled` so that their variance is in
         inverse proportion to the fan-in as it was, or fresh ones for the parts' smaller fan-in (`he` normal, `glorot`
-        uniform; biases then start at zero).
+        uniform; biases then start at zero). :param undivided: initializers that every part is to have whole.
     :raises UsageError: for arguments that make no sense. :raises ModelError: for an unusable model.
     :raises PartitionError: when nothing can be divided.
     """
     if init not in INITS:
         raise UsageError(f"the initialisation {init!r} is unknown; choose one of {', '.join(INITS)}.")
     analysis = analyse(model if isinstance(model, Model) else load(model))
+    for name in undivided:
+        if name not in analysis.model.initializers:
+            raise UsageError(f"{analysis.model.name} has no initializer {name!r} to leave undivided; check the name.")
+        for f in analysis.fields(name):
+            analysis.labels.share(f, -1, f"{name!r} is to stay undivided")
     made = partition(analysis, k, order=order, seed=seed, shares=shares)
     parts = []
     for p in range(k):

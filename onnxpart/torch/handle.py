@@ -15,21 +15,23 @@ from torch import Tensor, nn
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split, split
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import MergeError, OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.inspection.obstacles import obstacles
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
 from onnxpart.merging.cross_weights import Edges, between, fill_edges
-from onnxpart.merging.merge import merge
+from onnxpart.merging.merge import merge, unmerge
 from onnxpart.merging.optimizer_state import merge_states
 from onnxpart.planning.plan import from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.storage.rows import Array, stream
 from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
+from onnxpart.torch.exporter.module_state import uncompiled
+from onnxpart.torch.fused_parts import FusedParts
 from onnxpart.torch.importer.import_onnx import imported
-from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, weights
+from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, tensor_name
 from onnxpart.torch.interface import Forward, Interface
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
@@ -48,36 +50,40 @@ def split_module(
     outputs: Sequence[str] | None = None,
     exporter: str = "auto",
     dynamic: Dynamic | None = None,
+    undivided: Sequence[str] = (),
 ) -> tuple[list[ImportedModule], Handle]:
     """Cut a module across its width into K modules that train alone, and keep the way back.
 
-    :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter, dynamic: see
-        `export`.
+    :param module: any module that torch can export, compiled or not; it is left as it is.
+    :param example_inputs, exporter, dynamic: see `export`.
     :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
-        `output_1` and so on. The others: see `split`.
+        `output_1` and so on. The others: see `split`. :param undivided: names of modules that every part is to have
+        whole.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
         it returns in training, and parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
+    own = uncompiled(module)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
-        export(module, example_inputs, path, exporter=exporter, dynamic=dynamic)
-        model = replace(load(path), name=type(module).__name__)
+        export(own, example_inputs, path, exporter=exporter, dynamic=dynamic)
+        model = replace(load(path), name=type(own).__name__)
         every = [value.name for value in model.proto.graph.output]
         model = model if outputs is None else cut(model, outputs)
         names = _names(module, model)
         model = replace(model, parameters=frozenset(names.values()))
-        divided = split(model, k, order=order, seed=seed, shares=shares, init=init)
+        whole = _within(names, undivided)
+        divided = split(model, k, order=order, seed=seed, shares=shares, init=init, undivided=whole)
         parts = [imported(part, _trained(module, names)) for part in divided.parts]
     kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     if len(kept) == len(model.proto.graph.output):
-        interface = _interface(module, example_inputs, parts[0].inputs, kept)
+        interface = _interface(own, example_inputs, parts[0].inputs, kept)
         for part in parts:
             _call_alike(part, interface)
     for part in parts:
-        _train_alike(part, module)
-    return parts, Handle(module, parts, divided, names)
+        _train_alike(part, own)
+    return parts, Handle(module, parts, divided, names, frozenset(whole))
 
 
 def check_merge_at(merge_at: float, epochs: float) -> None:
@@ -95,13 +101,14 @@ class Handle:
     """The way from the parts of a module back into it.
 
     `names` gives for each key of the module's `state_dict` that the graph computes with the initializer's name; tied
-    parameters share one.
+    parameters share one. `undivided` are the initializers that every part has whole on request.
     """
 
     module: nn.Module
     parts: Sequence[ImportedModule]
     split: Split
     names: Mapping[str, str]
+    undivided: Collection[str] = ()
 
     def __repr__(self) -> str:
         """What was divided into what, on one line."""
@@ -112,21 +119,24 @@ class Handle:
         sizes = ", ".join(f"{plan.parameters(p):,}" for p in range(plan.k))
         return f"{plan.k} parts of {sizes} parameters, of {plan.parameters():,}"
 
-    def merge(self, *, keep: bool | Collection[str] = ()) -> dict[str, Tensor]:
-        """Merge the parts' parameters and buffers as they are now, Eq. (1) of section 2.2.
+    def merge(
+        self, states: Sequence[Mapping[str, Tensor]] | None = None, *, keep: bool | Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        """Merge the parts' parameters and buffers, Eq. (1) of section 2.2.
 
         Weights between parts are zero, but for parameters that are frozen in the parts: those keep the module's.
 
+        :param states: `state_dict`s of the parts in order, such as averages or those of files; None: the present ones.
         :param keep: names of other parameters that keep them, too; True for all, as in a network that was trained.
         :returns: a `state_dict` that the module loads; what its graph doesn't compute with is as it is in the module.
-        :raises UsageError: for a name without weights between parts.
+        :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
         """
         plan, state = self.split.plan, self.module.state_dict()
         given = {self.names.get(key, key) for key in keep} if not isinstance(keep, bool) else None if keep else set()
         edges = Edges(keep=None if given is None else frozenset(given))
         edges.check(plan)
         edges = edges.keeping(self._kept)
-        merged = merge(plan, [weights(part) for part in self.parts], into="original")
+        merged = merge(plan, self._arrays(states), into="original")
         original = {self.names[key]: to_array(value) for key, value in state.items() if key in self.names}
         filled = fill_edges(plan, {name: stream(array) for name, array in merged.items()}, original, edges)
         merged = {name: rows.array() for name, rows in filled.items()}
@@ -139,6 +149,29 @@ class Handle:
             array = arrays.get(self.names.get(key, ""))
             result[key] = value if array is None else to_tensor(array).to(value)
         return result
+
+    def _arrays(self, states: Sequence[Mapping[str, Tensor]] | None) -> list[dict[str, np.ndarray]]:
+        """For each part the arrays of its initializers, all that the module has.
+
+        :raises MergeError: where one is missing.
+        """
+        states = [part.state_dict() for part in self.parts] if states is None else states
+        arrays = [{tensor_name(key): to_array(tensor) for key, tensor in state.items()} for state in states]
+        for p, held in enumerate(arrays):
+            lacking = sorted(set(self.names.values()) - held.keys())
+            if lacking:
+                raise MergeError(
+                    f"part {p} has no {lacking[0]!r}; undo what changed its layers (adapters, quantisation), or give "
+                    "the states of these parts."
+                )
+        return arrays
+
+    def fused(self) -> FusedParts:
+        """The parts as one module that computes all of them at once; `merge(fused.states())` merges what it learned.
+
+        :raises UsageError: when they aren't alike.
+        """
+        return FusedParts(self.parts)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -200,16 +233,30 @@ class Handle:
     def whole(self) -> ImportedModule:
         """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
         result = self.network(self.split.whole)
-        merged = merge(self.split.plan, [weights(part) for part in self.parts])
+        merged = merge(self.split.plan, self._arrays(None))
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
         return result
+
+    def divide_anew(self, seed: int) -> tuple[list[ImportedModule], Handle]:
+        """Divide what the parts merge to at random and evenly, for another round of independent subnet training.
+
+        :returns: as many parts, which go on from these, and their handle. Where a weight is in a part, `merge` gives at
+            first what it gives here.
+        """
+        merged = {self.names[key]: to_array(tensor) for key, tensor in self.merge().items() if key in self.names}
+        plan, model = self.split.plan, self.split.analysis.model
+        divided = split(model, plan.k, order="random", seed=seed, undivided=self.undivided)
+        parts = [self.network(part) for part in divided.parts]
+        for part, arrays in zip(parts, unmerge(divided.plan, merged), strict=True):
+            load_weights(part, arrays)
+        return parts, replace(self, parts=parts, split=divided)
 
     def network(self, model: ModelProto) -> ImportedModule:
         """A model with the module's inputs, results and initializers as a module that is called and trained like it."""
         result = imported(model, _trained(self.module, self.names))
         if isinstance(self.parts[0].forward, Forward):
             _call_alike(result, self.parts[0].forward.interface)
-        _train_alike(result, self.module)
+        _train_alike(result, uncompiled(self.module))
         return result
 
     def report(self) -> str:
@@ -271,10 +318,10 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
 
     :raises OnnxpartError: for an initializer that is no parameter or buffer of that name and value.
     """
-    state = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
+    state, given = (
+        dict((*each.named_parameters(remove_duplicate=False), *each.named_buffers(remove_duplicate=False)))
+        for each in (uncompiled(module), module)
+    )
     weights = [n for n in model.initializers if model.is_float(n) and n not in model.constants]
     for name in weights:
         if name not in state or not _holds(state[name], array_of(model, name)):
@@ -283,7 +330,19 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
                 "no way back; choose the other exporter."
             )
     places = {_place(state[name]): name for name in weights}
-    return {key: places[_place(value)] for key, value in state.items() if _place(value) in places}
+    return {key: places[_place(value)] for key, value in given.items() if _place(value) in places}
+
+
+def _within(names: Mapping[str, str], modules: Sequence[str]) -> set[str]:
+    """The initializers in some of the modules.
+
+    :raises UsageError: for a module that has none.
+    """
+    found = {path: {name for key, name in names.items() if f"{key}.".startswith(f"{path}.")} for path in modules}
+    for path, held in found.items():
+        if not held:
+            raise UsageError(f"there is nothing to leave undivided in {path!r}; name a module with weights.")
+    return set[str]().union(*found.values())
 
 
 def _holds(tensor: Tensor, array: np.ndarray) -> bool:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class PartitionedTrainer:
     """Trains K parts of a model, merges them into it, and trains it on; `handle` is the way between them.
 
-    The first batch of the trainer's own loader says what the model is called with. Each trainer's checkpoints are in a
+    The first batch of the trainer's own loader says what the model is called with, and the second along which axes that
+    is of any size. Each trainer's checkpoints are in a
     folder of its own in `output_dir`: `part0`, `part1`, ..., `whole`.
 
     :param trainer_factory: makes the Trainer of a module: of each part, and of the model itself.
@@ -39,10 +40,11 @@ class PartitionedTrainer:
         trainer = trainer_factory(model)
         check_merge_at(merge_at, trainer.args.num_train_epochs)
         with torch.random.fork_rng(devices=[]):
-            batch = next(islice(trainer.get_train_dataloader(), 1))
-        self.parts, self.handle = split_module(
-            model, {name: value for name, value in batch.items() if isinstance(value, Tensor)}, k
+            batches = list(islice(trainer.get_train_dataloader(), 2))
+        first, *others = (
+            {name: value for name, value in batch.items() if isinstance(value, Tensor)} for batch in batches
         )
+        self.parts, self.handle = split_module(model, first, k, dynamic=others[0] if others else None)
 
     def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:
         """Train the parts one after the other, merge, and train the whole.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from onnxpart.errors import UsageError
@@ -19,6 +20,12 @@ class _Place:
     """Where the tensor of this number stands in a result."""
 
     number: int
+
+
+_CUT = object()
+"""In the place of a result that was cut off."""
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+"""What is the same in all results; other objects, such as a cache of keys and values, hold what was computed."""
 
 
 def results(value: object, name: str = "output") -> Iterator[tuple[str, Tensor]]:
@@ -47,18 +54,19 @@ def _items(value: object) -> Iterator[tuple[object, object]]:
 
 
 def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """The same structure with a function of what isn't one in its places; None leaves mappings and plain tuples."""
+    """The same structure with a function of what isn't one in its places; `_CUT` leaves it, or is None there."""
     items: list[tuple[Any, Any]] = [(key, _mapped(item, function)) for key, item in _items(value)]
     if isinstance(value, Mapping):
-        held = {key: item for key, item in items if item is not None}
+        held = {key: item for key, item in items if item is not _CUT}
         kind: Callable[..., Any] = type(value)
         return kind(**held) if dataclasses.is_dataclass(kind) else kind(held)
+    fields: dict[str, Any] = {key: None if item is _CUT else item for key, item in items}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(item for _, item in items))
+        return type(value)(**fields)
     if isinstance(value, tuple | list):
-        return type(value)(item for _, item in items if item is not None)
+        return type(value)(item for _, item in items if item is not _CUT)
     if dataclasses.is_dataclass(value) and not isinstance(value, (type, _Place)):
-        return dataclasses.replace(value, **dict(items))
+        return dataclasses.replace(value, **fields)
     return function(value)
 
 
@@ -82,7 +90,10 @@ class Interface:
         ]
         self.signature, self.given, self.inputs = inspect.Signature(plain), frozenset(given), list(inputs)
         numbers, self.kept = count(), list(kept)
-        self.structure = _mapped(returned, lambda v: _Place(next(numbers)) if isinstance(v, Tensor) else v)
+        self.structure = _mapped(
+            returned,
+            lambda v: _Place(next(numbers)) if isinstance(v, Tensor) else v if isinstance(v, _PLAIN) else None,
+        )
 
     def tensors(self, args: tuple[object, ...], named: Mapping[str, object]) -> list[Tensor]:
         """Return the graph's inputs, in order, from the arguments of a call.
@@ -116,9 +127,12 @@ class Interface:
         return [given[name] for name in self.inputs]  # type: ignore[misc]
 
     def returned(self, outputs: Sequence[Tensor]) -> Any:
-        """Return the graph's outputs as the module would; what was cut off is None, or missing where it can be."""
+        """Return the graph's outputs as the module would.
+
+        What was cut off is None, or missing where it can be; so is an object that holds tensors unseen, as a cache.
+        """
         held = dict(zip(self.kept, outputs, strict=True))
-        value = _mapped(self.structure, lambda v: held.get(v.number) if isinstance(v, _Place) else v)
+        value = _mapped(self.structure, lambda v: held.get(v.number, _CUT) if isinstance(v, _Place) else v)
         plain = type(value) in (tuple, list) and len(self.kept) == 1 and not isinstance(self.structure, _Place)
         cut = plain and len(value) == 1 and len(self.structure) > 1
         return value[0] if cut else value

@@ -21,8 +21,8 @@ def by_transformers(model: nn.Module, data: Sequence[dict[str, Tensor]], folder:
     import transformers
 
     args = transformers.TrainingArguments(
-        folder, num_train_epochs=3, learning_rate=1e-3, lr_scheduler_type="constant", max_grad_norm=0, report_to=[],
-        use_cpu=True, **options,
+        folder, num_train_epochs=3, learning_rate=1e-3, lr_scheduler_type="constant", max_grad_norm=0, use_cpu=True,
+        **{"report_to": [], **options},
     )  # fmt: skip
     trainer = PartitionedTrainer(
         lambda module: transformers.Trainer(module, args, train_dataset=data), model, k=2, merge_at=2
@@ -39,7 +39,9 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of a batch."""
-        return F.cross_entropy(self.model(batch[0]), batch[1])
+        loss = F.cross_entropy(self.model(batch[0]), batch[1])
+        self.log("loss", loss)
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD with momentum."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -131,6 +132,29 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> No
     assert_alike(one, other, atol=1e-4)
 
 
+def test_texts_of_any_length(tmp_path: Path) -> None:
+    """The second batch is shorter than the first, and the third is of another length still."""
+    model = gpt2()
+    before = copy.deepcopy(model.state_dict())
+    cut = [{key: row[: 12 - 2 * (i // 8 % 4)] for key, row in text.items()} for i, text in enumerate(texts())]
+    options = {"per_device_train_batch_size": 8, "train_sampling_strategy": "sequential"}
+    examples.by_transformers(model, cut, str(tmp_path), **options)
+    assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # Lightning's own
+def test_each_network_has_a_run_in_the_trainers_own_tracker(tmp_path: Path) -> None:
+    """The losses of the parts and of the whole are three curves in TensorBoard, each of its own steps."""
+    options = {"per_device_train_batch_size": 8, "report_to": ["tensorboard"], "logging_steps": 1}
+    examples.by_transformers(gpt2(), texts(), str(tmp_path / "hf"), **options)
+    torch.manual_seed(0)
+    examples.by_lightning(ResNet18(), images(), str(tmp_path / "lightning"), logger=True, log_every_n_steps=1)
+    for trainer, tag, steps in (("hf", "train/loss", (16, 16, 8)), ("lightning", "loss", (8, 8, 4))):
+        for name, count in zip(("part0", "part1", "whole"), steps, strict=True):
+            (events,) = (tmp_path / trainer / name).rglob("events.out.tfevents.*")
+            assert len(EventAccumulator(str(events)).Reload().Scalars(tag)) == count, (trainer, name)
+
+
 class Stop(Exception):
     """What ends a run between two steps."""
 
@@ -157,7 +181,10 @@ def test_a_run_that_ended_goes_on_from_its_checkpoints(tmp_path: Path, monkeypat
     assert_alike(one, other)
 
 
-@pytest.mark.parametrize("options", [{"bf16": True}], ids=lambda options: next(iter(options)))
+OPTIONS: list[dict[str, Any]] = [{"bf16": True}, {"activation_checkpointing": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: next(iter(options)))
 def test_the_trainers_own_options_train_parts(options: dict[str, Any], tmp_path: Path) -> None:
     plain, other = gpt2(), gpt2()
     examples.by_transformers(plain, texts(), str(tmp_path / "a"), per_device_train_batch_size=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
@@ -129,3 +130,21 @@ def test_a_piece_of_unknown_size_that_nothing_reads_makes_a_barrier() -> None:
     analysis = analyse(load(n.model(piece, shape=("N", 3))))
     (reason,) = analysis.barriers.values()
     assert reason == "the shape of 'split.0' isn't known"
+
+
+def test_a_constant_that_is_cut_at_run_time_stays_one() -> None:
+    """The operator has a rule: it can't tell the units, but is known to make nothing of parameters out of constants."""
+    n = Net(("x", ("N", "L", 4)))
+    size = n.op("Shape", "x", name="size", start=1, end=2)
+    table, square = (
+        n.op("Constant", value=onnx.numpy_helper.from_array(np.ones(shape, np.float32))) for shape in ((40, 4), (4, 4))
+    )
+    cut = n.op("Slice", table, n.ints(0), size, n.ints(0), name="cut")
+    y = n.op("Add", n.op("Add", "x", cut), n.op("Det", square, name="det"))
+    analysis = analyse(load(n.model(y, shape=("N", "L", 4))))
+    assert analysis.barriers == {
+        "Slice 'cut'": "its bounds are computed at run time along a divided axis",
+        "Det 'det'": "the operator Det has no rule: it needs its whole matrix",
+    }
+    assert "cut" not in analysis.state.depends_on_parameters
+    assert "det" in analysis.state.depends_on_parameters

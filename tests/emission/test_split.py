@@ -10,6 +10,8 @@ import pytest
 from models.golden import GOLDEN
 from onnxpart import ModelError, PartitionError, Plan, UsageError, split
 from onnxpart.emission.split import ORIGINAL, PLAN, WHOLE, part_file
+from tests.networks.net import Net
+from tests.networks.verified import split_holds
 
 
 def test_the_files_of_a_folder(tmp_path: Path) -> None:
@@ -51,3 +53,19 @@ def test_arguments_that_make_no_sense() -> None:
         split(GOLDEN["chain"](), 0)
     with pytest.raises(PartitionError):
         split(GOLDEN["chain"](), 100)
+
+
+def test_what_is_to_stay_undivided_does() -> None:
+    """With it the units that it reads and gives; the layers around are divided elsewhere."""
+    n = Net(("x", ("N", 4)))
+    h = "x"
+    for i, (a, b) in enumerate([(4, 8), (8, 8), (8, 8), (8, 8), (8, 3)]):
+        h = n.linear(n.op("Relu", h) if i else h, a, b, name=f"l{i}")
+    done = split(n.model(h, shape=("N", 3)), 2, undivided=["l1.weight"])
+    shapes = {name: planned.part_shape(0) for name, planned in done.plan.by_name.items() if name.endswith("weight")}
+    assert list(shapes.values()) == [(8, 4), (8, 8), (4, 8), (4, 4), (3, 4)]
+    assert split_holds(done)
+    with pytest.raises(PartitionError, match=r"'l1.weight' is to stay undivided"):
+        split(n.model(h, shape=("N", 3)), 2, undivided=["l1.weight", "l3.weight"])
+    with pytest.raises(UsageError, match="net has no initializer 'l9' to leave undivided; check the name"):
+        split(n.model(h, shape=("N", 3)), 2, undivided=["l9"])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from onnxpart.errors import OnnxpartError, PartitionError, UsageError
+from onnxpart.errors import MergeError, OnnxpartError, PartitionError, UsageError
 from onnxpart.torch import Handle, export, split_module
 from onnxpart.torch import handle as home
 from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, learn
@@ -79,20 +81,26 @@ def test_a_norm_that_is_applied_twice_has_one_set_of_statistics() -> None:
     assert module.norm.running_mean.abs().min() > 0
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-def test_parts_run_at_every_length_that_the_module_runs_at(exporter: str) -> None:
+@pytest.mark.parametrize(
+    ("exporter", "dynamic"),
+    [("torchscript", {"tokens": {1: "length"}}), ("dynamo", torch.zeros(8, 9, dtype=torch.long))],
+)
+def test_parts_run_at_every_length_that_the_module_runs_at(exporter: str, dynamic: Any) -> None:
     torch.manual_seed(0)
     _, draw = NETWORKS["gpt2"]
-    module, dynamic = GPT2(places=12), {"tokens": {1: "length"}}
+    module = GPT2(places=40)
     (same,), _ = split_module(module, draw(), 1, exporter=exporter, dynamic=dynamic)
     parts, handle = split_module(module, draw(), 2, exporter=exporter, dynamic=dynamic)
     for part, tokens in zip(parts, (torch.randint(0, CLASSES, (4, 6)), torch.randint(0, CLASSES, (4, 9))), strict=True):
         learn(part, torch.optim.SGD(part.parameters(), lr=0.1), tokens.clone)
-    whole = handle.whole()
+    whole, merged = handle.whole(), copy.deepcopy(module)
+    merged.load_state_dict(handle.merge())
+    handle.duplicate(merged)
     for length in (2, 6, 11):
         tokens = torch.randint(0, CLASSES, (3, length))
         assert deviation(same, [module], tokens) < 1e-5
         assert deviation(whole, parts, tokens) < 1e-5
+        assert deviation(merged, parts, tokens) < 1e-5
     with pytest.raises(
         UsageError, match=r"dynamic names {2: 'length'} of 'tokens', and the inputs are tokens \[8, 6\]"
     ):
@@ -383,6 +391,72 @@ def test_named_inputs_and_one_of_several_outputs() -> None:
     torch.testing.assert_close(module(left, right)[0], mean)
     with pytest.raises(PartitionError, match=r"Pair: no layer can be divided into 2 parts \(it is tied to the output"):
         split_module(module, (left, right))
+
+
+def test_modules_that_stay_undivided() -> None:
+    torch.manual_seed(0)
+    build, draw = NETWORKS["gpt2"]
+    module = build()
+    parts, handle = split_module(module, draw(), undivided=["layers.0.attn"])
+    whole, divided = module.get_parameter("layers.0.attn.weight"), module.get_parameter("layers.1.fc.weight")
+    for part in parts:
+        assert torch.equal(part.get_parameter("layers.0.attn.weight"), whole)
+        assert part.get_parameter("layers.1.fc.weight").numel() == divided.numel() / 2
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw)
+    assert deviation(handle.whole(), parts, draw()) < 1e-5
+    with pytest.raises(UsageError, match=r"nothing to leave undivided in 'layers.0.at'; name a module"):
+        split_module(module, draw(), undivided=["layers.0.at"])
+
+
+def test_a_round_goes_on_from_what_was_merged() -> None:
+    torch.manual_seed(0)
+    module, draw = LeNet(), NETWORKS["lenet"][1]
+    module.conv1.requires_grad_(False)
+    parts, handle = split_module(module, draw(), undivided=["conv2"])
+    for part in parts:
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw)
+    before = handle.merge()
+    fresh, other = handle.divide_anew(seed=1)
+    assert other.split.plan != handle.split.plan
+    after = other.merge()
+    for name, tensor in before.items():
+        same = torch.isclose(after[name], tensor, rtol=1e-5, atol=1e-7)
+        assert same.float().mean() > 0.4, name
+        assert (same | (after[name] == 0)).all(), name
+    for part in fresh:
+        assert torch.equal(part.get_parameter("conv2.weight"), before["conv2.weight"])
+        assert not part.get_parameter("conv1.weight").requires_grad
+        learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw)
+    assert deviation(other.whole(), fresh, draw()) < 1e-5
+
+
+def test_averages_and_files_of_parts_are_merged(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    _, draw = NETWORKS["resnet18"]
+    module = ResNet18()
+    parts, handle = split_module(module, draw())
+    torch.save((parts, handle), tmp_path / "begun.pt")
+    averages = [AveragedModel(part, use_buffers=True) for part in parts]
+    for part, average in zip(parts, averages, strict=True):
+        for _ in range(2):
+            learn(part, torch.optim.SGD(part.parameters(), lr=0.1), draw, steps=1)
+            average.update_parameters(part)
+        torch.save(average.module.state_dict(), tmp_path / f"{len(list(tmp_path.iterdir()))}.pt")
+    later, resumed = torch.load(tmp_path / "begun.pt", weights_only=False)
+    assert resumed.parts[1] is later[1]
+    module.load_state_dict(resumed.merge([torch.load(tmp_path / f"{n}.pt") for n in (1, 2)]))
+    assert deviation(module, averages, draw()) < 1e-5
+    assert deviation(module, parts, draw()) > 1e-3
+    with pytest.raises(MergeError, match="the plan has 2 parts, 1 were given"):
+        handle.merge([parts[0].state_dict()])
+
+
+def test_parts_whose_layers_were_changed_are_refused() -> None:
+    parts, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
+    for part in parts:
+        part.fc1 = nn.Sequential(part.fc1, nn.Linear(6, 6))
+    with pytest.raises(MergeError, match=r"part 0 has no 'fc1.bias'; undo what changed its layers \(adapters, quant"):
+        handle.merge()
 
 
 def test_parts_are_left_as_modules_are_made() -> None:

@@ -11,9 +11,10 @@ import logging
 import os
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
@@ -28,8 +29,10 @@ from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
 from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.check import difference
+from onnxpart.torch.exporter.dynamic_axes import Axes, differing, is_axes, with_batch
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
+from onnxpart.torch.exporter.module_state import check_buffers, check_values, unchanged, uncompiled
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.interface import results
 from onnxpart.torch.tensors import to_array
@@ -39,13 +42,11 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """The newest that both exporters write."""
-BATCH = "batch"
-"""Name of the first axis of the inputs."""
 EXPORTERS = ("auto", "torchscript", "dynamo")
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 Named = dict[str, Tensor]
-Dynamic = Mapping[str, Mapping[int, str | torch.export.Dim]]
-"""For parameters of `forward`: axis -> the name of its size, or a Dim, as in torch.export's `dynamic_shapes`."""
+Dynamic = Axes | Inputs
+"""The axes that may be of any size, or a second example, which differs from the first along them."""
 
 
 def export(
@@ -66,8 +67,9 @@ def export(
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
-    :param dynamic: axes besides the batch that may be of any size, as in `{"tokens": {1: "length"}}`; axes of one name
-        are of one size. That the file computes what the module does is tried at another size, too.
+    :param dynamic: axes besides the batch that may be of any size, as in `{"tokens": {1: "length"}}`, or an example
+        with other sizes along them; axes of one name, or of the same two sizes, are of one size. That the file computes
+        what the module does is tried at another size, too.
     :raises UsageError: for inputs that aren't tensors, and axes that they haven't. :raises OnnxpartError: when no
         exporter can do it. :raises ModelError: when the file can't be written.
     """
@@ -82,9 +84,14 @@ def exported(
     """The model that `export` writes, which may have its weights in a folder that lives as long as the context."""
     if exporter not in EXPORTERS:
         raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
+    module = uncompiled(module)
+    check_values(module)
     inputs = _batches(_named(module, example_inputs))
     names = list(input_names(module, example_inputs).values())
-    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, _axes(inputs, dynamic or {}))
+    if dynamic is not None and not is_axes(dynamic):
+        dynamic = differing(inputs, _batches(_named(module, cast(Inputs, dynamic))))
+    axes = with_batch(inputs, dynamic or {})
+    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, axes)
     with tempfile.TemporaryDirectory() as folder:
         yield _drafted(call, Path(folder), exporter)
 
@@ -99,9 +106,9 @@ def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
 def returned(module: nn.Module, example_inputs: Inputs) -> object:
     """What a module returns for example inputs in training mode, in which it is exported; it is left as it was."""
     call = _Call(module, _batches(_named(module, example_inputs)), not isinstance(example_inputs, Mapping), [], [])
-    with _unchanged(module):
+    with unchanged(module):
         module.train()
-        return call.module(*call.args, **call.kwargs)
+        return call.returned()
 
 
 class _Call:
@@ -115,6 +122,10 @@ class _Call:
         self.args = tuple(inputs.values()) if positional else ()
         self.kwargs = {} if positional else inputs
         self.axes = list(axes)
+
+    def returned(self) -> object:
+        """Call the module with the example's inputs."""
+        return self.module(*self.args, **self.kwargs)
 
     def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Call the module; return its results in the graph's order."""
@@ -178,7 +189,10 @@ def _flat(module: nn.Module, names: Sequence[str], watches: list[Watch] | None =
         with contextlib.ExitStack() as stack:
             if watches is not None:
                 watches.append(stack.enter_context(Watch([*args, *kwargs.values()])))
-            pairs = list(results(forward(**named) if names else forward(*args, **named)))
+            value = forward(**named) if names else forward(*args, **named)
+        pairs = list(results(value))
+        if not pairs:
+            raise OnnxpartError(f"it returns no tensor, but {type(value).__name__}; return what that is made of")
         found[:] = [name for name, _ in pairs]
         return pairs[0][1] if len(pairs) == 1 else tuple(tensor for _, tensor in pairs)
 
@@ -220,39 +234,6 @@ def _batches(inputs: Named) -> Named:
     return inputs
 
 
-def _axes(inputs: Named, dynamic: Dynamic) -> list[dict[int, str]]:
-    """For each input the axes of any size, by their names."""
-    for name, found in dynamic.items():
-        rank = inputs[name].ndim if name in inputs else None
-        if rank is None or any(not 0 <= axis < rank for axis in found):
-            shapes = ", ".join(f"{key} {list(x.shape)}" for key, x in inputs.items())
-            raise UsageError(f"dynamic names {dict(found)} of {name!r}, and the inputs are {shapes}; name their axes.")
-    size = next((len(x) for x in inputs.values() if x.ndim), None)
-    result = []
-    for name, x in inputs.items():
-        axes = {0: BATCH} if x.ndim and len(x) == size else {}
-        given = {axis: dim if isinstance(dim, str) else dim.__name__ for axis, dim in dynamic.get(name, {}).items()}
-        result.append(given | axes)
-    return result
-
-
-@contextlib.contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Afterwards the module's modes, its buffers, and torch's random numbers are as before."""
-    modes = [(child, child.training) for child in module.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        for child, mode in modes:
-            child.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Keep off the terminal what exporters warn, log and print, from Python and from C++."""
@@ -278,14 +259,14 @@ def _silent() -> Iterator[None]:
 def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
     """The model as the first of the exporters that are allowed and can do it writes it."""
     attempts: dict[str, Callable[[Path], ir.Model]] = {"torchscript": call.torchscript, "dynamo": call.dynamo}
-    module, problems = call.module, []
+    module, problems = call.module, defaultdict[str, list[str]](list)
     for name in attempts if exporter == "auto" else [exporter]:
         try:
-            with _unchanged(module), _silent():
+            with unchanged(module), _silent():
                 module.train()
-                draft = _folded(attempts[name](folder), module, folder / f"{name}.onnx")
+                draft = _folded(attempts[name](folder), call, folder / f"{name}.onnx")
             draft = _for_training(draft, module, call.outputs)
-            with _unchanged(module), _silent():
+            with unchanged(module), _silent():
                 module.eval()
                 problem = difference(draft, call.run, call.inputs, call.axes)
                 problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
@@ -297,9 +278,10 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
             problem = _first_line(error)
         if problem is None:
             return draft
-        problems.append(f"{name}: {problem}")
+        problems[problem].append(name)
+    told = [f"{' and '.join(names)}: {problem}" for problem, names in problems.items()]
     raise OnnxpartError(
-        f"{type(module).__name__} can't be exported: {'; '.join(problems)}. Check that it runs on the example "
+        f"{type(module).__name__} can't be exported: {'; '.join(told)}. Check that it runs on the example "
         "inputs, and write what is named there in operations that ONNX has."
     )
 
@@ -307,16 +289,23 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
 def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OnnxpartError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0][:300]} ({type(error).__name__})" if lines else type(error).__name__
 
 
-def _folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
-    """The model with its constants computed, but for what is made of parameters; large weights stay in a file."""
+def _folded(model: ir.Model, call: _Call, path: Path) -> Draft:
+    """The model with its constants computed, but for what is made of parameters; large weights stay in a file.
+
+    :raises OnnxpartError: where it computes with buffers that aren't constant.
+    """
     from onnxscript import ir
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
-    own = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    remove_unused_nodes(model)
+    check_buffers(call.module, call.returned, model.graph.all_nodes())
+    own = {name for name, _ in call.module.named_parameters(remove_duplicate=False)}
 
     def should_fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in own for value in node.inputs) else None

@@ -1,16 +1,18 @@
 """The imported module, and the way of its tensors into arrays and back, by the initializers' names."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import nn
 
-from onnxpart.errors import OnnxpartError
+from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.protos import all_graphs
-from onnxpart.torch.importer.graph_module import Body
+from onnxpart.torch.importer.checkpointing import Checkpointed, trained_calls
+from onnxpart.torch.importer.graph_module import Body, Program
 from onnxpart.torch.tensors import to_array, to_tensor, unescape
 
 
@@ -51,6 +53,26 @@ class ImportedModule(Body):
                 f"{self.program.failed(error) or 'the model'}: {reason}; check what the model is fed."
             ) from error
         return result
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Keep activations at residual blocks alone, and compute the rest again for the gradients.
+
+        The Trainer of transformers calls this where it is told to; of its options there are only the defaults here.
+
+        :raises UsageError: for other options, and a network without residual blocks.
+        """
+        if (activation_checkpointing_kwargs or {}).get("use_reentrant") or every_n_layers != 1 or offload:
+            raise UsageError("activations of parts are checkpointed at every residual block; leave out the options.")
+        self.program = Checkpointed(self.program.graph, trained_calls(self.program.graph, self))
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep all activations for the gradients."""
+        self.program = Program(self.program.graph)
 
     def _in_order(self, named: Mapping[str, torch.Tensor], order: Sequence[str]) -> list[torch.Tensor]:
         """Return inputs by name in the order of the graph."""

@@ -1,0 +1,89 @@
+"""The state of a module that is exported: that it has one, is left as it was, and is read only by `forward`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from onnxpart.errors import OnnxpartError
+
+if TYPE_CHECKING:
+    from onnxscript import ir
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` was given; any other as it is."""
+    original = getattr(module, "_orig_mod", module)
+    assert isinstance(original, nn.Module)
+    return original
+
+
+def check_values(module: nn.Module) -> None:
+    """Check that a module has values to export.
+
+    :raises OnnxpartError: for a parameter or buffer without values, or with a shard of them.
+    """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            problem = "has no shape yet; run the module once on a batch"
+        elif tensor.is_meta:
+            problem = "is on the meta device, where it has no values; load the weights first"
+        elif hasattr(tensor, "device_mesh"):
+            problem = "is sharded, and its shards aren't divided; split the module before it is sharded, then the parts"
+        else:
+            continue
+        raise OnnxpartError(f"{type(module).__name__} can't be exported: {name!r} {problem}.")
+
+
+@contextlib.contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Afterwards the module's modes, its buffers, and torch's random numbers are as before."""
+    modes = [(child, child.training) for child in module.modules()]
+    buffers = [
+        (child, name, buffer, buffer.detach().clone())
+        for child in module.modules()
+        for name, buffer in child.named_buffers(recurse=False)
+    ]
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+        with torch.no_grad():
+            for child, name, buffer, value in buffers:
+                buffer.copy_(value)
+                if getattr(child, name) is not buffer:
+                    setattr(child, name, buffer)
+
+
+def check_buffers(module: nn.Module, run: Callable[[], object], nodes: Iterable[ir.Node]) -> None:
+    """Check that a graph computes with no buffer that the module's `forward` writes, but for a batch norm's statistics.
+
+    :param run: calls the module. :param nodes: those of the graph, in which buffers have the module's names.
+    :raises OnnxpartError: where it does.
+    """
+    with unchanged(module), torch.no_grad():
+        module.train()
+        before = {name: (buffer, _version(buffer)) for name, buffer in module.named_buffers()}
+        run()
+        after = module.named_buffers()
+        written = {n for n, b in after if n not in before or b is not before[n][0] or _version(b) != before[n][1]}
+    for node in nodes:
+        for value in node.inputs[: 3 if node.op_type == "BatchNormalization" else None]:
+            if value is not None and value.name in written:
+                raise OnnxpartError(
+                    f"forward writes the buffer {value.name!r} and computes with it, and a graph writes nothing: parts "
+                    "would compute with its first value for ever"
+                )
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often a tensor was written in place."""
+    return tensor._version  # noqa: SLF001

@@ -1,0 +1,47 @@
+"""Axes of any size, by name or as two examples show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onnxpart.errors import UsageError
+from onnxpart.torch import export
+from onnxpart.torch.exporter.dynamic_axes import differing, is_axes, with_batch
+
+
+def example(batch: int, length: int, places: int) -> dict[str, Tensor]:
+    return {
+        "x": torch.ones(batch, length),
+        "y": torch.ones(batch, length, 3),
+        "z": torch.ones(places),
+        "n": torch.ones(()),
+    }
+
+
+def test_axes_along_which_examples_differ_are_of_any_size() -> None:
+    assert differing(example(4, 5, 7), example(4, 6, 8)) == {"x": {1: "x_1"}, "y": {1: "x_1"}, "z": {0: "z_0"}, "n": {}}
+    assert differing(example(4, 5, 7), example(4, 5, 7)) == {key: {} for key in "xyzn"}
+    with pytest.raises(UsageError, match=r"these ranks, {'x': 2}, and the other {'x': 1}; give two of a kind"):
+        differing({"x": torch.ones(2, 3)}, {"x": torch.ones(2)})
+
+
+def test_the_first_axis_is_the_batch_where_it_has_its_size() -> None:
+    named = {"x": {1: "length"}, "y": {1: torch.export.Dim("length")}}
+    assert is_axes(named)
+    assert not is_axes(example(4, 5, 7))
+    found = with_batch(example(4, 5, 7), named)
+    assert found == [{0: "batch", 1: "length"}, {0: "batch", 1: "length"}, {}, {}]
+    with pytest.raises(UsageError, match=r"dynamic names {2: 'length'} of 'x', and the inputs are x \[4, 5\], y"):
+        with_batch(example(4, 5, 7), {"x": {2: "length"}})
+
+
+def test_an_example_in_the_place_of_names(tmp_path: Path) -> None:
+    module = nn.Linear(4, 3)
+    export(module, torch.ones(2, 5, 4), tmp_path / "m.onnx", dynamic=(torch.ones(3, 6, 4),))
+    (value,) = onnx.load(tmp_path / "m.onnx").graph.input
+    assert [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] == ["batch", "input_1", 4]

@@ -1,0 +1,82 @@
+"""Modules without values, and with buffers that `forward` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+
+from onnxpart.errors import OnnxpartError
+from onnxpart.torch import split_module
+from onnxpart.torch.exporter.module_state import check_values, unchanged, uncompiled
+from tests.networks.forms import Net, X
+
+
+def test_a_module_without_values_is_refused() -> None:
+    with pytest.raises(
+        OnnxpartError, match=r"Net can't be exported: 'a.weight' is on the meta device, where it has no"
+    ):
+        check_values(Net().to("meta"))
+    with pytest.raises(OnnxpartError, match=r"'0.weight' has no shape yet; run the module once on a batch"):
+        check_values(nn.Sequential(nn.LazyLinear(3)))
+    check_values(Net())
+
+
+def test_a_sharded_module_is_refused() -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        module = fully_shard(Net(), mesh=distributed.init_device_mesh("cpu", (1,)))
+        with pytest.raises(OnnxpartError, match=r"'a.weight' is sharded, and its shards aren't divided; split the"):
+            split_module(module, X)
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch.compile's own
+def test_parts_of_a_compiled_module_have_the_names_of_its_original() -> None:
+    module = Net()
+    compiled = torch.compile(module)
+    assert uncompiled(compiled) is uncompiled(module) is module
+    parts, handle = split_module(compiled, X)
+    assert dict(parts[0].named_parameters()).keys() == dict(module.named_parameters()).keys()
+    compiled.load_state_dict(handle.merge())
+    mean = torch.stack([part(X) for part in parts]).mean(0)
+    torch.testing.assert_close(module(X), mean)
+    torch.testing.assert_close(handle.whole()(X), mean)
+
+
+class Counting(Net):
+    """Counts by a new tensor, and reads the count where that is asked for."""
+
+    def __init__(self, read: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.read = read
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return self.c(self.read(self.hidden(x), self.calls))
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    module = Counting(lambda h, n: h).eval()
+    before = module.calls
+    state = torch.get_rng_state()
+    with unchanged(module):
+        module.train()
+        module(X), torch.rand(3)
+    assert module.calls is before
+    assert module.calls == 0
+    assert not module.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_buffers_that_forward_writes_and_reads_are_refused(exporter: str) -> None:
+    with pytest.raises(OnnxpartError, match="forward writes the buffer 'calls' and computes with it, and a graph"):
+        split_module(Counting(lambda h, n: h / n), X, exporter=exporter)
