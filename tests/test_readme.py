@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from models import BUILDERS, figure1
 from tests.networks import plain
 from tests.networks.command import run
+from tests.networks.deep import residual_mlp
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,9 +66,11 @@ def test_the_first_lines_do_what_they_say(here: Path) -> None:
 def test_the_guide_splits_and_merges_in_python(here: Path) -> None:
     (block,) = re.findall(r"^The same in Python:\n+```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
     onnx.save_model(BUILDERS["lenet"](), here / "model.onnx")
+    onnx.save_model(residual_mlp(), here / "deep.onnx")
     known: dict[str, Any] = {}
     exec(block, known)
     assert len(known["halves"].parts) == 2
+    assert not known["deep"]["down4"].any()
     assert (here / "parts" / "part3.onnx").is_file()
 
 

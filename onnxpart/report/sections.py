@@ -54,8 +54,8 @@ class Way:
 
 def _stage(stage: Mapping[str, int]) -> str:
     """A stage in words."""
-    blocks = f", {stage['blocks']} blocks" if stage.get("blocks") else ""
-    return f"{stage['epochs']} of K={stage['k']}{blocks}"
+    blocks = stage.get("blocks", 0)
+    return f"{stage['epochs']} of K={stage['k']}" + (f", {blocks} block{'s' * (blocks > 1)}" if blocks else "")
 
 
 def ways(runs: Iterable[Run], times: Times) -> list[Way]:
@@ -286,16 +286,15 @@ def _faster(experiment: str, found: list[Way]) -> list[Block]:
 
 
 def _controls(base: Way, found: list[Way]) -> list[str]:
-    """What is as good without any growth: the whole with fewer epochs, and networks that stay shallow."""
-    good = [way for way in found if way.mean <= base.mean and way.parallel < base.parallel]
+    """What is sooner as good without any growth: the whole with fewer epochs, and networks that stay shallow."""
+    tried = {kind: [way for way in found if way.runs[0].method == kind and way.parallel < base.parallel]
+             for kind in ("whole", "shallow")}  # fmt: skip
     whole, shallow = (
-        "; ".join(
-            f"{way.name}, {_gain(base, way.parallel)} times as fast" for way in good if way.runs[0].method == kind
-        )
-        for kind in ("whole", "shallow")
+        "; ".join(f"{way.name}, {_gain(base, way.parallel)} times as fast" for way in each if way.mean <= base.mean)
+        for each in tried.values()
     )
-    lines = [f"The whole alone is as good with fewer epochs, too: {whole}." if whole else
-             "The whole alone, with fewer epochs, is not."]  # fmt: skip
+    lines = [f"The whole alone is as good with fewer epochs, too: {whole}."] if whole else []
+    lines += ["The whole alone, with fewer epochs, is not."] if tried["whole"] and not whole else []
     return [*lines, f"A network that stays shallow is as good, too: {shallow}."] if shallow else lines
 
 

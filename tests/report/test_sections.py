@@ -117,6 +117,7 @@ def test_a_shallow_network_is_told_by_its_blocks_and_one_that_stays_so_is_a_cont
     assert told["deepen: 10 of K=1, 3 blocks + 2 of K=1"][3:5] == ["60.0 / 60.0", "3.33 / 3.33"]
     assert "Fastest in series: deepen: 10 of K=1, 3 blocks + 2 of K=1, 3.33 times as fast" in text
     assert "A network that stays shallow is as good, too: shallow: 9 of K=1, 3 blocks, 5.56 times as fast." in text
+    assert "with fewer epochs" not in text
 
 
 def test_other_metrics_are_no_percentages(tmp_path: Path) -> None:
