@@ -9,7 +9,7 @@ from scripts.page.browser import chromium
 
 ROOT = Path(__file__).parents[2]
 PAGES, TARGET = ROOT / ".venv-page" / "pages", ROOT / "onnxpart" / "page"
-PICTURES = {"lenet": (1040, 640), "resnet50": (1280, 760)}
+PICTURES = {"lenet": (1040, 640), "resnet50": (1280, 760), "gpt": (1280, 760), "unet": (1280, 760)}
 """Name of the example: width and height."""
 COLOURS = 48
 
