@@ -5,7 +5,7 @@ from typing import Any
 
 from onnx import NodeProto, TensorProto, helper
 
-SIZES = {"1.5B": (28, 2_048, 5_504), "7B": (32, 4_096, 11_008)}
+SIZES = {"0.3B": (16, 1_024, 2_816), "1.5B": (28, 2_048, 5_504), "7B": (32, 4_096, 11_008)}
 """Layers, width, and width within the perceptrons of what is called so."""
 TOKENS, HEAD = 32_000, 128
 """Size of the vocabulary, and width of a head."""
