@@ -1,6 +1,8 @@
-"""Seconds and memory of each stage of the compiler: the light models, chains and attention over many positions.
+"""Seconds and memory of each stage of the compiler: the light models, and graphs that are large in one way each.
 
-The cost of a node of a chain must stay flat, and that of attention must not grow with the pairs of positions.
+The cost of a node of a chain, and of a branch of a Concat, must stay flat, as that of a unit in random order. That of
+attention must not grow with the pairs of positions, and that of a decoder not with the bytes of its weights, which are
+in external data.
 """
 
 import json
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -29,17 +32,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import onnxpart
 from models import BUILDERS, figure1, light_names
 from models.builder import GraphBuilder
-from onnxpart.emission.part import emit_part
-from onnxpart.emission.whole import emit_whole
+from onnxpart.emission.part import draft_part
+from onnxpart.emission.whole import draft_whole
+from onnxpart.planning.partition import Partition
 from onnxpart.planning.planner import partition
+from onnxpart.verification.oracles import verify
+from scripts import decoder
 from scripts.machine import machine
 
 PARTS = 2
-STAGES = ("load", "analyse", "plan", "emit", "merge")
+STAGES = ("load", "analyse", "plan", "emit", "merge", "verify")
+VERIFIED = ("gemm", "random", "branches")
+"""What is run in ONNX Runtime as well."""
 KINDS = ("gemm", "conv", "residual")
 WIDTH = 8
 POSITIONS = (392, 1_568, 6_272)
 """Patches of 16 frames of 56, 112 and 224 pixels."""
+UNITS = (10_000, 100_000, 1_000_000)
+"""Of a hidden layer, in random order."""
+BRANCHES = (500, 5_000)
 HEADS, EACH = 2, 96
 ENOUGH_SECONDS = 10.0
 IMPORTS = 9
@@ -115,11 +126,37 @@ def attention(positions: int) -> ModelProto:
     return g.build({g.linear("y", joined, (width, WIDTH)): (positions + 1, WIDTH)})
 
 
+def random(units: int) -> ModelProto:
+    """A hidden layer of so many units between two inputs and two outputs."""
+    g = GraphBuilder(f"random_{units}")
+    h = g.relu("relu", g.linear("hidden", g.input("x", "N", 2), (2, units)))
+    return g.build({g.linear("y", h, (units, 2)): ("N", 2)})
+
+
+def branches(count: int) -> ModelProto:
+    """So many layers of `WIDTH` units beside each other, joined by one Concat."""
+    g = GraphBuilder(f"branches_{count}")
+    x = g.input("x", "N", WIDTH)
+    heads = [g.relu(f"relu{i}", g.linear(f"fc{i}", x, (WIDTH, WIDTH))) for i in range(count)]
+    return g.build({g.linear("y", g.node("Concat", "joined", *heads, axis=1), (WIDTH * count, WIDTH)): ("N", WIDTH)})
+
+
+MADE: dict[str, Callable[[int], ModelProto]] = {
+    "attention": attention,
+    "random": random,
+    "branches": branches,
+    **{kind: partial(chain, kind) for kind in KINDS},
+}
+"""What models of a size are made by: `<name> <size>`."""
+
+
 def build(name: str, path: Path) -> None:
-    """Write the model of a name: one of the registry, `attention <positions>`, or `<kind> <nodes>` for a chain."""
+    """Write the model of a name: one of the registry, one that is made, or `decoder <size>` of `scripts.decoder`."""
     kind, _, size = name.partition(" ")
-    model = attention(int(size)) if kind == "attention" else chain(kind, int(size)) if size else BUILDERS[name]()
-    onnx.save_model(model, path)
+    if kind == "decoder":
+        decoder.build(size, path)
+    else:
+        onnx.save_model(MADE[kind](int(size)) if size else BUILDERS[name](), path)
 
 
 def measure(name: str, path: Path, repeat: int) -> Run:
@@ -128,27 +165,35 @@ def measure(name: str, path: Path, repeat: int) -> Run:
     run = Run(name, start=peak())
     began = time.perf_counter()
     for _ in range(repeat):
-        run.nodes = compile_model(path, run)
+        made = compile_model(path, run)
         if time.perf_counter() - began > ENOUGH_SECONDS:
             break
+    run.nodes = len(made.analysis.ops)
+    if name.partition(" ")[0] in VERIFIED:
+        with run.stage("verify"):
+            verify(made.analysis, made.plan)
     return run
 
 
-def compile_model(source: ModelProto | Path, run: Run) -> int:
-    """Take a model through all stages; returns its number of nodes."""
+def compile_model(source: ModelProto | Path, run: Run) -> Partition:
+    """Take a model through all stages; where weights are external no array is made, and so none is merged."""
     with run.stage("load"):
         model = onnxpart.load(source)
     with run.stage("analyse"):
         analysis = onnxpart.analyse(model)
     with run.stage("plan"):
-        made = partition(analysis, PARTS)
+        made = partition(analysis, PARTS, order="random" if run.name.startswith("random ") else "contiguous")
     with run.stage("emit"):
-        parts = [emit_part(made, p) for p in range(PARTS)]
-        emit_whole(made)
+        drafts = [draft_part(made, p) for p in range(PARTS)]
+        whole = draft_whole(made)
+        if any(map(model.external, model.initializers)):
+            return made
+        parts = [draft.model() for draft in drafts]
+        whole.model()
     arrays = [onnxpart.arrays(part) for part in parts]
     with run.stage("merge"):
         onnxpart.merge(made.plan, arrays)
-    return len(analysis.ops)
+    return made
 
 
 def apart(call: Callable[..., Result], *args: object) -> Result:
@@ -174,12 +219,12 @@ def table(runs: list[Run]) -> Table:
         title=f"Compiling into {PARTS} parts", caption="peaks in MiB: libraries alone, then after planning, at the end"
     )
     result.add_column("model")
-    for title in ("nodes", *(f"{stage} s" for stage in STAGES), "µs a node", "start", "plan", "merge"):
+    for title in ("nodes", *(f"{stage} s" for stage in STAGES), "µs a node", "start", "plan", "end"):
         result.add_column(title, justify="right")
     for run in runs:
-        seconds = [f"{run.seconds[stage]:.3f}" for stage in STAGES]
+        seconds = [f"{run.seconds[stage]:.3f}" if stage in run.seconds else "" for stage in STAGES]
         each = f"{sum(run.seconds.values()) / run.nodes * 1e6:,.0f}"
-        peaks = [f"{value:,.0f}" for value in (run.start, run.peak["plan"], run.peak["merge"])]
+        peaks = [f"{value:,.0f}" for value in (run.start, run.peak["plan"], max(run.peak.values()))]
         result.add_row(run.name, f"{run.nodes:,}", *seconds, each, *peaks)
     return result
 
@@ -191,11 +236,12 @@ def main(
     repeat: Annotated[int, typer.Option(help="Runs of each model; the fastest counts.", min=1)] = 3,
 ) -> None:
     """Measure load, analyse, plan, emit and merge, each model in a process of its own."""
-    console = Console()
+    console = Console(width=max(Console().width, 150))
     where = machine(*PACKAGES)
     lengths = nodes or [1_000, 10_000, 100_000]
     names = [f"light_{name}" for name in light_names()] + [f"{kind} {n}" for kind in KINDS for n in lengths]
-    names += [f"attention {n}" for n in POSITIONS]
+    made = {"attention": POSITIONS, "random": UNITS, "branches": BRANCHES, "decoder": decoder.SIZES}
+    names += [f"{kind} {size}" for kind, sizes in made.items() for size in sizes]
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for name in (n for n in names if only in n):

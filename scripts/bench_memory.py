@@ -1,7 +1,7 @@
 """Memory and throughput of splitting and merging a model with more weights than memory should have to hold.
 
-The model is made here, weights of 256 and 512 MiB written to external data chunk by chunk. Each command of the command
-line runs in a process of its own; its peak must stay within the largest tensor and `SPARE`.
+The model is made here: weights of 256 and 512 MiB written to external data chunk by chunk, or a decoder in bfloat16.
+Each command of the command line runs in a process of its own; its peak must stay within the largest tensor and `SPARE`.
 """
 
 import os
@@ -12,6 +12,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts import decoder
 from scripts.machine import machine
 
 WIDTHS = (8192, 8192, 16384)
@@ -50,7 +52,7 @@ class Run:
     copy: float = 0.0
 
 
-def build(path: Path, size: int) -> int:
+def build(size: int, path: Path) -> int:
     """Write a perceptron whose weights take `size` bytes or somewhat more; returns the bytes of the largest."""
     import numpy as np
     from onnx import NodeProto, TensorProto, helper
@@ -163,6 +165,7 @@ def table(runs: list[Run], largest: int) -> str:
 def main(
     folder: Annotated[Path, typer.Option(help="Where to make a folder for the files; it is deleted.")],
     size: Annotated[float, typer.Option(help="Weights of the model in GB; four times this must be free.")] = 6.0,
+    decode: Annotated[str, typer.Option("--decoder", help=f"A decoder of {', '.join(decoder.SIZES)} instead.")] = "",
 ) -> None:
     """Split and merge a large model with external data, and measure the peak memory and the throughput."""
     runs, console = [], Console()
@@ -170,8 +173,9 @@ def main(
         work = Path(name)
         task = progress.add_task("making the model", total=None)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            largest = pool.submit(build, work / "large.onnx", int(size * GB)).result()
-        total = (work / "weights.bin").stat().st_size
+            make = partial(decoder.build, decode) if decode else partial(build, int(size * GB))
+            largest = pool.submit(make, work / "large.onnx").result()
+        total = sum(file.stat().st_size for file in work.iterdir())
         parts, merged = work / "parts", work / "merged.onnx"
         options = {
             "split": ([str(work / "large.onnx"), "-k", str(PARTS), "-o", str(parts)], [parts]),
