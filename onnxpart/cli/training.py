@@ -32,6 +32,7 @@ from onnxpart.report.records import PARTITION
 
 if TYPE_CHECKING:
     from onnxpart.ir.model import Model
+    from onnxpart.torch.data.images import Normalize
     from onnxpart.torch.runs.task import RunOptions, Task
 
 ENGINES = ("auto", "series", "fused", "processes", "ray")
@@ -92,6 +93,12 @@ class Training:
     steps_per_epoch: Annotated[
         int | None, typer.Option(min=1, help="Batches in an epoch, of data without a length.", show_default=False)
     ] = None
+    mean: Annotated[
+        str | None, typer.Option(metavar="NUMBER,..", help="Subtracted from images, from 0 to 1; by channel, or one.")
+    ] = None
+    std: Annotated[
+        str | None, typer.Option(metavar="NUMBER,..", help="That images are divided by then, as with --mean.")
+    ] = None
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster, or auto; one on this machine alone if omitted.")
     ] = None
@@ -141,8 +148,26 @@ class Training:
             self.keep,
             self.resume,
             self.steps_per_epoch,
+            self._normalize(),
         )
         return options
+
+    def _normalize(self) -> Normalize | None:
+        """Return how images are normalised, if they are.
+
+        :raises UsageError: for texts that aren't numbers, or one without the other.
+        """
+        if self.mean is None and self.std is None:
+            return None
+        try:
+            mean, std = (tuple(float(number) for number in (text or "").split(",")) for text in (self.mean, self.std))
+        except ValueError:
+            raise UsageError(
+                f"--mean {self.mean} and --std {self.std} aren't possible; give numbers to both, as in "
+                "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."
+            ) from None
+        found: Normalize = _runs().task.Normalize(mean, std)
+        return found
 
 
 def steps_or_minutes(text: str) -> tuple[int | None, float | None] | None:
@@ -381,7 +406,7 @@ def _number(k: str) -> int:
 
 @partial(
     _with_training,
-    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "device", "amp", "as_json"),
+    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "mean", "std", "device", "amp", "as_json"),
     epochs=1,
 )
 def estimate(

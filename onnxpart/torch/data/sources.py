@@ -25,6 +25,7 @@ from onnxpart.torch.data.images import (
     SUFFIXES,
     Crops,
     ImageFolder,
+    Normalize,
     Samples,
     centre,
     cifar10,
@@ -84,14 +85,15 @@ def open_data(
     seed: int = 0,
     workers: int = 0,
     steps_per_epoch: int | None = None,
+    normalize: Normalize | None = None,
 ) -> Data:
     """Return the samples that `text` names, one of `FORMS`, checked against the graph's inputs.
 
     What is in memory is checked whole, else the first batch now and every other when it is read. `workers` processes
     read what isn't in memory; a DataLoader of the user's keeps its own batch size and workers.
 
-    :param steps_per_epoch: batches in an epoch, of data to learn that have no length.
-    :raises UsageError: for a text of another form, a function that can't be imported, or steps for data with a length.
+    :param steps_per_epoch: batches in an epoch, of data to learn that have no length. :param normalize: of images.
+    :raises UsageError: for a text of another form, a function that can't be imported, or what is for other data.
     :raises DataError: when the data can't be read, are empty, or don't fit the graph.
     """
     kind, _, rest = text.partition(":")
@@ -107,6 +109,10 @@ def open_data(
     if steps_per_epoch is not None and not isinstance(found.train, StreamLoader):
         raise UsageError(f"the data {text!r} have {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
     found = found.prepared(inputs)
+    if normalize is not None:
+        if kind not in _IMAGES:
+            raise UsageError(f"the data {text!r} aren't normalised; give {', '.join(_IMAGES)}, or normalised data.")
+        found = found.prepared(normalize)
     for source in (found.train, found.test):
         if source is not None:
             _check_batch(source, inputs, batch_size)
@@ -357,6 +363,8 @@ def _from_loader(loader: Iterable[Any], loading: _Loading) -> Source:
     )
 
 
+_IMAGES = ("mnist5k", "cifar10", "folder")
+"""Kinds of data that are images from 0 to 1."""
 _OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {
     "cifar10": _cifar10,
     "npz": _npz,

@@ -13,6 +13,7 @@ from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_
 from onnxpart.storage.atomic import check_plain, clear
 from onnxpart.storage.outputs import check_file
 from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.data.images import Normalize
 from onnxpart.torch.data.signature import signature
 from onnxpart.torch.data.sources import Data, open_data
 from onnxpart.torch.importer.import_onnx import import_onnx
@@ -35,7 +36,7 @@ class RunOptions:
     """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
 
     Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
-    `steps_per_epoch` is for data without a length.
+    `steps_per_epoch` is for data without a length, `normalize` for images.
     """
 
     data: str
@@ -50,6 +51,7 @@ class RunOptions:
     keep: int = 2
     resume: bool = False
     steps_per_epoch: int | None = None
+    normalize: Normalize | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
         seed=options.settings.seed,
         workers=options.workers,
         steps_per_epoch=options.steps_per_epoch,
+        normalize=options.normalize,
     )
 
 

@@ -16,7 +16,7 @@ from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Source
-from onnxpart.torch.data.images import digits
+from onnxpart.torch.data.images import Normalize, digits
 from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, StreamLoader, TensorLoader
 from onnxpart.torch.data.signature import Signature, signature
 from onnxpart.torch.data.sources import FORMS, Data, open_data
@@ -236,6 +236,15 @@ def test_folder_of_images(pictures: Path) -> None:
     assert sorted(samples(data.train)[1].tolist()) == [0, 0, 1, 1]
     whole = opened(f"folder:{pictures / 'train'}", inputs(("x", FLOAT, ["N", "H", "W", 1])))
     assert (whole.test, samples(whole.train)[0].shape) == (None, (4, 4, 6, 1))
+
+
+def test_images_of_a_folder_are_normalised(pictures: Path) -> None:
+    normalize = Normalize((0.5, 0.25, 0.0), (0.5, 0.25, 1.0))
+    data = open_data(f"folder:{pictures}", image(3, 2, 3), batch_size=2, normalize=normalize)
+    assert torch.equal(samples(data.test)[0], torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 2, 3))
+    np.savez(pictures / "d.npz", x=np.zeros((2, 3), np.float32), target=np.arange(2))
+    with pytest.raises(UsageError, match="aren't normalised; give mnist5k, cifar10, folder, or normalised data"):
+        open_data(f"npz:{pictures / 'd.npz'}", image(3), batch_size=2, normalize=normalize)
 
 
 def test_workers_read_the_same_images(pictures: Path) -> None:
