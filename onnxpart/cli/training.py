@@ -74,6 +74,12 @@ class Training:
         int, typer.Option(min=1, help="Passes over the data, in all; fit may take fewer.", show_default=False)
     ]
     loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy"
+    label_smoothing: Annotated[
+        float, typer.Option(help="Of cross_entropy: the share of a label that goes to all classes alike.")
+    ] = 0.0
+    class_weights: Annotated[
+        str | None, typer.Option(metavar="NUMBER,..", help="Of cross_entropy, in the order of the classes.")
+    ] = None
     engine: Annotated[str, typer.Option(help=f"How parts are trained: {', '.join(ENGINES)}.")] = "auto"
     optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw"
     lr: Annotated[float | None, typer.Option(help="Learning rate; 0.001 if omitted, 0.01 of sgd.")] = None
@@ -149,8 +155,18 @@ class Training:
             self.resume,
             self.steps_per_epoch,
             self._normalize(),
+            self.label_smoothing,
+            self._weights(),
         )
         return options
+
+    def _weights(self) -> tuple[float, ...]:
+        if self.class_weights is None:
+            return ()
+        try:
+            return tuple(float(weight) for weight in self.class_weights.split(","))
+        except ValueError:
+            raise UsageError(f"class weights {self.class_weights} aren't possible; give numbers, as 1,5,2.") from None
 
     def _normalize(self) -> Normalize | None:
         """Return how images are normalised, if they are.

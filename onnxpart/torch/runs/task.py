@@ -36,7 +36,8 @@ class RunOptions:
     """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
 
     Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
-    `steps_per_epoch` is for data without a length, `normalize` for images.
+    `steps_per_epoch` is for data without a length, `normalize` for images,
+    `label_smoothing` and `class_weights` for the loss cross_entropy.
     """
 
     data: str
@@ -52,6 +53,8 @@ class RunOptions:
     resume: bool = False
     steps_per_epoch: int | None = None
     normalize: Normalize | None = None
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data |
     objective = find_objective(options.loss, models[0])
     data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]
-    loss, data = objective.bind(modules[0], data)
+    loss, data = objective.bind(modules[0], data, options.label_smoothing, options.class_weights)
     return Task(modules, objective, loss, data)
 
 
