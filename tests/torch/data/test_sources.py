@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from onnxpart.torch.data.batch import Source
 from onnxpart.torch.data.images import Normalize, digits
 from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, StreamLoader, TensorLoader
 from onnxpart.torch.data.signature import Signature, signature
-from onnxpart.torch.data.sources import FORMS, Data, open_data
+from onnxpart.torch.data.sources import FORMS, Data, open_data, read_by
 
 FLOAT, INT, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 
@@ -202,6 +203,20 @@ def test_files_that_hold_no_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "d.npz can't be read as arrays" in refused("npz:d.npz", TWO)
     np.save("d.npy", np.ones(3))
     assert refused("npz:d.npy", TWO) == "d.npy holds one array, no named ones; write it with np.savez."
+
+
+def test_arrays_come_from_any_storage(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **arrays())
+    with fsspec.open("memory://samples/d.npz", "wb") as file:
+        file.write((tmp_path / "d.npz").read_bytes())
+    for place in ("memory://samples/d.npz", f"file://{tmp_path / 'd.npz'}"):
+        data = opened(f"npz:{place}", TWO)
+        assert sorted(samples(data.train)[1].tolist()) == list(range(5))
+        assert read_by(f"npz:{place}") == []
+    assert read_by("npz:d.npz") == [Path("d.npz")]
+    sentence = "nowhere://d.npz can't be read (Protocol not known: nowhere); check the path."
+    assert refused("npz:nowhere://d.npz", TWO) == sentence
+    assert refused("npz:memory://none.npz", TWO) == "memory://none.npz can't be read (/none.npz); check the path."
 
 
 def test_a_batch_that_the_graph_fixes(tmp_path: Path) -> None:
