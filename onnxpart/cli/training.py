@@ -32,6 +32,7 @@ from onnxpart.report.records import PARTITION
 
 if TYPE_CHECKING:
     from onnxpart.ir.model import Model
+    from onnxpart.torch.data.images import Normalize
     from onnxpart.torch.runs.task import RunOptions, Task
 
 ENGINES = ("auto", "series", "fused", "processes", "ray")
@@ -73,6 +74,12 @@ class Training:
         int, typer.Option(min=1, help="Passes over the data, in all; fit may take fewer.", show_default=False)
     ]
     loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy"
+    label_smoothing: Annotated[
+        float, typer.Option(help="Of cross_entropy: the share of a label that goes to all classes alike.")
+    ] = 0.0
+    class_weights: Annotated[
+        str | None, typer.Option(metavar="NUMBER,..", help="Of cross_entropy, in the order of the classes.")
+    ] = None
     engine: Annotated[str, typer.Option(help=f"How parts are trained: {', '.join(ENGINES)}.")] = "auto"
     optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw"
     lr: Annotated[float | None, typer.Option(help="Learning rate; 0.001 if omitted, 0.01 of sgd.")] = None
@@ -91,6 +98,12 @@ class Training:
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data which aren't in memory.")] = 0
     steps_per_epoch: Annotated[
         int | None, typer.Option(min=1, help="Batches in an epoch, of data without a length.", show_default=False)
+    ] = None
+    mean: Annotated[
+        str | None, typer.Option(metavar="NUMBER,..", help="Subtracted from images, from 0 to 1; by channel, or one.")
+    ] = None
+    std: Annotated[
+        str | None, typer.Option(metavar="NUMBER,..", help="That images are divided by then, as with --mean.")
     ] = None
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster, or auto; one on this machine alone if omitted.")
@@ -141,8 +154,36 @@ class Training:
             self.keep,
             self.resume,
             self.steps_per_epoch,
+            self._normalize(),
+            self.label_smoothing,
+            self._weights(),
         )
         return options
+
+    def _weights(self) -> tuple[float, ...]:
+        if self.class_weights is None:
+            return ()
+        try:
+            return tuple(float(weight) for weight in self.class_weights.split(","))
+        except ValueError:
+            raise UsageError(f"class weights {self.class_weights} aren't possible; give numbers, as 1,5,2.") from None
+
+    def _normalize(self) -> Normalize | None:
+        """Return how images are normalised, if they are.
+
+        :raises UsageError: for texts that aren't numbers, or one without the other.
+        """
+        if self.mean is None and self.std is None:
+            return None
+        try:
+            mean, std = (tuple(float(number) for number in (text or "").split(",")) for text in (self.mean, self.std))
+        except ValueError:
+            raise UsageError(
+                f"--mean {self.mean} and --std {self.std} aren't possible; give numbers to both, as in "
+                "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."
+            ) from None
+        found: Normalize = _runs().task.Normalize(mean, std)
+        return found
 
 
 def steps_or_minutes(text: str) -> tuple[int | None, float | None] | None:
@@ -381,7 +422,7 @@ def _number(k: str) -> int:
 
 @partial(
     _with_training,
-    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "device", "amp", "as_json"),
+    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "mean", "std", "device", "amp", "as_json"),
     epochs=1,
 )
 def estimate(

@@ -628,6 +628,15 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         (("--checkpoint-every", "often"), 2, "checkpoints every 'often' aren't possible; give steps, as 500, or"),
         (("--checkpoint-every", "0"), 2, "checkpoints every '0' aren't possible;"),
         (("--lr", "0"), 2, "lr is 0.0; it must be positive."),
+        (("--class-weights", "1,two"), 2, "class weights 1,two aren't possible; give numbers, as 1,5,2."),
+        (("--class-weights", "1,2"), 2, "class weights 1,2 aren't possible; give 3 positive numbers."),
+        (("--loss", "mse", "--label-smoothing", "0.1"), 2, "label smoothing and class weights are for cross_entropy, "),
+        (
+            ("--mean", "0.5,"),
+            2,
+            "--mean 0.5, and --std None aren't possible; give numbers to both, as in --mean 0.485,",
+        ),
+        (("--mean", "0.5", "--std", "0.5"), 2, "the data 'npz:data.npz' aren't normalised; give mnist5k, cifar10, "),
     ],
 )
 def test_bad_input_is_one_sentence(options: tuple[str, ...], code: int, sentence: str) -> None:

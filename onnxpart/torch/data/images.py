@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from onnxpart.errors import DataError
+from onnxpart.errors import DataError, UsageError
+from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.signature import Port, fits, listed
 
 Samples = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -129,6 +131,46 @@ def laid_out(name: str, pixels: Tensor, port: Port) -> Tensor:
 
 def _scaled(pixels: Tensor, port: Port) -> Tensor:
     return (pixels.to(port.dtype) / 255 if port.dtype.is_floating_point else pixels).contiguous()
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Subtracts a mean from images in [0, 1] and divides by a deviation, both of one number or one for each channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be divided by.
+
+        :raises UsageError: when a deviation isn't positive.
+        """
+        if not all(deviation > 0 for deviation in self.std):
+            raise UsageError(f"a deviation of images is {min(self.std):g}; it must be positive.")
+
+    def __call__(self, samples: Batch) -> Batch:
+        """Return the samples with normalised images [N, C, H, W], [N, H, W, C] or, of one number, of any form.
+
+        :raises DataError: when the images are no floats, or have another number of channels.
+        """
+        (images,), target = samples
+        if not images.is_floating_point():
+            raise DataError(
+                "the graph takes images as whole numbers, which aren't normalised; leave out --mean and --std."
+            )
+        shape = tuple(images.shape)
+        mean, std = (self._along(shape, numbers, images) for numbers in (self.mean, self.std))
+        return ((images - mean) / std,), target
+
+    def _along(self, shape: tuple[int, ...], numbers: tuple[float, ...], images: Tensor) -> Tensor:
+        found = images.new_tensor(numbers)
+        if len(numbers) == 1 or (len(shape) == 4 and shape[3] == len(numbers) != shape[1]):
+            return found
+        if len(shape) == 4 and shape[1] == len(numbers):
+            return found[:, None, None]
+        raise DataError(
+            f"{len(numbers)} numbers normalise images {listed(shape[1:])}; give one, or one for each channel."
+        )
 
 
 def crop_of(shape: Sequence[int], port: Port) -> tuple[int, int] | None:

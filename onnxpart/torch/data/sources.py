@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from onnxpart.torch.data.images import (
     SUFFIXES,
     Crops,
     ImageFolder,
+    Normalize,
     Samples,
     centre,
     cifar10,
@@ -84,14 +86,15 @@ def open_data(
     seed: int = 0,
     workers: int = 0,
     steps_per_epoch: int | None = None,
+    normalize: Normalize | None = None,
 ) -> Data:
     """Return the samples that `text` names, one of `FORMS`, checked against the graph's inputs.
 
     What is in memory is checked whole, else the first batch now and every other when it is read. `workers` processes
     read what isn't in memory; a DataLoader of the user's keeps its own batch size and workers.
 
-    :param steps_per_epoch: batches in an epoch, of data to learn that have no length.
-    :raises UsageError: for a text of another form, a function that can't be imported, or steps for data with a length.
+    :param steps_per_epoch: batches in an epoch, of data to learn that have no length. :param normalize: of images.
+    :raises UsageError: for a text of another form, a function that can't be imported, or what is for other data.
     :raises DataError: when the data can't be read, are empty, or don't fit the graph.
     """
     kind, _, rest = text.partition(":")
@@ -99,7 +102,7 @@ def open_data(
     if kind == "mnist5k" and not rest:
         found = _mnist5k(loading)
     elif kind in _OPENERS and rest:
-        found = _OPENERS[kind](Path(rest), loading)
+        found = _OPENERS[kind](rest, loading)
     elif rest and kind not in _OPENERS:
         found = _from_function(text, loading)
     else:
@@ -107,6 +110,10 @@ def open_data(
     if steps_per_epoch is not None and not isinstance(found.train, StreamLoader):
         raise UsageError(f"the data {text!r} have {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
     found = found.prepared(inputs)
+    if normalize is not None:
+        if kind not in _IMAGES:
+            raise UsageError(f"the data {text!r} aren't normalised; give {', '.join(_IMAGES)}, or normalised data.")
+        found = found.prepared(normalize)
     for source in (found.train, found.test):
         if source is not None:
             _check_batch(source, inputs, batch_size)
@@ -136,9 +143,9 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 
 # -- images in memory -------------------------------------------------------------------------------------------------
 def read_by(text: str) -> list[Path]:
-    """The file or folder that data are read from, where `text` names one."""
+    """The file or folder of this machine that data are read from, where `text` names one."""
     kind, _, rest = text.partition(":")
-    return [Path(rest)] if kind in _OPENERS and rest else []
+    return [Path(rest)] if kind in _OPENERS and rest and "://" not in rest else []
 
 
 def _mnist5k(loading: _Loading) -> Data:
@@ -147,11 +154,11 @@ def _mnist5k(loading: _Loading) -> Data:
     return Data(*(_images("mnist5k", samples, port, loading, train=samples is train) for samples in (train, test)))
 
 
-def _cifar10(folder: Path, loading: _Loading) -> Data:
+def _cifar10(folder: str, loading: _Loading) -> Data:
     """For a graph that takes smaller images: pieces from anywhere, also mirrored, to learn; the middle to test."""
     name = f"cifar10:{folder}"
     port = _only_port(name, loading.inputs)
-    train, test = cifar10(folder)
+    train, test = cifar10(Path(folder))
     size = crop_of((3, 32, 32), port)
     if size is None:
         return Data(*(_images(name, samples, port, loading, train=samples is train) for samples in (train, test)))
@@ -172,7 +179,7 @@ def _only_port(name: str, inputs: Signature) -> Port:
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
-def _npz(path: Path, loading: _Loading) -> Data:
+def _npz(path: str, loading: _Loading) -> Data:
     arrays = _read_npz(path)
     train = _arrays(path, arrays, "", loading.inputs.names)
     test = "test_" + TARGET in arrays
@@ -182,13 +189,18 @@ def _npz(path: Path, loading: _Loading) -> Data:
     )
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the named arrays of a file.
+def _read_npz(path: str) -> dict[str, NDArray[Any]]:
+    """Read the named arrays of a file, on this machine or wherever fsspec reads (`s3://`, `gs://`, ..).
 
     :raises DataError: when it is no file of such arrays, or can't be read.
     """
     try:
-        with path.open("rb") as file:
+        opened = fsspec.open(path, "rb").open()
+    except Exception as error:  # each kind of storage raises errors of its own
+        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0].rstrip(".")
+        raise DataError(f"{path} can't be read ({reason}); check the path.") from None
+    try:
+        with opened as file:
             found = np.load(file, allow_pickle=False)
             if not isinstance(found, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds one array, no named ones; write it with np.savez.")
@@ -200,7 +212,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _arrays(
-    path: Path, arrays: Mapping[str, NDArray[Any]], prefix: str, names: Sequence[str]
+    path: str, arrays: Mapping[str, NDArray[Any]], prefix: str, names: Sequence[str]
 ) -> tuple[list[Tensor], Tensor]:
     """Return the samples of arrays named as the graph's inputs, with a prefix."""
     wanted = [prefix + name for name in (*names, TARGET)]
@@ -218,9 +230,9 @@ def _arrays(
 
 
 # -- images on disk ---------------------------------------------------------------------------------------------------
-def _folder(path: Path, loading: _Loading) -> Data:
+def _folder(name: str, loading: _Loading) -> Data:
     """Return the images of a folder, by class."""
-    port = _only_port(f"folder:{path}", loading.inputs)
+    path, port = Path(name), _only_port(f"folder:{name}", loading.inputs)
     if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
         raise DataError(f"the graph's {port.name!r} is {port}, no images of 1 or 3 channels; use npz:FILE.")
     try:
@@ -284,9 +296,9 @@ def _from_function(text: str, loading: _Loading) -> Data:
     return _from_made(text, function, made, loading)
 
 
-def _hf(name: Path, loading: _Loading) -> Data:
+def _hf(name: str, loading: _Loading) -> Data:
     stream = loading.steps_per_epoch is not None
-    read = partial(hf_datasets.splits, str(name), loading.inputs.names, stream)
+    read = partial(hf_datasets.splits, name, loading.inputs.names, stream)
     return _from_made(f"hf:{name}", read, read(), loading)
 
 
@@ -357,7 +369,9 @@ def _from_loader(loader: Iterable[Any], loading: _Loading) -> Source:
     )
 
 
-_OPENERS: Mapping[str, Callable[[Path, _Loading], Data]] = {
+_IMAGES = ("mnist5k", "cifar10", "folder")
+"""Kinds of data that are images from 0 to 1."""
+_OPENERS: Mapping[str, Callable[[str, _Loading], Data]] = {
     "cifar10": _cifar10,
     "npz": _npz,
     "folder": _folder,

@@ -13,6 +13,7 @@ from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_
 from onnxpart.storage.atomic import check_plain, clear
 from onnxpart.storage.outputs import check_file
 from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.data.images import Normalize
 from onnxpart.torch.data.signature import signature
 from onnxpart.torch.data.sources import Data, open_data
 from onnxpart.torch.importer.import_onnx import import_onnx
@@ -35,7 +36,8 @@ class RunOptions:
     """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
 
     Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
-    `steps_per_epoch` is for data without a length.
+    `steps_per_epoch` is for data without a length, `normalize` for images,
+    `label_smoothing` and `class_weights` for the loss cross_entropy.
     """
 
     data: str
@@ -50,6 +52,9 @@ class RunOptions:
     keep: int = 2
     resume: bool = False
     steps_per_epoch: int | None = None
+    normalize: Normalize | None = None
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
         seed=options.settings.seed,
         workers=options.workers,
         steps_per_epoch=options.steps_per_epoch,
+        normalize=options.normalize,
     )
 
 
@@ -106,7 +112,7 @@ def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data |
     objective = find_objective(options.loss, models[0])
     data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]
-    loss, data = objective.bind(modules[0], data)
+    loss, data = objective.bind(modules[0], data, options.label_smoothing, options.class_weights)
     return Task(modules, objective, loss, data)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from onnxpart.errors import DataError
+from onnxpart.errors import DataError, UsageError
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.signature import dtype_name, listed
 
@@ -46,15 +47,32 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Of logits with classes along `axis`, in nats; targets are classes, int64, in the output's other axes."""
+    """Of logits with classes along `axis`, in nats; targets are classes, int64, in the output's other axes.
+
+    `smoothing` is the share of a label that goes to all classes alike. `weights`, one for each class or none, weigh the
+    mean over a batch.
+
+    :raises UsageError: when they make no sense, or there are more or fewer than classes.
+    """
 
     axis: int
     shape: tuple[int, ...]
+    smoothing: float = 0.0
+    weights: tuple[float, ...] = ()
     metric: str = ERROR
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise UsageError(f"label smoothing is {self.smoothing:g}; it is a share, from 0 to less than 1.")
+        classes = self.shape[self.axis]
+        if self.weights and (len(self.weights) != classes or not all(0 < weight < inf for weight in self.weights)):
+            listing = ",".join(f"{weight:g}" for weight in self.weights)
+            raise UsageError(f"class weights {listing} aren't possible; give {classes} positive numbers.")
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean over all labels."""
-        return F.cross_entropy(output.movedim(self.axis, 1), target)
+        weights = output.new_tensor(self.weights) if self.weights else None
+        return F.cross_entropy(output.movedim(self.axis, 1), target, weights, label_smoothing=self.smoothing)
 
     def measure(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the share of labels that aren't the class of the largest logit."""

@@ -73,13 +73,21 @@ class Objective:
             value = _CALLS[op_type](value, axis)
         return value
 
-    def bind(self, module: nn.Module, data: Data) -> tuple[Loss, Data]:
+    def bind(
+        self, module: nn.Module, data: Data, smoothing: float = 0.0, weights: tuple[float, ...] = ()
+    ) -> tuple[Loss, Data]:
         """Return the loss for the module's output, and the data with targets in its form, checked.
 
         The module is run on samples of the first batch.
 
+        :param smoothing: of labels. :param weights: of classes (see `CrossEntropy`).
         :raises DataError: when it can't compute them, or the targets don't fit its output.
+        :raises UsageError: for smoothing or weights that the loss doesn't take.
         """
+        if (smoothing or weights) and self.loss != "cross_entropy":
+            raise UsageError(
+                f"label smoothing and class weights are for cross_entropy, the loss is {self.loss!r}; leave them out."
+            )
         inputs, target = next(data.train.epoch(0))
         output = _output(module, inputs)
         loss: Loss
@@ -92,7 +100,7 @@ class Objective:
             )
         shape = tuple(output.shape)
         if self.loss == "cross_entropy":
-            loss = CrossEntropy(self._axis(shape, target), shape)
+            loss = CrossEntropy(self._axis(shape, target), shape, smoothing, weights)
             self._check_logits(output, loss.axis)
         else:
             loss = BinaryCrossEntropy(shape) if self.loss == "bce" else MeanSquaredError(shape)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from onnxpart.errors import DataError
-from onnxpart.torch.data.images import centre, crop_of, laid_out, mnist5k
+from onnxpart.errors import DataError, UsageError
+from onnxpart.torch.data.images import Normalize, centre, crop_of, laid_out, mnist5k
 from onnxpart.torch.data.signature import Port
 
 PIXELS = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
@@ -23,6 +23,30 @@ def test_images_are_laid_out_as_the_graph_takes_them(
     found = laid_out("images", PIXELS, Port("x", dtype, ("N", *dims)))
     assert found.is_contiguous()
     assert torch.equal(found, expected / 255 if dtype == torch.float32 else expected)
+
+
+@pytest.mark.parametrize("dims", [(3, 4, 5), (4, 5, 3)])
+def test_images_are_normalised_by_channel_or_by_one_number(dims: tuple[int, ...]) -> None:
+    first = dims[0] == 3
+    images = laid_out("images", PIXELS, Port("x", torch.float32, ("N", *dims)))
+    (found,), _ = Normalize((0.5, 0.0, 0.25), (0.25, 1.0, 2.0))(((images,), torch.zeros(2)))
+    channels = (found if first else found.movedim(3, 1)).unbind(1)
+    expected = (PIXELS / 255).unbind(1)
+    for channel, pixels, mean, std in zip(channels, expected, (0.5, 0, 0.25), (0.25, 1, 2), strict=True):
+        torch.testing.assert_close(channel, (pixels - mean) / std)
+    (flat,), _ = Normalize((0.5,), (0.25,))(((images.flatten(1),), torch.zeros(2)))
+    torch.testing.assert_close(flat, (images.flatten(1) - 0.5) / 0.25)
+
+
+def test_images_that_are_not_normalised() -> None:
+    images = laid_out("images", PIXELS, Port("x", torch.float32, ("N", 3, 4, 5)))
+    for found, numbers in ((images, (0.5, 0.5)), (images.flatten(1), (0.5,) * 3)):
+        with pytest.raises(DataError, match=rf"{len(numbers)} numbers normalise images .*; give one, or one for each"):
+            Normalize(numbers, numbers)(((found,), torch.zeros(2)))
+    with pytest.raises(DataError, match="the graph takes images as whole numbers, which aren't normalised; leave out"):
+        Normalize((0.5,), (0.5,))(((PIXELS,), torch.zeros(2)))
+    with pytest.raises(UsageError, match="a deviation of images is 0; it must be positive"):
+        Normalize((0.5,), (0.0,))
 
 
 def test_images_that_do_not_fit() -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -16,10 +17,10 @@ from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Source
-from onnxpart.torch.data.images import digits
+from onnxpart.torch.data.images import Normalize, digits
 from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, StreamLoader, TensorLoader
 from onnxpart.torch.data.signature import Signature, signature
-from onnxpart.torch.data.sources import FORMS, Data, open_data
+from onnxpart.torch.data.sources import FORMS, Data, open_data, read_by
 
 FLOAT, INT, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 
@@ -204,6 +205,20 @@ def test_files_that_hold_no_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert refused("npz:d.npy", TWO) == "d.npy holds one array, no named ones; write it with np.savez."
 
 
+def test_arrays_come_from_any_storage(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **arrays())
+    with fsspec.open("memory://samples/d.npz", "wb") as file:
+        file.write((tmp_path / "d.npz").read_bytes())
+    for place in ("memory://samples/d.npz", f"file://{tmp_path / 'd.npz'}"):
+        data = opened(f"npz:{place}", TWO)
+        assert sorted(samples(data.train)[1].tolist()) == list(range(5))
+        assert read_by(f"npz:{place}") == []
+    assert read_by("npz:d.npz") == [Path("d.npz")]
+    sentence = "nowhere://d.npz can't be read (Protocol not known: nowhere); check the path."
+    assert refused("npz:nowhere://d.npz", TWO) == sentence
+    assert refused("npz:memory://none.npz", TWO) == "memory://none.npz can't be read (/none.npz); check the path."
+
+
 def test_a_batch_that_the_graph_fixes(tmp_path: Path) -> None:
     fixed = inputs(("a", FLOAT, [5, 3]), ("b", INT, [5, 3, 2]))
     np.savez(tmp_path / "d.npz", **arrays())
@@ -236,6 +251,15 @@ def test_folder_of_images(pictures: Path) -> None:
     assert sorted(samples(data.train)[1].tolist()) == [0, 0, 1, 1]
     whole = opened(f"folder:{pictures / 'train'}", inputs(("x", FLOAT, ["N", "H", "W", 1])))
     assert (whole.test, samples(whole.train)[0].shape) == (None, (4, 4, 6, 1))
+
+
+def test_images_of_a_folder_are_normalised(pictures: Path) -> None:
+    normalize = Normalize((0.5, 0.25, 0.0), (0.5, 0.25, 1.0))
+    data = open_data(f"folder:{pictures}", image(3, 2, 3), batch_size=2, normalize=normalize)
+    assert torch.equal(samples(data.test)[0], torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 2, 3))
+    np.savez(pictures / "d.npz", x=np.zeros((2, 3), np.float32), target=np.arange(2))
+    with pytest.raises(UsageError, match="aren't normalised; give mnist5k, cifar10, folder, or normalised data"):
+        open_data(f"npz:{pictures / 'd.npz'}", image(3), batch_size=2, normalize=normalize)
 
 
 def test_workers_read_the_same_images(pictures: Path) -> None:

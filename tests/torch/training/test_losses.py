@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from onnxpart.errors import DataError
+from onnxpart.errors import DataError, UsageError
 from onnxpart.torch.training.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 
 RNG = torch.Generator().manual_seed(0)
@@ -21,6 +21,31 @@ def test_cross_entropy_has_its_classes_anywhere(axis: int) -> None:
     torch.testing.assert_close(loss(LOGITS, classes), F.cross_entropy(LOGITS.movedim(axis, 1), classes))
     assert float(loss.measure(LOGITS, LOGITS.argmax(axis))) == 0
     assert float(loss.measure(LOGITS, (LOGITS.argmax(axis) + 1) % 3)) == 1
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_labels_are_smoothed_and_classes_weighed(axis: int) -> None:
+    weights = tuple(range(1, LOGITS.shape[axis] + 1))
+    loss = CrossEntropy(axis, tuple(LOGITS.shape), 0.2, weights)
+    classes = torch.arange(4 * LOGITS[0].numel() // LOGITS.shape[axis]).reshape(4, -1) % 3
+    surprise = -LOGITS.movedim(axis, -1).log_softmax(-1)
+    weight = torch.tensor(weights)
+    parts = 0.8 * weight[classes] * surprise.gather(-1, classes[..., None])[..., 0] + 0.2 * (surprise * weight).mean(-1)
+    torch.testing.assert_close(loss(LOGITS, classes), parts.sum() / weight[classes].sum())
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "weights", "sentence"),
+    [
+        (1.0, (), "label smoothing is 1; it is a share"),
+        (-0.1, (), "label smoothing is -0.1; it is a share"),
+        (0.0, (1.0, 2.0), "class weights 1,2 aren't possible; give 3 positive numbers"),
+        (0.0, (1.0, 2.0, 0.0), "class weights 1,2,0 aren't possible; give 3 positive numbers"),
+    ],
+)
+def test_smoothing_and_weights_that_make_no_sense(smoothing: float, weights: tuple[float, ...], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        CrossEntropy(1, (4, 3), smoothing, weights)
 
 
 def test_binary_cross_entropy() -> None:
