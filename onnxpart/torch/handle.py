@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split, split
@@ -24,7 +25,7 @@ from onnxpart.ir.model import Model
 from onnxpart.merging.cross_weights import Edges, between, fill_edges
 from onnxpart.merging.merge import merge, unmerge
 from onnxpart.merging.optimizer_state import merge_states
-from onnxpart.planning.plan import from_ranges
+from onnxpart.planning.plan import Plan, from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.storage.rows import Array, stream
 from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
@@ -35,7 +36,8 @@ from onnxpart.torch.importer.module import ImportedModule, load_weights, paramet
 from onnxpart.torch.interface import Forward, Interface
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
-from onnxpart.torch.tensors import to_array, to_tensor
+from onnxpart.torch.ranks import check_alike, gathered, mesh_of, numbers_of
+from onnxpart.torch.tensors import to_array, to_tensor, to_tensor_like
 
 
 def split_module(
@@ -51,20 +53,26 @@ def split_module(
     exporter: str = "auto",
     dynamic: Dynamic | None = None,
     undivided: Sequence[str] = (),
+    everywhere: bool = False,
 ) -> tuple[list[ImportedModule], Handle]:
     """Cut a module across its width into K modules that train alone, and keep the way back.
+
+    Where a process group of several ranks is initialised, every rank calls it, and gets the parts that it trains: with
+    more ranks than parts one, which `Handle.mesh` shares.
 
     :param module: any module that torch can export, compiled or not; it is left as it is.
     :param example_inputs, exporter, dynamic: see `export`.
     :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
         `output_1` and so on. The others: see `split`. :param undivided: names of modules that every part is to have
-        whole.
+        whole. :param everywhere: whether every rank gets all parts, as trainers that let all ranks train each network
+        want it.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
         it returns in training, and parameters frozen as in the module; and the handle that merges them.
-    :raises UsageError: for arguments that make no sense. :raises PartitionError: when nothing can be divided.
+    :raises UsageError: for arguments that make no sense, or ranks that don't have the same module.
+    :raises PartitionError: when nothing can be divided.
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
-    own = uncompiled(module)
+    own, numbers = uncompiled(module), range(k) if everywhere else numbers_of(k)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
         export(own, example_inputs, path, exporter=exporter, dynamic=dynamic)
@@ -75,7 +83,9 @@ def split_module(
         model = replace(model, parameters=frozenset(names.values()))
         whole = _within(names, undivided)
         divided = split(model, k, order=order, seed=seed, shares=shares, init=init, undivided=whole)
-        parts = [imported(part, _trained(module, names)) for part in divided.parts]
+        if not everywhere:
+            check_alike(divided.plan.digest, module.state_dict())
+        parts = [imported(divided.parts[number], _trained(module, names)) for number in numbers]
     kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     if len(kept) == len(model.proto.graph.output):
         interface = _interface(own, example_inputs, parts[0].inputs, kept)
@@ -83,7 +93,8 @@ def split_module(
             _call_alike(part, interface)
     for part in parts:
         _train_alike(part, own)
-    return parts, Handle(module, parts, divided, names, frozenset(whole))
+    mesh = None if everywhere else mesh_of(k, _device(own).type)
+    return parts, Handle(module, parts, divided, names, frozenset(whole), mesh)
 
 
 def check_merge_at(merge_at: float, epochs: float) -> None:
@@ -101,7 +112,9 @@ class Handle:
     """The way from the parts of a module back into it.
 
     `names` gives for each key of the module's `state_dict` that the graph computes with the initializer's name; tied
-    parameters share one. `undivided` are the initializers that every part has whole on request.
+    parameters share one. `undivided` are the initializers that every part has whole on request. `mesh`: the ranks that
+    train this one's parts together, for `DistributedDataParallel` or `fully_shard`; None without a process group.
+    `parts` are this rank's own, and what merges calls for every rank.
     """
 
     module: nn.Module
@@ -109,6 +122,7 @@ class Handle:
     split: Split
     names: Mapping[str, str]
     undivided: Collection[str] = ()
+    mesh: DeviceMesh | None = None
 
     def __repr__(self) -> str:
         """What was divided into what, on one line."""
@@ -127,6 +141,7 @@ class Handle:
         Weights between parts are zero, but for parameters that are frozen in the parts: those keep the module's.
 
         :param states: `state_dict`s of the parts in order, such as averages or those of files; None: the present ones.
+            In a process group those of this rank's parts.
         :param keep: names of other parameters that keep them, too; True for all, as in a network that was trained.
         :returns: a `state_dict` that the module loads; what its graph doesn't compute with is as it is in the module.
         :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
@@ -135,7 +150,7 @@ class Handle:
         given = {self.names.get(key, key) for key in keep} if not isinstance(keep, bool) else None if keep else set()
         edges = Edges(keep=None if given is None else frozenset(given))
         edges.check(plan)
-        edges = edges.keeping(self._kept)
+        edges = edges.keeping(_kept(plan, gathered([_frozen(part) for part in self.parts], self.mesh)))
         merged = merge(plan, self._arrays(states), into="original")
         original = {self.names[key]: to_array(value) for key, value in state.items() if key in self.names}
         filled = fill_edges(plan, {name: stream(array) for name, array in merged.items()}, original, edges)
@@ -147,11 +162,11 @@ class Handle:
         result = self.module.state_dict()
         for key, value in result.items():
             array = arrays.get(self.names.get(key, ""))
-            result[key] = value if array is None else to_tensor(array).to(value)
+            result[key] = value if array is None else to_tensor_like(value, array)
         return result
 
     def _arrays(self, states: Sequence[Mapping[str, Tensor]] | None) -> list[dict[str, np.ndarray]]:
-        """For each part the arrays of its initializers, all that the module has.
+        """For each part the arrays of its initializers, all that the module has; of all ranks' parts.
 
         :raises MergeError: where one is missing.
         """
@@ -164,7 +179,7 @@ class Handle:
                     f"part {p} has no {lacking[0]!r}; undo what changed its layers (adapters, quantisation), or give "
                     "the states of these parts."
                 )
-        return arrays
+        return gathered(arrays, self.mesh)
 
     def fused(self) -> FusedParts:
         """The parts as one module that computes all of them at once; `merge(fused.states())` merges what it learned.
@@ -186,9 +201,8 @@ class Handle:
 
     @property
     def _kept(self) -> list[str]:
-        """Initializers that are frozen in all parts, and so keep the weights between them."""
-        frozen = [{n for n, p in parameters(part).items() if not p.requires_grad} for part in self.parts]
-        return [name for name in between(self.split.plan) if all(name in names for names in frozen)]
+        """Initializers that are frozen in all parts here, and so keep the weights between them."""
+        return _kept(self.split.plan, [_frozen(part) for part in self.parts])
 
     @cached_property
     def _obstacles(self) -> dict[int, str]:
@@ -246,9 +260,10 @@ class Handle:
         merged = {self.names[key]: to_array(tensor) for key, tensor in self.merge().items() if key in self.names}
         plan, model = self.split.plan, self.split.analysis.model
         divided = split(model, plan.k, order="random", seed=seed, undivided=self.undivided)
-        parts = [self.network(part) for part in divided.parts]
-        for part, arrays in zip(parts, unmerge(divided.plan, merged), strict=True):
-            load_weights(part, arrays)
+        numbers, arrays = range(plan.k) if self.mesh is None else numbers_of(plan.k), unmerge(divided.plan, merged)
+        parts = [self.network(divided.parts[number]) for number in numbers]
+        for number, part in zip(numbers, parts, strict=True):
+            load_weights(part, arrays[number])
         return parts, replace(self, parts=parts, split=divided)
 
     def network(self, model: ModelProto) -> ImportedModule:
@@ -285,7 +300,8 @@ class Handle:
         :raises MergeError: when they hold different states.
         """
         merged = partial(merge_states, self.split.plan, into="original")
-        merge_optimizers(merged, optimizers, [parameters(part) for part in self.parts], target, self.parameters)
+        held = [parameters(part) for part in self.parts]
+        merge_optimizers(merged, optimizers, held, target, self.parameters, self.mesh)
 
 
 def _norm_of(analysis: Analysis, weight: str) -> set[int]:
@@ -379,4 +395,17 @@ def _train_alike(part: ImportedModule, module: nn.Module) -> None:
     own, held = dict(module.named_parameters(remove_duplicate=False)), parameters(part)
     for name in own.keys() & held.keys():
         held[name].requires_grad_(own[name].requires_grad)
-    part.to(next((parameter.device for parameter in own.values()), torch.device("cpu")))
+    part.to(_device(module))
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def _frozen(part: ImportedModule) -> set[str]:
+    return {name for name, parameter in parameters(part).items() if not parameter.requires_grad}
+
+
+def _kept(plan: Plan, frozen: Sequence[set[str]]) -> list[str]:
+    """The initializers with weights between parts that are frozen in all of them."""
+    return [name for name in between(plan) if all(name in names for names in frozen)]

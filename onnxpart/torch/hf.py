@@ -44,7 +44,7 @@ class PartitionedTrainer:
         first, *others = (
             {name: value for name, value in batch.items() if isinstance(value, Tensor)} for batch in batches
         )
-        self.parts, self.handle = split_module(model, first, k, dynamic=others[0] if others else None)
+        self.parts, self.handle = split_module(model, first, k, dynamic=others[0] if others else None, everywhere=True)
 
     def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:
         """Train the parts one after the other, merge, and train the whole.

@@ -35,7 +35,7 @@ class PartitionedTrainer:
         merge_at: int,
     ) -> None:
         self.trainer_factory, self.module, self.network, self.merge_at = trainer_factory, module, network, merge_at
-        self.parts, self.handle = split_module(module.get_submodule(network), example_inputs, k)
+        self.parts, self.handle = split_module(module.get_submodule(network), example_inputs, k, everywhere=True)
 
     def fit(self, *data: Any, **options: Any) -> None:
         """Train the parts one after the other, merge, and train the whole: arguments are those of `Trainer.fit`.

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from onnxpart.errors import UsageError
 from onnxpart.merging.optimizer_state import OptimizerState
-from onnxpart.torch.tensors import to_array, to_tensor
+from onnxpart.torch.ranks import gathered
+from onnxpart.torch.tensors import to_array, to_tensor_like, unsharded
 
 State = dict[str, Any]
 """What an optimiser remembers of one parameter: slot -> tensor or number."""
@@ -32,6 +34,7 @@ def merge_optimizers(
     parameters: Sequence[Mapping[str, nn.Parameter]],
     target: Optimizer,
     own: Mapping[str, nn.Parameter],
+    mesh: DeviceMesh | None = None,
 ) -> None:
     """Merge the state of optimisers of parts, or of a shallow network, into the target's, by the shapes of its slots.
 
@@ -43,6 +46,7 @@ def merge_optimizers(
     :param optimizers: of one class, one per network in order, as they are or wrapped, as accelerate does.
     :param parameters: of each network, by the target's initializer that goes on from it.
     :param target: one of the same class. :param own: the module's parameters, by initializer.
+    :param mesh: the ranks that train this one's parts, where others train other parts (see `ranks`).
     :raises UsageError: for other classes, another number, or a target that remembers more. :raises MergeError: when
         they hold different states.
     """
@@ -52,10 +56,11 @@ def merge_optimizers(
         raise UsageError(f"the optimisers are {' and '.join(kinds)}; use the same for all parts and the target.")
     if len(optimizers) != len(parameters):
         raise UsageError(f"{len(optimizers)} optimisers for {len(parameters)} parts; give one per part, in order.")
-    states = [
-        {name: {**optimizer.state[p]} for name, p in held.items() if optimizer.state.get(p)}
+    found = [
+        {name: _remembered(optimizer.state[p]) for name, p in held.items() if optimizer.state.get(p)}
         for optimizer, held in zip(optimizers, parameters, strict=True)
     ]
+    states = gathered(found, mesh)
     trained = {id(parameter) for group in target.param_groups for parameter in group["params"]}
     tried = {n: _tried(target, p) for n, p in own.items() if id(p) in trained and any(n in s for s in states)}
     anew = sorted({slot for state in states for name in state for slot in _odd(state[name], tried.get(name, {}))})
@@ -79,6 +84,11 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
     """What an optimiser wraps, as those of accelerate and DeepSpeed do."""
     inner = getattr(optimizer, "optimizer", None)
     return _unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+
+
+def _remembered(state: State) -> State:
+    """What an optimiser remembers of a parameter, sharded tensors whole."""
+    return {slot: unsharded(value) if isinstance(value, Tensor) else value for slot, value in state.items()}
 
 
 def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any, bool]]:
@@ -144,6 +154,6 @@ def _fill(state: State, parameter: nn.Parameter, tried: Mapping[str, tuple[Any, 
                 f"the target remembers {slot}, and the parts' optimisers don't; give all of them the same settings."
             )
         if _shape(like):
-            state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(to_tensor(found[slot]))
+            state[slot] = to_tensor_like(parameter, found[slot])
         else:
             state[slot] = torch.tensor(float(found[slot])).to(like) if isinstance(like, Tensor) else found[slot]

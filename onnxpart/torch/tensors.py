@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Collection
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,9 +78,35 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
         raise OnnxpartError(f"torch has no tensors of {name}; take them out of the model.") from None
 
 
+def to_tensor_like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+    """Copy an array into a new tensor of the dtype, device, layout and sharding of one of its shape.
+
+    Of a sharded tensor (`fully_shard`'s) every rank gives the whole array and keeps its shard.
+    """
+    source = to_tensor(array)
+    if hasattr(tensor, "device_mesh"):
+        sharded: Any = tensor
+        distribute = import_module("torch.distributed.tensor").distribute_tensor  # slow to import; here it is loaded
+        source = distribute(source.to(tensor.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
+    return torch.empty_like(tensor, requires_grad=False).copy_(source)
+
+
+def unsharded(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor on the CPU, without gradient.
+
+    Of a sharded tensor (`fully_shard`'s) the whole is gathered: all ranks that have shards of it must call together.
+    """
+    tensor = tensor.detach()
+    whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.cpu()
+
+
 def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """Copy a tensor of any dtype, shape and device into an array; floats that numpy lacks become float32."""
-    tensor = tensor.detach().cpu()
+    """Copy a tensor of any dtype, shape and device into an array; floats that numpy lacks become float32.
+
+    Of a sharded tensor see `unsharded`.
+    """
+    tensor = unsharded(tensor)
     return np.array((tensor.float() if tensor.dtype in HALVES else tensor).numpy())
 
 

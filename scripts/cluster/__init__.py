@@ -1,0 +1,1 @@
+"""Many processes and machines, tried on this one."""

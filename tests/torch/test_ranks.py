@@ -1,0 +1,108 @@
+"""Who trains what in a process group; `scripts/test-cluster` tries it with several ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from onnxpart.errors import UsageError
+from onnxpart.torch import split_module
+from onnxpart.torch.ranks import check_alike, gathered, numbers_of
+from tests.networks.plain import NETWORKS, learn
+
+
+@pytest.mark.parametrize(
+    ("world", "k", "parts"),
+    [(4, 2, [[0], [0], [1], [1]]), (2, 4, [[0, 1], [2, 3]]), (3, 3, [[0], [1], [2]]), (2, 1, [[0], [0]])],
+)
+def test_parts_are_shared_out_in_order(
+    world: int, k: int, parts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: world)
+    for rank, own in enumerate(parts):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        assert list(numbers_of(k)) == own
+    with pytest.raises(UsageError, match=rf"{3 * world + 1} parts can't be shared out evenly among {world} processes"):
+        numbers_of(3 * world + 1)
+
+
+def test_without_a_process_group_all_parts_are_here() -> None:
+    assert list(numbers_of(3)) == [0, 1, 2]
+    assert gathered(["a", "b"], None) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "state", "why"),
+    [
+        ("q", {"w": torch.ones(2)}, "rank 1 divides the module otherwise than rank 0"),
+        ("p", {"v": torch.ones(2)}, "rank 1 divides the module otherwise than rank 0"),
+        ("p", {"w": torch.zeros(2)}, "rank 1 has another 'w' than rank 0; give all ranks the same weights"),
+    ],
+)
+def test_a_rank_with_another_module_is_named(
+    plan: str, state: dict[str, Tensor], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def tell(found: list[object], own: object) -> None:
+        told.append(own)
+        found[:] = told if len(told) == len(found) else [told[0], told[0]]
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", tell)
+    check_alike("p", {"w": torch.ones(2)})
+    with pytest.raises(UsageError, match=why):
+        check_alike(plan, state)
+
+
+def test_trainers_that_let_all_ranks_train_each_network_get_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    build, draw = NETWORKS["lenet"]
+    parts, handle = split_module(build(), draw(), 3, everywhere=True)
+    assert (len(parts), handle.mesh) == (3, None)
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # it returns a view, which nobody changes
+def test_sharded_parts_merge_into_a_sharded_module() -> None:
+    mesh, results = init_device_mesh("cpu", (1,)), []
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        build, draw = NETWORKS["gpt2"]
+        module = build()
+        parts, handle = split_module(module, draw())
+        optimizers = []
+        for part in parts:
+            if sharded:
+                fully_shard(part, mesh=mesh)
+            optimizers.append(torch.optim.AdamW(part.parameters()))
+            learn(part, optimizers[-1], draw)
+        if sharded:
+            fully_shard(module, mesh=mesh)
+        module.load_state_dict(handle.merge())
+        optimizer = torch.optim.AdamW(module.parameters())
+        handle.merge_optimizer(optimizers, optimizer)
+        learn(module, optimizer, draw)
+        results.append({key: getattr(v, "full_tensor", lambda v=v: v)() for key, v in module.state_dict().items()})
+    plain, found = results
+    assert found.keys() == plain.keys()
+    for key, value in plain.items():
+        torch.testing.assert_close(found[key], value)
