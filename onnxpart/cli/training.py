@@ -108,8 +108,16 @@ class Training:
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster, or auto; one on this machine alone if omitted.")
     ] = None
-    cpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each part.")] = 1.0
-    gpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each part.")] = 0.0
+    cpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each worker of a part.")] = 1.0
+    gpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each worker of a part.")] = 0.0
+    workers_per_part: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="That share each batch, by Ray Train; the whole then has those of all parts.",
+            show_default=False,
+        ),
+    ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto"
     amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks first.")] = False
@@ -135,6 +143,8 @@ class Training:
         task = _runs().task
         if self.engine not in ENGINES:
             raise UsageError(f"the engine {self.engine!r} isn't known; choose one of {', '.join(ENGINES)}.")
+        if self.workers_per_part and self.engine != "ray":
+            raise UsageError("several workers per part need the engine ray; add --engine ray.")
         known = {field.name for field in fields(task.Settings)}
         settings = {name: value for name, value in vars(self).items() if name in known and value is not None}
         settings.setdefault("lr", _RATES.get(self.optimizer))
@@ -147,7 +157,7 @@ class Training:
             self.loss,
             task.Settings(**settings),
             self.engine,
-            task.Cluster(self.address, self.cpus_per_part, self.gpus_per_part),
+            task.Cluster(self.address, self.cpus_per_part, self.gpus_per_part, self.workers_per_part),
             self.batch_size,
             self.workers,
             *every,

@@ -623,6 +623,7 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         (("--loss", "own_samples:none"), 2, "the loss 'own_samples:none' can't be imported (AttributeError: "),
         (("--loss", "bce"), 1, "a sample has targets [], the output is [3]; give them that shape."),
         (("--engine", "rocket"), 2, "the engine 'rocket' isn't known; choose one of auto, "),
+        (("--workers-per-part", "2"), 2, "several workers per part need the engine ray; add --engine ray."),
         (("--optimizer", "lion"), 2, "optimizer 'lion' isn't known;"),
         (("--device", "cuda:99"), 2, "device 'cuda:99' isn't there"),
         (("--checkpoint-every", "often"), 2, "checkpoints every 'often' aren't possible; give steps, as 500, or"),

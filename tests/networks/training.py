@@ -3,10 +3,12 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from onnx import ModelProto
 from torch import nn
 
@@ -52,6 +54,16 @@ def small(dropout: float = 0.0, norm: bool = False) -> ModelProto:
 
 def parts(model: ModelProto, k: int = 2) -> list[nn.Module]:
     return [import_onnx(part) for part in onnxpart.split(model, k).parts]
+
+
+@contextmanager
+def one_rank() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from onnxpart.errors import UsageError
 from onnxpart.torch import split_module
 from onnxpart.torch.ranks import check_alike, gathered, numbers_of
 from tests.networks.plain import NETWORKS, learn
+from tests.networks.training import one_rank
 
 
 @pytest.mark.parametrize(
@@ -73,11 +74,8 @@ def test_trainers_that_let_all_ranks_train_each_network_get_all_parts(monkeypatc
 
 @pytest.fixture
 def group() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
+    with one_rank():
         yield
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("group")

@@ -7,8 +7,8 @@ be one, whose copies fill the whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -56,7 +56,7 @@ from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
-from onnxpart.torch.training.ray_cluster import connected
+from onnxpart.torch.training.ray_cluster import check_nodes, connected
 from onnxpart.torch.training.settings import Settings
 from onnxpart.torch.training.train import evaluate
 
@@ -139,10 +139,21 @@ def fit(
     task = prepare(list(first), options, data)
     if not options.resume:
         _start(out, planned.last, force, [*model.files, *read_by(options.data)])
-    with connected(options.cluster) if options.engine == "ray" else nullcontext():
+    with _reached(options, k):
         found = _Run(planned, task, options, recipe, goal, out, progress, _Growing(grow, blocks, grown))
         stops = merge_at is None and recipe.kind == "auto"
         return found.fit(edges, stops=stops, baseline=most if baseline else 0)
+
+
+@contextmanager
+def _reached(options: RunOptions, k: int) -> Iterator[None]:
+    """Keep the connection to a Ray cluster that has room for the workers of the whole; other engines need none."""
+    if options.engine != "ray":
+        yield
+        return
+    with connected(options.cluster) as ray:
+        check_nodes(ray, options.cluster.for_whole(k))
+        yield
 
 
 @dataclass(frozen=True)
@@ -349,11 +360,13 @@ class _Run:
         engine = self.options.engine
 
         def train(stage: Stage, networks: Networks) -> list[Result]:
-            """Train a stage with checkpoints in the folder of its name."""
+            """Train a stage with checkpoints in the folder of its name; one network has the workers of all parts."""
             nonlocal engine
+            alone = len(networks.modules) == 1
+            cluster = self.options.cluster.for_whole(self.rounds.k) if alone else self.options.cluster
             results = learn(
                 replace(self.task, modules=networks.modules),
-                replace(self.options, settings=stage.settings, engine=engine),
+                replace(self.options, settings=stage.settings, engine=engine, cluster=cluster),
                 stage.epochs,
                 self.out / CHECKPOINTS / stage.name,
                 told,

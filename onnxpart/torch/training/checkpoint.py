@@ -33,7 +33,8 @@ class Checkpoints:
 
     Where it goes by minutes, also at the end of each epoch, unless that would take much of the time.
 
-    `resume` goes on from the newest, where there is one. `plan` names the split that the parts are of.
+    `resume` goes on from the newest, where there is one. `plan` names the split that the parts are of. `written`: by
+    this process; else another one does that, which trains the same parts.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Checkpoints:
     keep: int = 2
     resume: bool = False
     plan: str = ""
+    written: bool = True
 
 
 @dataclass(frozen=True)

@@ -131,11 +131,12 @@ class _Run:
             at.step += 1
             if len(self.pending) == _PENDING:
                 self._look()
-            if job.checkpoints and (self.stop.is_set() or self._due(job.checkpoints)):
+            stops = job.checkpoints is not None and self.stop.is_set()  # once a step: ranks may have to agree on it
+            if job.checkpoints and (stops or self._due(job.checkpoints)):
                 self._look()
                 self._save(job.checkpoints)
                 self.clock = time.perf_counter()
-                if self.stop.is_set():
+                if stops:
                     raise Interrupted(f"stopped at step {at.step}; resume from {job.checkpoints.folder} to go on.")
         self._look()
 
@@ -243,6 +244,8 @@ class _Run:
 
     def _save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint of each part, and remove older ones."""
+        if not checkpoints.written:
+            return
         at, began = self.at, time.perf_counter()
         states = [self.engine.part(i) for i in range(len(self.job.numbers))]
         data = self.job.loader.state() if isinstance(self.job.loader, StreamLoader) else None

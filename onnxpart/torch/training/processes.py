@@ -35,10 +35,16 @@ class Trained:
     result: Result
 
 
-def train_part(job: Job, threads: int, on_event: OnEvent, stop: threading.Event | None = None) -> Trained:
+def train_part(
+    job: Job,
+    threads: int,
+    on_event: OnEvent,
+    stop: threading.Event | None = None,
+    kind: type[Series] = Series,
+) -> Trained:
     """Train the only part of a job, in a process of its own."""
     torch.set_num_threads(threads)
-    (result,) = loop.run(job, Series(job, device_of(job.settings.device)), on_event, stop)
+    (result,) = loop.run(job, kind(job, device_of(job.settings.device)), on_event, stop)
     return Trained({key: tensor.cpu() for key, tensor in job.modules[0].state_dict().items()}, result)
 
 

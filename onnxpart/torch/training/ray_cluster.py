@@ -1,20 +1,31 @@
-"""Parts as tasks on a Ray cluster: data and parts are shipped once, and a lost task goes on from its checkpoint."""
+"""Parts as tasks on a Ray cluster: data and parts are shipped once, and a lost task goes on from its checkpoint.
+
+Where a part has several workers, its task is a run of Ray Train, which starts all of them again when one is lost.
+"""
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from onnxpart.errors import Interrupted, OnnxpartError, UsageError
 from onnxpart.torch.training import loop
-from onnxpart.torch.training.events import Event, OnEvent
+from onnxpart.torch.training.data_parallel import AnyStops, DataParallel
+from onnxpart.torch.training.events import OnEvent, ignore
 from onnxpart.torch.training.job import Job, Result, alone
 from onnxpart.torch.training.processes import Trained, adopt, lost, start, train_part
 
@@ -26,14 +37,20 @@ _PATIENCE = 0.2
 class Cluster:
     """A Ray cluster, by its address (`auto`: the one this machine is in; None: one on this machine, for the run).
 
-    `cpus_per_part` and `gpus_per_part` are kept for each part; parts wait until there are as many. A task whose worker
-    dies is started again, up to `retries` times.
+    `workers_per_part` take a share of every batch each; the whole then has those of all parts. `cpus_per_part` and
+    `gpus_per_part` are kept for each worker; parts wait until there are as many. A task whose worker dies is started
+    again, up to `retries` times.
     """
 
     address: str | None = None
     cpus_per_part: float = 1.0
     gpus_per_part: float = 0.0
+    workers_per_part: int | None = None
     retries: int = 3
+
+    def for_whole(self, k: int) -> Cluster:
+        """The cluster as the whole of `k` parts uses it."""
+        return replace(self, workers_per_part=self.workers_per_part and self.workers_per_part * k)
 
 
 def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
@@ -48,37 +65,38 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
         folder = job.checkpoints.folder.resolve()
         job = replace(job, checkpoints=replace(job.checkpoints, folder=folder, resume=True))
     with connected(cluster) as ray:
-        _check_nodes(ray, cluster)
+        check_nodes(ray, cluster)
         with loop.interruptible(job.checkpoints) as interrupted:
             return _run(ray, job, cluster, on_event, interrupted)
 
 
 def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent, interrupted: threading.Event) -> list[Result]:
     """Start a task for each part, pass on their news, and stop them where asked; Ray starts again what is lost."""
-    news = import_module("ray.util.queue").Queue(actor_options={"num_cpus": 0})
-    options = {
-        "num_cpus": cluster.cpus_per_part,
-        "num_gpus": cluster.gpus_per_part,
-        "max_retries": cluster.retries,
-    }
-    task = ray.remote(**options)(_task)
-    threads = max(1, int(cluster.cpus_per_part))
+    queue, strategies = import_module("ray.util.queue").Queue, import_module("ray.util.scheduling_strategies")
+    here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    news, halt = (queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}) for _ in range(2))
+    workers = cluster.workers_per_part or 1
+    kept = (cluster.cpus_per_part, cluster.gpus_per_part) if workers == 1 else (0, 0)
+    task = ray.remote(num_cpus=kept[0], num_gpus=kept[1], max_retries=cluster.retries)(
+        _task if workers == 1 else _group
+    )
     shared = ray.put(start(lambda: pickle.dumps(replace(job, modules=[], states=None))))
     tasks = {}
     for i, number in enumerate(job.numbers):
         one = alone(job, i)
         part = ray.put(pickle.dumps((one.modules, one.numbers, one.states)))
-        tasks[task.remote(sys.path, shared, part, threads, news)] = number
+        tasks[task.remote(sys.path, shared, part, cluster, news, halt)] = number
     results: dict[int, Trained] = {}
     waiting, halted = list(tasks), False
     try:
         while waiting:
             if interrupted.is_set() and not halted:
                 halted = True
-                for found in waiting:
-                    ray.cancel(found, force=False)  # which is Ctrl-C for the task
+                halt.put(None)
             done, waiting = ray.wait(waiting, timeout=_PATIENCE)
             for event in news.get_nowait_batch(news.size()):
+                if isinstance(event, OnnxpartError):
+                    raise event
                 on_event(event)
             for found in done:
                 outcome = _outcome(ray, job, found, tasks[found])
@@ -88,6 +106,7 @@ def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent, interrupted: t
         for found in waiting:
             ray.cancel(found, force=True)
         news.shutdown()
+        halt.shutdown()
     if len(results) < len(tasks):
         assert job.checkpoints is not None
         raise Interrupted(f"stopped; resume from {job.checkpoints.folder} to go on.")
@@ -98,8 +117,6 @@ def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
     """Return what a task brought; None when it was interrupted."""
     try:
         result = ray.get(task)
-    except ray.exceptions.TaskCancelledError:
-        return None
     except ray.exceptions.RayTaskError as error:
         raise OnnxpartError(lost(job, number, f"its task failed ({error.cause})")) from None
     except ray.exceptions.RayError as error:
@@ -113,22 +130,94 @@ def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
     return trained
 
 
-def _task(paths: list[str], shared: bytes, part: bytes, threads: int, news: Any) -> Trained | OnnxpartError:
-    """What a worker does; errors that a user can act on are a result, not a reason to try again.
+def _task(
+    paths: list[str], shared: bytes, part: bytes, cluster: Cluster, news: Any, halt: Any
+) -> Trained | OnnxpartError:
+    """What the only worker of a part does; errors that a user can act on are a result, not a reason to try again."""
+    job = _received(paths, shared, part)
+    with _halted(halt, threading.Event()) as stop:
+        try:
+            return train_part(job, _threads(cluster), news.put, stop)
+        except OnnxpartError as error:
+            return error
 
-    It finds the user's own modules where the driver does.
+
+def _group(
+    paths: list[str], shared: bytes, part: bytes, cluster: Cluster, news: Any, halt: Any
+) -> Trained | OnnxpartError:
+    """Let several workers train a part: a run of Ray Train, whose files are beside the checkpoints until it ends."""
+    job = _received(paths, shared, part)
+    train, trainer = import_module("ray.train"), import_module("ray.train.torch").TorchTrainer
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # data may have relative paths
+    folder = Path(tempfile.mkdtemp()) if job.checkpoints is None else job.checkpoints.folder / "ray"
+    needs = {"CPU": cluster.cpus_per_part, "GPU": cluster.gpus_per_part}
+    scaling = train.ScalingConfig(
+        num_workers=cluster.workers_per_part, use_gpu=cluster.gpus_per_part > 0, resources_per_worker=needs
+    )
+    failures = train.FailureConfig(max_failures=cluster.retries)
+    run = train.RunConfig(name=f"part{job.numbers[0]}", storage_path=str(folder), failure_config=failures)
+    content = {"content": (paths, shared, part, cluster, news, halt)}
+    try:
+        done = trainer(_member, train_loop_config=content, scaling_config=scaling, run_config=run).fit()
+    finally:
+        shutil.rmtree(folder / f"part{job.numbers[0]}", ignore_errors=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    result: Trained | OnnxpartError = done.return_value
+    return result
+
+
+def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
+    """What one of several workers of a part does; the first one writes checkpoints, tells news and gives the result.
+
+    An error that a user can act on is told, and ends all of them.
     """
+    paths, shared, part, cluster, news, halt = config["content"]
+    job, first = _received(paths, shared, part), dist.get_rank() == 0
+    if job.checkpoints:
+        job = replace(job, checkpoints=replace(job.checkpoints, written=first))
+    if torch.cuda.is_available() and cluster.gpus_per_part:
+        torch.cuda.set_device(import_module("ray.train.torch").get_device())
+    with _halted(halt, AnyStops()) as stop:
+        try:
+            trained = train_part(job, _threads(cluster), news.put if first else ignore, stop, DataParallel)
+        except Interrupted as error:
+            return error
+        except OnnxpartError as error:
+            news.put(error)
+            raise
+    return trained if first else None
+
+
+def _received(paths: list[str], shared: bytes, part: bytes) -> Job:
+    """The job that was sent to a worker, which finds the user's own modules where the driver does."""
     sys.path.extend(path for path in paths if path not in sys.path)
     modules, numbers, states = pickle.loads(part)
     job: Job = replace(pickle.loads(shared), modules=modules, numbers=numbers, states=states)
+    return job
 
-    def tell(event: Event) -> None:
-        news.put(event)
 
+def _threads(cluster: Cluster) -> int:
+    return max(1, int(cluster.cpus_per_part))
+
+
+@contextmanager
+def _halted(halt: Any, stop: threading.Event) -> Iterator[threading.Event]:
+    """An event that is set once the driver says so."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_PATIENCE):
+            if not halt.empty():
+                stop.set()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
     try:
-        return train_part(job, threads, tell)
-    except OnnxpartError as error:
-        return error
+        yield stop
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -139,6 +228,8 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     """
     try:
         ray: Any = import_module("ray")
+        if cluster.workers_per_part:
+            import_module("ray.train")
     except ImportError:
         raise UsageError("Ray isn't installed; run pip install 'onnxpart[ray]'.") from None
     if ray.is_initialized():
@@ -170,8 +261,8 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _check_nodes(ray: Any, cluster: Cluster) -> None:
-    """Check that a part fits on some node; else its task would wait for ever."""
+def check_nodes(ray: Any, cluster: Cluster) -> None:
+    """Check that the workers of a part fit on the nodes; else its task would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = {"CPU": cluster.cpus_per_part, "GPU": cluster.gpus_per_part}
     if not any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in nodes):
@@ -179,4 +270,11 @@ def _check_nodes(ray: Any, cluster: Cluster) -> None:
         raise UsageError(
             f"no node has {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs for a part (the largest: {most['CPU']:g} "
             f"and {most['GPU']:g}); ask for less."
+        )
+    counted = {kind: count for kind, count in wanted.items() if count}
+    room = sum(min(int(node.get(kind, 0) // count) for kind, count in counted.items()) for node in nodes if counted)
+    if counted and room < (cluster.workers_per_part or 1):
+        raise UsageError(
+            f"the cluster has room for {room} workers with {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs each, not "
+            f"for {cluster.workers_per_part} at a time; ask for less."
         )

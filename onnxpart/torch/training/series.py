@@ -43,14 +43,15 @@ class Series:
         """Let the i-th part take a step; return its loss."""
         settings, module, optimizer = self.job.settings, self.job.modules[i], self.optimizers[i]
         self.busy = (self.job.numbers[i],)
-        torch.manual_seed(seed_of(settings.seed, self.job.numbers[i], step))
+        torch.manual_seed(self._seed(i, step))
         module.train()
         optimizer.zero_grad()
         losses = []
-        for inputs, target in batches:
+        for batch in batches:
+            (inputs, target), weight = self._share(batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
                 output = output_of(self.calls[i](*inputs))
-            loss = self.job.loss(output.float() if settings.amp else output, target)
+            loss = weight * self.job.loss(output.float() if settings.amp else output, target)
             (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         if settings.clip is not None:
@@ -58,6 +59,14 @@ class Series:
         update(optimizer, rate)
         self.taken[i] += 1
         return torch.stack(losses).mean()
+
+    def _seed(self, i: int, step: int) -> int:
+        """Seed of what a step of the i-th part draws."""
+        return seed_of(self.job.settings.seed, self.job.numbers[i], step)
+
+    def _share(self, batch: Batch) -> tuple[Batch, float]:
+        """What of a batch is computed here, and the weight of its mean."""
+        return batch, 1.0
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:

@@ -1,0 +1,62 @@
+"""A part that the ranks of a process group train together, each on its share of every batch's samples."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.part_random import seed_of
+from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.series import Series
+
+
+class DataParallel(Series):
+    """All ranks take the same steps on the mean gradient of the whole batch.
+
+    Each draws dropout of its own, and a norm over a batch sees its own samples alone.
+    """
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        super().__init__(job, device)
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.calls = [DistributedDataParallel(call) for call in self.calls]
+
+    def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
+        """Let each part take one step (see `Engine.step`)."""
+        return self._mean(super().step(batches, rate, step))
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Return loss and metric (see `Engine.evaluate`)."""
+        share, weight = self._share(batch)
+        return self._mean(super().evaluate(share) * weight)
+
+    def _seed(self, i: int, step: int) -> int:
+        """Seed of what this rank draws in a step of the i-th part."""
+        return seed_of(self.job.settings.seed, self.job.numbers[i], step, self.rank)
+
+    def _share(self, batch: Batch) -> tuple[Batch, float]:
+        """This rank's samples, and their weight in the mean over ranks; without any one that counts for nothing."""
+        inputs, target = batch
+        own = range(self.rank, len(target), self.ranks)
+        rows = slice(self.rank, None, self.ranks) if own else slice(1)
+        return (tuple(x[rows] for x in inputs), target[rows]), len(own) * self.ranks / len(target)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values)
+        return values / self.ranks
+
+
+class AnyStops(threading.Event):
+    """Set on all ranks once it is set on one; all must ask for it together."""
+
+    def is_set(self) -> bool:
+        """Whether any rank is to stop."""
+        asked = torch.tensor(float(super().is_set()), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(asked)
+        return bool(asked)
