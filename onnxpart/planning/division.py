@@ -151,7 +151,9 @@ class Division:
     def passes_mean(self, i: int) -> Mean:
         """Whether the mean over parts passes through operator `i`, as its row says: never into what has no mean."""
         rule = self.analysis.rules[i]
-        return "no" if rule is None or any(map(self.no_mean, self.analysis.used_outputs[i])) else rule.mean
+        if rule is None or rule.mean == "no" or any(map(self.no_mean, self.analysis.used_outputs[i])):
+            return "no"
+        return rule.mean
 
     def no_mean(self, name: str) -> str:
         """Why the parts' values of a tensor have no mean; empty if they have one."""
