@@ -219,7 +219,10 @@ class StreamLoader:
         return base64.b64encode(content.getvalue()).decode()
 
     def restore(self, state: str) -> bool:
-        """Let the data go on where they were; return whether they can."""
+        """Let the data go on where they were; return whether they can.
+
+        :raises DataError: when they fail at it.
+        """
         stateful = _stateful(self.stream.made)
         if stateful is None:
             return False
@@ -227,7 +230,11 @@ class StreamLoader:
             self._at, self.passes, inner = torch.load(io.BytesIO(base64.b64decode(state)), weights_only=True)
         except pickle.UnpicklingError:  # it isn't made of numbers, texts and tensors alone
             return False
-        self._batches = self._begun(lambda: stateful.load_state_dict(inner))
+        try:
+            stateful.load_state_dict(inner)
+        except (Exception, SystemExit) as error:  # a user's loader may raise anything
+            raise _unreadable(error) from error
+        self._batches = self._begun()
         return True
 
     def _read(self) -> Any:
@@ -248,13 +255,12 @@ class StreamLoader:
             "train for fewer epochs."
         )
 
-    def _begun(self, go_on: Callable[[], object] = lambda: None) -> Iterator[Any]:
+    def _begun(self) -> Iterator[Any]:
         """Begin a pass, where its number is known to the data."""
         made = self.stream.made
         tell = getattr(made, "set_epoch", None) or getattr(getattr(made, "dataset", None), "set_epoch", None)
         if tell is not None:  # by which streams of the library datasets draw another order
             tell(len(self.passes))
-        go_on()
         return _begun(self.stream, _mixed(self.seed, len(self.passes)))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -328,6 +328,20 @@ def test_a_stream_that_has_a_state_is_not_read_again(make: Callable[[], Iterable
     assert not stream_of(Short).restore(state)
 
 
+class Changed(Stateful):
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: ARG002
+        raise KeyError("shard 3")
+
+
+def test_data_that_fail_at_a_state_are_one_sentence() -> None:
+    loader = stream_of(Stateful)
+    next(loader.epoch(0))
+    state = loader.state()
+    assert state is not None
+    with pytest.raises(DataError, match=r"the data can't be read \(KeyError: 'shard 3'\); check what yields them"):
+        stream_of(Changed).restore(state)
+
+
 def test_data_without_a_length_are_tested_with_to_their_end() -> None:
     loader = ForeignLoader(Opened(generated), ("x",))
     assert numbers_of(loader.epoch(0)) == numbers_of(loader.epoch(0)) == list(range(5))
