@@ -151,7 +151,7 @@ def inspect_(
         if as_json:
             _print_json({"model": str(model), **asdict(found)})
         else:
-            _print(*tables.why_lines(found))
+            tables.show(*tables.why_lines(found))
         return
     made = partition(analysis, k)
     planned, became = made.plan, outcomes.of_layers(made)
@@ -171,7 +171,7 @@ def inspect_(
             | written.names
         )
         return
-    _print(
+    tables.show(
         f"{model} in {k} parts",
         "",
         tables.layers_table(planned, became),
@@ -236,7 +236,7 @@ def split_(
         return
     told = [] if found is None else [found.sentence]
     told += [f"wrote {k} part{'s' * (k > 1)} and the whole to {target}", *written.lines]
-    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
+    tables.show(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
 
 
 @app.command("merge")
@@ -303,7 +303,7 @@ def merge_(
         )
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
-    _print(f"merged {len(merged.names)} initializers of {planned.k} parts into {files}", *tables.edges(merged))
+    tables.show(f"merged {len(merged.names)} initializers of {planned.k} parts into {files}", *tables.edges(merged))
 
 
 def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, force: bool, as_json: bool) -> None:
@@ -312,7 +312,7 @@ def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, forc
     if as_json:
         _print_json({"folder": str(out), "files": _files(out), **_decisions(planned)})
         return
-    _print(f"merged the parts of {source} to {k}, wrote them and the whole to {out}")
+    tables.show(f"merged the parts of {source} to {k}, wrote them and the whole to {out}")
 
 
 @app.command("widen")
@@ -337,7 +337,7 @@ def widen_(
     if as_json:
         _print_json({"model": str(out), "into": into, "noise": noise, "seed": seed, "widened": widened})
         return
-    _print(f"widened {len(widened)} initializers of {part} into {out}")
+    tables.show(f"widened {len(widened)} initializers of {part} into {out}")
 
 
 @app.command("verify")
@@ -353,7 +353,7 @@ def verify_(source: Folder, as_json: Json = False) -> None:
     if as_json:
         _print_json(_verdict(verdict))
     else:
-        _print(*tables.verdict_lines(verdict))
+        tables.show(*tables.verdict_lines(verdict))
     if not verdict.holds:
         raise typer.Exit(1)
 
@@ -434,12 +434,6 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         if not math.isfinite(finding["deviation"]):
             finding["deviation"] = None
     return {"holds": verdict.holds, "against": verdict.against, "behind": verdict.behind, "findings": findings}
-
-
-def _print(*lines: object) -> None:
-    out = tables.console()
-    for line in lines:
-        out.print(line)
 
 
 def _print_json(data: object) -> None:

@@ -43,4 +43,4 @@ def report(
     """Tell what runs found: curves, and times to the same error; of the paper's experiments also its own figures."""
     records = read(runs)
     for file in pages().write(records, out):
-        tables.console().print(f"wrote {file}")
+        tables.show(f"wrote {file}")

@@ -275,11 +275,12 @@ def train(
         found = [{**asdict(each), "file": str(each.file)} for each in done]
         typer.echo(json.dumps({"trained": found, "metrics": str(place / "metrics.jsonl")}))
         return
-    console = tables.console()
     for each in done:
         last = each.curve[-1]
-        console.print(f"{each.file}: {runs.progress.told(last, each.metric)}; {last.seconds:.1f} s")
-        console.print(f"  ONNX Runtime is off the trained module by {each.deviation:.1e} of the output's spread")
+        tables.show(
+            f"{each.file}: {runs.progress.told(last, each.metric)}; {last.seconds:.1f} s",
+            f"  ONNX Runtime is off the trained module by {each.deviation:.1e} of the output's spread",
+        )
 
 
 @_with_training
@@ -398,10 +399,7 @@ def fit(
     if training.as_json:
         typer.echo(json.dumps(data))
         return
-    console = tables.console()
-    for line in runs.fit_report.page(data)[2:]:
-        console.print(line)
-    console.print(f"wrote {found.file} and {target / runs.fit_report.PAGE}")
+    tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {target / runs.fit_report.PAGE}")
 
 
 def _loaded(path: Path, outputs: str | None) -> Model:
@@ -442,9 +440,7 @@ def estimate(
     if training.as_json:
         typer.echo(json.dumps({**asdict(found), "advice": found.advice, "best": found.best and found.best.k}))
         return
-    console = tables.console()
-    console.print(tables.estimates(found))
-    console.print(found.advice)
+    tables.show(tables.estimates(found), found.advice)
 
 
 @contextmanager
