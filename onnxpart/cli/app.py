@@ -204,7 +204,7 @@ def split_(
         typer.Option(
             "--check/--no-check",
             help="Run parts and whole in ONNX Runtime and compare them before anything is written; "
-            "models that take more than 512 MB or some ten seconds are left to `onnxpart verify`.",
+            "models that take more than 512 MiB or some ten seconds are left to `onnxpart verify`.",
         ),
     ] = True,
     html: Html = None,
