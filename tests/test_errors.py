@@ -230,11 +230,13 @@ def test_external_data_of_a_constant_node_outside_the_folder(here: Path) -> None
         (("-k", 2, "--shares", ""), "the shares '' are not whole numbers; write them as in 2,1,1."),
         (
             ("-k", 2, "--order", "sorted"),
-            "the order 'sorted' is unknown; choose one of contiguous, interleaved, random.",
+            "invalid value for '--order': 'sorted' is not one of 'contiguous', 'interleaved', 'random'; "
+            "`onnxpart split --help` lists what there is.",
         ),
         (
             ("-k", 2, "--init", "ones"),
-            "the initialisation 'ones' is unknown; choose one of slices, he, glorot, scaled.",
+            "invalid value for '--init': 'ones' is not one of 'slices', 'he', 'glorot', 'scaled'; "
+            "`onnxpart split --help` lists what there is.",
         ),
     ],
 )

@@ -37,10 +37,18 @@ def report(
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", metavar="FILE", help="report.html (one file) or report.md (pictures beside it)."),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="The page to write: one file of HTML, or Markdown with its pictures beside it.",
+        ),
     ] = Path("report.html"),
 ) -> None:
-    """Tell what runs found: curves, and times to the same error; of the paper's experiments also its own figures."""
+    """Make a page of what runs found: curves, and times to an error.
+
+    Experiments of the paper get its figures, too.
+    """
     records = read(runs)
     for file in pages().write(records, out):
         tables.show(f"wrote {file}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import groupby
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
@@ -24,6 +26,8 @@ from onnxpart.verification.oracles import Finding, Verdict
 if TYPE_CHECKING:
     from onnxpart.torch.runs.estimate import Estimates
 
+Volume = Literal["quiet", "normal", "verbose"]
+_volume: ContextVar[Volume] = ContextVar("volume", default="normal")
 LISTED = 8
 """How many of several names are shown."""
 WIDE = 200
@@ -38,9 +42,19 @@ ORACLES = {
 }
 
 
+@contextmanager
+def volume(how: Volume) -> Iterator[None]:
+    """Let what is told be so much: only warnings and errors, all, or also how long steps take."""
+    before = _volume.set(how)
+    try:
+        yield
+    finally:
+        _volume.reset(before)
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console that writes plain text; where the output is no terminal, no line is wrapped."""
-    result = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    """A console that writes plain text, none when quiet; where the output is no terminal, no line is wrapped."""
+    result = Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=_volume.get() == "quiet")
     if not result.is_terminal:
         result.width = WIDE
     return result
@@ -66,9 +80,14 @@ def _least_width(out: Console, table: Table) -> int:
     return widest - max(0, max(map(len, texts), default=0) - least)
 
 
-def busy(what: str) -> AbstractContextManager[object]:
-    """Show on a terminal's stderr that something takes its time."""
-    return console(stderr=True).status(what)
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show on a terminal's stderr that something takes its time; when verbose, tell anywhere how long it took."""
+    start, out = perf_counter(), console(stderr=True)
+    with out.status(what):
+        yield
+    if _volume.get() == "verbose":
+        out.print(f"{what}: {perf_counter() - start:.1f} s")
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -30,10 +30,11 @@ from onnxpart.torch import import_onnx
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.runs import estimate
 from onnxpart.torch.runs.estimate import Estimate, Estimates
+from onnxpart.torch.runs.recipe import Kind
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training.objective import find_objective
 from onnxpart.torch.training.series import Series
-from onnxpart.torch.training.settings import EngineKind
+from onnxpart.torch.training.settings import EngineKind, OptimizerKind, ScheduleKind
 from tests.networks.command import MODULE, equal, lines, process, run, run_json
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -481,10 +482,10 @@ def test_goals_that_make_no_sense(options: tuple[object, ...], sentence: str) ->
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(("options", "sentence"), [
-    (("--recipe", "best"), "the recipe 'best' isn't known; choose one of auto, paper."),
+    (("--recipe", "best"), "invalid value for '--recipe': 'best' is not one of 'auto', 'paper'; `onnxpart "),
     (("--parts-lr", 0), "the parts' rate is 0.0; it must be positive."),
     (("--parts-lr", 1, *PAPER), "the recipe paper has one rate for parts and whole; leave out --parts-lr"),
-    (("--schedule", "linear"), "schedule 'linear' isn't known; choose one of "),
+    (("--schedule", "linear"), "invalid value for '--schedule': 'linear' is not one of 'constant', "),
 ])  # fmt: skip
 def test_recipes_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:
     assert run("fit", "chain.onnx", "--epochs", 2, *DATA, *options, code=2).stderr.startswith(f"error: {sentence}")
@@ -622,8 +623,8 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         (("--loss", "hinge"), 2, "the loss 'hinge' isn't known;"),
         (("--loss", "own_samples:none"), 2, "the loss 'own_samples:none' can't be imported (AttributeError: "),
         (("--loss", "bce"), 1, "a sample has targets [], the output is [3]; give them that shape."),
-        (("--engine", "rocket"), 2, "the engine 'rocket' isn't known; choose one of auto, "),
-        (("--optimizer", "lion"), 2, "optimizer 'lion' isn't known;"),
+        (("--engine", "rocket"), 2, "invalid value for '--engine': 'rocket' is not one of 'auto', "),
+        (("--optimizer", "lion"), 2, "invalid value for '--optimizer': 'lion' is not one of 'adamw', "),
         (("--device", "cuda:99"), 2, "device 'cuda:99' isn't there"),
         (("--checkpoint-every", "often"), 2, "checkpoints every 'often' aren't possible; give steps, as 500, or"),
         (("--checkpoint-every", "0"), 2, "checkpoints every '0' aren't possible;"),
@@ -721,8 +722,11 @@ def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
         deviation(module, objective, here / "foreign.onnx", batch)
 
 
-def test_the_engines_are_those_of_training() -> None:
-    assert get_args(EngineKind) == cli_train.ENGINES
+def test_the_choices_are_those_of_training() -> None:
+    assert get_args(cli_train.Engine) == get_args(EngineKind)
+    assert set(get_args(cli_train.Optimizer)) == set(get_args(OptimizerKind))
+    assert get_args(cli_train.Schedule) == get_args(ScheduleKind)
+    assert get_args(cli_train.RecipeName) == get_args(Kind)
 
 
 @pytest.mark.usefixtures("here")
