@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxpart.cli import tables
-from onnxpart.errors import UsageError
+from onnxpart.cli.extras import needs
 from onnxpart.report.records import read
 
 
@@ -18,12 +18,8 @@ def pages() -> Any:
 
     :raises UsageError: when a package that it needs isn't installed.
     """
-    try:
+    with needs("a report", "report"):
         return import_module("onnxpart.report.page")
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"a report needs the package {error.name}; install it with `pip install 'onnxpart[train]'`."
-        ) from None
 
 
 def report(

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from onnxpart.cli import tables
+from onnxpart.cli.config import Config, written
+from onnxpart.cli.extras import needs
 from onnxpart.cli.models import loaded
 from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, taking
 from onnxpart.cli.reporting import pages
@@ -42,6 +44,8 @@ Schedule = Literal["constant", "cosine", "step", "onecycle", "wsd"]
 RecipeName = Literal["auto", "paper"]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 """By optimiser, where no rate is given."""
+RUN = "run.yaml"
+"""In a run's folder: its options."""
 _AMOUNT = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?m(?:in)?")
 
 
@@ -269,8 +273,10 @@ def train(
 
 @_with_training
 def fit(
+    context: typer.Context,
     model: ModelFile,
     training: Training,
+    config: Config = None,  # noqa: ARG001
     k: Annotated[str, typer.Option("-k", metavar="K|auto", help="Number of parts, or what `estimate` advises.")] = "2",
     recipe: Annotated[
         RecipeName,
@@ -353,9 +359,9 @@ def fit(
     """Split a network, train its parts, merge, and train the whole on.
 
     DIR gets trained.onnx, the report (report.md, report.json, pictures), the partition as a page (partition.html),
-    metrics.jsonl, and the split (parts/).
+    metrics.jsonl, the split (parts/), and the options (run.yaml).
     """
-    draw = pages().fit_pictures
+    draw, settings = pages().fit_pictures, written(context)
     options, how, network = training.options(), edges_of(edges), loaded(model, outputs)
     target = out if out is not None else Path(f"{model.stem}_fit")
     runs = _runs()
@@ -379,7 +385,7 @@ def fit(
         found = runs.fit.fit(network, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)
         shown = page.page(content(found.partition, found.sizes))
-        runs.fit_report.save(data, target, {**draw(data), PARTITION: shown.encode()})
+        runs.fit_report.save(data, target, {**draw(data), PARTITION: shown.encode(), RUN: settings})
     if training.as_json:
         typer.echo(json.dumps(data))
         return
@@ -441,11 +447,5 @@ def _runs() -> Any:
 
     :raises UsageError: when PyTorch isn't installed.
     """
-    try:
+    with needs("training", "train"):
         return import_module("onnxpart.torch.runs")
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "onnxpart":
-            raise
-        raise UsageError(
-            f"training needs the package {error.name}; install it with `pip install 'onnxpart[train]'`."
-        ) from None

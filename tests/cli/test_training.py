@@ -78,7 +78,7 @@ def test_fit_is_the_whole_method() -> None:
     found = run_json("fit", "chain.onnx", "--epochs", 12, "--merge-at", 4, "-o", "out", *DATA, *PAPER)
     assert listed("out") == [
         "curves_loss.svg", "curves_metric.svg", "metrics.jsonl", "partition.html", "parts", "report.json", "report.md",
-        "trained.onnx",
+        "run.yaml", "trained.onnx",
         "trained.optimizer.safetensors",
     ]  # fmt: skip
     assert json.loads(Path("out/report.json").read_text()) == found
@@ -103,6 +103,17 @@ def test_fit_is_the_whole_method() -> None:
     data = samples()
     logits = ort.InferenceSession("out/trained.onnx").run(None, {"x": data["test_x"]})[0]
     assert (logits.argmax(1) != data["test_target"]).mean() == pytest.approx(found["whole"][-1]["metric"])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_is_done_again_by_one_file() -> None:
+    run("fit", "chain.onnx", "--epochs", 3, "-o", "out", "--seed", 3, "--outputs", "logits", "--parts-lr", 0.05, *DATA)
+    again = run("fit", "--config", "out/run.yaml", "-o", "again")
+    assert equal("out/trained.onnx", "again/trained.onnx")
+    assert Path("again/run.yaml").read_text() == Path("out/run.yaml").read_text().replace("out: out", "out: again")
+    run("fit", "--config", "again/run.yaml", "--seed", 4, "--force")
+    assert not equal("out/trained.onnx", "again/trained.onnx")
+    assert again.stderr.count("\n") > 1
 
 
 def test_what_the_whole_starts_from_is_merged(here: Path) -> None:
@@ -657,7 +668,9 @@ def test_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence.startswith("error: the Ray cluster 127.0.0.1:1 can't be reached (")
     monkeypatch.setitem(sys.modules, "ray", None)
     sentence = run(*options, code=2).stderr.splitlines()[-1]
-    assert sentence == "error: Ray isn't installed; run pip install 'onnxpart[ray]'."
+    assert sentence == (
+        "error: the engine ray needs the package ray; install it from a checkout with `pip install '.[ray]'`."
+    )
 
 
 @pytest.mark.usefixtures("here")
@@ -696,7 +709,7 @@ def test_a_loss_of_the_users() -> None:
 def test_without_pytorch(here: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from onnxpart.cli.app import main; main()"
     done = process(sys.executable, "-c", code, "train", str(here / "chain.onnx"), "--data", "mnist5k", "--epochs", "1")
-    sentence = "error: training needs the package torch; install it with `pip install 'onnxpart[train]'`.\n"
+    sentence = "error: training needs the package torch; install it from a checkout with `pip install '.[train]'`.\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 
 

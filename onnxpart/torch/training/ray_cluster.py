@@ -140,7 +140,9 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     try:
         ray: Any = import_module("ray")
     except ImportError:
-        raise UsageError("Ray isn't installed; run pip install 'onnxpart[ray]'.") from None
+        raise UsageError(
+            "the engine ray needs the package ray; install it from a checkout with `pip install '.[ray]'`."
+        ) from None
     if ray.is_initialized():
         yield ray
         return
