@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnxpart.frontend.export_advice import zipped
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
 from onnxpart.frontend.torch_export import advice
@@ -19,6 +20,8 @@ def loaded(path: Path, outputs: Sequence[str] | None = None) -> Model:
     :raises ModelError: when it can't be read. :raises UsageError: when it has no such values.
     """
     model = load(path)
-    for sentence in advice(model.proto):
+    if outputs is not None:
+        model = cut(model, [name for text in outputs for name in text.split(",")])
+    for sentence in (*advice(model.proto), *zipped(model.proto)):
         warnings.warn(sentence, stacklevel=2)
-    return model if outputs is None else cut(model, [name for text in outputs for name in text.split(",")])
+    return model

@@ -97,7 +97,7 @@ def open_data(
     :raises UsageError: for a text of another form, a function that can't be imported, or what is for other data.
     :raises DataError: when the data can't be read, are empty, or don't fit the graph.
     """
-    kind, _, rest = text.partition(":")
+    kind, rest = _form(text)
     loading = _Loading(inputs, batch_size, seed, workers, steps_per_epoch)
     if kind == "mnist5k" and not rest:
         found = _mnist5k(loading)
@@ -106,7 +106,7 @@ def open_data(
     elif rest and kind not in _OPENERS:
         found = _from_function(text, loading)
     else:
-        raise UsageError(f"the data {text!r} are of no known form; give {FORMS}.")
+        raise UsageError(f"the data {text!r} are of no known form; give {_likely(text)}.")
     if steps_per_epoch is not None and not isinstance(found.train, StreamLoader):
         raise UsageError(f"the data {text!r} have {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
     found = found.prepared(inputs)
@@ -118,6 +118,24 @@ def open_data(
         if source is not None:
             _check_batch(source, inputs, batch_size)
     return found
+
+
+def _form(text: str) -> tuple[str, str]:
+    """Return what kind of data a text names, and the rest of it; a path that ends in .npz is of the kind npz."""
+    kind, _, rest = text.partition(":")
+    return ("npz", text) if text.endswith(".npz") and kind not in _OPENERS else (kind, rest)
+
+
+def _likely(text: str) -> str:
+    """Return the form that a text of none was meant to have, or all of them."""
+    path = Path(text)
+    if path.suffix == ".npy":
+        return (
+            f"npz:{path.with_suffix('.npz')}, written with np.savez under the names of the graph's inputs, and {TARGET}"
+        )
+    if path.is_dir():
+        return f"folder:{text} for images by class, or cifar10:{text}"
+    return FORMS
 
 
 def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
@@ -144,7 +162,7 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 # -- images in memory -------------------------------------------------------------------------------------------------
 def read_by(text: str) -> list[Path]:
     """The file or folder of this machine that data are read from, where `text` names one."""
-    kind, _, rest = text.partition(":")
+    kind, rest = _form(text)
     return [Path(rest)] if kind in _OPENERS and rest and "://" not in rest else []
 
 
