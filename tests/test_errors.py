@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from models import BUILDERS
 from onnxpart import MergeError, ModelError, UsageError, analyse, load, merge, plan, shallow, split
 from onnxpart.cli import app as cli
 from onnxpart.emission.shallow import METADATA
+from onnxpart.errors import needs
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.onnx_file import save
 from onnxpart.storage.safetensors import save_arrays
@@ -599,3 +601,17 @@ def test_children_of_one_error() -> None:
     with pytest.raises(MergeError):
         merge(split("chain.onnx", 2).plan, [])
     assert (ModelError.exit_code, UsageError.exit_code) == (1, 2)
+
+
+# -- packages that aren't installed -----------------------------------------------------------------------------------
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    with pytest.raises(UsageError, match=r"^flight needs the package no_wings; .* `pip install '\.\[air\]'`\.$"):  # noqa: SIM117
+        with needs("flight", "air"):
+            import_module("no_wings.left")
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_fault() -> None:
+    with pytest.raises(ModuleNotFoundError), needs("flight", "air"):
+        import_module("onnxpart.no_wings")

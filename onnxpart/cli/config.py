@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxpart.cli.extras import needs
-from onnxpart.errors import UsageError
+from onnxpart.errors import UsageError, needs
 
 _NOT_OF_THE_RUN = {"config", "force", "json", "quiet", "resume", "verbose"}
 """Options that have no effect on the result."""

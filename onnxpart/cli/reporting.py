@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxpart.cli import tables
-from onnxpart.cli.extras import needs
+from onnxpart.errors import needs
 from onnxpart.report.records import read
 
 

@@ -19,13 +19,12 @@ import typer
 
 from onnxpart.cli import tables
 from onnxpart.cli.config import Config, written
-from onnxpart.cli.extras import needs
 from onnxpart.cli.models import loaded
 from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, taking
 from onnxpart.cli.reporting import pages
 from onnxpart.emission.initial import InitKind
 from onnxpart.emission.split import part_files
-from onnxpart.errors import Interrupted, UsageError
+from onnxpart.errors import Interrupted, UsageError, needs
 from onnxpart.frontend.load import load
 from onnxpart.merging import folder
 from onnxpart.merging.cross_weights import Edges
@@ -57,8 +56,8 @@ class Training:
         str,
         typer.Option(
             help="The samples: mnist5k; cifar10:FOLDER (binary version); npz:FILE or FILE.npz (arrays named as the "
-            "graph's inputs, and `target`; to test, the same with test_ in front); folder:PATH (images by class); hf:NAME_OR_FOLDER "
-            "(a data set of the library datasets, with columns of the same names); module:function (gives a torch "
+            "graph's inputs, and `target`; to test, the same with test_ in front); folder:PATH (images by class); "
+            "hf:NAME_OR_FOLDER (a data set of the library datasets, with columns of the same names); module:function (gives a torch "
             "Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
             show_default=False,
         ),
@@ -241,6 +240,7 @@ def train(
 
     Until it is done, checkpoints are in DIR/training (FILE.training); metrics.jsonl there stays.
     """
+    _need_runtime()
     options = training.options()
     if source.is_dir():
         plan = folder.read_plan(source)
@@ -361,6 +361,7 @@ def fit(
     DIR gets trained.onnx, the report (report.md, report.json, pictures), the partition as a page (partition.html),
     metrics.jsonl, the split (parts/), and the options (run.yaml).
     """
+    _need_runtime()
     draw, settings = pages().fit_pictures, written(context)
     options, how, network = training.options(), edges_of(edges), loaded(model, outputs)
     target = out if out is not None else Path(f"{model.stem}_fit")
@@ -449,3 +450,12 @@ def _runs() -> Any:
     """
     with needs("training", "train"):
         return import_module("onnxpart.torch.runs")
+
+
+def _need_runtime() -> None:
+    """Check that the trained file can be run before anything is trained.
+
+    :raises UsageError: when ONNX Runtime isn't installed.
+    """
+    with needs("checking the trained file", "gpu"):
+        import_module("onnxruntime")

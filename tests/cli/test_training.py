@@ -713,6 +713,17 @@ def test_without_pytorch(here: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 
 
+def test_without_onnx_runtime_nothing_is_trained(here: Path) -> None:
+    code = "import sys; sys.modules['onnxruntime'] = None; from onnxpart.cli.app import main; main()"
+    done = process(sys.executable, "-c", code, "fit", "chain.onnx", "--data", "data.npz", "--epochs", "1")
+    sentence = (
+        "error: checking the trained file needs the package onnxruntime; install it from a checkout with "
+        "`pip install '.[gpu]'`.\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
+    assert not (here / "chain_fit").exists()
+
+
 def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
     model = onnx.load_model("softmax.onnx")
     objective = find_objective("cross_entropy", model)

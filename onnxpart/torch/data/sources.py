@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from onnxpart.errors import DataError, UsageError
+from onnxpart.errors import DataError, UsageError, needs
 from onnxpart.torch.data import hf_datasets
 from onnxpart.torch.data.batch import TARGET, Prepare, Source
 from onnxpart.torch.data.images import (
@@ -253,10 +253,8 @@ def _folder(name: str, loading: _Loading) -> Data:
     path, port = Path(name), _only_port(f"folder:{name}", loading.inputs)
     if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
         raise DataError(f"the graph's {port.name!r} is {port}, no images of 1 or 3 channels; use npz:FILE.")
-    try:
+    with needs("a folder of images", "train"):
         import PIL  # noqa: F401
-    except ImportError:
-        raise DataError("images need the package Pillow; install it with `pip install pillow`.") from None
     train, test = path / "train", path / "test"
     folder = train if train.is_dir() else path
     skipped = {"test"} if test.is_dir() else set()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
-from onnxpart.errors import Interrupted, OnnxpartError, UsageError
+from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.events import Event, OnEvent
 from onnxpart.torch.training.job import Job, Result, alone
@@ -137,12 +137,8 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 
     :raises UsageError: without Ray, or when the cluster can't be reached.
     """
-    try:
+    with needs("the engine ray", "ray"):
         ray: Any = import_module("ray")
-    except ImportError:
-        raise UsageError(
-            "the engine ray needs the package ray; install it from a checkout with `pip install '.[ray]'`."
-        ) from None
     if ray.is_initialized():
         yield ray
         return

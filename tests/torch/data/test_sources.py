@@ -283,8 +283,8 @@ def test_folders_that_do_not_fit(pictures: Path) -> None:
 
 def test_images_need_pillow(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    sentence = "images need the package Pillow; install it with `pip install pillow`."
-    assert refused(f"folder:{pictures}", image(3, 2, 3)) == sentence
+    sentence = "a folder of images needs the package PIL; install it from a checkout with `pip install '.[train]'`."
+    assert refused(f"folder:{pictures}", image(3, 2, 3), UsageError) == sentence
 
 
 # -- functions --------------------------------------------------------------------------------------------------------
