@@ -111,7 +111,9 @@ class Training:
     ] = None
     cpus_per_part: Annotated[float, typer.Option(min=0, help="CPU cores that Ray keeps for each part.")] = 1.0
     gpus_per_part: Annotated[float, typer.Option(min=0, help="GPUs that Ray keeps for each part.")] = 0.0
-    device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda or cuda:i.")] = "auto"
+    device: Annotated[str, typer.Option(help="Where to train: auto (cuda, else cpu), cpu, cuda, cuda:i or mps.")] = (
+        "auto"
+    )
     amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile first.")] = False
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of samples, and of dropout.")] = 0

@@ -226,6 +226,18 @@ def test_as_a_process(here: Path, command: list[str]) -> None:
     assert (misused.returncode, misused.stdout, misused.stderr) == (2, "", expected)
 
 
+def test_names_that_the_terminal_cannot_show_are_written_as_escapes(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_model(here / "chain.onnx")
+    model.graph.node[0].name = "größe→"
+    onnx.save_model(model, here / "chain.onnx")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    done = process(sys.executable, "-m", "onnxpart", "inspect", str(here / "chain.onnx"))
+    assert done.returncode == 0
+    assert "e\\u2192'" in done.stdout
+
+
 @pytest.mark.parametrize("code", ["import onnxpart", "from typer.testing import CliRunner; "
                                   "from onnxpart.cli import app as cli; assert "
                                   "CliRunner().invoke(cli.app, ['--help']).exit_code == 0"])  # fmt: skip
