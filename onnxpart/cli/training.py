@@ -57,8 +57,8 @@ class Training:
         typer.Option(
             help="The samples: mnist5k; cifar10:FOLDER (binary version); npz:FILE or FILE.npz (arrays named as the "
             "graph's inputs, and `target`; to test, the same with test_ in front); folder:PATH (images by class); "
-            "hf:NAME_OR_FOLDER (a data set of the library datasets, with columns of the same names); module:function (gives a torch "
-            "Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
+            "hf:NAME_OR_FOLDER (a data set of the library datasets, with columns of the same names); module:function "
+            "(gives a torch Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
             show_default=False,
         ),
     ]
