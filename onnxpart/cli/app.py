@@ -201,9 +201,10 @@ def split_(
     written.check(model)
     target = out if out is not None else Path(f"{model.stem}_parts")
     with tables.busy(f"splitting {model}"):
-        done = split(loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
+        network = loaded(model, outputs)
+        done = split(network, k, order=order, seed=seed, shares=_shares(shares), init=init)
         sizes = measure(done.analysis, done.plan)
-        found = check(done, sizes, None if outputs else model) if checked else None
+        found = check(done, sizes, None if outputs or not network.files else model) if checked else None
         done.save(target, force=force)
         written.write(done.partition, sizes)
     if as_json:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
+from onnxpart.errors import needs
 from onnxpart.frontend.export_advice import zipped
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
@@ -16,12 +19,20 @@ from onnxpart.ir.model import Model
 def loaded(path: Path, outputs: Sequence[str] | None = None) -> Model:
     """Return the network in a file, and warn of what its exporter did to it.
 
+    :param path: an ONNX file, or a program of torch.export (.pt2).
     :param outputs: names, or several between commas, of values that are to be its only outputs.
-    :raises ModelError: when it can't be read. :raises UsageError: when it has no such values.
+    :raises ModelError: when it can't be read. :raises UsageError: when it has no such values, or PyTorch is missing.
     """
-    model = load(path)
+    model = _exported(path) if path.suffix == ".pt2" else load(path)
     if outputs is not None:
         model = cut(model, [name for text in outputs for name in text.split(",")])
     for sentence in (*advice(model.proto), *zipped(model.proto)):
         warnings.warn(sentence, stacklevel=2)
     return model
+
+
+def _exported(path: Path) -> Model:
+    """Return the network of a program of torch.export."""
+    with needs("reading a .pt2 file", "train"):
+        proto = import_module("onnxpart.torch").load_program(path)
+    return replace(load(proto), name=str(path))

@@ -9,7 +9,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
+ModelFile = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="The ONNX file, or a program of torch.export (.pt2).", show_default=False),
+]
 Outputs = Annotated[
     list[str] | None,
     typer.Option(

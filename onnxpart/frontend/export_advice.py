@@ -17,7 +17,7 @@ FOREIGN = {
     ".pt": _TORCH,
     ".pth": _TORCH,
     ".safetensors": "weights without a network: export the module that they belong to as ONNX",
-    ".pt2": "a program of torch.export: write it with torch.onnx.export(torch.export.load(path)).save('model.onnx')",
+    ".pt2": "a program of torch.export: read it with onnxpart.torch.load_program(path)",
     ".h5": _KERAS,
     ".keras": _KERAS,
     ".tflite": "a TensorFlow Lite model: convert it with `python -m tf2onnx.convert --tflite model.tflite`",

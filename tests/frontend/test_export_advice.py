@@ -20,7 +20,7 @@ from onnxpart.frontend.export_advice import zipped
     [
         ("m.pt", "onnxpart.torch.export(module, example_inputs, 'model.onnx')"),
         ("m.PTH", "onnxpart.torch.export(module, example_inputs, 'model.onnx')"),
-        ("m.pt2", "torch.export.load(path)"),
+        ("m.pt2", "onnxpart.torch.load_program(path)"),
         ("m.keras", "model.export('model.onnx', format='onnx')"),
         ("m.h5", "model.export('model.onnx', format='onnx')"),
         ("m.tflite", "tf2onnx"),
