@@ -17,7 +17,7 @@ from onnxpart import __version__
 from onnxpart.analysis.walk import analyse
 from onnxpart.cli import depth, reporting, tables, training
 from onnxpart.cli.messages import Commands, with_volume
-from onnxpart.cli.models import loaded
+from onnxpart.cli.models import loaded, named
 from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs
 from onnxpart.cli.training import edges_of
 from onnxpart.emission.initial import InitKind
@@ -199,7 +199,7 @@ def split_(
     """
     written = _Written(html)
     written.check(model)
-    target = out if out is not None else Path(f"{model.stem}_parts")
+    target = out if out is not None else named(model, "parts")
     with tables.busy(f"splitting {model}"):
         network = loaded(model, outputs)
         done = split(network, k, order=order, seed=seed, shares=_shares(shares), init=init)

@@ -11,7 +11,11 @@ import typer
 
 ModelFile = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="The ONNX file, or a program of torch.export (.pt2).", show_default=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="An ONNX file; or a program of torch.export (.pt2), or hf:FOLDER, which transformers saved.",
+        show_default=False,
+    ),
 ]
 Outputs = Annotated[
     list[str] | None,

@@ -19,7 +19,7 @@ import typer
 
 from onnxpart.cli import tables
 from onnxpart.cli.config import Config, written
-from onnxpart.cli.models import loaded
+from onnxpart.cli.models import loaded, named
 from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, taking
 from onnxpart.cli.reporting import pages
 from onnxpart.emission.initial import InitKind
@@ -366,7 +366,7 @@ def fit(
     _need_runtime()
     draw, settings = pages().fit_pictures, written(context)
     options, how, network = training.options(), edges_of(edges), loaded(model, outputs)
-    target = out if out is not None else Path(f"{model.stem}_fit")
+    target = out if out is not None else named(model, "fit")
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
     amount = (None, None) if budget is None else steps_or_minutes(budget)
