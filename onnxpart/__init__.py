@@ -152,5 +152,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """The public names, loaded or not."""
-    return sorted([*globals(), *__all__])
+    """The public names, loaded or not; nothing else, so that completion shows just these."""
+    return sorted([*(name for name in globals() if name.startswith("__")), *__all__])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OnnxpartError(Exception):
     """A job that can't be done as asked; the message is one sentence with the next step in it."""
@@ -43,3 +46,21 @@ class Interrupted(OnnxpartError):
     """A run that was stopped by hand (exit code 130)."""
 
     exit_code = 130
+
+
+@contextmanager
+def needs(what: str, extra: str) -> Iterator[None]:
+    """Let a package that is missing be named with the extra that brings it.
+
+    :param what: needs the package, as in `training`. :param extra: see `pyproject.toml`.
+    :raises UsageError: when a package that isn't onnxpart's own can't be found.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "onnxpart":
+            raise
+        raise UsageError(
+            f"{what} needs the package {package}; install it from a checkout with `pip install '.[{extra}]'`."
+        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from models import BUILDERS
 from onnxpart import MergeError, ModelError, UsageError, analyse, load, merge, plan, shallow, split
 from onnxpart.cli import app as cli
 from onnxpart.emission.shallow import METADATA
+from onnxpart.errors import needs
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.onnx_file import save
 from onnxpart.storage.safetensors import save_arrays
@@ -230,11 +232,13 @@ def test_external_data_of_a_constant_node_outside_the_folder(here: Path) -> None
         (("-k", 2, "--shares", ""), "the shares '' are not whole numbers; write them as in 2,1,1."),
         (
             ("-k", 2, "--order", "sorted"),
-            "the order 'sorted' is unknown; choose one of contiguous, interleaved, random.",
+            "invalid value for '--order': 'sorted' is not one of 'contiguous', 'interleaved', 'random'; "
+            "`onnxpart split --help` lists what there is.",
         ),
         (
             ("-k", 2, "--init", "ones"),
-            "the initialisation 'ones' is unknown; choose one of slices, he, glorot, scaled.",
+            "invalid value for '--init': 'ones' is not one of 'slices', 'he', 'glorot', 'scaled'; "
+            "`onnxpart split --help` lists what there is.",
         ),
     ],
 )
@@ -597,3 +601,17 @@ def test_children_of_one_error() -> None:
     with pytest.raises(MergeError):
         merge(split("chain.onnx", 2).plan, [])
     assert (ModelError.exit_code, UsageError.exit_code) == (1, 2)
+
+
+# -- packages that aren't installed -----------------------------------------------------------------------------------
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    with pytest.raises(UsageError, match=r"^flight needs the package no_wings; .* `pip install '\.\[air\]'`\.$"):  # noqa: SIM117
+        with needs("flight", "air"):
+            import_module("no_wings.left")
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_fault() -> None:
+    with pytest.raises(ModuleNotFoundError), needs("flight", "air"):
+        import_module("onnxpart.no_wings")

@@ -147,3 +147,30 @@ def test_a_fault_is_found(source: str, fault: str) -> None:
 )
 def test_what_is_right_is_no_fault(source: str) -> None:
     assert faults(source) == []
+
+
+# -- text files -------------------------------------------------------------------------------------------------------
+
+
+def without_encoding(source: str) -> list[int]:
+    """Lines that read or write text in whatever encoding the machine has."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and modes and "b" not in modes[-1])
+        if text and not any(keyword.arg == "encoding" for keyword in node.keywords):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_text_files_have_an_encoding(path: Path) -> None:
+    assert without_encoding(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_text_file_without_encoding_is_found() -> None:
+    source = "p.read_text()\np.open('a')\np.open('rb')\np.write_text(x)\nopen(p, 'w', encoding='utf-8')\n"
+    assert without_encoding(source) == [1, 2, 4]

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from onnxpart import __version__
 from onnxpart.analysis.walk import analyse
 from onnxpart.cli import depth, reporting, tables, training
-from onnxpart.cli.training import EdgesText, Force, Json, ModelFile, edges_of
-from onnxpart.emission.initial import INITS
+from onnxpart.cli.messages import Commands, with_volume
+from onnxpart.cli.models import loaded, named
+from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs
+from onnxpart.cli.training import edges_of
+from onnxpart.emission.initial import InitKind
 from onnxpart.emission.split import part_files, split
-from onnxpart.errors import OnnxpartError, UsageError
-from onnxpart.frontend.extract import cut
-from onnxpart.frontend.load import load
-from onnxpart.frontend.torch_export import advice
+from onnxpart.errors import UsageError
 from onnxpart.inspection import outcomes
 from onnxpart.inspection.explain import why
 from onnxpart.inspection.sizes import Sizes, measure
-from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.merging import folder
 from onnxpart.merging.merge import Into, Normalize
@@ -35,15 +34,14 @@ from onnxpart.page import dot as graphviz
 from onnxpart.page import node_data
 from onnxpart.page import write as page
 from onnxpart.planning.partition import Partition
-from onnxpart.planning.plan import ORDERS, Plan
+from onnxpart.planning.plan import OrderKind, Plan
 from onnxpart.planning.planner import partition
 from onnxpart.verification.check import check
 from onnxpart.verification.oracles import Verdict, verify
 
-P = ParamSpec("P")
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
+    name="onnxpart",
+    cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Cut an ONNX network across its width into parts that train apart, and merge them into the whole.",
@@ -51,55 +49,20 @@ app = typer.Typer(
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder that `onnxpart split` wrote.", show_default=False)
 ]
-Outputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME,..",
-        help="Values of the graph that are to be its only outputs; what leads to none of them is cut off.",
-    ),
-]
 WholeGraph = Annotated[
-    Into, typer.Option(help="The whole in which what mixes units exists once per part, or the original graph.")
+    Into,
+    typer.Option(
+        help="Which whole to fill: one in which what mixes units exists once per part, or the original graph."
+    ),
 ]
 Html = Annotated[
     Path | None,
     typer.Option(
         "--html",
         metavar="FILE.html",
-        help="Draw it as a page too: the layers, their units by part, what is shared, and why; replaces a page there.",
+        help="Also draw a page: the layers, their units by part, what is shared, and why. A page there is replaced.",
     ),
 ]
-
-
-def _reported(command: Callable[P, None]) -> Callable[P, None]:
-    """Return the command with errors as one sentence and an exit code, and warnings as one line each, on stderr."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        """Run the command; an error becomes a sentence and an exit code."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _show_warning
-            try:
-                command(*args, **kwargs)
-            except OnnxpartError as error:
-                typer.echo(f"error: {error}", err=True)
-                raise typer.Exit(error.exit_code) from None
-            except KeyboardInterrupt:
-                raise typer.Exit(130) from None
-
-    return run
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],  # noqa: ARG001
-    filename: str,  # noqa: ARG001
-    lineno: int,  # noqa: ARG001
-    file: TextIO | None = None,  # noqa: ARG001
-    line: str | None = None,  # noqa: ARG001
-) -> None:
-    typer.echo(f"warning: {message}", err=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -108,50 +71,67 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _top(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Hold the options of no command in particular."""
+    """Print the help where no command is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
-@app.command("inspect")
-@_reported
+def _command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what makes a function the command of this name, with an example in its help."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, epilog=f"Example: onnxpart {name} {example}")(with_volume(command))
+        return command
+
+    return add
+
+
+@_command("inspect", "model.onnx -k 2 --html page.html")
 def inspect_(
     model: ModelFile,
     k: Annotated[int, typer.Option("-k", help="Number of parts.")] = 2,
-    initializers: Annotated[bool, typer.Option("--initializers", help="List the initializers too.")] = False,
+    initializers: Annotated[bool, typer.Option("--initializers", help="Also list the initializers.")] = False,
     outputs: Outputs = None,
     name: Annotated[
         str | None,
-        typer.Option("--why", metavar="NAME", help="Explain this node, value or initializer instead: what holds it."),
+        typer.Option(
+            "--why", metavar="NAME", help="Explain what holds this node, value or initializer, and nothing else."
+        ),
     ] = None,
     html: Html = None,
     node_data: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Write what becomes of each node, for Model Explorer to colour its graph by.",
+            help="Also write what becomes of each node, by which Model Explorer colours its graph.",
         ),
     ] = None,
     dot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.dot", help="Write it for Graphviz too, which draws figures for papers."),
+        typer.Option(metavar="FILE.dot", help="Also write it for Graphviz, which draws figures for papers."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what would be divided, what not and why, and how large the parts would be."""
+    """Say what would be divided, what wouldn't, and why.
+
+    Also say how large the parts would be.
+    """
     written = _Written(html, node_data, dot)
     written.check(model, name)
-    analysis = analyse(_loaded(model, outputs))
+    analysis = analyse(loaded(model, outputs))
     if name is not None:
         found = why(analysis, name, k)
         if as_json:
             _print_json({"model": str(model), **asdict(found)})
         else:
-            _print(*tables.why_lines(found))
+            tables.show(*tables.why_lines(found))
         return
     made = partition(analysis, k)
     planned, became = made.plan, outcomes.of_layers(made)
@@ -171,7 +151,7 @@ def inspect_(
             | written.names
         )
         return
-    _print(
+    tables.show(
         f"{model} in {k} parts",
         "",
         tables.layers_table(planned, became),
@@ -183,42 +163,48 @@ def inspect_(
     )
 
 
-@app.command("split")
-@_reported
+@_command("split", "model.onnx -k 2 -o parts")
 def split_(
     model: ModelFile,
     k: Annotated[int, typer.Option("-k", help="Number of parts.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="Folder to write; MODEL's name with _parts, here, if omitted."),
+        typer.Option("-o", "--out", metavar="DIR", help="Folder to write. If omitted MODEL's name with _parts, here."),
     ] = None,
-    order: Annotated[str, typer.Option(help=f"How units go to the parts: {', '.join(ORDERS)}.")] = ORDERS[0],
-    seed: Annotated[int, typer.Option(help="Of the random order and of fresh weights.")] = 0,
+    order: Annotated[OrderKind, typer.Option(help="In which order units go to the parts.")] = "contiguous",
+    seed: Annotated[int, typer.Option(help="Seed of the random order and of fresh weights.")] = 0,
     shares: Annotated[
-        str | None, typer.Option(help="Relative sizes of the parts, as in 2,1,1; equal if omitted.")
+        str | None, typer.Option(help="Relative sizes of the parts, as in 2,1,1. If omitted they are equal.")
     ] = None,
-    init: Annotated[str, typer.Option(help=f"The parts' weights: {', '.join(INITS)}.")] = INITS[0],
+    init: Annotated[
+        InitKind,
+        typer.Option(help="The parts' weights: slices of the model's, fresh ones, or slices scaled to their fan-in."),
+    ] = "slices",
     outputs: Outputs = None,
     checked: Annotated[
         bool,
         typer.Option(
             "--check/--no-check",
-            help="Run parts and whole in ONNX Runtime and compare them before anything is written; "
-            "models that take more than 512 MB or some ten seconds are left to `onnxpart verify`.",
+            help="Run parts and whole in ONNX Runtime and compare them before anything is written. "
+            "Models that take more than 512 MiB or some ten seconds are left to `onnxpart verify`.",
         ),
     ] = True,
     html: Html = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Cut a model into parts: part0.onnx .., whole.onnx that they merge into, and plan.json."""
+    """Cut a model into parts, and make the whole that they merge into.
+
+    DIR gets part0.onnx, part1.onnx and so on, whole.onnx and plan.json.
+    """
     written = _Written(html)
     written.check(model)
-    target = out if out is not None else Path(f"{model.stem}_parts")
+    target = out if out is not None else named(model, "parts")
     with tables.busy(f"splitting {model}"):
-        done = split(_loaded(model, outputs), k, order=order, seed=seed, shares=_shares(shares), init=init)
+        network = loaded(model, outputs)
+        done = split(network, k, order=order, seed=seed, shares=_shares(shares), init=init)
         sizes = measure(done.analysis, done.plan)
-        found = check(done, sizes, None if outputs else model) if checked else None
+        found = check(done, sizes, None if outputs or not network.files else model) if checked else None
         done.save(target, force=force)
         written.write(done.partition, sizes)
     if as_json:
@@ -236,11 +222,10 @@ def split_(
         return
     told = [] if found is None else [found.sentence]
     told += [f"wrote {k} part{'s' * (k > 1)} and the whole to {target}", *written.lines]
-    _print(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
+    tables.show(tables.sizes_table(sizes), "", *tables.notes(done.plan), *told)
 
 
-@app.command("merge")
-@_reported
+@_command("merge", "parts -o merged.onnx")
 def merge_(
     source: Folder,
     out: Annotated[
@@ -249,37 +234,41 @@ def merge_(
             "-o",
             "--out",
             metavar="PATH",
-            help="Model to write, DIR/merged.onnx if omitted; with --to a folder, DIR_K if omitted.",
+            help="Model to write. If omitted DIR/merged.onnx. With --to it is a folder, DIR_K if omitted.",
         ),
     ] = None,
     to: Annotated[
         int | None,
-        typer.Option(metavar="K", help="Merge to K larger parts, which train and merge on; to the whole if omitted."),
+        typer.Option(
+            metavar="K",
+            help="Merge to K larger parts, which train and merge on. If omitted the parts merge to the whole.",
+        ),
     ] = None,
     parts: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A part, once for each: ONNX, or safetensors of its weights in the order of the parts; "
-            "DIR's parts if omitted.",
+            help="A part: ONNX, or safetensors of its weights. Give it once for each part, safetensors in the parts' "
+            "order. If omitted they are DIR's.",
         ),
     ] = None,
     into: WholeGraph = "duplicated",
     normalize: Annotated[
-        Normalize, typer.Option(help="Divide by K the weights of the output, or the output itself.")
+        Normalize, typer.Option(help="What is divided by K: the weights of the output, or the output itself.")
     ] = "weights",
     edges: EdgesText = "0",
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights between parts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights between parts.")] = 0,
     initializers: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.safetensors", help="Write the merged initializers here; the model then only with --out."
+            metavar="FILE.safetensors",
+            help="Write the merged initializers here. The model is then written with --out only.",
         ),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Merge trained parts into the whole network, or into fewer and larger parts."""
+    """Merge trained parts into the whole, or into larger parts."""
     if to is not None:
         if (into, normalize, edges, initializers) != ("duplicated", "weights", "0", None):
             raise UsageError(
@@ -303,7 +292,7 @@ def merge_(
         )
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
-    _print(f"merged {len(merged.names)} initializers of {planned.k} parts into {files}", *tables.edges(merged))
+    tables.show(f"merged {len(merged.names)} initializers of {planned.k} parts into {files}", *tables.edges(merged))
 
 
 def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, force: bool, as_json: bool) -> None:
@@ -312,38 +301,40 @@ def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, forc
     if as_json:
         _print_json({"folder": str(out), "files": _files(out), **_decisions(planned)})
         return
-    _print(f"merged the parts of {source} to {k}, wrote them and the whole to {out}")
+    tables.show(f"merged the parts of {source} to {k}, wrote them and the whole to {out}")
 
 
-@app.command("widen")
-@_reported
+@_command("widen", "parts/part0.onnx -o wide.onnx")
 def widen_(
     part: Annotated[Path, typer.Argument(metavar="PART", help="A trained part: ONNX, or safetensors of its weights.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Model to write.", show_default=False)],
     split_folder: Annotated[
-        Path | None, typer.Option("--folder", metavar="DIR", help="Folder of the part's split; PART's if omitted.")
+        Path | None,
+        typer.Option("--folder", metavar="DIR", help="Folder of the part's split. If omitted the one that PART is in."),
     ] = None,
     into: WholeGraph = "duplicated",
     noise: Annotated[
         float, typer.Option(help="Uniform noise on the copies, as a share of each parameter's maximum.")
     ] = NOISE,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Fill the whole network with copies of one trained part (Net2WiderNet)."""
+    """Fill the whole with copies of one trained part (Net2WiderNet)."""
     with tables.busy(f"widening {part}"):
         widened = folder.widen_part(part, out, folder=split_folder, into=into, noise=noise, seed=seed, force=force)
     if as_json:
         _print_json({"model": str(out), "into": into, "noise": noise, "seed": seed, "widened": widened})
         return
-    _print(f"widened {len(widened)} initializers of {part} into {out}")
+    tables.show(f"widened {len(widened)} initializers of {part} into {out}")
 
 
-@app.command("verify")
-@_reported
+@_command("verify", "parts")
 def verify_(source: Folder, as_json: Json = False) -> None:
-    """Check in ONNX Runtime that the merged whole is the ensemble of its parts; exit with 1 if it isn't."""
+    """Check that the merged whole is the ensemble of its parts.
+
+    ONNX Runtime computes both. The exit code is 1 if they differ.
+    """
     planned = folder.read_plan(source)
     with tables.busy(f"verifying {source}"):
         analysis = analyse(folder.original(source, planned))
@@ -353,24 +344,17 @@ def verify_(source: Folder, as_json: Json = False) -> None:
     if as_json:
         _print_json(_verdict(verdict))
     else:
-        _print(*tables.verdict_lines(verdict))
+        tables.show(*tables.verdict_lines(verdict))
     if not verdict.holds:
         raise typer.Exit(1)
 
 
-app.command("shallow")(_reported(depth.shallow))
-app.command("deepen")(_reported(depth.deepen))
-app.command("estimate")(_reported(training.estimate))
-app.command("train")(_reported(training.train))
-app.command("fit")(_reported(training.fit))
-app.command("report")(_reported(reporting.report))
-
-
-def _loaded(path: Path, outputs: list[str] | None) -> Model:
-    model = load(path)
-    for sentence in advice(model.proto):
-        warnings.warn(sentence, stacklevel=2)
-    return model if outputs is None else cut(model, [name for text in outputs for name in text.split(",")])
+_command("shallow", "model.onnx --blocks 2 -o shallow.onnx")(depth.shallow)
+_command("deepen", "shallow.onnx model.onnx -o deep.onnx")(depth.deepen)
+_command("estimate", "model.onnx --data npz:data.npz")(training.estimate)
+_command("train", "parts --data npz:data.npz --epochs 20")(training.train)
+_command("fit", "model.onnx -k 2 --data npz:data.npz --epochs 20")(training.fit)
+_command("report", "model_fit -o report.html")(reporting.report)
 
 
 def _shares(text: str | None) -> list[int] | None:
@@ -436,16 +420,13 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {"holds": verdict.holds, "against": verdict.against, "behind": verdict.behind, "findings": findings}
 
 
-def _print(*lines: object) -> None:
-    out = tables.console()
-    for line in lines:
-        out.print(line)
-
-
 def _print_json(data: object) -> None:
     typer.echo(json.dumps(data, allow_nan=False))
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; what the output's encoding lacks is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="onnxpart")

@@ -11,7 +11,7 @@ import typer
 
 from onnxpart.analysis.walk import analyse
 from onnxpart.cli import tables
-from onnxpart.cli.training import Force, Json, ModelFile
+from onnxpart.cli.options import Force, Json, ModelFile
 from onnxpart.emission.shallow import Depth, draft_shallow
 from onnxpart.frontend.load import load
 from onnxpart.ir.model import Model
@@ -28,13 +28,19 @@ Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Model to
 def shallow(
     model: ModelFile,
     blocks: Annotated[
-        int, typer.Option(metavar="N", help="How many blocks of each stack stay: the first ones.", show_default=False)
+        int,
+        typer.Option(
+            metavar="N", help="How many blocks of each stack stay. They are the first ones.", show_default=False
+        ),
     ],
     out: Out,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Leave out blocks that a network repeats; `deepen` stacks them again when the others are trained."""
+    """Leave out blocks that a network repeats.
+
+    `deepen` stacks them again when the others are trained.
+    """
     check_file(out, force, [model])
     with tables.busy(f"leaving out blocks of {model}"):
         draft = draft_shallow(load(model), blocks)
@@ -46,8 +52,8 @@ def shallow(
         return
     for stack in sources:
         starts = ", ".join(map(str, stack))
-        tables.console().print(f"{len(set(stack))} of {len(stack)} blocks stay; they start as blocks {starts}")
-    tables.console().print(f"wrote {out}")
+        tables.show(f"{len(set(stack))} of {len(stack)} blocks stay; they start as blocks {starts}")
+    tables.show(f"wrote {out}")
 
 
 def deepen(
@@ -61,12 +67,15 @@ def deepen(
     out: Out,
     new: Annotated[
         New,
-        typer.Option(help="How new blocks start: as copies, or as such whose last weights are zero: they add nothing."),
+        typer.Option(help="How new blocks start: as copies, or with last weights of zero, so that they add nothing."),
     ] = "copies",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Stack trained blocks to the deep network; that it computes the same where new ones add nothing is checked."""
+    """Stack trained blocks to the deep network.
+
+    Where new blocks add nothing, it is checked that the deep network computes the same.
+    """
     found: Check | None = None
 
     def check(deep: Model, small: Model, draft: Draft) -> None:
@@ -84,6 +93,6 @@ def deepen(
         typer.echo(json.dumps({"model": str(out), "new": new, **told}))
         return
     zero = f", {len(grown.zeros)} of them zero" if grown.zeros else ""
-    tables.console().print(f"filled {len(grown.sources)} initializers of new blocks{zero}; wrote {out}")
+    tables.show(f"filled {len(grown.sources)} initializers of new blocks{zero}; wrote {out}")
     if found is not None:
-        tables.console().print(found.sentence)
+        tables.show(found.sentence)

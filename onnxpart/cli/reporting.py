@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxpart.cli import tables
-from onnxpart.errors import UsageError
+from onnxpart.errors import needs
 from onnxpart.report.records import read
 
 
@@ -18,12 +18,8 @@ def pages() -> Any:
 
     :raises UsageError: when a package that it needs isn't installed.
     """
-    try:
+    with needs("a report", "report"):
         return import_module("onnxpart.report.page")
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"a report needs the package {error.name}; install it with `pip install 'onnxpart[train]'`."
-        ) from None
 
 
 def report(
@@ -37,10 +33,18 @@ def report(
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", metavar="FILE", help="report.html (one file) or report.md (pictures beside it)."),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="The page to write: one file of HTML, or Markdown with its pictures beside it.",
+        ),
     ] = Path("report.html"),
 ) -> None:
-    """Tell what runs found: curves, and times to the same error; of the paper's experiments also its own figures."""
+    """Make a page of what runs found: curves, and times to an error.
+
+    Experiments of the paper get its figures, too.
+    """
     records = read(runs)
     for file in pages().write(records, out):
-        tables.console().print(f"wrote {file}")
+        tables.show(f"wrote {file}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import groupby
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.measure import Measurement
 from rich.table import Table
 
 from onnxpart.inspection import outcomes
@@ -21,33 +26,76 @@ from onnxpart.verification.oracles import Finding, Verdict
 if TYPE_CHECKING:
     from onnxpart.torch.runs.estimate import Estimates
 
+Volume = Literal["quiet", "normal", "verbose"]
+_volume: ContextVar[Volume] = ContextVar("volume", default="normal")
 LISTED = 8
-"""How many of what moves along are named."""
+"""How many of several names are shown."""
 WIDE = 200
-"""Columns where the output is no terminal: nothing is wrapped or cut there."""
+"""Columns where the output is no terminal."""
+WIDEST = 100_000
+"""Columns that any table fits in."""
+TEXT = 20
+"""Columns for text beside names, at least."""
 ORACLES = {
     "ensemble identity": "the merged whole computes the mean of the parts",
     "block identity": "without weights between parts the whole computes the parts side by side",
 }
 
 
+@contextmanager
+def volume(how: Volume) -> Iterator[None]:
+    """Let what is told be so much: only warnings and errors, all, or also how long steps take."""
+    before = _volume.set(how)
+    try:
+        yield
+    finally:
+        _volume.reset(before)
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console that writes plain text; where the output is no terminal, no line is wrapped."""
-    result = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    """A console that writes plain text, none when quiet; where the output is no terminal, no line is wrapped."""
+    result = Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=_volume.get() == "quiet")
     if not result.is_terminal:
         result.width = WIDE
     return result
 
 
-def busy(what: str) -> AbstractContextManager[object]:
-    """Show on a terminal's stderr that something takes its time."""
-    return console(stderr=True).status(what)
+def show(*lines: Table | str) -> None:
+    """Print to stdout, wrapped between words where it is a terminal; no word is broken, so that names can be copied."""
+    for line in lines:
+        out = console()
+        if isinstance(line, str):
+            fitting = textwrap.wrap(line, out.width, break_long_words=False, break_on_hyphens=False)
+            out.print("\n".join(fitting), soft_wrap=True)
+        else:
+            out.width = max(out.width, _least_width(out, line))
+            out.print(line)
+
+
+def _least_width(out: Console, table: Table) -> int:
+    """Return the columns that a table takes when the text in its last column is wrapped as far as it may be."""
+    texts = [str(cell) for cell in table.columns[-1].cells]
+    least = max(TEXT, *(len(word) for text in texts for word in text.split()), 0)
+    widest = Measurement.get(out, out.options.update_width(WIDEST), table).maximum
+    return widest - max(0, max(map(len, texts), default=0) - least)
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show on a terminal's stderr that something takes its time; when verbose, tell anywhere how long it took."""
+    start, out = perf_counter(), console(stderr=True)
+    with out.status(what):
+        yield
+    if _volume.get() == "verbose":
+        out.print(f"{what}: {perf_counter() - start:.1f} s")
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Return a table of which only the last column is wrapped, so that names stay whole."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if name in right else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != columns[-1])
     return table
 
 
@@ -82,7 +130,7 @@ def sizes_table(sizes: Sizes) -> Table:
 
     def row(name: str, size: Size) -> None:
         share = 100 * size.parameters / max(1, sizes.whole.parameters)
-        table.add_row(name, str(size.parameters), f"{share:.2f}%", f"{size.macs:,}", human_bytes(size.bytes))
+        table.add_row(name, f"{size.parameters:,}", f"{share:.2f}%", f"{size.macs:,}", human_bytes(size.bytes))
 
     row("whole", sizes.whole)
     for first, last in _runs(sizes.parts):
@@ -94,28 +142,43 @@ def layers_table(plan: Plan, became: Sequence[str]) -> Table:
     """One row per layer: units, classes that move together, units of each part, what became of it."""
     table = _table("layer", "units", "classes", "per part", "", right=("units", "classes", "per part"))
     for layer, what in zip(plan.layers, became, strict=True):
-        counts = [f"{layer.parts[a]}" if a == b else f"{b - a + 1} x {layer.parts[a]}" for a, b in _runs(layer.parts)]
-        table.add_row(layer.node, str(layer.units), str(layer.classes), ", ".join(counts), what)
+        counts = [
+            f"{layer.parts[a]:,}" if a == b else f"{b - a + 1} x {layer.parts[a]:,}" for a, b in _runs(layer.parts)
+        ]
+        table.add_row(layer.node, f"{layer.units:,}", f"{layer.classes:,}", "; ".join(counts), what)
     return table
 
 
 def notes(plan: Plan) -> list[str]:
-    """One line for each thing that could not simply be divided."""
+    """What could not simply be divided: one line for all of a kind with the same reason."""
     return [
-        *(f"duplicated: {title} mixes units, so each part has its own over its own units" for title in plan.duplicated),
-        *(f"replicated: {name} is in every part, each with values of its own" for name in plan.replicated),
+        *(f"duplicated: {title}: each part mixes its own units alone" for title in _counted(plan.duplicated)),
+        *([f"replicated: {_listed(plan.replicated)}: each part has values of its own"] if plan.replicated else []),
         *(f"blocked: {titles}: {reason}" for titles, reason in _alike(plan.blocked)),
     ]
 
 
+def _counted(titles: Sequence[str]) -> list[str]:
+    """Operators, as in `Relu 'a'`: the first of each type with the number of its others."""
+    count = Counter(title.split(" ", 1)[0] for title in titles)
+    first = {title.split(" ", 1)[0]: title for title in reversed(titles)}
+    return [first[kind] + (f" and {n - 1:,} more {kind}" if n > 1 else "") for kind, n in count.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, with the number of the others."""
+    rest = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{rest}"
+
+
 def _alike(blocked: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Operators that are blocked for the same reason: the first one's title with the number of the others, and that."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """Operators that are blocked for the same reason, counted, and that reason."""
+    by_reason: dict[str, list[str]] = {}
     for entry in blocked:
         title, _, reason = entry.partition(": ")
-        groups.setdefault((title.split(" ", 1)[0], reason), []).append(title)
-    for (op_type, reason), titles in groups.items():
-        yield titles[0] if len(titles) == 1 else f"{titles[0]} and {len(titles) - 1} more {op_type}", reason
+        by_reason.setdefault(reason, []).append(title)
+    for reason, titles in by_reason.items():
+        yield from ((counted, reason) for counted in _counted(titles))
 
 
 def why_lines(why: Why) -> list[Table | str]:
@@ -129,9 +192,7 @@ def why_lines(why: Why) -> list[Table | str]:
     for axis in why.axes:
         lines += ["", f"axis {' x '.join(map(str, axis.axes))}: {_share(axis)}"]
         if axis.together:
-            rest = len(axis.together) - LISTED
-            more = f" and {rest} more" if rest > 0 else ""
-            lines.append(f"  with them move: {', '.join(axis.together[:LISTED])}{more}")
+            lines.append(f"  with them move: {_listed(axis.together)}")
         if axis.chain:
             table = _table("  what is undivided", "is tied to", "by", "")
             for step in axis.chain:
@@ -176,10 +237,10 @@ def _shape(shape: tuple[int, ...]) -> str:
 def edges(merged: Merged) -> Iterator[str]:
     """What became of the weights between parts, by initializer."""
     if merged.kept:
-        yield f"weights between parts stay as they were in {', '.join(merged.kept)}"
+        yield f"weights between parts stay as they were in {_listed(merged.kept)}"
     if merged.others:
         start = f"are drawn with {merged.spread:g} of the others' deviation" if merged.spread else "start at zero"
-        yield f"weights between parts {start} in {', '.join(merged.others)}"
+        yield f"weights between parts {start} in {_listed(merged.others)}"
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
@@ -210,17 +271,13 @@ def estimates(found: Estimates) -> Table:
     right = ("width", "parameters", "memory", "step, ms", "one part", "in series", "in parallel")
     table = _table("K", *right, "", right=right)
     spread = f"spread {found.spread:.0%}"
-    table.add_row("1", "", "100%", _megabytes(found.bytes), f"{found.whole:.1f}", "", "", "", spread)
+    table.add_row("1", "", "100.00%", human_bytes(found.bytes), f"{found.whole:.1f}", "", "", "", spread)
     for row in found.rows:
         if row.why_not:
             table.add_row(str(row.k), *[""] * len(right), row.why_not)
             continue
         table.add_row(
-            str(row.k), str(row.width), f"{row.parameters:.1%}", _megabytes(row.bytes), f"{row.together:.1f}",
+            str(row.k), str(row.width), f"{row.parameters:.2%}", human_bytes(row.bytes), f"{row.together:.1f}",
             f"{row.one:.1f}", f"{row.series:.2f} x", f"{row.parallel:.2f} x", "" if row.wide else "too narrow",
         )  # fmt: skip
     return table
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 2**20:,.1f} MB"

@@ -18,41 +18,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from onnxpart.cli import tables
+from onnxpart.cli.config import Config, written
+from onnxpart.cli.models import loaded, named
+from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, taking
 from onnxpart.cli.reporting import pages
-from onnxpart.emission.initial import INITS
+from onnxpart.emission.initial import InitKind
 from onnxpart.emission.split import part_files
-from onnxpart.errors import Interrupted, UsageError
-from onnxpart.frontend.extract import cut
+from onnxpart.errors import Interrupted, UsageError, needs
 from onnxpart.frontend.load import load
 from onnxpart.merging import folder
 from onnxpart.merging.cross_weights import Edges
 from onnxpart.page import write as page
 from onnxpart.page.content import content
+from onnxpart.planning.plan import OrderKind
 from onnxpart.report.records import PARTITION
 
 if TYPE_CHECKING:
-    from onnxpart.ir.model import Model
     from onnxpart.torch.data.images import Normalize
     from onnxpart.torch.runs.task import RunOptions, Task
 
-ENGINES = ("auto", "series", "fused", "processes", "ray")
-EdgesText = Annotated[
-    str,
-    typer.Option(
-        "--edges",
-        metavar="SPREAD|keep[:NAME,..]",
-        help="How weights between parts start: zero; random, with this share of the other weights' deviation; or as "
-        "they were, in all initializers or those named. In frozen parameters they always stay.",
-    ),
-]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Outputs = Annotated[
-    str | None, typer.Option(metavar="NAME,..", help="Values of the graph that are to be its only outputs.")
-]
+Engine = Literal["auto", "series", "fused", "processes", "ray"]
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["constant", "cosine", "step", "onecycle", "wsd"]
+RecipeName = Literal["auto", "paper"]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 """By optimiser, where no rate is given."""
+RUN = "run.yaml"
+"""In a run's folder: its options."""
 _AMOUNT = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?m(?:in)?")
 
 
@@ -63,36 +55,41 @@ class Training:
     data: Annotated[
         str,
         typer.Option(
-            help="mnist5k; cifar10:FOLDER (binary version); npz:FILE (arrays named as the graph's inputs, and "
-            "`target`; to test, the same with test_ in front); folder:PATH (images by class); "
+            help="The samples: mnist5k; cifar10:FOLDER (binary version); npz:FILE or FILE.npz (arrays named as the "
+            "graph's inputs, and `target`; to test, the same with test_ in front); folder:PATH (images by class); "
             "hf:NAME_OR_FOLDER (a data set of the library datasets, with columns of the same names); module:function "
-            "(a torch Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
+            "(gives a torch Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
             show_default=False,
         ),
     ]
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the data, in all; fit may take fewer.", show_default=False)
+        int, typer.Option(min=1, help="Passes over the data, in all. fit may take fewer.", show_default=False)
     ]
-    loss: Annotated[str, typer.Option(help="cross_entropy, mse, bce or module:function.")] = "cross_entropy"
+    loss: Annotated[str, typer.Option(help="What is made small: cross_entropy, mse, bce or module:function.")] = (
+        "cross_entropy"
+    )
     label_smoothing: Annotated[
-        float, typer.Option(help="Of cross_entropy: the share of a label that goes to all classes alike.")
+        float, typer.Option(help="Share of a label that goes to all classes alike, for cross_entropy.")
     ] = 0.0
     class_weights: Annotated[
-        str | None, typer.Option(metavar="NUMBER,..", help="Of cross_entropy, in the order of the classes.")
+        str | None,
+        typer.Option(metavar="NUMBER,..", help="Weights of the classes, in their order, for cross_entropy."),
     ] = None
-    engine: Annotated[str, typer.Option(help=f"How parts are trained: {', '.join(ENGINES)}.")] = "auto"
-    optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw"
-    lr: Annotated[float | None, typer.Option(help="Learning rate; 0.001 if omitted, 0.01 of sgd.")] = None
-    momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9
+    engine: Annotated[
+        Engine, typer.Option(help="How parts are trained: one after the other, as one, or in processes of their own.")
+    ] = "auto"
+    optimizer: Annotated[Optimizer, typer.Option(help="Which optimizer of torch.optim takes the steps.")] = "adamw"
+    lr: Annotated[float | None, typer.Option(help="Learning rate. If omitted 0.001, and 0.01 for sgd.")] = None
+    momentum: Annotated[float, typer.Option(help="Momentum of sgd.")] = 0.9
     weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0
     schedule: Annotated[
-        str | None,
+        Schedule | None,
         typer.Option(
-            help="Of the rate: constant, cosine, step, onecycle or wsd; constant if omitted, cosine of fit's whole.",
+            help="How the learning rate changes. If omitted it is constant, and in fit the whole's is cosine.",
             show_default=False,
         ),
     ] = None
-    clip: Annotated[float | None, typer.Option(help="Largest norm of a part's gradient.")] = None
+    clip: Annotated[float | None, typer.Option(help="Largest norm that a part's gradient may have.")] = None
     accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data which aren't in memory.")] = 0
@@ -100,36 +97,44 @@ class Training:
         int | None, typer.Option(min=1, help="Batches in an epoch, of data without a length.", show_default=False)
     ] = None
     mean: Annotated[
-        str | None, typer.Option(metavar="NUMBER,..", help="Subtracted from images, from 0 to 1; by channel, or one.")
+        str | None,
+        typer.Option(
+            metavar="NUMBER,..", help="What is subtracted from images, from 0 to 1: a number by channel, or one."
+        ),
     ] = None
     std: Annotated[
-        str | None, typer.Option(metavar="NUMBER,..", help="That images are divided by then, as with --mean.")
+        str | None, typer.Option(metavar="NUMBER,..", help="What images are then divided by, as with --mean.")
     ] = None
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster, or auto; one on this machine alone if omitted.")
+        str | None,
+        typer.Option(help="Address of a Ray cluster, or auto. If omitted Ray runs on this machine alone."),
     ] = None
-    cpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each worker of a part.")] = 1.0
-    gpus_per_part: Annotated[float, typer.Option(min=0, help="That Ray keeps for each worker of a part.")] = 0.0
+    cpus_per_part: Annotated[float, typer.Option(min=0, help="CPU cores that Ray keeps for each worker of a part.")] = (
+        1.0
+    )
+    gpus_per_part: Annotated[float, typer.Option(min=0, help="GPUs that Ray keeps for each worker of a part.")] = 0.0
     workers_per_part: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="That share each batch, by Ray Train; the whole then has those of all parts.",
+            help="Workers that share each batch of a part, by Ray Train. The whole then has those of all parts.",
             show_default=False,
         ),
     ] = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto"
+    device: Annotated[str, typer.Option(help="Where to train: auto (cuda, else cpu), cpu, cuda, cuda:i or mps.")] = (
+        "auto"
+    )
     amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the networks first.")] = False
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of samples, and of dropout.")] = 0
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile first.")] = False
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of samples, and of dropout.")] = 0
     checkpoint_every: Annotated[
         str,
         typer.Option(
             metavar="STEPS|Nmin",
-            help="Steps between checkpoints, or minutes, as in 5min, and ends of epochs.",
+            help="When to write a checkpoint: after so many steps, or minutes, as in 5min, and at ends of epochs.",
         ),
     ] = "10min"
-    keep: Annotated[int, typer.Option(min=1, help="Checkpoints kept of each part.")] = 2
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep of each part.")] = 2
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoints of a run that was cut short.")
     ] = False
@@ -141,8 +146,6 @@ class Training:
         :raises UsageError: for values that make no sense, or without PyTorch.
         """
         task = _runs().task
-        if self.engine not in ENGINES:
-            raise UsageError(f"the engine {self.engine!r} isn't known; choose one of {', '.join(ENGINES)}.")
         if self.workers_per_part and self.engine != "ray":
             raise UsageError("several workers per part need the engine ray; add --engine ray.")
         known = {field.name for field in fields(task.Settings)}
@@ -234,21 +237,9 @@ def _with_training(
         common = {field.name: given.pop(field.name) for field in taken}
         command(**given, training=Training(**fixed, **common))
 
-    hints = get_type_hints(command, include_extras=True) | get_type_hints(Training, include_extras=True)
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "training"]
-    shared = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-        )
-        for field in taken
-    ]
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in (*own, *shared)]
-    run.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: hints[p.name] for p in keyword}
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
-    return run
+    hints, missing = get_type_hints(Training, include_extras=True), inspect.Parameter.empty
+    more = {field.name: (hints[field.name], missing if field.default is MISSING else field.default) for field in taken}
+    return taking(run, command, more, without=("training",))
 
 
 @_with_training
@@ -259,10 +250,11 @@ def train(
     ],
     training: Training,
 ) -> None:
-    """Train all parts of a split, or one network; the trained weights replace those in the files.
+    """Train all parts of a split, or one network. The trained weights replace those in the files.
 
     Until it is done, checkpoints are in DIR/training (FILE.training); metrics.jsonl there stays.
     """
+    _need_runtime()
     options = training.options()
     if source.is_dir():
         plan = folder.read_plan(source)
@@ -285,56 +277,59 @@ def train(
         found = [{**asdict(each), "file": str(each.file)} for each in done]
         typer.echo(json.dumps({"trained": found, "metrics": str(place / "metrics.jsonl")}))
         return
-    console = tables.console()
     for each in done:
         last = each.curve[-1]
-        console.print(f"{each.file}: {runs.progress.told(last, each.metric)}; {last.seconds:.1f} s")
-        console.print(f"  ONNX Runtime is off the trained module by {each.deviation:.1e} of the output's spread")
+        tables.show(
+            f"{each.file}: {runs.progress.told(last, each.metric)}; {last.seconds:.1f} s",
+            f"  ONNX Runtime is off the trained module by {each.deviation:.1e} of the output's spread",
+        )
 
 
 @_with_training
 def fit(
+    context: typer.Context,
     model: ModelFile,
     training: Training,
+    config: Config = None,  # noqa: ARG001
     k: Annotated[str, typer.Option("-k", metavar="K|auto", help="Number of parts, or what `estimate` advises.")] = "2",
     recipe: Annotated[
-        str,
+        RecipeName,
         typer.Option(
-            help="How parts and whole are trained: auto (rates by optimiser and K, the whole with a schedule of its "
-            "own) or paper (one schedule, momenta merged)."
+            help="How parts and whole are trained: auto takes rates by optimizer and K, and gives the whole a schedule "
+            "of its own; paper has one schedule, and merges momenta."
         ),
     ] = "auto",
     parts_lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate of the parts; K times the whole's if omitted, that of sgd as it is."),
+        typer.Option(help="Learning rate of the parts. If omitted K times the whole's, and that of sgd as it is."),
     ] = None,
     merge_at: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of the parts; the whole trains the rest. If omitted, as long as their ensemble improves on "
-            "the test data, at most four fifths; half of all in the recipe paper."
+            help="Epochs of the parts; the whole trains the rest. If omitted the parts train as long as their ensemble "
+            "improves on the test data, at most four fifths of all epochs, and half of them in the recipe paper."
         ),
     ] = None,
     rounds: Annotated[
         int,
-        typer.Option(help="Of the parts' epochs; after each the parts are merged, and the whole divided at random."),
+        typer.Option(
+            help="Rounds of the parts' epochs. After each the parts are merged, and the whole is divided at random."
+        ),
     ] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="Folder to write; MODEL's name with _fit, here, if omitted."),
+        typer.Option("-o", "--out", metavar="DIR", help="Folder to write. If omitted MODEL's name with _fit, here."),
     ] = None,
     order: Annotated[
-        str | None,
+        OrderKind | None,
         typer.Option(
-            help="How units go to the parts (see split); contiguous if omitted, random in several rounds.",
+            help="In which order units go to the parts. If omitted contiguous, and random in several rounds.",
             show_default=False,
         ),
     ] = None,
     init: Annotated[
-        str | None,
-        typer.Option(
-            help=f"The parts' first weights: {', '.join(INITS)}; scaled if omitted, slices in the recipe paper."
-        ),
+        InitKind | None,
+        typer.Option(help="The parts' first weights. If omitted scaled, and slices in the recipe paper."),
     ] = None,
     grow: Annotated[
         Literal["merge", "widen"],
@@ -345,7 +340,7 @@ def fit(
         typer.Option(
             metavar="N",
             help="Blocks of each stack that the parts train with (see shallow); they get the others before they merge, "
-            "such that add nothing at first. All if omitted.",
+            "such that add nothing at first. If omitted the parts have all.",
             show_default=False,
         ),
     ] = None,
@@ -375,14 +370,15 @@ def fit(
     ] = False,
     force: Force = False,
 ) -> None:
-    """Split a network, train its parts, merge them, and train the whole on.
+    """Split a network, train its parts, merge, and train the whole on.
 
     DIR gets trained.onnx, the report (report.md, report.json, pictures), the partition as a page (partition.html),
-    metrics.jsonl, and the split (parts/).
+    metrics.jsonl, the split (parts/), and the options (run.yaml).
     """
-    draw = pages().fit_pictures
-    options, how, loaded = training.options(), edges_of(edges), _loaded(model, outputs)
-    target = out if out is not None else Path(f"{model.stem}_fit")
+    _need_runtime()
+    draw, settings = pages().fit_pictures, written(context)
+    options, how, network = training.options(), edges_of(edges), loaded(model, outputs)
+    target = out if out is not None else named(model, "fit")
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
     amount = (None, None) if budget is None else steps_or_minutes(budget)
@@ -401,23 +397,14 @@ def fit(
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
                 "edges": how, "baseline": baseline, "goal": goal}  # fmt: skip
-        found = runs.fit.fit(loaded, options, target, told, k=parts, recipe=chosen, **ways, force=force)
+        found = runs.fit.fit(network, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)
         shown = page.page(content(found.partition, found.sizes))
-        runs.fit_report.save(data, target, {**draw(data), PARTITION: shown.encode()})
+        runs.fit_report.save(data, target, {**draw(data), PARTITION: shown.encode(), RUN: settings})
     if training.as_json:
         typer.echo(json.dumps(data))
         return
-    console = tables.console()
-    for line in runs.fit_report.page(data)[2:]:
-        console.print(line)
-    console.print(f"wrote {found.file} and {target / runs.fit_report.PAGE}")
-
-
-def _loaded(path: Path, outputs: str | None) -> Model:
-    """Return the model in a file, cut down to what leads to some values."""
-    model = load(path)
-    return model if outputs is None else cut(model, outputs.split(","))
+    tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {target / runs.fit_report.PAGE}")
 
 
 def _number(k: str) -> int:
@@ -441,20 +428,21 @@ def estimate(
     ks: Annotated[str, typer.Option("-k", metavar="K,..", help="Numbers of parts to try.")] = "2,3,4,8",
     outputs: Outputs = None,
 ) -> None:
-    """Measure a few steps of the whole and of K parts, and say which K pays; nothing is trained or written."""
+    """Measure a few training steps, and say which K pays.
+
+    They are steps of the whole and of K parts. Nothing is trained or written.
+    """
     try:
         numbers = [int(k) for k in ks.split(",")]
     except ValueError:
         raise UsageError(f"the numbers of parts {ks!r} aren't possible; give some as in 2,4.") from None
     options, runs = training.options(), _runs()
     with tables.busy("measuring steps"):
-        found = runs.estimate.estimate(_loaded(model, outputs), options, numbers)
+        found = runs.estimate.estimate(loaded(model, outputs), options, numbers)
     if training.as_json:
         typer.echo(json.dumps({**asdict(found), "advice": found.advice, "best": found.best and found.best.k}))
         return
-    console = tables.console()
-    console.print(tables.estimates(found))
-    console.print(found.advice)
+    tables.show(tables.estimates(found), found.advice)
 
 
 @contextmanager
@@ -474,11 +462,14 @@ def _runs() -> Any:
 
     :raises UsageError: when PyTorch isn't installed.
     """
-    try:
+    with needs("training", "train"):
         return import_module("onnxpart.torch.runs")
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "onnxpart":
-            raise
-        raise UsageError(
-            f"training needs the package {error.name}; install it with `pip install 'onnxpart[train]'`."
-        ) from None
+
+
+def _need_runtime() -> None:
+    """Check that the trained file can be run before anything is trained.
+
+    :raises UsageError: when ONNX Runtime isn't installed.
+    """
+    with needs("checking the trained file", "gpu"):
+        import_module("onnxruntime")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod, sqrt
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -40,7 +40,8 @@ def _entering(partition: Partition, name: str, part: int | None) -> Sequence[int
     return sizes(partition.division.kept(tensor, part), shape)
 
 
-INITS = ("slices", "he", "glorot", "scaled")
+InitKind = Literal["slices", "he", "glorot", "scaled"]
+INITS: tuple[InitKind, ...] = get_args(InitKind)
 
 
 def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, Stream]:

@@ -91,7 +91,7 @@ class Split:
         save(self.whole_draft, folder / WHOLE)
         if not self.plan.same_graph:
             save(redraft(self.analysis.model), folder / ORIGINAL)
-        (folder / PLAN).write_text(self.plan.to_json())
+        (folder / PLAN).write_text(self.plan.to_json(), encoding="utf-8")
 
 
 def split(

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from onnxpart.errors import ModelError
 from onnxpart.frontend import passes
+from onnxpart.frontend.export_advice import refuse_foreign
 from onnxpart.frontend.torch_export import untie
 from onnxpart.ir.arrays import digest, rows_of
 from onnxpart.ir.model import OLDEST_OPSET, Model
@@ -63,6 +64,7 @@ def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx
             raise ModelError(f"{name} has external data, and no folder to look for them; give the path of its file.")
     else:
         path = Path(source)
+        refuse_foreign(path)
         proto, name, folder = read(path), str(path), path.parent
         _check_types(proto, name)
         check_external(proto, path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ def copy_name(name: str, part: int) -> str:
 
 
 SCHEMA = 1
-ORDERS = ("contiguous", "interleaved", "random")
+OrderKind = Literal["contiguous", "interleaved", "random"]
+ORDERS: tuple[OrderKind, ...] = get_args(OrderKind)
 METADATA = "onnxpart.plan"
 """Key under which an emitted model carries its plan."""
 METADATA_PART = "onnxpart.part"

@@ -246,7 +246,7 @@ def _lines(file: Path) -> Iterator[Run | Times | Diversity | Engines | Advice]:
     :raises ModelError: when it can't be read, or a line is no record.
     """
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         raise ModelError(f"{file} can't be read; name a file of JSON lines.") from None
     for number, line in enumerate(lines, 1):
@@ -276,7 +276,7 @@ def _fitted(file: Path) -> Fitted:
     :raises ModelError: when it can't be read, or is something else.
     """
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
         which = "metric" if data["metric"] else "loss"
         last = data["whole"][-1] if data["whole"] else data["merged"]
         if not {"parts", "ensemble", "baseline", "as_good"} <= data.keys():

@@ -7,11 +7,13 @@ yet, or no longer needed), `onnxpart-old` (a folder set aside until the new one 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -25,6 +27,8 @@ NEW, OLD, READY = "onnxpart", "onnxpart-old", "onnxpart-ready"
 """Kinds of what is under way."""
 _OUTDATED = f".outdated.{NEW}"
 """Beside files that are ready: names of what is removed when they are in their places."""
+_SYNCHRONIZE = 0x00100000
+"""The right to wait for a process, which any other of the same user has on Windows."""
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _NAME = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-\w{8}\.(onnxpart(?:-old|-ready)?)", re.DOTALL)
 
@@ -210,6 +214,12 @@ def _prefix(name: str) -> str:
 
 
 def _lives(pid: int) -> bool:
+    """Return whether a process of this machine is there."""
+    if sys.platform == "win32":  # where os.kill would send it Ctrl-C
+        handle = ctypes.windll.kernel32.OpenProcess(_SYNCHRONIZE, False, pid)
+        if handle:
+            ctypes.windll.kernel32.CloseHandle(handle)
+        return bool(handle)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -20,7 +20,7 @@ _PREFIX, _HEAD = "onnxpart.", 1024
 _KNOWN = re.compile(
     r"plan\.json|(part\d+|whole|original|merged|trained)(\.onnx((\.\d+)?\.data)?|\.optimizer\.safetensors|\.training)"
     r"|training|parts|whole|round\d+|to\d+|baseline|shorter|one part|copies|checkpoints|tensorboard"
-    r"|part\d+-step\d+\.safetensors|report\.json|report\.md|metrics\.jsonl|\..*\.onnxpart[a-z-]*"
+    r"|part\d+-step\d+\.safetensors|report\.json|report\.md|run\.yaml|metrics\.jsonl|\..*\.onnxpart[a-z-]*"
 )
 """Names of what onnxpart writes into the folder of a split, or of a training run, and into those in it."""
 _PLANS = ("plan.json", "part0.onnx", "parts/plan.json")

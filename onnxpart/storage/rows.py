@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -53,10 +54,23 @@ class Stored:
         if not size:
             return np.zeros(shape, self.dtype)
         try:
-            flat = np.memmap(self.path, np.uint8, mode="r", offset=self.offset + start * row, shape=(size,))
+            flat = _bytes(self.path, self.offset + start * row, size)
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.path} can't be read ({error}); leave it in place meanwhile.") from None
         return flat.view(np.ndarray).view(self.dtype).reshape(shape)
+
+
+def _bytes(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
+    """Return bytes of a file: mapped, but on Windows, where no mapped file can be replaced, read.
+
+    :raises OSError, ValueError: when it is shorter, or can't be read.
+    """
+    if sys.platform == "win32":
+        read = np.fromfile(path, np.uint8, size, offset=offset)
+        if len(read) < size:
+            raise ValueError(f"it ends after {len(read)} of {size} bytes")
+        return read
+    return np.memmap(path, np.uint8, mode="r", offset=offset, shape=(size,))
 
 
 @dataclass(frozen=True)

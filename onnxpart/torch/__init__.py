@@ -1,6 +1,7 @@
 """Training in PyTorch: import an ONNX model, train it, write its weights back."""
 
 from onnxpart.torch.exporter.export import export
+from onnxpart.torch.exporter.program import load_program
 from onnxpart.torch.handle import Handle, split_module
 from onnxpart.torch.importer import operators as operators
 from onnxpart.torch.importer.import_onnx import import_onnx
@@ -14,6 +15,7 @@ __all__ = [
     "export",
     "export_weights",
     "import_onnx",
+    "load_program",
     "load_weights",
     "shallow_module",
     "split_module",

@@ -1,21 +1,80 @@
-"""The parts of a module, and then the module, each trained by a Trainer of transformers."""
+"""Models of transformers: a saved one as ONNX to train from; and parts and whole, each trained by a Trainer."""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
+from onnxpart.errors import ModelError, needs
+from onnxpart.ir.protos import metadata_of
+from onnxpart.torch.exporter.export import Dynamic, Named, exported, first_line, silent
 from onnxpart.torch.handle import Handle, check_merge_at, split_module
 
 if TYPE_CHECKING:
     from transformers import Trainer
     from transformers.trainer_utils import TrainOutput
+
+ARCHITECTURE = "transformers.architecture"
+"""Key under which a model's metadata name the class that it was."""
+
+
+def load_pretrained(folder: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Return a model that `save_pretrained` wrote as ONNX to train from (see `onnxpart.torch.export`).
+
+    It takes token ids and their mask, batch and length of any size, or images of the size in the model's configuration;
+    nothing is fetched from elsewhere, and no code in the folder is run.
+
+    :raises UsageError: without transformers.
+    :raises ModelError: when the folder can't be read, or the model takes something else. Others: see `export`.
+    """
+    with needs("reading a model of transformers", "hf"):
+        import transformers
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json; name a folder that save_pretrained wrote.")
+    try:
+        with silent():
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            (name,) = config.architectures
+            module = getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever transformers raises
+        raise ModelError(
+            f"{folder} can't be read by transformers ({first_line(error)}); save the model again."
+        ) from None
+    module.config.use_cache = False
+    inputs, dynamic = _examples(module, str(folder))
+    with exported(module, inputs, "auto", dynamic) as draft:
+        result = draft.model()
+    result.graph.name = Path(folder).name
+    onnx.helper.set_model_props(result, metadata_of(result) | {ARCHITECTURE: name})
+    return result
+
+
+def _examples(module: Any, folder: str) -> tuple[Named, Dynamic]:
+    """Return inputs for a model, and their axes of any size besides the batch.
+
+    :raises ModelError: when it takes neither tokens nor images.
+    """
+    config, wanted = module.config, module.main_input_name
+    if wanted == "input_ids" and not config.is_encoder_decoder:
+        words = [word for word in range(config.vocab_size) if word != config.pad_token_id][:8]
+        tokens = torch.tensor([words, words[::-1]])
+        inputs = {wanted: tokens, "attention_mask": torch.ones_like(tokens)}
+        return inputs, {key: {1: "length"} for key in inputs}
+    size = getattr(config, "image_size", None)
+    if wanted == "pixel_values" and isinstance(size, int):
+        return {wanted: torch.zeros(2, config.num_channels, size, size)}, {}
+    raise ModelError(
+        f"{folder}: what a {type(module).__name__} takes isn't known; export it with onnxpart.torch.export(module, "
+        "example_inputs, 'model.onnx')."
+    )
 
 
 class PartitionedTrainer:

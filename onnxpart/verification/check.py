@@ -112,9 +112,9 @@ def _untried(analysis: Analysis, size: int, macs: int, later: str = "") -> str |
     :param size: bytes of the weights. :param macs: of all that would be run. :param later: what to do about it.
     """
     if find_spec("onnxruntime") is None:
-        return "onnxruntime isn't installed; `pip install onnxruntime`"
+        return "ONNX Runtime isn't installed; `pip install '.[gpu]'` from a checkout installs it"
     if size > MOST_BYTES:
-        return f"its weights take more than {MOST_BYTES >> 20} MB{later}"
+        return f"its weights take more than {MOST_BYTES >> 20} MiB{later}"
     if max(map(prod, analysis.shapes.shape.values()), default=0) > MOST_ELEMENTS:
         return f"a tensor has more than {MOST_ELEMENTS:,} elements{later}"
     if macs > MOST_MACS:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxpart.errors import OnnxpartError
+from onnxpart.errors import OnnxpartError, needs
 from onnxpart.ir.protos import captured
 from onnxpart.storage import onnx_file as files
 from onnxpart.storage.draft import empty, fill, without_initializers
@@ -75,11 +75,12 @@ def _session(model: onnx.ModelProto, options: Any) -> Any:
 class Session:
     """A model in ONNX Runtime; `outside` are the initializers that it declares external.
 
-    :raises OnnxpartError: when ONNX Runtime can't load it.
+    :raises OnnxpartError: when ONNX Runtime can't load it, or isn't there.
     """
 
     def __init__(self, model: onnx.ModelProto, outside: Mapping[str, Array] | None = None) -> None:
-        import onnxruntime
+        with needs("verifying", "gpu"):
+            import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

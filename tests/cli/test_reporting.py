@@ -29,7 +29,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = CliRunner().invoke(app, ["report", str(source), "-o", str(tmp_path / "r.html")])
     assert done.exit_code == 2
-    assert "pip install 'onnxpart[train]'" in done.output
+    assert "pip install '.[report]'" in done.output
     begun = CliRunner().invoke(app, ["fit", str(tmp_path / "none.onnx"), "--data", "mnist5k", "--epochs", "1"])
     assert begun.exit_code == 2, "before anything is trained"
-    assert "pip install 'onnxpart[train]'" in begun.output
+    assert "pip install '.[report]'" in begun.output

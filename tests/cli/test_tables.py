@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from rich.table import Table
 
 from models import BUILDERS
@@ -41,8 +44,8 @@ def test_equal_parts_are_one_row() -> None:
     analysis = analyse(load(BUILDERS["lenet"]()))
     alike = text(tables.sizes_table(measure(analysis, plan(analysis, 5))))
     assert [row[0] for row in alike] == ["whole", "parts 0 to 4, each"]
-    assert alike[0][1:3] == ["431080", "100.00%"]
-    assert alike[1][1:3] == ["18224", "4.23%"]
+    assert alike[0][1:3] == ["431,080", "100.00%"]
+    assert alike[1][1:3] == ["18,224", "4.23%"]
     uneven = text(tables.sizes_table(measure(analysis, plan(analysis, 2, shares=(2, 1)))))
     assert [row[0] for row in uneven] == ["whole", "part 0", "part 1"]
 
@@ -69,8 +72,38 @@ def test_initializers_say_how_they_merge() -> None:
 
 def test_notes_name_what_could_not_simply_be_divided() -> None:
     made = plan(analyse(load(BUILDERS["lrn"]())), 2)
-    assert tables.notes(made) == ["duplicated: LRN 'norm' mixes units, so each part has its own over its own units"]
+    assert tables.notes(made) == ["duplicated: LRN 'norm': each part mixes its own units alone"]
     assert tables.notes(plan(analyse(load(BUILDERS["lenet"]())), 2)) == []
+
+
+def test_notes_of_one_kind_are_counted() -> None:
+    made = plan(analyse(load(BUILDERS["lrn"]())), 2)
+    norms = tuple(f"LRN 'norm{i}'" for i in range(24))
+    weights = tuple(f"w{i}" for i in range(10))
+    blocked = ("Foo 'a': no rule", "Bar 'b': no rule", "Foo 'c': no rule", "Foo 'd': its own")
+    assert tables.notes(replace(made, duplicated=norms, replicated=weights, blocked=blocked)) == [
+        "duplicated: LRN 'norm0' and 23 more LRN: each part mixes its own units alone",
+        "replicated: w0, w1, w2, w3, w4, w5, w6, w7 and 2 more: each part has values of its own",
+        "blocked: Foo 'a' and 1 more Foo: no rule",
+        "blocked: Bar 'b': no rule",
+        "blocked: Foo 'd': its own",
+    ]
+
+
+def test_no_name_is_broken_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "encoder.layers.0.self-attention.key_projection.weight" * 2
+    layer = replace(plan(analyse(load(BUILDERS["chain"]())), 2).layers[0], node=f"Conv '{name}'")
+    rows = tables.layers_table(
+        replace(plan(analyse(load(BUILDERS["chain"]())), 2), layers=(layer,)), ["tied to much else"]
+    )
+    monkeypatch.setattr(tables, "console", lambda: Console(width=40, highlight=False, markup=False))
+    tables.show(rows, f"blocked: {name}: words that are wrapped between words alone")
+    told = capsys.readouterr().out
+    assert told.count(name) == 2
+    assert {"wrapped", "between", "tied", "else"} <= set(told.split())
+    assert told.splitlines()[-2:] == ["words that are wrapped between words", "alone"]
 
 
 def test_a_verdict_ends_with_one_word() -> None:

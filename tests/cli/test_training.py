@@ -30,10 +30,11 @@ from onnxpart.torch import import_onnx
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.runs import estimate
 from onnxpart.torch.runs.estimate import Estimate, Estimates
+from onnxpart.torch.runs.recipe import Kind
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training.objective import find_objective
 from onnxpart.torch.training.series import Series
-from onnxpart.torch.training.settings import EngineKind
+from onnxpart.torch.training.settings import EngineKind, OptimizerKind, ScheduleKind
 from tests.networks.command import MODULE, equal, lines, process, run, run_json
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -77,7 +78,7 @@ def test_fit_is_the_whole_method() -> None:
     found = run_json("fit", "chain.onnx", "--epochs", 12, "--merge-at", 4, "-o", "out", *DATA, *PAPER)
     assert listed("out") == [
         "curves_loss.svg", "curves_metric.svg", "metrics.jsonl", "partition.html", "parts", "report.json", "report.md",
-        "trained.onnx",
+        "run.yaml", "trained.onnx",
         "trained.optimizer.safetensors",
     ]  # fmt: skip
     assert json.loads(Path("out/report.json").read_text()) == found
@@ -102,6 +103,17 @@ def test_fit_is_the_whole_method() -> None:
     data = samples()
     logits = ort.InferenceSession("out/trained.onnx").run(None, {"x": data["test_x"]})[0]
     assert (logits.argmax(1) != data["test_target"]).mean() == pytest.approx(found["whole"][-1]["metric"])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_is_done_again_by_one_file() -> None:
+    run("fit", "chain.onnx", "--epochs", 3, "-o", "out", "--seed", 3, "--outputs", "logits", "--parts-lr", 0.05, *DATA)
+    again = run("fit", "--config", "out/run.yaml", "-o", "again")
+    assert equal("out/trained.onnx", "again/trained.onnx")
+    assert Path("again/run.yaml").read_text() == Path("out/run.yaml").read_text().replace("out: out", "out: again")
+    run("fit", "--config", "again/run.yaml", "--seed", 4, "--force")
+    assert not equal("out/trained.onnx", "again/trained.onnx")
+    assert again.stderr.count("\n") > 1
 
 
 def test_what_the_whole_starts_from_is_merged(here: Path) -> None:
@@ -481,10 +493,10 @@ def test_goals_that_make_no_sense(options: tuple[object, ...], sentence: str) ->
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(("options", "sentence"), [
-    (("--recipe", "best"), "the recipe 'best' isn't known; choose one of auto, paper."),
+    (("--recipe", "best"), "invalid value for '--recipe': 'best' is not one of 'auto', 'paper'; `onnxpart "),
     (("--parts-lr", 0), "the parts' rate is 0.0; it must be positive."),
     (("--parts-lr", 1, *PAPER), "the recipe paper has one rate for parts and whole; leave out --parts-lr"),
-    (("--schedule", "linear"), "schedule 'linear' isn't known; choose one of "),
+    (("--schedule", "linear"), "invalid value for '--schedule': 'linear' is not one of 'constant', "),
 ])  # fmt: skip
 def test_recipes_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:
     assert run("fit", "chain.onnx", "--epochs", 2, *DATA, *options, code=2).stderr.startswith(f"error: {sentence}")
@@ -622,9 +634,9 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         (("--loss", "hinge"), 2, "the loss 'hinge' isn't known;"),
         (("--loss", "own_samples:none"), 2, "the loss 'own_samples:none' can't be imported (AttributeError: "),
         (("--loss", "bce"), 1, "a sample has targets [], the output is [3]; give them that shape."),
-        (("--engine", "rocket"), 2, "the engine 'rocket' isn't known; choose one of auto, "),
+        (("--engine", "rocket"), 2, "invalid value for '--engine': 'rocket' is not one of 'auto', "),
         (("--workers-per-part", "2"), 2, "several workers per part need the engine ray; add --engine ray."),
-        (("--optimizer", "lion"), 2, "optimizer 'lion' isn't known;"),
+        (("--optimizer", "lion"), 2, "invalid value for '--optimizer': 'lion' is not one of 'adamw', "),
         (("--device", "cuda:99"), 2, "device 'cuda:99' isn't there"),
         (("--checkpoint-every", "often"), 2, "checkpoints every 'often' aren't possible; give steps, as 500, or"),
         (("--checkpoint-every", "0"), 2, "checkpoints every '0' aren't possible;"),
@@ -657,7 +669,9 @@ def test_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence.startswith("error: the Ray cluster 127.0.0.1:1 can't be reached (")
     monkeypatch.setitem(sys.modules, "ray", None)
     sentence = run(*options, code=2).stderr.splitlines()[-1]
-    assert sentence == "error: Ray isn't installed; run pip install 'onnxpart[ray]'."
+    assert sentence == (
+        "error: the engine ray needs the package ray; install it from a checkout with `pip install '.[ray]'`."
+    )
 
 
 @pytest.mark.usefixtures("here")
@@ -696,8 +710,19 @@ def test_a_loss_of_the_users() -> None:
 def test_without_pytorch(here: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from onnxpart.cli.app import main; main()"
     done = process(sys.executable, "-c", code, "train", str(here / "chain.onnx"), "--data", "mnist5k", "--epochs", "1")
-    sentence = "error: training needs the package torch; install it with `pip install 'onnxpart[train]'`.\n"
+    sentence = "error: training needs the package torch; install it from a checkout with `pip install '.[train]'`.\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
+
+
+def test_without_onnx_runtime_nothing_is_trained(here: Path) -> None:
+    code = "import sys; sys.modules['onnxruntime'] = None; from onnxpart.cli.app import main; main()"
+    done = process(sys.executable, "-c", code, "fit", "chain.onnx", "--data", "data.npz", "--epochs", "1")
+    sentence = (
+        "error: checking the trained file needs the package onnxruntime; install it from a checkout with "
+        "`pip install '.[gpu]'`.\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
+    assert not (here / "chain_fit").exists()
 
 
 def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
@@ -722,8 +747,11 @@ def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
         deviation(module, objective, here / "foreign.onnx", batch)
 
 
-def test_the_engines_are_those_of_training() -> None:
-    assert get_args(EngineKind) == cli_train.ENGINES
+def test_the_choices_are_those_of_training() -> None:
+    assert get_args(cli_train.Engine) == get_args(EngineKind)
+    assert set(get_args(cli_train.Optimizer)) == set(get_args(OptimizerKind))
+    assert get_args(cli_train.Schedule) == get_args(ScheduleKind)
+    assert get_args(cli_train.RecipeName) == get_args(Kind)
 
 
 @pytest.mark.usefixtures("here")

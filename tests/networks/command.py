@@ -98,7 +98,16 @@ def process(*command: str) -> subprocess.CompletedProcess[str]:
     root = str(Path(cli.__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        timeout=120,
+        env=environment,
+    )
 
 
 def lines(path: str) -> list[dict[str, Any]]:

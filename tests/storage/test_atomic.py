@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -280,3 +282,22 @@ def test_a_disk_that_is_full_is_said(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="choose another place"):
         write_bytes(tmp_path / "missing" / "file", b"")
+
+
+def test_no_signal_is_sent_on_windows(
+    tmp_path: Path, names: Callable[[int, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There os.kill with 0 is Ctrl-C."""
+    closed: list[int] = []
+    kernel = SimpleNamespace(
+        OpenProcess=lambda rights, inherit, pid: 7 if pid == os.getpid() else 0, CloseHandle=closed.append
+    )
+    files = [names(pid, NEW) for pid in (os.getpid(), 2**30)]
+    for path in files:
+        path.write_bytes(b"")
+    monkeypatch.setattr(os, "kill", None)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    clear(tmp_path)
+    assert [path.exists() for path in files] == [True, False]
+    assert closed == [7]

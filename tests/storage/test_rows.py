@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -22,7 +23,7 @@ from onnxpart.merging.folder import merge_folder, read_plan
 from onnxpart.merging.merge import merge_streams
 from onnxpart.planning.plan import slice_array, slice_stream
 from onnxpart.storage.onnx_file import ALIGNMENT
-from onnxpart.storage.rows import Stream
+from onnxpart.storage.rows import Stored, Stream
 from onnxpart.storage.safetensors import save_arrays
 from tests.networks.copies import restored
 from tests.networks.external import outside
@@ -477,3 +478,19 @@ def test_safetensors_of_parts_are_read_row_by_row(order: Sequence[int]) -> None:
         same("parts/merged.onnx", "m2.onnx")
     else:
         assert not np.array_equal(arrays("parts/merged.onnx")["table"], arrays("m2.onnx")["table"])
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_rows_are_mapped_but_on_windows_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    (tmp_path / "rows").write_bytes(b"head" + np.arange(12, dtype=np.float32).tobytes())
+    rows = Stored(tmp_path / "rows", 4, np.dtype(np.float32), (4, 3))
+    beyond = Stored(tmp_path / "rows", 4, np.dtype(np.float32), (5, 3))
+    monkeypatch.setattr(sys, "platform", platform)
+    found = rows[slice(1, 3),]
+    base = found
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    np.testing.assert_array_equal(found, [[3, 4, 5], [6, 7, 8]])
+    assert isinstance(base, np.memmap) == (platform == "linux")
+    with pytest.raises(ModelError, match="can't be read"):
+        beyond[slice(4, 5),]

@@ -129,7 +129,7 @@ def test_the_file_tells_whether_a_model_ran_as_it_came(tmp_path: Path, monkeypat
 
 def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert "onnxruntime isn't installed" in checked(split(GOLDEN["chain"](), 2)).sentence
+    assert "ONNX Runtime isn't installed" in checked(split(GOLDEN["chain"](), 2)).sentence
 
 
 def grown(model: ModelProto, new: New = "zero") -> Check:

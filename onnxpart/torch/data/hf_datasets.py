@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxpart.errors import DataError
+from onnxpart.errors import DataError, needs
 from onnxpart.torch.data.batch import TARGET
 
 _LEARN, _TEST = "train", ("test", "validation")
@@ -17,12 +17,10 @@ def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | N
     """Return what a data set holds to learn, and to test if it does: the graph's inputs and the target, as tensors.
 
     :param name: of a folder, or on the hub. :param stream: read it from its beginning to its end, in its own order.
-    :raises DataError: without the library, when the data set can't be read, or lacks columns.
+    :raises UsageError: without the library. :raises DataError: when the data set can't be read, or lacks columns.
     """
-    try:
+    with needs("hf:", "data"):
         import datasets
-    except ImportError:
-        raise DataError("hf: needs the package datasets; install it with `pip install 'onnxpart[data]'`.") from None
     folder = Path(name)
     place = str(folder.resolve()) if folder.is_dir() else name  # a folder may be called as a format is
     saved = any((folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from onnxpart.errors import DataError, UsageError
+from onnxpart.errors import DataError, UsageError, needs
 from onnxpart.torch.data import hf_datasets
 from onnxpart.torch.data.batch import TARGET, Prepare, Source
 from onnxpart.torch.data.images import (
@@ -97,7 +97,7 @@ def open_data(
     :raises UsageError: for a text of another form, a function that can't be imported, or what is for other data.
     :raises DataError: when the data can't be read, are empty, or don't fit the graph.
     """
-    kind, _, rest = text.partition(":")
+    kind, rest = _form(text)
     loading = _Loading(inputs, batch_size, seed, workers, steps_per_epoch)
     if kind == "mnist5k" and not rest:
         found = _mnist5k(loading)
@@ -106,7 +106,7 @@ def open_data(
     elif rest and kind not in _OPENERS:
         found = _from_function(text, loading)
     else:
-        raise UsageError(f"the data {text!r} are of no known form; give {FORMS}.")
+        raise UsageError(f"the data {text!r} are of no known form; give {_likely(text)}.")
     if steps_per_epoch is not None and not isinstance(found.train, StreamLoader):
         raise UsageError(f"the data {text!r} have {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
     found = found.prepared(inputs)
@@ -118,6 +118,24 @@ def open_data(
         if source is not None:
             _check_batch(source, inputs, batch_size)
     return found
+
+
+def _form(text: str) -> tuple[str, str]:
+    """Return what kind of data a text names, and the rest of it; a path that ends in .npz is of the kind npz."""
+    kind, _, rest = text.partition(":")
+    return ("npz", text) if text.endswith(".npz") and kind not in _OPENERS else (kind, rest)
+
+
+def _likely(text: str) -> str:
+    """Return the form that a text of none was meant to have, or all of them."""
+    path = Path(text)
+    if path.suffix == ".npy":
+        return (
+            f"npz:{path.with_suffix('.npz')}, written with np.savez under the names of the graph's inputs, and {TARGET}"
+        )
+    if path.is_dir():
+        return f"folder:{text} for images by class, or cifar10:{text}"
+    return FORMS
 
 
 def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
@@ -144,7 +162,7 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 # -- images in memory -------------------------------------------------------------------------------------------------
 def read_by(text: str) -> list[Path]:
     """The file or folder of this machine that data are read from, where `text` names one."""
-    kind, _, rest = text.partition(":")
+    kind, rest = _form(text)
     return [Path(rest)] if kind in _OPENERS and rest and "://" not in rest else []
 
 
@@ -235,10 +253,8 @@ def _folder(name: str, loading: _Loading) -> Data:
     path, port = Path(name), _only_port(f"folder:{name}", loading.inputs)
     if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
         raise DataError(f"the graph's {port.name!r} is {port}, no images of 1 or 3 channels; use npz:FILE.")
-    try:
+    with needs("a folder of images", "train"):
         import PIL  # noqa: F401
-    except ImportError:
-        raise DataError("images need the package Pillow; install it with `pip install pillow`.") from None
     train, test = path / "train", path / "test"
     folder = train if train.is_dir() else path
     skipped = {"test"} if test.is_dir() else set()

@@ -235,7 +235,7 @@ def _batches(inputs: Named) -> Named:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep off the terminal what exporters warn, log and print, from Python and from C++."""
     level, saved = logging.root.manager.disable, [os.dup(fd) for fd in (1, 2)]
     try:
@@ -262,11 +262,11 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
     module, problems = call.module, defaultdict[str, list[str]](list)
     for name in attempts if exporter == "auto" else [exporter]:
         try:
-            with unchanged(module), _silent():
+            with unchanged(module), silent():
                 module.train()
-                draft = _folded(attempts[name](folder), call, folder / f"{name}.onnx")
-            draft = _for_training(draft, module, call.outputs)
-            with unchanged(module), _silent():
+                draft = folded(_with_constant_buffers(attempts[name](folder), call), module, folder / f"{name}.onnx")
+            draft = for_training(draft, module, call.outputs)
+            with unchanged(module), silent():
                 module.eval()
                 problem = difference(draft, call.run, call.inputs, call.axes)
                 problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
@@ -275,7 +275,7 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
         except OnnxpartError as error:
             problem = str(error)
         except Exception as error:  # whatever the module or the exporter raises: they share no base class
-            problem = _first_line(error)
+            problem = first_line(error)
         if problem is None:
             return draft
         problems[problem].append(name)
@@ -286,7 +286,8 @@ def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of what an error, or what caused it, says."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OnnxpartError):
@@ -295,17 +296,24 @@ def _first_line(error: BaseException) -> str:
     return f"{lines[0][:300]} ({type(error).__name__})" if lines else type(error).__name__
 
 
-def _folded(model: ir.Model, call: _Call, path: Path) -> Draft:
-    """The model with its constants computed, but for what is made of parameters; large weights stay in a file.
+def _with_constant_buffers(model: ir.Model, call: _Call) -> ir.Model:
+    """The model, without what nothing reads.
 
     :raises OnnxpartError: where it computes with buffers that aren't constant.
     """
-    from onnxscript import ir
-    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+    from onnxscript.optimizer import remove_unused_nodes
 
     remove_unused_nodes(model)
     check_buffers(call.module, call.returned, model.graph.all_nodes())
-    own = {name for name, _ in call.module.named_parameters(remove_duplicate=False)}
+    return model
+
+
+def folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
+    """The model with its constants computed, but for what is made of parameters; large weights stay in a file."""
+    from onnxscript import ir
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
+    own = {name for name, _ in module.named_parameters(remove_duplicate=False)}
 
     def should_fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in own for value in node.inputs) else None
@@ -325,7 +333,7 @@ def _folded(model: ir.Model, call: _Call, path: Path) -> Draft:
     return Draft(proto, {t.name: stream(stored(t, path.parent)) for t in external})
 
 
-def _for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Draft:
+def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Draft:
     """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named."""
     draft = _first_named(draft, module)
     graph = draft.proto.graph

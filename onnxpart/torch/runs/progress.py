@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from onnxpart.errors import ModelError
 from onnxpart.storage.atomic import check_plain
@@ -27,8 +28,9 @@ class RunProgress:
     """
 
     def __init__(self, folder: Path, console: Console, *, resume: bool = False) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        columns = BarColumn(20), TimeRemainingColumn(), TextColumn("{task.description}", table_column=rest)
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, expand=True)
         self.folder, self.console, self.resume = folder, console, resume
         self.file: IO[str] | None = None
         self.board: Any = None

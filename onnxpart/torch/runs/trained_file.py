@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx.inliner import inline_local_functions
 
-from onnxpart.errors import ModelError, OnnxpartError
+from onnxpart.errors import ModelError, OnnxpartError, needs
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.storage.draft import Draft, empty, to_array
@@ -81,7 +81,8 @@ def _run(path: Path, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
 
     :raises OnnxpartError: when it can't be run.
     """
-    import onnxruntime as ort
+    with needs("checking the trained file", "gpu"):
+        import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4

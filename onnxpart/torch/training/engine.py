@@ -42,7 +42,7 @@ class Engine(Protocol):
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name: auto, cpu, cuda, or cuda:i.
+    """Return the device of a name: auto (a GPU of CUDA, else the CPU), cpu, cuda, cuda:i or mps.
 
     :raises UsageError: when there is none.
     """
@@ -51,11 +51,13 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"device {name!r} isn't known; choose auto, cpu, cuda or cuda:i.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} isn't supported; choose auto, cpu, cuda or cuda:i.")
+        raise UsageError(f"device {name!r} isn't known; choose auto, cpu, cuda, cuda:i or mps.") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {name!r} isn't supported; choose auto, cpu, cuda, cuda:i or mps.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} isn't there ({torch.cuda.device_count()} GPUs found); use --device cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"device {name!r} isn't there (it is of Apple's chips); use --device cpu.")
     return device
 
 
@@ -111,3 +113,5 @@ def synchronize(device: torch.device) -> None:
     """Wait until a device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -302,7 +302,8 @@ def evaluated(engine: Engine, loader: Loader) -> list[tuple[float, float]]:
     count = 0
     for batch in loader.epoch(0):
         size = len(batch[1])
-        judged = engine.evaluate(batch).double() * size
+        judged = engine.evaluate(batch)
+        judged = (judged.cpu() if judged.device.type == "mps" else judged).double() * size  # mps has no float64
         total, count = judged if total is None else total + judged, count + size
     if total is None:
         raise UsageError("the test data hold no samples; give at least one, or none of them.")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from onnxpart.errors import Interrupted, OnnxpartError, UsageError
+from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.data_parallel import AnyStops, DataParallel
 from onnxpart.torch.training.events import OnEvent, ignore
@@ -226,12 +226,10 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 
     :raises UsageError: without Ray, or when the cluster can't be reached.
     """
-    try:
+    with needs("the engine ray", "ray"):
         ray: Any = import_module("ray")
         if cluster.workers_per_part:
             import_module("ray.train")
-    except ImportError:
-        raise UsageError("Ray isn't installed; run pip install 'onnxpart[ray]'.") from None
     if ray.is_initialized():
         yield ray
         return

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from onnxpart.errors import DataError
+from onnxpart.errors import DataError, UsageError
 from onnxpart.torch.data.loaders import DatasetLoader, StreamLoader
 from onnxpart.torch.data.signature import Signature, signature
 from onnxpart.torch.data.sources import Data, open_data
@@ -100,6 +100,6 @@ def test_data_sets_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
             opened(name)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        DataError, match=r"hf: needs the package datasets; install it with `pip install 'onnxpart.data.'`"
+        UsageError, match=r"hf: needs the package datasets; install it from a checkout with `pip install '..data.'`"
     ):
         opened("saved")

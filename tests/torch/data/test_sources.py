@@ -283,8 +283,8 @@ def test_folders_that_do_not_fit(pictures: Path) -> None:
 
 def test_images_need_pillow(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    sentence = "images need the package Pillow; install it with `pip install pillow`."
-    assert refused(f"folder:{pictures}", image(3, 2, 3)) == sentence
+    sentence = "a folder of images needs the package PIL; install it from a checkout with `pip install '.[train]'`."
+    assert refused(f"folder:{pictures}", image(3, 2, 3), UsageError) == sentence
 
 
 # -- functions --------------------------------------------------------------------------------------------------------
@@ -373,6 +373,15 @@ def test_functions_that_do_not_fit(module: str) -> None:
 @pytest.mark.parametrize("text", ["mnist", "cifar10", "cifar10:", "npz"])
 def test_texts_of_no_known_form(text: str) -> None:
     assert refused(text, image(2), UsageError) == f"the data {text!r} are of no known form; give {FORMS}."
+
+
+def test_what_was_meant_is_understood_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "plain.npz"
+    np.savez(path, x=np.zeros((4, 2), np.float32), target=np.zeros(4, np.int64))
+    assert len(samples(opened(str(path), image(2)).train)[1]) == 4
+    assert read_by(str(path)) == [path]
+    assert f"give npz:{path}, written with np.savez" in refused(str(path.with_suffix(".npy")), image(2), UsageError)
+    assert f"give folder:{tmp_path} for images by class" in refused(str(tmp_path), image(2), UsageError)
 
 
 def test_inputs_that_no_data_can_fit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,22 @@ def test_a_terminal_shows_bars(tmp_path: Path) -> None:
         assert bar.description == "epoch 5/6, parts: loss 1, 3; error rate 0.125; 40 samples/s"
         assert bar.time_remaining is None or bar.time_remaining >= 0
     assert "note: engine fused" in screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_shows_bar_and_time_left_and_cuts_the_text(tmp_path: Path, width: int) -> None:
+    screen = io.StringIO()
+    parts = tuple(range(32))
+    with RunProgress(tmp_path, Console(file=screen, force_terminal=True, no_color=True, width=width)) as progress:
+        told = progress.stage("parts", range(3, 6), "error rate")
+        told(Steps(parts, 3, 2, 4, 20, [[float(part) for part in parts]], 0.5))
+    shown = Console(file=io.StringIO(), width=width)
+    with shown.capture() as captured:
+        shown.print(progress.progress.get_renderable())
+    (plain,) = captured.get().splitlines()
+    assert re.match(r"━+ +(-:--:--|\d:\d\d:\d\d) epoch 4/6", plain)
+    assert len(plain) <= width
+    assert plain.endswith("…")
 
 
 def test_news_are_lines_elsewhere_and_in_a_file(tmp_path: Path) -> None:

@@ -33,11 +33,16 @@ def pair() -> list[nn.Module]:
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("tpu", "isn't known"), ("meta", "isn't supported"), ("cuda:99", "isn't there")],
+    [("tpu", "isn't known"), ("meta", "isn't supported"), ("cuda:99", "isn't there"), ("mps", "isn't there")],
 )
 def test_devices_that_are_not_there(name: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         device_of(name)
+
+
+def test_an_apple_chip_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_of("mps") == torch.device("mps")
 
 
 def test_a_module_has_one_output() -> None:

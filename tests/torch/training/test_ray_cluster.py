@@ -116,5 +116,5 @@ def test_what_the_cluster_cant_do_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         run(Cluster("127.0.0.1:1"))
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"Ray isn't installed; run pip install 'onnxpart\[ray\]'"):
+    with pytest.raises(UsageError, match=r"needs the package ray; .* `pip install '\.\[ray\]'`\."):
         run(Cluster())

@@ -1,0 +1,45 @@
+"""A program that torch.export has saved, as an ONNX model to train from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+import torch
+
+from onnxpart.errors import ModelError
+from onnxpart.torch.exporter.export import OPSET, first_line, folded, for_training, silent
+
+
+def load_program(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Return the network of a .pt2 file as ONNX, its parameters under their own names and in their own layouts.
+
+    Batch norms stay, and so do the dropouts that the program has; the model computes what it does in evaluation mode.
+    Which axes are symbolic was decided when the program was exported.
+
+    :raises ModelError: when the file can't be read, or ONNX can't say what is in it.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"{path} doesn't exist; check the path.")
+    try:
+        with silent():
+            program = torch.export.load(path)
+    except Exception as error:  # whatever its reader raises: they share no base class
+        raise ModelError(
+            f"{path} is no program of torch.export ({first_line(error)}); write it with torch.export.save."
+        ) from None
+    module = program.module(check_guards=False)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with silent():
+                made = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET)
+                assert made is not None
+                draft = folded(made.model, module, Path(folder) / "program.onnx")
+        except Exception as error:  # whatever the exporter raises
+            raise ModelError(
+                f"{path} can't be written as ONNX ({first_line(error)}); write what is named there in operations that "
+                "ONNX has."
+            ) from None
+        return for_training(draft, module, [value.name for value in draft.proto.graph.output]).model()
