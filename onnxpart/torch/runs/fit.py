@@ -384,7 +384,8 @@ class _Run:
         task = self.task
         assert task.data.test is not None
         metric = task.loss.measure if task.loss.metric else None
-        return evaluate(module, task.data.test, task.loss, metric, self.options.settings.device)
+        settings = self.options.settings
+        return evaluate(module, task.data.test, task.loss, metric, settings.device, settings.amp)
 
 
 def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, out: Path) -> Settings:

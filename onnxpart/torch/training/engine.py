@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -61,7 +61,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def output_of(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+def output_of(result: object) -> Tensor:
     """Return a module's only output.
 
     :raises OnnxpartError: when it has several.
@@ -94,6 +94,16 @@ def moved(batch: Batch, device: torch.device, images: bool) -> Batch:
     if images:
         inputs = tuple(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
     return inputs, target.to(device, non_blocking=True)
+
+
+def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torch.device, amp: bool) -> Tensor:
+    """Return a network's only output; by mixed precision its operators compute in bfloat16, and the output is float32.
+
+    :raises OnnxpartError: when it has several.
+    """
+    with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        output = output_of(call(*inputs))
+    return output.float() if amp else output
 
 
 def judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

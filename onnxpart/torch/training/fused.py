@@ -18,7 +18,7 @@ from onnxpart.torch.importer.operators.modules import Dropout
 from onnxpart.torch.part_random import drawing, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import has_images, judged, moved, output_of, put, update
+from onnxpart.torch.training.engine import called, has_images, judged, moved, put, update
 from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 from onnxpart.torch.training.job import Job
 
@@ -50,15 +50,15 @@ class Fused:
             self.losses = torch.compile(self.losses)
 
     def _call(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-        return output_of(functional_call(self.base, (parameters, buffers), inputs))
+        def call(*given: Tensor) -> object:
+            return functional_call(self.base, (parameters, buffers), given)
+
+        return called(call, inputs, self.device, self.job.settings.amp)
 
     def _loss(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...], target: Tensor
     ) -> Tensor:
-        amp = self.job.settings.amp
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-            output = self._call(parameters, buffers, inputs)
-        return self.job.loss(output.float() if amp else output, target)
+        return self.job.loss(self._call(parameters, buffers, inputs), target)
 
     def _judge(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...], target: Tensor

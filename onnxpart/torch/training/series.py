@@ -12,7 +12,7 @@ from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import has_images, judged, moved, output_of, put, update
+from onnxpart.torch.training.engine import called, has_images, judged, moved, put, update
 from onnxpart.torch.training.job import Job
 
 
@@ -49,9 +49,7 @@ class Series:
         losses = []
         for batch in batches:
             (inputs, target), weight = self._share(batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
-                output = output_of(self.calls[i](*inputs))
-            loss = weight * self.job.loss(output.float() if settings.amp else output, target)
+            loss = weight * self.job.loss(called(self.calls[i], inputs, self.device, settings.amp), target)
             (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         if settings.clip is not None:
@@ -74,7 +72,7 @@ class Series:
         inputs, target = moved(batch, self.device, self.images)
         columns = []
         for module in self.job.modules:
-            output = output_of(module.eval()(*inputs))
+            output = called(module.eval(), inputs, self.device, self.job.settings.amp)
             columns.append(torch.stack(judged(self.job, output, target)))
         return torch.stack(columns, 1)
 

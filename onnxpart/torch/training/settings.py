@@ -21,8 +21,8 @@ class Settings:
     nearly 0 (`OneCycleLR`), or stays and falls in a straight line to 0 over the last fifth (warm-up, stable, decay).
     `warmup`: the share of the steps over which the rate rises to that in a straight line. `momentum` is that of SGD;
     Adam keeps torch's betas. `weight_decay` is for parameters of two axes or more; norms and biases have none. `clip`:
-    largest norm of a part's gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16. `seed`
-    drives dropout; the loader has its own. `device`: auto, cpu, cuda, cuda:i or mps.
+    largest norm of a part's gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16, in tests,
+    too. `seed` drives dropout; the loader has its own. `device`: auto, cpu, cuda, cuda:i or mps.
 
     :raises UsageError: for a value that makes no sense.
     """

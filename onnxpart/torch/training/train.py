@@ -103,9 +103,17 @@ def _chosen(job: Job, engine: EngineKind, device: torch.device) -> tuple[type[Se
 
 
 def evaluate(
-    module: nn.Module, loader: Loader, loss: Criterion, metric: Criterion | None = None, device: str = "auto"
+    module: nn.Module,
+    loader: Loader,
+    loss: Criterion,
+    metric: Criterion | None = None,
+    device: str = "auto",
+    amp: bool = False,
 ) -> tuple[float, float | None]:
-    """Return a module's mean loss and metric over the samples of a loader; leave it in evaluation mode."""
-    job = Job([module], (0,), loader, loss, Settings(0), range(0), metric=metric)
+    """Return a module's mean loss and metric over the samples of a loader; leave it in evaluation mode.
+
+    :param amp: whether it computes in bfloat16, as it is trained by such settings.
+    """
+    job = Job([module], (0,), loader, loss, Settings(0, amp=amp), range(0), metric=metric)
     found = loop.evaluated(Series(job, device_of(device)), loader)[0]
     return found[0], found[1] if metric else None

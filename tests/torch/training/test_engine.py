@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.training.choose_engine import ENGINES, choose
 from onnxpart.torch.training.engine import device_of, has_images, moved, output_of
-from onnxpart.torch.training.fused import check_alike
+from onnxpart.torch.training.fused import Fused, check_alike
 from onnxpart.torch.training.job import Job, alone
 from onnxpart.torch.training.loop import evaluated
 from onnxpart.torch.training.series import Series
@@ -93,6 +95,17 @@ def test_evaluation_weighs_samples_not_batches() -> None:
     for module, (loss, metric) in zip(modules, found, strict=True):
         assert loss == pytest.approx(float(F.mse_loss(module(x), y).detach()), rel=1e-5)
         assert metric == 0
+
+
+@pytest.mark.parametrize("engine", [Series, Fused])
+def test_mixed_precision_holds_in_evaluation(engine: type[Series] | type[Fused]) -> None:
+    mixed, full = (replace(job(*pair()), settings=Settings(1, amp=amp)) for amp in (True, False))
+    (x,), module = DATA.inputs, pair()[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = float(F.mse_loss(module(x).float(), DATA.target))
+    found, exact = (evaluated(engine(each, CPU), DATA)[0][0] for each in (mixed, full))
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert found != pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize(
