@@ -21,7 +21,7 @@ OUT = 3
 Call = Callable[["Net"], Callable[..., Any]]
 
 
-class Net(nn.Module):
+class Layers(nn.Module):
     """Two hidden layers between four inputs and three outputs."""
 
     def __init__(self) -> None:
@@ -31,6 +31,8 @@ class Net(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         return F.relu(self.b(F.relu(self.a(x))))
 
+
+class Net(Layers):
     def forward(self, x: Tensor) -> Any:
         return self.c(self.hidden(x))
 
@@ -61,88 +63,88 @@ class Cache:
     """Keys and values that a decoder goes on from."""
 
 
-class TwoInputs(Net):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+class TwoInputs(Layers):
+    def forward(self, x: Tensor, y: Tensor) -> Any:
         return self.c(self.hidden(x + y))
 
 
-class KeywordOnly(Net):
-    def forward(self, x: Tensor, *, shift: Tensor, gain: float = 2.0) -> Tensor:
+class KeywordOnly(Layers):
+    def forward(self, x: Tensor, *, shift: Tensor, gain: float = 2.0) -> Any:
         return self.c(self.hidden(x + shift)) * gain
 
 
-class Variadic(Net):
-    def forward(self, *xs: Tensor) -> Tensor:
+class Variadic(Layers):
+    def forward(self, *xs: Tensor) -> Any:
         return self.c(self.hidden(xs[0] * xs[1]))
 
 
-class Further(Net):
-    def forward(self, x: Tensor, **more: Tensor) -> Tensor:
+class Further(Layers):
+    def forward(self, x: Tensor, **more: Tensor) -> Any:
         return self.c(self.hidden(x + more["shift"]))
 
 
-class Optional(Net):
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+class Optional(Layers):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Any:
         return self.c(self.hidden(x if mask is None else x * mask))
 
 
-class Flag(Net):
-    def forward(self, x: Tensor, squared: bool = False) -> Tensor:
+class Flag(Layers):
+    def forward(self, x: Tensor, squared: bool = False) -> Any:
         return self.c(self.hidden(x)) ** (2 if squared else 1)
 
 
-class Scaled(Net):
-    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+class Scaled(Layers):
+    def forward(self, x: Tensor, scale: Tensor) -> Any:
         return self.c(self.hidden(x * scale))
 
 
-class Tokens(Net):
+class Tokens(Layers):
     def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(7, 4)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Any:
         return self.c(self.hidden((self.words(tokens) * attention_mask[..., None]).mean(1)))
 
 
-class OfDict(Net):
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+class OfDict(Layers):
+    def forward(self, batch: dict[str, Tensor]) -> Any:
         return self.c(self.hidden(batch["x"]))
 
 
-class OfNumber(Net):
-    def forward(self, x: Tensor, power: int) -> Tensor:
+class OfNumber(Layers):
+    def forward(self, x: Tensor, power: int) -> Any:
         return self.c(self.hidden(x**power))
 
 
-class Labelled(Net):
+class Labelled(Layers):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Output:
         logits = self.c(self.hidden(x))
         return Output(logits, None if labels is None else F.cross_entropy(logits, labels))
 
 
-class LossAlone(Net):
+class LossAlone(Layers):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.c(self.hidden(x)), labels)
 
 
-class AsTransformers(Net):
+class AsTransformers(Layers):
     def forward(self, x: Tensor | None = None, labels: Tensor | None = None, **_: object) -> ModelOutput:
         assert x is not None
         logits = self.c(self.hidden(x))
         return ModelOutput(None if labels is None else F.cross_entropy(logits, labels), logits)
 
 
-class InTraining(Net):
+class InTraining(Layers):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         y = self.c(self.hidden(x))
         return (y, y + 1) if self.training else y
 
 
-def returning(shape: Callable[[Net, Tensor], Any]) -> Callable[[], Net]:
+def returning(shape: Callable[[Layers, Tensor], Any]) -> Callable[[], Layers]:
     """A network that returns what a function makes of itself and its input."""
 
-    class Returning(Net):
+    class Returning(Layers):
         def forward(self, x: Tensor) -> Any:
             return shape(self, x)
 
@@ -165,7 +167,7 @@ def within(norm: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return changed(lambda module: setattr(module, "a", nn.Sequential(nn.Linear(4, 8), norm())))
 
 
-class Tied(Net):
+class Tied(Layers):
     """Two layers of one weight, and a head of the embedding's."""
 
     def __init__(self) -> None:
@@ -173,41 +175,41 @@ class Tied(Net):
         self.words, self.d, self.e = nn.Embedding(7, 8), nn.Linear(8, 8), nn.Linear(8, 7, bias=False)
         self.d.weight, self.e.weight = self.b.weight, self.words.weight
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Any:
         return self.e(self.d(F.gelu(self.b(self.words(tokens)))))
 
 
-class Listed(Net):
+class Listed(Layers):
     """Parameters of its own, in a list."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gains = nn.ParameterList([torch.rand(8), torch.rand(())])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.c(self.hidden(x) * self.gains[0]) * self.gains[1]
 
 
-class Twice(Net):
-    def forward(self, x: Tensor) -> Tensor:
+class Twice(Layers):
+    def forward(self, x: Tensor) -> Any:
         return self.c(self.b(self.b(self.a(x)).relu()).relu_())
 
 
-class Recurrent(Net):
+class Recurrent(Layers):
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(4, 8, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.c(self.lstm(x)[0][:, -1])
 
 
-class Attends(Net):
+class Attends(Layers):
     def __init__(self) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         h = self.a(x)
         return self.c(h + self.attention(h, h, h, need_weights=False)[0]).mean(1)
 
@@ -220,7 +222,7 @@ class Convolves(nn.Sequential):
         )  # fmt: skip
 
 
-class Counting(Net):
+class Counting(Layers):
     """Counts its calls in a buffer that it doesn't read."""
 
     def __init__(self) -> None:
@@ -228,7 +230,7 @@ class Counting(Net):
         self.calls: Tensor
         self.register_buffer("calls", torch.zeros(()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         self.calls += 1
         return self.c(self.hidden(x))
 
@@ -236,7 +238,7 @@ class Counting(Net):
 class Centred(Counting):
     """Takes a running mean, which it updates in training, off its input."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         if self.training:
             self.calls.lerp_(x.mean().detach(), 0.1)
         return self.c(self.hidden(x - self.calls))
@@ -254,8 +256,8 @@ class Step(torch.autograd.Function):
         return gradients[0]
 
 
-class Branch(Net):
-    def forward(self, x: Tensor) -> Tensor:
+class Branch(Layers):
+    def forward(self, x: Tensor) -> Any:
         y = self.c(self.hidden(x))
         return y if x.sum() > 0 else 2 * y
 
@@ -283,9 +285,23 @@ class Adapter(Net):
         return F.relu(self.b(h) + self.up(self.down(h)))
 
 
-def _autocast(net: Net, x: Tensor) -> Tensor:
+def _autocast(net: Layers, x: Tensor) -> Any:
     with torch.autocast("cpu", torch.bfloat16):
         return net.c(net.hidden(x)).float()
+
+
+def _stepped(net: Layers, x: Tensor) -> Any:
+    return net.c(Step.apply(net.hidden(x)))  # type: ignore[no-untyped-call]
+
+
+def _pruned(net: Net) -> None:
+    prune.l1_unstructured(net.b, "weight", 0.5)  # type: ignore[no-untyped-call]
+
+
+def _compiled() -> nn.Module:
+    compiled: Any = torch.compile(Net())
+    assert isinstance(compiled, nn.Module)
+    return compiled
 
 
 def _hooked(net: Net) -> None:
@@ -342,18 +358,18 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "an adapter beside a frozen layer": (Adapter, X),
     "gradient checkpointing": (returning(lambda n, x: n.c(checkpoint(n.hidden, x, use_reentrant=False))), X),
     "a gradient that is stopped": (returning(lambda n, x: n.c(n.hidden(x) + n.hidden(x).detach())), X),
-    "a straight-through function": (returning(lambda n, x: n.c(Step.apply(n.hidden(x)))), X),
+    "a straight-through function": (returning(_stepped), X),
     "autocast in `forward`": (returning(_autocast), X),
     "a forward hook": (changed(_hooked), X),
     "weight norm": (changed(lambda n: parametrizations.weight_norm(n.b)), X),
     "spectral norm": (changed(lambda n: parametrizations.spectral_norm(n.b)), X),
-    "pruned weights": (changed(lambda n: prune.l1_unstructured(n.b, "weight", 0.5)), X),
+    "pruned weights": (changed(_pruned), X),
     "a buffer that is counted up": (Counting, X),
     "a running mean of one's own": (Centred, X),
     "a branch on data": (Branch, X),
     "double precision": (changed(lambda n: n.double()), X.double()),
     "bfloat16": (changed(lambda n: n.bfloat16()), X.bfloat16()),
-    "compiled": (lambda: torch.compile(Net()), X),
+    "compiled": (_compiled, X),
     "on the meta device": (changed(lambda n: n.to("meta")), X),
     "a lazy layer": (changed(lambda n: setattr(n, "b", nn.LazyLinear(8))), X),
 }
@@ -392,7 +408,7 @@ def judge(form: str) -> Verdict:
         optimizer = torch.optim.SGD([p for p in part.parameters() if p.requires_grad], lr=0.05)
         for _ in range(2):
             optimizer.zero_grad()
-            _total(part(*args, **named)).backward()
+            torch.autograd.backward(_total(part(*args, **named)))
             optimizer.step()
     module.load_state_dict(handle.merge())
     whole = module if handle.exact else handle.whole()
@@ -429,7 +445,7 @@ def _gradient_difference(module: nn.Module, same: nn.Module, args: Any, named: A
     """How far gradients through the graph are from those in the module, relative to them, in evaluation."""
     count = len(list(results(module.eval()(*args, **named))))
     for net in (module, same.eval()):
-        _total(net(*args, **named), count).backward()
+        torch.autograd.backward(_total(net(*args, **named), count))
     own, theirs = ({n.removeprefix("_orig_mod."): p.grad for n, p in net.named_parameters()} for net in (module, same))
     module.zero_grad()
     module.train()
