@@ -15,7 +15,7 @@ from onnxpart.analysis.stacks import stacks
 from tests.networks.deep import residual_mlp
 from tests.networks.net import Net
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "stacks.txt"
+GOLDEN = Path(__file__).parents[1] / "golden_stacks.txt"
 
 
 def counts(model: ModelProto) -> list[int]:
