@@ -20,7 +20,7 @@ def test_a_crash_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> object:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("onnxpart.cli.app._loaded", broken)
+    monkeypatch.setattr("onnxpart.cli.app.loaded", broken)
     outcome = attack.attempt(0)
     assert outcome.kind == "traceback"
     assert outcome.failed

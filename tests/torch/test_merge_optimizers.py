@@ -71,9 +71,15 @@ Divided = tuple[nn.Module, Sequence[nn.Module], Handle]
 
 
 @pytest.fixture(scope="module")
-def divided() -> Divided:
+def untrained() -> Divided:
     module = LeNet()
     return module, *split_module(module, NETWORKS["lenet"][1](), 2)
+
+
+@pytest.fixture
+def divided(untrained: Divided) -> Divided:
+    """Networks of the test's own: others train theirs until the weights are no numbers."""
+    return copy.deepcopy(untrained)
 
 
 @pytest.mark.parametrize("kind", KINDS)

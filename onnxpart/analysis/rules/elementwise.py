@@ -200,6 +200,7 @@ def quantize(op: Op) -> list[Fields]:
         raise Barrier("its scales are per block")
     name = op.inputs[0]
     if name in op.state.model.initializers and not op.state.model.is_float(name) and rank > 0:
+        op.state.depends_on_parameters.update(op.outputs)  # they were trained before they were quantized
         raise Barrier("its weights are integers, which neither train nor divide by K: split before quantizing")
     fields = op.fields(0)
     if len(op.shape(1)) == 1:
