@@ -18,6 +18,7 @@ from onnxpart.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = Path(".github", "docs")
+TARGET = ROOT / ".venv-docs" / "source"
 WIDTH = 80
 _LINK = re.compile(r"(?<=\]\()[^)\s:#]+")
 _TRAINERS = ("onnxpart.torch.hf.PartitionedTrainer", "onnxpart.torch.lightning.PartitionedTrainer")
@@ -88,4 +89,4 @@ def _home(package: ModuleType, name: str) -> str:
 
 
 if __name__ == "__main__":
-    gather(Path(sys.argv[1]))
+    gather(TARGET)
