@@ -56,13 +56,16 @@ def test_shares_have_the_mean_of_the_batch(samples: int, monkeypatch: pytest.Mon
 
     alone = found(Series(job_of(copy.deepcopy(module), settings), CPU))
     monkeypatch.setattr(dist, "all_reduce", lambda values: values)
-    shares = []
+
+    def share(rank: int) -> list[Tensor]:
+        """What a rank gives; its engine ends with this, since one that outlives its process group may wait forever."""
+        engine = DataParallel(job_of(copy.deepcopy(module), settings), CPU)
+        engine.rank, engine.ranks = rank, 3
+        loss, judged, *moved = found(engine)
+        return [loss, judged, *(each / 3 for each in moved)]
+
     with one_rank():
-        for rank in range(3):
-            engine = DataParallel(job_of(copy.deepcopy(module), settings), CPU)
-            engine.rank, engine.ranks = rank, 3
-            loss, judged, *moved = found(engine)
-            shares.append([loss, judged, *(each / 3 for each in moved)])
+        shares = [share(rank) for rank in range(3)]
     for expected, given in zip(alone, zip(*shares, strict=True), strict=True):
         torch.testing.assert_close(torch.stack(given).sum(0), expected)
 
