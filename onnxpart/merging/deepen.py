@@ -18,7 +18,7 @@ from onnxpart.errors import MergeError
 from onnxpart.frontend.load import load
 from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.model import Model
-from onnxpart.ir.protos import metadata_of
+from onnxpart.ir.protos import captured, metadata_of
 from onnxpart.merging.folder import check_model, filled, save_filled
 from onnxpart.merging.optimizer_state import SQUARED, OptimizerState, found_states, state_file
 from onnxpart.planning.plan import METADATA, METADATA_PART, Plan
@@ -70,7 +70,8 @@ def growth(
                     f"make {stack.exits[block]!r} equal to {stack.exits[block - 1]!r}; start it as a copy."
                 )
             zero |= silent
-    others = {n for i, node in enumerate(model.proto.graph.node) if i not in new_nodes for n in node.input}
+    elsewhere = (node for i, node in enumerate(model.proto.graph.node) if i not in new_nodes)
+    others = {name for node in elsewhere for name in (*node.input, *captured(node))}
     _copy(model, {name: name for name in others & copied.keys()}, copied)
     shared = next((name for name in sorted(zero) if copied[name] == name), None)
     if shared is not None:

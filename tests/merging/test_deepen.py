@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 from onnxpart import MergeError, OptimizerState, arrays, load, shallow, split
 from onnxpart.ir.model import Model
@@ -40,6 +40,21 @@ def test_blocks_are_stacked_again_and_again() -> None:
         assert np.array_equal(found[f"{name}3"], found[name])
         assert np.array_equal(found[f"{name}4"], found[f"{name}2"])
         assert np.array_equal(found[f"{name}5"], found[name])
+
+
+def test_weights_of_a_new_block_that_a_branch_reads_are_no_copies() -> None:
+    """The shallow network trains them for the branch; those of the block that it starts as would take their place."""
+    n = Net(("x", ("N", 5)))
+    model, total = residual_mlp(), helper.make_tensor_value_info("total", TensorProto.FLOAT, ())
+    sums = [helper.make_graph([helper.make_node(op, ["down4"], ["total"], keepdims=0)], op, [], [total])
+            for op in ("ReduceSum", "ReduceMax")]  # fmt: skip
+    sign = n.op("Greater", n.op("ReduceMax", "x", keepdims=0, name="most"), n.number(0), name="sign")
+    n.op("If", sign, name="chosen", then_branch=sums[0], else_branch=sums[1])
+    model.graph.node.extend(n.nodes)
+    model.graph.initializer.extend(n.initializers.values())
+    model.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ()))
+    with pytest.raises(MergeError, match="'down4' is shared and would be a copy of"):
+        growth(model, shallow(model, 1))
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
