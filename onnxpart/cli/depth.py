@@ -11,7 +11,7 @@ import typer
 
 from onnxpart.analysis.walk import analyse
 from onnxpart.cli import tables
-from onnxpart.cli.options import Force, Json, ModelFile
+from onnxpart.cli.options import Force, Json
 from onnxpart.emission.shallow import Depth, draft_shallow
 from onnxpart.frontend.load import load
 from onnxpart.ir.model import Model
@@ -26,7 +26,9 @@ Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Model to
 
 
 def shallow(
-    model: ModelFile,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The ONNX file, which `deepen` needs again.", show_default=False)
+    ],
     blocks: Annotated[
         int,
         typer.Option(
