@@ -84,7 +84,7 @@ class _Finder:
     def _signature(self, i: int) -> Hashable:
         """What two nodes have in common that may stand for each other."""
         node = self.nodes[i]
-        if any(True for _ in graphs_of(node)):
+        if graphs_of(node):
             return i
         attributes = sorted((a.name, a.SerializeToString(deterministic=True)) for a in node.attribute)
         operands = tuple(self._operand(name) for name in node.input)

@@ -165,7 +165,7 @@ def _propagate(op: Op) -> None:
     weights_only = bool(names) and state.weights_only.issuperset(names) and not changes
     if weights_only:
         state.weights_only.update(outputs)
-    unknown = weights_only and isinstance(find(op), str)  # nobody knows what comes out
+    unknown = weights_only and op.index in state.barriers and isinstance(find(op), str)  # nobody knows what comes out
     if unknown or not state.depends_on_parameters.isdisjoint(names):
         state.depends_on_parameters.update(outputs)
     moved = op.op_type in MOVED or (op.domain == ENTER and not changes)

@@ -81,8 +81,7 @@ class PartitionedTrainer:
     """Trains K parts of a model, merges them into it, and trains it on; `handle` is the way between them.
 
     The first batch of the trainer's own loader says what the model is called with, and the second along which axes that
-    is of any size. Each trainer's checkpoints are in a
-    folder of its own in `output_dir`: `part0`, `part1`, ..., `whole`.
+    is of any size. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
 
     :param trainer_factory: makes the Trainer of a module: of each part, and of the model itself.
     :param model: left with the weights of the end. :param k: number of parts. :param merge_at: epochs of the parts;
