@@ -216,25 +216,22 @@ def test_turned_digits_have_their_angle() -> None:
     assert float(learn.target.abs().max()) <= 1
 
 
-def test_the_language_model_divides() -> None:
-    network = partial(gpt, kinds=11, length=8, width=16, heads=4, blocks=1)
+def small_language(plan: str, blocks: int) -> Task:
+    """The task of a plan with a narrow language model of so many blocks, and little text."""
+    network = partial(gpt, kinds=11, length=8, width=16, heads=4, blocks=blocks)
     tokens = torch.arange(101) % 11
-    windows = data.Windows(tokens, 8, 4, 8), data.Windows(tokens, 8, 4, 8, random=False)
-    small = replace(
-        PLANS["language"].task(0, None), model=network, learn=windows[0], test=windows[1], settings=Settings(4, "adam")
-    )
-    record = Experiment(small, 0).run(merged(2, 2, 4, "cosine"))
+    learn, test = data.Windows(tokens, 8, 4, 8), data.Windows(tokens, 8, 4, 8, random=False)
+    return replace(PLANS[plan].task(0, None), model=network, learn=learn, test=test, settings=Settings(4, "adam"))
+
+
+def test_the_language_model_divides() -> None:
+    record = Experiment(small_language("language", 1), 0).run(merged(2, 2, 4, "cosine"))
     assert record["final"]["metric"] < record["curve"][0]["metric"]
 
 
 def test_a_shallow_model_grows_deep() -> None:
     """From zero the metric stays; parts grow deep, too, before they merge."""
-    network = partial(gpt, kinds=11, length=8, width=16, heads=4, blocks=2)
-    tokens = torch.arange(101) % 11
-    windows = data.Windows(tokens, 8, 4, 8), data.Windows(tokens, 8, 4, 8, random=False)
-    small = replace(
-        PLANS["depth"].task(0, None), model=network, learn=windows[0], test=windows[1], settings=Settings(4, "adam")
-    )
+    small = small_language("depth", 2)
     experiment = Experiment(small, 0)
     zero, copies = (
         experiment.run(recipe((1, 2, 1), (1, 2), method=method))["curve"] for method in ("deepen from zero", "deepen")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
 import pickle
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from onnxpart.errors import UsageError
 from onnxpart.torch import split_module
 from onnxpart.torch.interface import results
+from tests.networks.forms import ModelOutput, Output, Pair
 from tests.networks.plain import CLASSES
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -35,30 +34,6 @@ class Base(nn.Module):
         return self.b(F.relu(self.a(x)))
 
 
-class Pair(NamedTuple):
-    logits: Tensor
-    doubled: Tensor
-
-
-@dataclasses.dataclass
-class Output:
-    logits: Tensor
-    loss: Tensor | None = None
-
-
-@dataclasses.dataclass
-class Model(OrderedDict[str, Any]):
-    """Both a mapping and a data class, as those of transformers are."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) is not None:
-                self[field.name] = getattr(self, field.name)
-
-
 class Keyword(Base):
     def forward(self, x: Tensor, *, gain: float = 1.0) -> dict[str, Tensor]:
         return {"logits": self.logits(x) * gain}
@@ -71,10 +46,10 @@ class Loss(Base):
 
 
 class LikeTransformers(Base):
-    def forward(self, input: Tensor | None = None, labels: Tensor | None = None, **kwargs: object) -> Model:  # noqa: A002, ARG002
+    def forward(self, input: Tensor | None = None, labels: Tensor | None = None, **kwargs: object) -> ModelOutput:  # noqa: A002, ARG002
         assert input is not None
         logits = self.logits(input)
-        return Model(None if labels is None else F.cross_entropy(logits, labels), logits)
+        return ModelOutput(None if labels is None else F.cross_entropy(logits, labels), logits)
 
 
 class Named(Base):
