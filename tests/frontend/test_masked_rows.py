@@ -50,6 +50,26 @@ def places_of(n: Net, mask: str, x: str) -> str:
     return n.op("Transpose", n.op("NonZero", n.op("Expand", mask, n.op("Shape", x))), perm=[1, 0])
 
 
+def repeated(n: Net, x: str) -> str:
+    """A mask that is repeated for each sample, and a row for each place in each."""
+    mask = n.op("Greater", n.random("w", 1, SHAPE[0], 1), n.number(0))
+    lead = n.op("Shape", x, start=0, end=2)
+    places = n.op("NonZero", n.op("Expand", n.op("Squeeze", mask, n.ints(2)), lead))
+    found = n.op("Tanh", n.op("GatherND", x, n.op("Transpose", places, perm=[1, 0])))
+    return chosen(n, x, mask, flat(n, found))
+
+
+def every_element(n: Net, x: str, mask: str) -> str:
+    """A mask that isn't of rows, and chooses all elements, so that there are as many as rows have."""
+    return chosen(n, x, n.op("Less", mask, n.number(1000)), flat(n, n.op("Reshape", n.op("Tanh", x), n.ints(-1, 4))))
+
+
+def of_another_shape(n: Net, x: str) -> str:
+    """Blocks whose elements come in the shape of others."""
+    mask = positive(n, x, 1, 2)
+    return chosen(n, x, mask, flat(n, n.op("Reshape", found(n, x, mask, 1, 2), n.ints(-1, *SHAPE[::-1]))))
+
+
 def one_by_one(n: Net, x: str) -> str:
     """Elements that were never rows."""
     mask = positive(n, x, 2)
@@ -62,7 +82,14 @@ WRITTEN = {
     "added": lambda n, x: rows(n, x, 2, reduction="add"),
 }
 """Networks that write rows."""
-LEFT = {"columns": columns, "one by one": one_by_one}
+LEFT = {
+    "columns": columns,
+    "repeated": repeated,
+    "all columns": lambda n, x: every_element(n, x, n.random("w", 1, 1, SHAPE[1])),
+    "all elements": lambda n, x: every_element(n, x, x),
+    "of another shape": of_another_shape,
+    "one by one": one_by_one,
+}
 """Networks that write something else."""
 
 
