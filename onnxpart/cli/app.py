@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -129,7 +127,7 @@ def inspect_(
     if name is not None:
         found = why(analysis, name, k)
         if as_json:
-            _print_json({"model": str(model), **asdict(found)})
+            tables.show_json({"model": str(model), **asdict(found)})
         else:
             tables.show(*tables.why_lines(found))
         return
@@ -138,7 +136,7 @@ def inspect_(
     sizes = measure(analysis, planned)
     written.write(made, sizes)
     if as_json:
-        _print_json(
+        tables.show_json(
             {
                 "model": str(model),
                 **_decisions(planned),
@@ -208,7 +206,7 @@ def split_(
         done.save(target, force=force)
         written.write(done.partition, sizes)
     if as_json:
-        _print_json(
+        tables.show_json(
             {
                 "model": str(model),
                 "folder": str(target),
@@ -287,7 +285,7 @@ def merge_(
     written = {"model": out, "initializers": initializers}
     if as_json:
         names = {name: None if path is None else str(path) for name, path in written.items()}
-        _print_json(
+        tables.show_json(
             {**names, "k": planned.k, "into": into, "normalize": normalize, "merged": merged.names, "kept": merged.kept}
         )
         return
@@ -299,7 +297,7 @@ def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, forc
     with tables.busy(f"merging {source}"):
         planned = folder.merge_level(source, out, k, parts=parts, force=force).plan
     if as_json:
-        _print_json({"folder": str(out), "files": _files(out), **_decisions(planned)})
+        tables.show_json({"folder": str(out), "files": _files(out), **_decisions(planned)})
         return
     tables.show(f"merged the parts of {source} to {k}, wrote them and the whole to {out}")
 
@@ -324,7 +322,7 @@ def widen_(
     with tables.busy(f"widening {part}"):
         widened = folder.widen_part(part, out, folder=split_folder, into=into, noise=noise, seed=seed, force=force)
     if as_json:
-        _print_json({"model": str(out), "into": into, "noise": noise, "seed": seed, "widened": widened})
+        tables.show_json({"model": str(out), "into": into, "noise": noise, "seed": seed, "widened": widened})
         return
     tables.show(f"widened {len(widened)} initializers of {part} into {out}")
 
@@ -342,7 +340,7 @@ def verify_(source: Folder, as_json: Json = False) -> None:
         drafts = [redraft(part) for part in parts]
         verdict = verify(analysis, planned, parts=drafts, whole=redraft(folder.read_whole(source, planned)))
     if as_json:
-        _print_json(_verdict(verdict))
+        tables.show_json(_verdict(verdict))
     else:
         tables.show(*tables.verdict_lines(verdict))
     if not verdict.holds:
@@ -414,14 +412,7 @@ class _Written:
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     findings = [{**asdict(f), "holds": f.holds} for f in verdict.findings]
-    for finding in findings:
-        if not math.isfinite(finding["deviation"]):
-            finding["deviation"] = None
     return {"holds": verdict.holds, "against": verdict.against, "behind": verdict.behind, "findings": findings}
-
-
-def _print_json(data: object) -> None:
-    typer.echo(json.dumps(data, allow_nan=False))
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +49,7 @@ def shallow(
     depth = Depth.of(draft.proto)
     sources = () if depth is None else depth.sources
     if as_json:
-        typer.echo(json.dumps({"model": str(out), "sources": sources}))
+        tables.show_json({"model": str(out), "sources": sources})
         return
     for stack in sources:
         starts = ", ".join(map(str, stack))
@@ -92,7 +91,7 @@ def deepen(
             "zeros": sorted(grown.zeros),
             "check": None if found is None else asdict(found),
         }
-        typer.echo(json.dumps({"model": str(out), "new": new, **told}))
+        tables.show_json({"model": str(out), "new": new, **told})
         return
     zero = f", {len(grown.zeros)} of them zero" if grown.zeros else ""
     tables.show(f"filled {len(grown.sources)} initializers of new blocks{zero}; wrote {out}")

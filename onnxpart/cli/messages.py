@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 import warnings
@@ -67,7 +66,7 @@ class Commands(TyperGroup):
 def _tell(error: OnnxpartError, code: int, as_json: bool) -> int:
     """Print an error: a line on stderr, or an object on stdout. Return the exit code."""
     if as_json:
-        typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__, "exit_code": code}))
+        tables.show_json({"error": str(error), "kind": type(error).__name__, "exit_code": code})
     else:
         typer.echo(f"error: {error}", err=True)
     return code

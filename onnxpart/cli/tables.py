@@ -1,7 +1,8 @@
-"""Text and tables for people; without colours and boxes, so that they read the same in a file."""
+"""What is printed: text and tables, without colours and boxes, so that they read the same in a file; and JSON."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from itertools import groupby
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
+import typer
 from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
@@ -70,6 +72,11 @@ def show(*lines: Table | str) -> None:
         else:
             out.width = max(out.width, _least_width(out, line))
             out.print(line)
+
+
+def show_json(data: object) -> None:
+    """Print one object to stdout, for programs. What is no finite number is null, as JSON has no word for it."""
+    typer.echo(json.dumps(json.loads(json.dumps(data), parse_constant=lambda _: None)))
 
 
 def _least_width(out: Console, table: Table) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -275,7 +274,7 @@ def train(
         done = runs.task.train_files(files, options, place / "checkpoints", told, plan=digest)
     if training.as_json:
         found = [{**asdict(each), "file": str(each.file)} for each in done]
-        typer.echo(json.dumps({"trained": found, "metrics": str(place / "metrics.jsonl")}))
+        tables.show_json({"trained": found, "metrics": str(place / "metrics.jsonl")})
         return
     for each in done:
         last = each.curve[-1]
@@ -402,7 +401,7 @@ def fit(
         shown = page.page(content(found.partition, found.sizes))
         runs.fit_report.save(data, target, {**draw(data), PARTITION: shown.encode(), RUN: settings})
     if training.as_json:
-        typer.echo(json.dumps(data))
+        tables.show_json(data)
         return
     tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {target / runs.fit_report.PAGE}")
 
@@ -440,7 +439,7 @@ def estimate(
     with tables.busy("measuring steps"):
         found = runs.estimate.estimate(loaded(model, outputs), options, numbers)
     if training.as_json:
-        typer.echo(json.dumps({**asdict(found), "advice": found.advice, "best": found.best and found.best.k}))
+        tables.show_json({**asdict(found), "advice": found.advice, "best": found.best and found.best.k})
         return
     tables.show(tables.estimates(found), found.advice)
 

@@ -1,8 +1,10 @@
-"""Text and tables for people, by hand."""
+"""Text and tables for people, and JSON for programs, by hand."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 from hypothesis import given
@@ -38,6 +40,14 @@ def test_bytes_leave_at_least_one_of_a_unit(count: int) -> None:
     value, unit = tables.human_bytes(count).split()
     assert unit in ("B", "KiB", "MiB", "GiB", "TiB")
     assert unit == "B" or float(value) >= 1
+
+
+def test_json_is_one_line_and_what_is_no_finite_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_json({"a": nan, "b": [inf, -inf, 1.5], "c": {"d": "NaN"}, "e": 0.1})
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    found = json.loads(printed, parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [None, None, 1.5], "c": {"d": "NaN"}, "e": 0.1}
 
 
 def test_equal_parts_are_one_row() -> None:
