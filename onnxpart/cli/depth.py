@@ -10,9 +10,9 @@ import typer
 
 from onnxpart.analysis.walk import analyse
 from onnxpart.cli import tables
-from onnxpart.cli.options import Force, Json
+from onnxpart.cli.models import loaded
+from onnxpart.cli.options import Force, Json, ModelFile
 from onnxpart.emission.shallow import Depth, draft_shallow
-from onnxpart.frontend.load import load
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
 from onnxpart.merging.deepen import New, deepen_file
@@ -25,9 +25,7 @@ Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Model to
 
 
 def shallow(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The ONNX file, which `deepen` needs again.", show_default=False)
-    ],
+    model: ModelFile,
     blocks: Annotated[
         int,
         typer.Option(
@@ -40,11 +38,11 @@ def shallow(
 ) -> None:
     """Leave out blocks that a network repeats.
 
-    `deepen` stacks them again when the others are trained.
+    `deepen` stacks them again when the others are trained; it needs MODEL, too.
     """
     check_file(out, force, [model])
     with tables.busy(f"leaving out blocks of {model}"):
-        draft = draft_shallow(load(model), blocks)
+        draft = draft_shallow(loaded(model), blocks)
         save(draft, out)
     depth = Depth.of(draft.proto)
     sources = () if depth is None else depth.sources
@@ -62,9 +60,7 @@ def deepen(
         Path,
         typer.Argument(metavar="SHALLOW", help="The file that `shallow` wrote, trained or merged.", show_default=False),
     ],
-    network: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The network that it was made of.", show_default=False)
-    ],
+    network: ModelFile,
     out: Out,
     new: Annotated[
         New,
@@ -73,7 +69,7 @@ def deepen(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Stack trained blocks to the deep network.
+    """Stack trained blocks to the deep network, MODEL, which SHALLOW was made of.
 
     Where new blocks add nothing, it is checked that the deep network computes the same.
     """
@@ -84,7 +80,7 @@ def deepen(
         found = check_growth(analyse(deep), redraft(small), draft)
 
     with tables.busy(f"deepening {source}"):
-        grown = deepen_file(source, network, out, new=new, force=force, check=check if new == "zero" else None)
+        grown = deepen_file(source, loaded(network), out, new=new, force=force, check=check if new == "zero" else None)
     if as_json:
         told = {
             "sources": grown.sources,

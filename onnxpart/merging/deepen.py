@@ -184,7 +184,7 @@ def deepened(network: Model, shallow: Model, grown: Growth) -> Draft:
 
 def deepen_file(
     shallow: Path,
-    network: Path,
+    network: Model,
     out: Path,
     *,
     new: New = "copies",
@@ -205,12 +205,12 @@ def deepen_file(
     :raises MergeError: when the two don't belong together, or new blocks can't start so (see `growth`).
     :raises ModelError: when a file can't be read or written.
     """
-    check_model(out, force, [shallow, state_file(shallow), network])
-    small, large = load(shallow), load(network)
-    grown = growth(large, small, new)
-    draft = deepened(large, small, grown)
+    check_model(out, force, [shallow, state_file(shallow), *network.files])
+    small = load(shallow)
+    grown = growth(network, small, new)
+    draft = deepened(network, small, grown)
     if check is not None:
-        check(large, small, draft)
+        check(network, small, draft)
     states = found_states([shallow])
     save_filled(draft, deepen_state(grown, states[0]) if states else None, out)
     return grown

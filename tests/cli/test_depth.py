@@ -32,6 +32,17 @@ def test_from_deep_to_shallow_and_back() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_what_the_exporter_tied_is_told() -> None:
+    model = residual_mlp()
+    model.producer_name = "pytorch"
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", ["first.weight"], ["copy"], "Identity_7"))
+    model.graph.node[1].input[1] = "copy"
+    onnx.save_model(model, "tied.onnx")
+    for command in (("shallow", "tied.onnx", "--blocks", 3), ("deepen", "shallow.onnx", "tied.onnx")):
+        assert "equal or tied (first.weight)" in run(*command, "-o", f"{command[0]}.onnx").stderr
+
+
+@pytest.mark.usefixtures("here")
 def test_json() -> None:
     found = run_json("shallow", "deep.onnx", "--blocks", 3, "-o", "s.onnx")
     assert found == {"model": "s.onnx", "sources": [[0, 1, 2, 0]]}

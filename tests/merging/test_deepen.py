@@ -135,7 +135,7 @@ def test_parts_of_a_shallow_network_become_the_deep_one(tmp_path: Path) -> None:
     split(tmp_path / "shallow.onnx", 2).save(tmp_path / "parts")
     merge_folder(tmp_path / "parts", tmp_path / "wide.onnx", into="original")
     save_state(state(load(tmp_path / "wide.onnx")), state_file(tmp_path / "wide.onnx"))
-    grown = deepen_file(tmp_path / "wide.onnx", tmp_path / "deep.onnx", tmp_path / "out.onnx", new="zero")
+    grown = deepen_file(tmp_path / "wide.onnx", model, tmp_path / "out.onnx", new="zero")
     wide, out = (run_onnx(onnx.load(tmp_path / f"{name}.onnx"), {"x": X})[0] for name in ("wide", "out"))
     assert np.allclose(wide, out, atol=1e-5)
     assert load_state(state_file(tmp_path / "out.onnx")).slots.keys() == state(model).slots.keys()
@@ -161,10 +161,10 @@ def test_what_stands_once_per_part_is_in_no_deep_network(normed: Path) -> None:
     merge_folder(normed / "parts", normed / "wide.onnx")
     for name in ("wide.onnx", "parts/part0.onnx"):
         with pytest.raises(MergeError, match="merge parts with --into original"):
-            deepen_file(normed / name, normed / "deep.onnx", normed / "out.onnx")
+            deepen_file(normed / name, load(normed / "deep.onnx"), normed / "out.onnx")
     assert not (normed / "out.onnx").exists()
     merge_folder(normed / "parts", normed / "original.onnx", into="original")
-    assert deepen_file(normed / "original.onnx", normed / "deep.onnx", normed / "out.onnx").sources["a3"] == "a"
+    assert deepen_file(normed / "original.onnx", load(normed / "deep.onnx"), normed / "out.onnx").sources["a3"] == "a"
 
 
 def test_parts_deepen_one_by_one_and_merge_then(normed: Path) -> None:
@@ -174,7 +174,7 @@ def test_parts_deepen_one_by_one_and_merge_then(normed: Path) -> None:
     for file in (normed / "parts" / f"part{p}.onnx" for p in range(2)):
         shallow_parts.append(shallow(file, 1))
         save(shallow_parts[-1], normed / file.name)
-        deepen_file(normed / file.name, file, normed / f"deep_{file.name}", new="zero")
+        deepen_file(normed / file.name, load(file), normed / f"deep_{file.name}", new="zero")
     deep = [normed / f"deep_part{p}.onnx" for p in range(2)]
     merge_folder(normed / "parts", normed / "whole.onnx", parts=deep)
     (found,) = run_onnx(onnx.load(normed / "whole.onnx"), {"x": x})
