@@ -6,21 +6,12 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
+from onnxpart.analysis.op import qualified
+from onnxpart.analysis.rules.table import TABLE
 from onnxpart.analysis.stacks import Stack
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import is_onnx
 from onnxpart.ir.trainable import frozen
-
-_SUMS = ("Add", "Sum")
-_CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_NORMS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization")
-_ZERO_OF_ZERO = (
-    *("AveragePool", "Cast", "Div", "Dropout", "Expand", "Flatten", "Gelu", "Identity", "LeakyRelu", "MaxPool", "Neg"),
-    *("Relu", "Reshape", "Slice", "Squeeze", "Tanh", "Transpose", "Unsqueeze"),
-)
-"""Operators that make zeros of zeros in their first input."""
-_TWICE_AS_ONCE = ("Clip", "Relu")
-"""Operators that leave what they made as it is."""
 
 
 def zeros(model: Model, stack: Stack, block: int) -> frozenset[str] | None:
@@ -41,15 +32,15 @@ class _Block:
     def passing(self) -> frozenset[str] | None:
         """The weights by whose zeros the block gives what it reads."""
         last = self.made[self.exit]
-        # what the block reads was made by the same operator, in the block before
-        return self._passing(last.input[0] if is_onnx(last, *_TWICE_AS_ONCE) else self.exit)
+        # what the block reads was made by the same operator, in the block before, and it leaves that as it is
+        return self._passing(last.input[0] if is_onnx(last, "Clip", "Relu") else self.exit)
 
     def _passing(self, name: str) -> frozenset[str] | None:
         """The weights by whose zeros a value is what the block reads."""
         node = self.made.get(name)
         if name == self.entry:
             return frozenset()
-        if node is None or not is_onnx(node, "Identity", *_SUMS):
+        if node is None or not is_onnx(node, "Add", "Identity", "Sum"):
             return None
         for i, stream in enumerate(node.input):
             passing = self._passing(stream)
@@ -63,21 +54,23 @@ class _Block:
         if name in self.model.initializers:
             return frozenset([name]) if self.model.trainable(name) and name not in self.frozen else None
         node = self.made.get(name)
-        if node is None or not is_onnx(node):
+        rule = None if node is None else TABLE.get(qualified(node.domain, node.op_type))
+        if node is None or rule is None:
             return None
         inputs = [operand for operand in node.input if operand]
-        if node.op_type in _ZERO_OF_ZERO:
-            return self._silent(inputs[0])
-        if node.op_type in _NORMS:
-            return self._all_silent(inputs[1:3])
-        if node.op_type in (*_SUMS, "Sub"):
-            return self._all_silent(inputs)
-        if node.op_type not in (*_CONTRACTIONS, "Mul"):
-            return None
-        factors = sorted(inputs[:2], key=self._is_weight, reverse=True)
-        silent = next((found for found in map(self._silent, factors) if found is not None), None)
-        bias = self._all_silent(inputs[2:])
-        return None if silent is None or bias is None else silent | bias
+        match rule.zero:
+            case "data":
+                return self._silent(inputs[0])
+            case "sum":
+                return self._all_silent(inputs)
+            case "parameters":
+                return self._all_silent(inputs[1:3])
+            case "scale":
+                factors = sorted(inputs[:2], key=self._is_weight, reverse=True)
+                silent = next((found for found in map(self._silent, factors) if found is not None), None)
+                bias = self._all_silent(inputs[2:])
+                return None if silent is None or bias is None else silent | bias
+        return None
 
     def _all_silent(self, names: Sequence[str]) -> frozenset[str] | None:
         """The weights by whose zeros several values are zero."""

@@ -181,7 +181,7 @@ def rewrite_contraction(r: Rewrite) -> None:
         r.narrow_broadcast(2, r.kept_out())
 
 
-@operator("MatMul", versions=(1, 9, 13), kind="contraction", rewrite=rewrite_contraction)
+@operator("MatMul", versions=(1, 9, 13), kind="contraction", rewrite=rewrite_contraction, zero="scale")
 def matmul(op: Op) -> list[Fields]:
     """MatMul, and Gemm's product: `...ij, ...jk -> ...ik` with numpy's broadcasting."""
     (a, b), out = letters(op)
@@ -228,7 +228,7 @@ def note_bias(op: Op, i: int) -> None:
     op.state.biases.update(op.state.sources(op.inputs[i]))
 
 
-@operator("Gemm", versions=(7, 9, 11, 13), kind="contraction", rewrite=rewrite_contraction)
+@operator("Gemm", versions=(7, 9, 11, 13), kind="contraction", rewrite=rewrite_contraction, zero="scale")
 def gemm(op: Op) -> list[Fields]:
     """Gemm: `alpha A' B' + beta C`."""
     (fields,) = matmul(op)
@@ -265,13 +265,13 @@ def rewrite_deform_conv(r: Rewrite) -> None:
     r.narrow_channels(3)
 
 
-@operator("Conv", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv)
+@operator("Conv", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv, zero="scale")
 def conv(op: Op) -> list[Fields]:
     """Conv: `n c *, o c/g * -> n o *`."""
     return _convolution(op, transposed=False)
 
 
-@operator("ConvTranspose", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv)
+@operator("ConvTranspose", versions=(1, 11, 22), kind="contraction", rewrite=rewrite_conv, zero="scale")
 def conv_transpose(op: Op) -> list[Fields]:
     """ConvTranspose: `n c *, c o/g * -> n o *`."""
     return _convolution(op, transposed=True)

@@ -10,14 +10,13 @@ from onnxpart.analysis.rules.mix import rewrite_channels, slides
 from onnxpart.analysis.rules.table import operator
 
 
-@operator("Relu", versions=(6, 13, 14), kind="elementwise")
-@operator("LeakyRelu", versions=(6, 16), kind="elementwise")
+@operator("Relu", versions=(6, 13, 14), kind="elementwise", zero="data")
+@operator("LeakyRelu", versions=(6, 16), kind="elementwise", zero="data")
 @operator("Elu", "Selu", "HardSigmoid", versions=(6, 22), kind="elementwise")
 @operator("Celu", versions=(12, 28), kind="elementwise")
-@operator("Gelu", versions=(20,), kind="elementwise")
-@operator(
-    "Sigmoid", "Tanh", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", versions=(6, 13), kind="elementwise"
-)
+@operator("Gelu", versions=(20,), kind="elementwise", zero="data")
+@operator("Tanh", versions=(6, 13), kind="elementwise", zero="data")
+@operator("Sigmoid", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", versions=(6, 13), kind="elementwise")
 @operator("HardSwish", versions=(14, 22), kind="elementwise")
 @operator("Softplus", "Softsign", versions=(1, 22), kind="elementwise")
 @operator("Mish", versions=(18, 22), kind="elementwise")
@@ -34,11 +33,11 @@ from onnxpart.analysis.rules.table import operator
 @operator("Shrink", versions=(9,), kind="elementwise")
 @operator("BitwiseNot", versions=(18,), kind="elementwise")
 @operator("BitCast", versions=(26,), kind="elementwise")
-@operator("Identity", versions=(1, 13, 14, 16, 19, 21, 23, 24, 25), kind="elementwise", mean="data")
-@operator("Cast", versions=(6, 9, 13, 19, 21, 23, 24, 25, 28), kind="elementwise", mean="data")
+@operator("Identity", versions=(1, 13, 14, 16, 19, 21, 23, 24, 25), kind="elementwise", mean="data", zero="data")
+@operator("Cast", versions=(6, 9, 13, 19, 21, 23, 24, 25, 28), kind="elementwise", mean="data", zero="data")
 @operator("CastLike", versions=(15, 19, 21, 23, 24, 25), kind="elementwise", mean="data")
-@operator("Dropout", versions=(7, 10, 12, 13, 22), kind="elementwise", mean="data")
-@operator("Neg", versions=(6, 13), kind="elementwise", mean="data")
+@operator("Dropout", versions=(7, 10, 12, 13, 22), kind="elementwise", mean="data", zero="data")
+@operator("Neg", versions=(6, 13), kind="elementwise", mean="data", zero="data")
 def unary(op: Op) -> list[Fields]:
     """The result carries the labels of its first input; any further inputs are settings."""
     return [op.fields(0)] * len(op.outputs)
@@ -61,10 +60,10 @@ def rewrite_broadcast(r: Rewrite) -> None:
 @operator("Mod", versions=(10, 13, 28), kind="elementwise", rewrite=rewrite_broadcast)
 @operator("BitShift", versions=(11, 28), kind="elementwise", rewrite=rewrite_broadcast)
 @operator("BitwiseAnd", "BitwiseOr", "BitwiseXor", versions=(18,), kind="elementwise", rewrite=rewrite_broadcast)
-@operator("Add", "Sub", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="sum")
-@operator("Sum", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_broadcast, mean="sum")
-@operator("Mul", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="scale")
-@operator("Div", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="data")
+@operator("Add", "Sub", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="sum", zero="sum")
+@operator("Sum", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_broadcast, mean="sum", zero="sum")
+@operator("Mul", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="scale", zero="scale")
+@operator("Div", versions=(7, 13, 14), kind="elementwise", rewrite=rewrite_broadcast, mean="data", zero="data")
 @operator("Mean", versions=(6, 8, 13), kind="elementwise", rewrite=rewrite_broadcast)
 def broadcast(op: Op) -> list[Fields]:
     """All inputs meet place by place with numpy broadcasting."""
@@ -80,7 +79,9 @@ def prelu(op: Op) -> list[Fields]:
     return [fields]
 
 
-@operator("BatchNormalization", versions=(7, 9, 14, 15), kind="elementwise", rewrite=rewrite_channels)
+@operator(
+    "BatchNormalization", versions=(7, 9, 14, 15), kind="elementwise", rewrite=rewrite_channels, zero="parameters"
+)
 def per_channel(op: Op) -> list[Fields]:
     """BatchNormalization: parameters of shape [C] apply along axis 1."""
     fields = op.fields(0)
@@ -104,8 +105,8 @@ def rewrite_resize(r: Rewrite) -> None:
         r.node.input[3] = r.before[-1].output[0]
 
 
-@operator("AveragePool", versions=(7, 10, 11, 19, 22), kind="elementwise", mean="data")
-@operator("MaxPool", versions=(1, 8, 10, 11, 12, 22), kind="elementwise")
+@operator("AveragePool", versions=(7, 10, 11, 19, 22), kind="elementwise", mean="data", zero="data")
+@operator("MaxPool", versions=(1, 8, 10, 11, 12, 22), kind="elementwise", zero="data")
 @operator("LpPool", versions=(2, 11, 18, 22), kind="elementwise")
 @operator("GlobalLpPool", versions=(2, 22), kind="elementwise")
 def pool(op: Op) -> list[Fields]:

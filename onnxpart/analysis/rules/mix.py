@@ -50,7 +50,7 @@ def rewrite_layer_norm(r: Rewrite) -> None:
             r.narrow_broadcast(i, r.kept_out())
 
 
-@operator("LayerNormalization", versions=(17,), kind="mix", rewrite=rewrite_layer_norm)
+@operator("LayerNormalization", versions=(17,), kind="mix", rewrite=rewrite_layer_norm, zero="parameters")
 @operator("RMSNormalization", versions=(23,), kind="mix", rewrite=rewrite_layer_norm)
 def layer_norm(op: Op) -> list[Fields]:
     """LayerNormalization and RMSNormalization: mix from `axis` on; scale and bias broadcast."""
@@ -69,7 +69,7 @@ def rewrite_channels(r: Rewrite) -> None:
         r.narrow_channels(i)
 
 
-@operator("InstanceNormalization", versions=(6, 22), kind="mix", rewrite=rewrite_channels)
+@operator("InstanceNormalization", versions=(6, 22), kind="mix", rewrite=rewrite_channels, zero="parameters")
 def instance_norm(op: Op) -> list[Fields]:
     """InstanceNormalization: mixes the places of a channel, which are several units after a reshape."""
     fields = op.fields(0)
@@ -110,7 +110,7 @@ def rewrite_group_norm(r: Rewrite) -> None:
         r.narrow(i, (kept,))
 
 
-@operator("GroupNormalization", versions=(21,), kind="mix", rewrite=rewrite_group_norm)
+@operator("GroupNormalization", versions=(21,), kind="mix", rewrite=rewrite_group_norm, zero="parameters")
 def group_norm(op: Op) -> list[Fields]:
     """GroupNormalization: mixes the channels of a group; scale and bias apply by channel."""
     groups = int(op.attributes["num_groups"])

@@ -67,9 +67,16 @@ def rewrite_reshape(r: Rewrite) -> None:
     dims(r, 1)
 
 
-@operator("Reshape", versions=(5, 13, 14, 19, 21, 23, 24, 25), kind="movement", rewrite=rewrite_reshape, mean="data")
-@operator("Flatten", versions=(1, 9, 11, 13, 21, 23, 24, 25), kind="movement", mean="data")
-@operator("Squeeze", "Unsqueeze", versions=(1, 11, 13, 21, 23, 24, 25), kind="movement", mean="data")
+@operator(
+    "Reshape",
+    versions=(5, 13, 14, 19, 21, 23, 24, 25),
+    kind="movement",
+    rewrite=rewrite_reshape,
+    mean="data",
+    zero="data",
+)
+@operator("Flatten", versions=(1, 9, 11, 13, 21, 23, 24, 25), kind="movement", mean="data", zero="data")
+@operator("Squeeze", "Unsqueeze", versions=(1, 11, 13, 21, 23, 24, 25), kind="movement", mean="data", zero="data")
 def reshape(op: Op) -> list[Fields]:
     """Reshape, Flatten, Squeeze and Unsqueeze: the same data in another shape."""
     a, b = op.shape(0), op.out_shape()
@@ -80,7 +87,7 @@ def reshape(op: Op) -> list[Fields]:
     return [tuple(reshape_field(op, f, a, b) for f in op.fields(0))]
 
 
-@operator("Transpose", versions=(1, 13, 21, 23, 24, 25), kind="movement", mean="data")
+@operator("Transpose", versions=(1, 13, 21, 23, 24, 25), kind="movement", mean="data", zero="data")
 def transpose(op: Op) -> list[Fields]:
     """Transpose: labels move with their axes."""
     perm = op.attributes.get("perm") or list(range(len(op.shape(0))))[::-1]
@@ -237,7 +244,7 @@ def rewrite_slice(r: Rewrite) -> None:
     r.node.input.extend(bounds)
 
 
-@operator("Slice", versions=(1, 10, 11, 13), kind="movement", rewrite=rewrite_slice, mean="data")
+@operator("Slice", versions=(1, 10, 11, 13), kind="movement", rewrite=rewrite_slice, mean="data", zero="data")
 def slice_(op: Op) -> list[Fields]:
     """Slice: a selection of the labels; its bounds must be known along divided axes."""
     fields = op.fields(0)
@@ -368,7 +375,7 @@ def rewrite_expand(r: Rewrite) -> None:
         dims(r, 1)
 
 
-@operator("Expand", versions=(8, 13), kind="movement", rewrite=rewrite_expand, mean="data")
+@operator("Expand", versions=(8, 13), kind="movement", rewrite=rewrite_expand, mean="data", zero="data")
 def expand(op: Op) -> list[Fields]:
     """Expand: numpy broadcasting to a shape."""
     rank = len(op.out_shape())

@@ -23,6 +23,9 @@ Kind = Literal["contraction", "recurrent", "elementwise", "movement", "mix", "so
 Mean = Literal["no", "data", "sum", "scale"]
 """Whether the mean over parts passes through: never; if the first input has it and the rest is the same in every part;
 if every input has it or is the same in every part; if one input has it and the others are the same in every part."""
+Zero = Literal["no", "data", "sum", "scale", "parameters"]
+"""Whose zeros make the result zero: nobody's, for all that is known; the first input's; those of all inputs; those of
+one of the first two, and of what is added to them; those of scale and bias, the second input and the third."""
 LabelRule = Callable[[Op], list[Fields]]
 """What a rule makes of an operator: the label fields of each output. It ties labels on the way."""
 RewriteRule = Callable[[Rewrite], None]
@@ -34,7 +37,8 @@ class Rule:
     """One row of the table.
 
     `versions` are the operator versions that it is right for, `labels` gives the outputs' fields, `rewrite` adapts the
-    node to a part (None: the node stays as it is), `mean` says whether the mean over parts passes through.
+    node to a part (None: the node stays as it is), `mean` says whether the mean over parts passes through, and `zero`
+    whose zeros make the result zero.
     """
 
     kind: Kind
@@ -42,6 +46,7 @@ class Rule:
     labels: LabelRule
     rewrite: RewriteRule | None = None
     mean: Mean = "no"
+    zero: Zero = "no"
 
 
 TABLE: dict[str, Rule] = {}
@@ -55,6 +60,7 @@ def register(
     kind: Kind,
     rewrite: RewriteRule | None = None,
     mean: Mean = "no",
+    zero: Zero = "no",
 ) -> Callable[[LabelRule], LabelRule]:
     """Decorate a function to enter it into the table as the label rule of some operators.
 
@@ -62,7 +68,7 @@ def register(
     :param versions: the versions that the rule is right for. In a domain whose operators ONNX doesn't know these are
         versions of the domain, as a model's opset imports name them.
     :param kind: what happens to the units. :param rewrite: adapts a node to a part; None leaves it as it is.
-    :param mean: whether the mean over parts passes through.
+    :param mean: whether the mean over parts passes through. :param zero: whose zeros make the result zero.
     :returns: a decorator that returns the function as it is.
     :raises ValueError: when one of the operators has a rule already.
     """
@@ -72,7 +78,7 @@ def register(
             name = qualified(domain, op_type)
             if name in TABLE:
                 raise ValueError(f"the operator {name} has a rule already")
-            TABLE[name] = Rule(kind, tuple(versions), labels, rewrite, mean)
+            TABLE[name] = Rule(kind, tuple(versions), labels, rewrite, mean, zero)
         return labels
 
     return enter
