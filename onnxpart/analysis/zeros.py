@@ -11,7 +11,6 @@ from onnxpart.analysis.rules.table import TABLE
 from onnxpart.analysis.stacks import Stack
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import is_onnx
-from onnxpart.ir.trainable import frozen
 
 
 def zeros(model: Model, stack: Stack, block: int) -> frozenset[str] | None:
@@ -26,7 +25,7 @@ def zeros(model: Model, stack: Stack, block: int) -> frozenset[str] | None:
 class _Block:
     def __init__(self, model: Model, stack: Stack, block: int) -> None:
         self.model, self.entry, self.exit = model, stack.exits[block - 1], stack.exits[block]
-        self.frozen, nodes = frozen(model.proto), model.proto.graph.node
+        nodes = model.proto.graph.node
         self.made: dict[str, NodeProto] = {name: nodes[i] for i in stack.blocks[block] for name in nodes[i].output}
 
     def passing(self) -> frozenset[str] | None:
@@ -52,7 +51,7 @@ class _Block:
     def _silent(self, name: str) -> frozenset[str] | None:
         """The weights by whose zeros a value is zero, the last ones that do so."""
         if name in self.model.initializers:
-            return frozenset([name]) if self.model.trainable(name) and name not in self.frozen else None
+            return frozenset([name]) if self.model.trainable(name) and name not in self.model.frozen else None
         node = self.made.get(name)
         rule = None if node is None else TABLE.get(qualified(node.domain, node.op_type))
         if node is None or rule is None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from onnxpart.analysis.rewrite import sizes
 from onnxpart.ir.arrays import rows_of
-from onnxpart.ir.trainable import frozen
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import slice_stream
 from onnxpart.storage.rows import Array, Stream, rows_shape, windows
@@ -52,7 +51,7 @@ def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, 
     """
     analysis, result = partition.analysis, {}
     weights, biases = analysis.state.weights, set() if init == "scaled" else analysis.state.biases
-    held = frozen(analysis.model.proto)
+    held = analysis.model.frozen
     for number, initializer in enumerate(partition.plan.initializers):
         name, factor = initializer.name, 0.0
         if name in held or not (name in weights or name in biases):

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from onnxpart.ir.flatten import Flat, flatten
 from onnxpart.ir.protos import all_nodes, opsets_of
-from onnxpart.ir.trainable import FLOATS, Kind, kinds
+from onnxpart.ir.trainable import FLOATS, Kind, frozen, kinds
 from onnxpart.storage.rows import Array
 
 OLDEST_OPSET = 7
@@ -71,6 +71,11 @@ class Model:
     def kinds(self) -> dict[str, Kind]:
         """What each initializer is to those that read it."""
         return kinds(self.proto.graph.initializer, self.flat.nodes)
+
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """The parameters that aren't trained, as the model says itself."""
+        return frozen(self.proto)
 
     @property
     def inputs(self) -> list[str]:

@@ -19,7 +19,7 @@ from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import metadata_of
 from onnxpart.ir.redraft import redraft
-from onnxpart.ir.trainable import FLOATS, frozen
+from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.cross_weights import ZERO, Edges, between, fill_edges
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
@@ -244,7 +244,7 @@ def merge_folder(
     base = original(folder, plan) if into == "original" else read_whole(folder, plan)
     arrays = in_types_of(base, part_arrays(folder, plan, parts))
     merged = merge_streams(plan, arrays, into=into, normalize=normalize)
-    edges = edges.keeping(frozen(base.proto))
+    edges = edges.keeping(base.frozen)
     network = {name: rows_of(base, name) for name in between(plan) if name in base.initializers}
     merged = fill_edges(plan, merged, network, edges)
     whole = filled(base, merged)

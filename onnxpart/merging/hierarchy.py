@@ -23,7 +23,6 @@ from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
 from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.protos import metadata_of
-from onnxpart.ir.trainable import frozen
 from onnxpart.merging.cross_weights import ZERO, fill_edges
 from onnxpart.merging.merge import held, merge_streams
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states
@@ -60,7 +59,7 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
     coarse = coarsen(split.partition, k)
     held(plan, parts)
     size, finest, drafts, model = plan.k // k, _finest(split), [], split.analysis.model
-    kept = ZERO.keeping(frozen(model.proto))
+    kept = ZERO.keeping(model.frozen)
     for p in range(k):
         inner = within(plan, coarse.plan, p)
         merged = merge_streams(inner, parts[p * size : (p + 1) * size])

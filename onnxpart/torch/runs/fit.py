@@ -24,7 +24,6 @@ from onnxpart.errors import CheckpointError, MergeError, ModelError, UsageError
 from onnxpart.inspection.sizes import measure
 from onnxpart.ir.model import Model
 from onnxpart.ir.redraft import redraft
-from onnxpart.ir.trainable import frozen
 from onnxpart.merging import folder as folders
 from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.merging.deepen import Growth, growth
@@ -218,7 +217,7 @@ class _Run:
             controls,
             times,
             deviation(module, task.objective, out / TRAINED, task.batch()),
-            edges.keeping(frozen(rounds.model.proto)).kept(rounds.last.plan),
+            edges.keeping(rounds.model.frozen).kept(rounds.last.plan),
             self.goal,
             self.growing.grow,
             self.growing.blocks,

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from onnxpart.emission.split import Split
 from onnxpart.ir.arrays import array_of
-from onnxpart.ir.trainable import frozen
 from onnxpart.merging.cross_weights import ZERO, Edges, fill_edges
 from onnxpart.merging.deepen import Growth, deepen, deepen_state
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
@@ -132,7 +131,7 @@ def divide_anew(before: Networks, parts: Networks, edges: Edges = ZERO) -> Netwo
 def _merged(parts: Networks, edges: Edges, into: Into) -> dict[str, Array]:
     """The weights of parts merged, and cross weights as `edges` says; those of frozen parameters are kept."""
     plan, model = parts.split.plan, parts.split.analysis.model
-    edges = edges.keeping(frozen(model.proto))
+    edges = edges.keeping(model.frozen)
     before = {name: array_of(model, name) for name in edges.kept(plan)} if parts.whole is None else parts.whole
     merged = {name: stream(array) for name, array in merge(plan, parts.weights, into=into).items()}
     return {name: rows.array() for name, rows in fill_edges(plan, merged, before, edges).items()}
