@@ -25,11 +25,11 @@ _LAST = 20
 
 
 LOADED = {
-    "train": ("onnxpart.torch.runs", "onnxruntime"),
-    "fit": ("onnxpart.torch.runs", "onnxruntime", "matplotlib.figure"),
+    "train": ("onnxpart.torch.runs", "onnxruntime", "torch._dynamo"),
+    "fit": ("onnxpart.torch.runs", "onnxruntime", "torch._dynamo", "onnxpart.report.page", "scipy.sparse.csgraph"),
     "report": ("onnxpart.report.page",),
 }
-"""What a command imports when it runs; here before it is copied."""
+"""What a command, or an optimizer of torch's, imports when it runs; here once, before the process is copied."""
 
 
 def armed(at: int) -> list[int]:
