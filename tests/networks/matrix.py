@@ -6,7 +6,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,7 @@ def _places(case: TestCase) -> Iterator[tuple[int, int]]:
                 yield slot, axis
 
 
+@lru_cache(maxsize=256)
 def network(cell: Cell) -> ModelProto | None:
     """The cell as a model of the newest opset that ONNX Runtime runs it in; None where there is none."""
     case = _cases()[cell.case]
@@ -235,7 +236,7 @@ def judge(cell: Cell, k: int) -> Outcome:
     except OnnxpartError as error:
         return Outcome("refused", f"{type(error).__name__}: {error}")
     try:
-        verdict = verify(done.analysis, done.plan)
+        verdict = verify(done.analysis, done.plan, parts=done.part_drafts, whole=done.whole_draft)
         apart = deviation(done, _feed(cell, model, 2))
     except OnnxpartError as error:
         return Outcome("wrong", str(error))
