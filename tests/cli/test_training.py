@@ -376,15 +376,15 @@ def test_the_papers_recipe_has_one_schedule_and_one_state(schedule: str, rates: 
 def test_parts_have_a_rate_and_the_whole_a_schedule_of_its_own(
     optimizer: str, options: tuple[object, ...], rate: float, rates: list[float]
 ) -> None:
-    common = (*DATA, "-k", 4, "--epochs", 60, "--merge-at", 40, "--optimizer", optimizer)
+    common = (*DATA, "-k", 4, "--epochs", 30, "--merge-at", 20, "--optimizer", optimizer)
     found = run_json("fit", "chain.onnx", "-o", "out", *common, *options)
-    parts, whole = rates[:200], rates[200:]
-    assert parts == pytest.approx([rate * min((i + 1) / 4, 1) for i in range(200)])
-    assert whole == pytest.approx([x * min((i + 1) / 5, 1) for i, x in enumerate(cosine(0.1, 100))])
+    parts, whole = rates[:100], rates[100:]
+    assert parts == pytest.approx([rate * min((i + 1) / 2, 1) for i in range(100)])
+    assert whole == pytest.approx([x * min((i + 1) / 3, 1) for i, x in enumerate(cosine(0.1, 50))])
     assert found["recipe"]["rates"] == {"parts": pytest.approx(rate), "whole": 0.1}
     assert f"rates {rate:g} for the parts, 0.1 for the whole" in Path("out/report.md").read_text()
     state = load_state("out/trained.optimizer.safetensors")
-    assert state.step == (300 if optimizer == "sgd" else 100)  # Adam's starts anew
+    assert state.step == (150 if optimizer == "sgd" else 50)  # Adam's starts anew
 
 
 @pytest.mark.usefixtures("here")

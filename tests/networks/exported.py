@@ -6,6 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import onnx
 import torch
@@ -181,6 +182,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def export(name: str, exporter: str, opset: int, dynamic: bool = True) -> onnx.ModelProto:
     """A network of `NETWORKS` as ONNX, with random batch-norm statistics; `exporter`: torchscript or dynamo."""
+    return onnx.load_from_string(_content(name, exporter, opset, dynamic))
+
+
+@cache
+def _content(name: str, exporter: str, opset: int, dynamic: bool) -> bytes:
+    """The network as a file, which takes seconds to export."""
     torch.manual_seed(0)
     build, shape = {**NETWORKS, **attentions.NETWORKS}[name]
     network = build().eval()
@@ -189,7 +196,7 @@ def export(name: str, exporter: str, opset: int, dynamic: bool = True) -> onnx.M
             nn.init.normal_(module.running_mean, 0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     x = torch.randint(0, 11, shape) if name in attentions.TOKEN_NUMBERS else torch.randn(shape)
-    return convert(network, (x,), exporter, opset, dynamic)
+    return convert(network, (x,), exporter, opset, dynamic).SerializeToString()
 
 
 def convert(

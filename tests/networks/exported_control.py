@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from functools import cache
 
 import onnx
 import torch
@@ -145,11 +146,17 @@ TRACED: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
 
 
 def export(name: str, opset: int = 17) -> onnx.ModelProto:
-    """A scripted network by the TorchScript exporter, with symbolic axes but the last; the others by dynamo."""
+    """A scripted network by the TorchScript exporter, with symbolic axes but the last; the others by dynamo, at 20."""
+    return onnx.load_from_string(_content(name, 20 if name in TRACED else opset))
+
+
+@cache
+def _content(name: str, opset: int) -> bytes:
+    """The network as a file, which takes seconds to export."""
     torch.manual_seed(0)
     build, shape = {**SCRIPTED, **TRACED}[name]
     if name in TRACED:
-        return convert(build().eval(), (torch.randn(shape),), "dynamo", 20, dynamic=False)
+        return convert(build().eval(), (torch.randn(shape),), "dynamo", opset, dynamic=False).SerializeToString()
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters deprecate one another
@@ -158,4 +165,4 @@ def export(name: str, opset: int = 17) -> onnx.ModelProto:
             network, (torch.randn(shape),), file, opset_version=opset, dynamo=False, input_names=["x"],
             dynamic_axes={"x": dict(enumerate("TN" if len(shape) > 2 else "N"))},
         )  # fmt: skip
-    return onnx.load_from_string(file.getvalue())
+    return file.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import onnx
 import torch
@@ -139,7 +140,13 @@ FIXED = ("gru_time_first",)
 
 def export(name: str, exporter: str, opset: int) -> onnx.ModelProto:
     """A network of `SEQUENCES` as ONNX; the batch is symbolic where there is one input that starts with it."""
+    return onnx.load_from_string(_content(name, exporter, opset))
+
+
+@cache
+def _content(name: str, exporter: str, opset: int) -> bytes:
+    """The network as a file, which takes seconds to export."""
     torch.manual_seed(0)
     build, inputs = SEQUENCES[name]
     dynamic = len(inputs) == 1 and name not in FIXED
-    return convert(build().eval(), inputs, exporter, opset, dynamic)
+    return convert(build().eval(), inputs, exporter, opset, dynamic).SerializeToString()
