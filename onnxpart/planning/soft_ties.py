@@ -207,19 +207,21 @@ def settle(state: State, base: Classes) -> Classes:
 
     :param base: classes without any soft tie, int32 [points]. :returns: the class of each point, int32 [points].
     """
-    if state.pending:
-        named = ascending(np.concatenate([[0], state.left, state.right, *(w.touched for w in state.pending)]))
-        place = np.full(len(state.roots), -1, np.int32)
-        place[named] = np.arange(len(named), dtype=np.int32)
-        small = state.part(named, place)
-        _settle(small, base[named])
-        state.left, state.right = named[small.left].astype(np.int32), named[small.right].astype(np.int32)
-        state.dropped[named], state.shared[named] = small.dropped, small.shared
-        state.pending = [tie.at(named.astype(np.int32)) for tie in small.pending]
-        state.granted = [tie.at(named.astype(np.int32)) for tie in small.granted]
-        state.failed += small.failed
-        state.given_up += small.given_up
-    return state.solve(state.granted) if state.pending or state.failed else base.copy()
+    if not state.failed and not any(base[tie.touched].any() for tie in state.pending):  # they tie what all parts have
+        state.granted = [tie for tie in state.pending if not tie.sides]
+        return base.copy()
+    named = ascending(np.concatenate([[0], state.left, state.right, *(w.touched for w in state.pending)]))
+    place = np.full(len(state.roots), -1, np.int32)
+    place[named] = np.arange(len(named), dtype=np.int32)
+    small = state.part(named, place)
+    _settle(small, base[named])
+    state.left, state.right = named[small.left].astype(np.int32), named[small.right].astype(np.int32)
+    state.dropped[named], state.shared[named] = small.dropped, small.shared
+    state.pending = [tie.at(named.astype(np.int32)) for tie in small.pending]
+    state.granted = [tie.at(named.astype(np.int32)) for tie in small.granted]
+    state.failed += small.failed
+    state.given_up += small.given_up
+    return state.solve(state.granted)
 
 
 def _settle(state: State, base: Classes) -> None:
