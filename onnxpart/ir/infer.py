@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
 
@@ -35,8 +36,12 @@ def infer(model: Model) -> Shapes:
     :raises ModelError: when the shapes contradict each other.
     """
     best = _infer(model, TRIALS)
-    if _refused(best) and input_shapes(model, _resized(OTHER_SIZES[0])[0]) != input_shapes(model):
-        best = min([best, *(_infer(model, _resized(sizes)) for sizes in OTHER_SIZES)], key=_refused)
+    if input_shapes(model, _resized(OTHER_SIZES[0])[0]) != input_shapes(model):
+        for sizes in OTHER_SIZES:
+            if not _refused(best):
+                break
+            with suppress(ModelError):
+                best = min(best, _infer(model, _resized(sizes)), key=_refused)
     return best
 
 
