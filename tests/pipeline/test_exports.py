@@ -77,4 +77,4 @@ def test_a_short_table_of_positions_is_divided_and_checked_as_a_long_one() -> No
     tables = {name for name, shape in shapes[0].items() if 64 in shape and shape != shapes[1][name]}
     assert all(shapes[1][name] == shape for name, shape in shapes[0].items() if name not in tables)
     assert tables == {"wpe.weight", "layers.0.mask"}
-    assert not long.plan.blocked + short.plan.blocked
+    assert not long.plan.blocked + long.plan.replicated
