@@ -28,22 +28,22 @@ SHARED = 0
 MAX_FIELD = 1 << 22
 """A field is not expanded beyond this many elements: labels are tied instead, which is always safe."""
 MAX_LABELS = 1 << 27
-"""A graph with more labels, or a field of more elements, is refused: each takes tens of bytes in a plan."""
+"""A graph with more labels or ties, or a field of more elements, is refused: each takes tens of bytes in a plan."""
 
 
 class TooMany(Exception):
-    """More than MAX_LABELS labels, or elements of a field; the message says along which axis."""
+    """More than MAX_LABELS labels, ties, or elements of a field; the message says along which axis."""
 
 
-def bounded(shape: Iterable[int], held: int = 0) -> tuple[int, ...]:
-    """The shape of a field that is about to be made, where there are `held` labels already.
+def bounded(shape: Iterable[int], held: int = 0, limit: str = "units are told apart") -> tuple[int, ...]:
+    """The shape of a field that is about to be made or tied, where there are `held` labels or ties already.
 
-    :raises TooMany: when that is too large.
+    :raises TooMany: when that is too large; `limit` says of what there are at most so many.
     """
     shape = tuple(shape)
     if held + prod(shape) > MAX_LABELS:
         size = max(shape)
-        raise TooMany(f"axis {shape.index(size)} is {size:,} long, and at most {MAX_LABELS:,} units are told apart")
+        raise TooMany(f"axis {shape.index(size)} is {size:,} long, and at most {MAX_LABELS:,} {limit}")
     return shape
 
 
@@ -147,10 +147,12 @@ class Groups:
 class Labels:
     """All labels of one graph and what is known of them; label 0 is SHARED.
 
-    `node` is the index of the operator whose rule is at work, `tied_at` who made each of the ties.
+    `node` is the index of the operator whose rule is at work, `tied_at` who made each of the ties, and `tied` about how
+    many pairs of labels these are.
     """
 
     count: int = 1
+    tied: int = 0
     node: int = -1
     ties: list[Pair] = field(default_factory=list)
     tied_at: list[int] = field(default_factory=list)
@@ -188,11 +190,14 @@ class Labels:
     def tie(self, a: Field, b: Field) -> None:
         """The labels of `a` and `b` at the same place are the same unit; shapes broadcast.
 
-        :raises ValueError: when they don't.
+        :raises ValueError: when they don't. :raises TooMany: when the graph has too many ties.
         """
         if a is not b:
             if a.shape != b.shape:
                 np.broadcast_shapes(a.shape, b.shape)
+            larger = a if a.size > b.size else b
+            bounded(larger.shape, self.tied, "ties of units are kept")
+            self.tied += larger.size
             self.ties.append((a, b))
             self.tied_at.append(self.node)
 

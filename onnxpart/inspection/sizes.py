@@ -13,7 +13,6 @@ from onnxpart.analysis.op import Op
 from onnxpart.analysis.rewrite import sizes
 from onnxpart.analysis.rules.contraction import einsum_letters
 from onnxpart.analysis.rules.recurrent import GATES
-from onnxpart.ir.infer import input_shapes
 from onnxpart.ir.region_shapes import repeats
 from onnxpart.ir.shapes import Shape
 from onnxpart.planning.partition import Partition, partition_of
@@ -94,7 +93,7 @@ def _batch(analysis: Analysis) -> int:
         return 1
     if first.type.tensor_type.shape.dim[0].HasField("dim_value"):
         return 1
-    return input_shapes(analysis.model)[first.name][0]
+    return analysis.shapes.shape[first.name][0]
 
 
 def _bytes(analysis: Analysis, plan: Plan, part: int | None) -> int:

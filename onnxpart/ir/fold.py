@@ -28,9 +28,7 @@ _FOLDED = frozenset(
     )
 )  # fmt: skip
 """The operators of shape arithmetic: what computes numbers from numbers, the same at each run."""
-_UNINFERRED = (
-    onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError, ValueError,
-)  # fmt: skip
+_UNINFERRED = (onnx.defs.SchemaError, onnx.checker.ValidationError, KeyError, ValueError)
 """What ONNX's inference raises for nodes that it can't tell anything of."""
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 """Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
@@ -67,13 +65,18 @@ def _size(op_type: str, values: Sequence[Any]) -> float:
 
 
 class Folding:
-    """Folds values node by node, and fills in shapes that the inference left out."""
+    """Folds values node by node, and fills in shapes that the inference left out.
+
+    `inferred` are the tensors of which it knew the shape, `contradicting` the outputs of nodes whose inputs don't fit.
+    """
 
     def __init__(self, shapes: Shapes, symbols: Mapping[str, int], found: int) -> None:
         self.shapes = shapes
         self.symbols = symbols
         self.found = found
         self.opsets = shapes.model.opsets
+        self.inferred = frozenset(shapes.shape)
+        self.contradicting: set[str] = set()
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Enter what is known of a node's outputs, given all that is known of its inputs."""
@@ -96,13 +99,24 @@ class Folding:
             names = node.input[:]
             if all(self._known(name) or self._small(name) for name in names if name):
                 self._evaluate(node, names)
-        if shapes.shape.keys() >= set(filter(None, node.output)):
+        outputs = set(filter(None, node.output))
+        if shapes.shape.keys() >= outputs and (self.inferred.issuperset(node.input) or self._known(node.output[0])):
             return
         self._infer_locally(node)
         first = node.input[0] if node.input else ""
         if node.op_type in _LIKE_INPUT and node.output[0] not in shapes.shape and first in shapes.shape:
             shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
         self._believe(node)
+
+    def refuses(self, node: onnx.NodeProto) -> bool:
+        """Whether a node that was visited can't run: shapes contradict each other, or it looks up beyond a table."""
+        shapes = self.shapes.shape
+        if node.op_type == "Gather" and is_onnx(node) and node.input[0] in shapes:
+            places, shape = self.shapes.folded.get(node.input[1]), shapes[node.input[0]]
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            if places is not None and places.size and -len(shape) <= axis < len(shape):
+                return bool(places.max() >= shape[axis] or places.min() < -shape[axis])
+        return any(name in self.contradicting or min(shapes.get(name, ()), default=0) < 0 for name in node.output)
 
     @cached_property
     def _declared(self) -> dict[str, tuple[int, Shape]]:
@@ -172,6 +186,9 @@ class Folding:
                     data[name] = shapes.model.initializers[name]
             opsets = [helper.make_operatorsetid(d, v) for d, v in self.opsets.items()]
             outputs = shape_inference.infer_node_outputs(schema, node, types, data, None, opsets)
+        except shape_inference.InferenceError:
+            self.contradicting.update(node.output[:1])
+            return
         except _UNINFERRED:
             return
         unknown = self.found if node.op_type in SELECTIONS else None

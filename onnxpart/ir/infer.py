@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -15,7 +17,7 @@ from onnxpart.ir.fold import Folding
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import SMALL, light_copy
 from onnxpart.ir.region_shapes import cross, grown
-from onnxpart.ir.shapes import SELECTIONS, TRIALS, Shape, Shapes, Trial, record
+from onnxpart.ir.shapes import OTHER_SIZES, SELECTIONS, TRIALS, Shape, Shapes, Trial, record
 
 MAKERS = frozenset(("Concat", "ConstantOfShape", "Expand", "Range", "Tile"))
 """Operators that may make a long list."""
@@ -30,26 +32,52 @@ DOUBLINGS, MAX_LIST = 16, 1 << 20
 def infer(model: Model) -> Shapes:
     """Shapes of every tensor of `model`; tensors whose shape can't be told have no entry.
 
+    :returns: those at the first sizes of `TRIALS` and `OTHER_SIZES` at which the fewest nodes can't run.
     :raises ModelError: when the shapes contradict each other.
     """
-    first = infer_at(model, TRIALS[0])
+    best = _infer(model, TRIALS)
+    if input_shapes(model, _resized(OTHER_SIZES[0])[0]) != input_shapes(model):
+        for sizes in OTHER_SIZES:
+            if not _refused(best):
+                break
+            with suppress(ModelError):
+                best = min(best, _infer(model, _resized(sizes)), key=_refused)
+    return best
+
+
+def _refused(shapes: Shapes) -> int:
+    """How many nodes can't run at the sizes of `shapes`, and at the other ones."""
+    return len(shapes.refused) + (len(shapes.other.refused) if shapes.other is not None else 0)
+
+
+def _resized(sizes: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Trial, ...]:
+    """The trials at other lengths and images' sizes: the first and the second."""
+    return tuple(
+        replace(trial, length=length, image=image)
+        for trial, (length, image) in zip(TRIALS, (*sizes, sizes[0]), strict=True)
+    )
+
+
+def _infer(model: Model, trials: tuple[Trial, ...]) -> Shapes:
+    """Shapes under some trial values."""
+    first = infer_at(model, trials[0])
     selects = any(node.op_type in SELECTIONS for node in model.flat.nodes)
     if _symbolic(model) or model.flat.regions or selects:
-        first.other = infer_at(model, TRIALS[1])
+        first.other = infer_at(model, trials[1])
     if selects or any(node.op_type == "If" for node in model.flat.nodes):
-        first.by_data = infer_at(model, TRIALS[2])
+        first.by_data = infer_at(model, trials[2])
     if model.flat.regions and grown(first):
-        return _while_growing(model, first)
+        return _while_growing(model, first, trials)
     return first
 
 
-def _while_growing(model: Model, first: Shapes) -> Shapes:
+def _while_growing(model: Model, first: Shapes, trials: tuple[Trial, ...]) -> Shapes:
     """Shapes where the states of loops grow: at the second iteration, and for other trial values at the third."""
-    result = infer_at(model, TRIALS[0], grown(first))
+    result = infer_at(model, trials[0], grown(first))
     result.by_data = first.by_data
     assert first.other is not None
     second = grown(first.other)
-    result.other = infer_at(model, TRIALS[1], {**second, **grown(infer_at(model, TRIALS[1], second))})
+    result.other = infer_at(model, trials[1], {**second, **grown(infer_at(model, trials[1], second))})
     return result
 
 
@@ -102,6 +130,8 @@ def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | No
                 cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
             else:
                 fold.visit(node)
+                if not path and fold.refuses(node):  # a branch may hold what runs at other sizes alone
+                    shapes.refused.append(node.output[0])
     return shapes
 
 

@@ -44,14 +44,20 @@ class Trial:
 
 TRIALS = (Trial(2, 16, 224, 16, 0, 5), Trial(3, 24, 256, 24, 1, 7), Trial(2, 16, 224, 16, 0, 7))
 """What is inferred with: what differs under the second depends on sizes, what does under the third on data."""
+OTHER_SIZES = (((4, 56), (6, 64)), ((3, 28), (2, 32)), ((1024, 224), (1536, 256)))
+"""Lengths and images' sizes to try, in the first trial and in the second, where a network can't run at those above.
+
+A table of positions may be shorter, and a window longer.
+"""
 
 
 @dataclass
 class Shapes:
     """Shape, element type and (where known) value of every tensor, under one set of trial values.
 
-    `guessed` are values that hold for one iteration of a loop: they tell shapes, and nothing else. `other` is the same
-    at other sizes of the symbols; `by_data` at the same sizes, where other data are found by what selects.
+    `guessed` are values that hold for one iteration of a loop: they tell shapes, and nothing else. `refused` are the
+    outputs of nodes that can't run at these sizes. `other` is the same at other sizes of the symbols; `by_data` at the
+    same sizes, where other data are found by what selects.
     """
 
     model: Model
@@ -59,6 +65,7 @@ class Shapes:
     dtype: dict[str, int] = field(default_factory=dict)
     folded: dict[str, Array] = field(default_factory=dict)
     guessed: dict[str, Array] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
     other: Shapes | None = None
     by_data: Shapes | None = None
 

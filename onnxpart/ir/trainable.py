@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from math import prod
 
@@ -66,6 +66,15 @@ SLOTS: Mapping[str, Mapping[int, Kind]] = {
 }
 """What floats are by operator and input. At any other input several are a parameter, and a single one is a constant."""
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_STEPS = frozenset(
+    (
+        "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero",
+        "Shape", "Size",
+    )
+)  # fmt: skip
+"""Operators that make no floats of floats, so that none of their inputs has a gradient; a Cast may be one."""
+_MOVED = frozenset(("Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
+"""Operators whose first input has a gradient where their output has one."""
 
 
 def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[str, Kind]:
@@ -76,6 +85,8 @@ def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[
     :returns: constants for those that nothing reads, too, unless they hold several floats.
     """
     floats = {tensor.name: tensor for tensor in tensors if tensor.data_type in FLOATS}
+    nodes = list(nodes)
+    flows = _with_gradient(nodes)
     found: dict[str, Kind] = {}
     root: dict[str, str] = {}
     products: set[str] = set()
@@ -91,10 +102,24 @@ def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[
             source = root.get(name, name)
             tensor = floats.get(source)
             if tensor is not None:
-                kind = slots.get(i) or _by_size(tensor, added)
+                kind = slots.get(i) or (_by_size(tensor, added) if name in flows else Kind.CONSTANT)
                 found[source] = max(kind, found.get(source, kind))
     unread = {name: _by_size(tensor, False) for name, tensor in floats.items() if name not in found}
     return dict.fromkeys([tensor.name for tensor in tensors], Kind.CONSTANT) | unread | found
+
+
+def _with_gradient(nodes: Sequence[NodeProto]) -> set[str]:
+    """The values that have a gradient: all but those of which nothing is read but that they are equal, or the like."""
+    result: set[str] = set()
+    read: set[str] = set()
+    for node in reversed(nodes):
+        op_type, names = node.op_type if is_onnx(node) else "", node.input[:]
+        steps = op_type in _STEPS or (op_type == "Cast" and not any(a.i in FLOATS for a in node.attribute))
+        moves = op_type in _MOVED and node.output[0] in read and node.output[0] not in result
+        if not steps:
+            result.update(names[1:] if moves else names)
+        read.update(names)
+    return result
 
 
 def _by_size(tensor: TensorProto, added: bool) -> Kind:

@@ -11,8 +11,6 @@ from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.op import Op
 from onnxpart.analysis.rules.recurrent import GATES, LENGTHS
 from onnxpart.ir.flatten import ENTER, Role, role_of
-from onnxpart.ir.infer import input_shapes
-from onnxpart.ir.shapes import TRIALS
 from onnxpart.storage.rows import Array
 
 
@@ -22,15 +20,15 @@ def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str
     The count of a Loop is 2 or 3, and its condition true. The condition of an If is true in the first trial only.
 
     :param analysis: of the model.
-    :param trial: which sizes symbolic dimensions have (see `ir.infer.input_shapes`).
+    :param trial: which sizes symbolic dimensions have: 0 for the first ones, 1 for the others (see `ir.infer.infer`).
     :param rng: draws them.
     :returns: input name -> array of the input's type and shape.
     """
     feed: dict[str, Array] = {}
-    shapes = input_shapes(analysis.model, TRIALS[trial])
+    shapes = (analysis.shapes.other if trial else None) or analysis.shapes
     for value in analysis.model.proto.graph.input:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-        shape, role = shapes[value.name], _role(analysis, value.name)
+        shape, role = shapes.shape[value.name], _role(analysis, value.name)
         if role:
             number = {Role.COUNT: 2 + trial, Role.GOING: 1, Role.CONDITION: trial == 0}[role]
             feed[value.name] = np.full(shape, number, dtype)

@@ -207,3 +207,15 @@ def test_too_many_labels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     labels.fresh([10])
     with pytest.raises(TooMany):
         labels.fresh([10])
+
+
+def test_too_many_ties_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few labels they are between."""
+    monkeypatch.setattr(module, "MAX_LABELS", 20)
+    labels = Labels()
+    a, b = labels.fresh((1, 7)), labels.fresh((2, 1))
+    labels.tie(a, b)
+    labels.tie(a, b)
+    labels.tie(a, a)
+    with pytest.raises(TooMany, match="axis 1 is 7 long, and at most 20 ties of units are kept"):
+        labels.tie(b, a)

@@ -23,6 +23,52 @@ def test_symbols_of_one_name_have_one_size() -> None:
     assert second == {"x": (3, 24, 4), "y": (3, 24), "image": (3, 3, 256, 256)}
 
 
+def reader(kind: str, limit: int) -> onnx.ModelProto:
+    """A network that runs on lengths up to `limit` (or from it on: ``window``)."""
+    n = Net(("x", ("N", "T", 4)))
+    h = n.op("MatMul", "x", n.random("a", 4, 6))
+    if kind == "window":
+        h = n.op(
+            "Transpose", n.op("Conv", n.op("Transpose", h, perm=[0, 2, 1]), n.random("w", 6, 6, limit)), perm=[0, 2, 1]
+        )
+    else:
+        end, table = n.op("Slice", n.op("Shape", "x"), n.ints(1), n.ints(2)), n.random("table", limit, 6)
+        number = [n.array("number", np.asarray(value)) for value in (0, 1)]
+        places = n.op("Range", number[0], n.op("Squeeze", end), number[1])
+        h = n.op("Add", h, n.op("Gather", table, places) if kind == "gather" else n.op("Slice", table, n.ints(0), end))
+    return n.model(n.op("MatMul", n.op("Tanh", h), n.random("b", 6, 3)), shape=("N", None, 3))
+
+
+@pytest.mark.parametrize("kind", ["gather", "slice"])
+@pytest.mark.parametrize(("rows", "length", "other"), [(24, 16, 24), (23, 4, 6), (8, 4, 6), (3, 3, 2)])
+def test_lengths_are_as_short_as_a_table_of_positions_needs(kind: str, rows: int, length: int, other: int) -> None:
+    shapes = infer(load(reader(kind, rows)))
+    assert shapes.shape["tanh"] == (2, length, 6)
+    assert shapes.other is not None
+    assert shapes.other.shape["tanh"] == (3, other, 6)
+    assert not shapes.refused + shapes.other.refused
+
+
+def test_lengths_are_as_long_as_a_window_needs() -> None:
+    assert infer(load(reader("window", 7))).shape["x"] == (2, 16, 4)
+    assert infer(load(reader("window", 20))).shape["x"] == (2, 1024, 4)
+
+
+def test_where_no_sizes_will_do_the_first_ones_are_taken() -> None:
+    shapes = infer(load(reader("gather", 1)))
+    assert shapes.shape["x"] == (2, 16, 4)
+    assert shapes.refused == ["gather"]
+
+
+def test_what_a_branch_alone_cannot_do_changes_no_sizes() -> None:
+    """It may be there for other sizes."""
+    n = Net(("x", ("N", "T", 6)))
+    h = n.op("Tanh", "x")
+    (out,) = taken(n, given(n), lambda m: [m.op("Squeeze", h, m.ints(1))], lambda m: [m.op("Relu", h)])
+    shapes = infer(load(n.model(n.op("Reshape", out, n.ints(-1)), shape=("M",))))
+    assert shapes.shape["x"] == (2, 16, 6)
+
+
 def test_a_fixed_network_is_inferred_once() -> None:
     n = Net(("x", (2, 4)))
     shapes = infer(load(n.model(n.linear("x", 4, 3), shape=(2, 3))))

@@ -37,6 +37,28 @@ def test_the_highest_counts(nodes: list[NodeProto], kind: Kind) -> None:
         assert kinds([_tensor(4)], order) == {"t": kind}
 
 
+def _chain(*op_types: str) -> list[NodeProto]:
+    """Nodes that read ``t`` one after the other, by names of their own."""
+    return [
+        helper.make_node(op_type, [f"v{i}" if i else "t", "other"], [f"v{i + 1}"]) for i, op_type in enumerate(op_types)
+    ]
+
+
+@pytest.mark.parametrize(("nodes", "kind"), [
+    (_chain("Equal"), Kind.CONSTANT),
+    (_chain("Slice", "Unsqueeze", "Equal", "Where"), Kind.CONSTANT),
+    ([helper.make_node("Cast", ["t"], ["v"], to=TensorProto.BOOL)], Kind.CONSTANT),
+    ([helper.make_node("Cast", ["t"], ["v"], to=TensorProto.DOUBLE)], Kind.PARAMETER),
+    (_chain("Slice", "Mul", "Equal"), Kind.PARAMETER),
+    (_chain("Slice"), Kind.PARAMETER),
+    ([*_chain("Slice", "Equal"), helper.make_node("Sub", ["v1", "x"], ["z"])], Kind.PARAMETER),
+    ([*_chain("Equal"), _reads("Mul", 1)], Kind.PARAMETER),
+])  # fmt: skip
+def test_what_is_compared_alone_is_no_parameter(nodes: list[NodeProto], kind: Kind) -> None:
+    """As is a mask in floats, of which positions that equal zero are hidden: it has no gradient."""
+    assert kinds([_tensor(4)], nodes) == {"t": kind}
+
+
 def test_only_floats_are_anything_but_constants() -> None:
     assert kinds([_tensor(4, dtype=np.int64)], [_reads("Conv", 1)]) == {"t": Kind.CONSTANT}
 

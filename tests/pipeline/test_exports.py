@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+
 import onnx
 import pytest
+import torch
 
 import onnxpart
+from onnxpart.inspection.sizes import measure
+from onnxpart.verification.check import check
 from tests.networks.exported import NETWORKS, export
+from tests.networks.plain import GPT2
 
 FORMS = (
     ("torchscript", 11, True),
@@ -46,3 +53,28 @@ def test_four_parts(name: str) -> None:
     assert verdict.holds, max(verdict.findings, key=lambda f: f.deviation)
     sizes = [result.plan.parameters(p) for p in range(4)]
     assert max(sizes) == min(sizes)
+
+
+def language_model(places: int) -> onnx.ModelProto:
+    """A GPT with so many positions, exported with a length that is symbolic."""
+    axes = {"tokens": {0: "N", 1: "T"}}
+    torch.manual_seed(0)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one exporter deprecates the other
+        torch.onnx.export(
+            GPT2(16, places).eval(), (torch.zeros(2, 6, dtype=torch.int64),), file, dynamo=False,
+            input_names=["tokens"], output_names=["y"], dynamic_axes=axes,
+        )  # fmt: skip
+    return onnx.load_from_string(file.getvalue())
+
+
+def test_a_short_table_of_positions_is_divided_and_checked_as_a_long_one() -> None:
+    long, short = (onnxpart.split(language_model(places), 2) for places in (64, 8))
+    for result in (long, short):
+        assert check(result, measure(result.analysis, result.plan)).deviation is not None
+    shapes = [{i.name: i.part_shape(0) for i in result.plan.initializers} for result in (long, short)]
+    tables = {name for name, shape in shapes[0].items() if 64 in shape and shape != shapes[1][name]}
+    assert all(shapes[1][name] == shape for name, shape in shapes[0].items() if name not in tables)
+    assert tables == {"wpe.weight", "layers.0.mask"}
+    assert not long.plan.blocked + long.plan.replicated

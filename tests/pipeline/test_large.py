@@ -13,6 +13,7 @@ from onnx.parser import parse_graph
 
 from models.builder import GraphBuilder
 from onnxpart import ModelError, analyse, load, plan
+from onnxpart.analysis import labels
 from tests.networks.command import run
 
 
@@ -63,6 +64,17 @@ def test_places_of_units(place: tuple[int, int], shape: tuple[int, ...], node: s
     assert refusal(model) == (
         f"g: what {model.graph.node[-1].op_type} 'move' makes is too large ({axis} long, and at most 134,217,728 units "
         "are told apart); cut the network in front of it with --outputs."
+    )
+
+
+def test_ties_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sum ties all units of its operands again, whatever memory that takes."""
+    sums = " ".join(f"[sum{i}] s{i + 1} = Add(s{i}, k)" for i in range(40))
+    graph = f"g (float[1, 4] x) => (float[1, 30] s40) {{ s0 = MatMul(x, w) k = MatMul(x, v) {sums} }}"
+    monkeypatch.setattr(labels, "MAX_LABELS", 200)
+    assert refusal(network(graph, ones("w", 4, 30), ones("v", 4, 30))) == (
+        "g: what Add 'sum6' makes is too large (axis 1 is 30 long, and at most 200 ties of units are kept); cut the "
+        "network in front of it with --outputs."
     )
 
 

@@ -246,20 +246,23 @@ def rewrite_slice(r: Rewrite) -> None:
 
 @operator("Slice", versions=(1, 10, 11, 13), kind="movement", rewrite=rewrite_slice, mean="data", zero="data")
 def slice_(op: Op) -> list[Fields]:
-    """Slice: a selection of the labels; its bounds must be known along divided axes."""
+    """Slice: a selection of the labels; those along axes whose bounds aren't known are in every part."""
     fields = op.fields(0)
     if not fields:
         return [()]
     ranges = slice_ranges(op)
     if ranges is None:
         ranges = dict.fromkeys(op.ints(3, "axes") or range(len(op.shape(0))))
+    unknown = {axis for axis, kept in ranges.items() if kept is None}
+    reason = "its bounds are computed at run time along a divided axis"
+    cut = [f for f in fields if varying(f) & unknown]
+    if len(cut) == len(fields) and not op.weights_only(0):
+        raise Barrier(reason)
+    op.share(cut, "" if op.weights_only(0) else reason)
     result = []
-    for f in fields:
-        for axis, positions in ranges.items():
-            if f.shape[axis] > 1 and positions is None:
-                raise Barrier("its bounds are computed at run time along a divided axis")
-            if f.shape[axis] > 1:
-                f = np.take(f, np.asarray(positions, np.int64), axis=axis)
+    for f in (f for f in fields if not varying(f) & unknown):
+        for axis in varying(f) & ranges.keys():
+            f = np.take(f, np.asarray(ranges[axis], np.int64), axis=axis)
         result.append(f)
     return [tuple(result)]
 

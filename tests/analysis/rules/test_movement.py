@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxpart import split, verify
 from onnxpart.analysis.op import Barrier
 from onnxpart.analysis.rules import movement
 from onnxpart.ir.shapes import Shape
 from tests.networks.alone import Alone
-from tests.networks.net import Array
+from tests.networks.net import Array, Net
 
 
 def ints(*values: int) -> Array:
@@ -135,3 +136,30 @@ def test_a_reshaped_field_is_what_its_places_say(shapes: tuple[Shape, Shape], al
     g = movement.reshape_field(alone.op, f, a, b)
     assert np.array_equal(np.broadcast_to(g, b), np.broadcast_to(f, a).reshape(b))
     assert alone.op.labels.ties == []
+
+
+def test_a_table_that_is_cut_at_run_time_is_divided_along_its_columns() -> None:
+    """As are the positions of a decoder: its rows are looked at up to a length that the input has."""
+    n = Net(("x", ("N", "T", 4)))
+    length = n.op("Slice", n.op("Shape", "x"), n.ints(1), n.ints(2))
+    cut = n.op("Slice", n.random("table", 30, 6), n.ints(0), length, n.ints(0))
+    h = n.op("Tanh", n.op("Add", n.op("MatMul", "x", n.random("a", 4, 6)), cut))
+    result = split(n.model(n.op("MatMul", h, n.random("b", 6, 3)), shape=("N", "T", 3)), 2)
+    assert {i.name: i.part_shape(0) for i in result.plan.initializers if not i.constant} == {
+        "a": (4, 3), "table": (30, 3), "b": (3, 3)
+    }  # fmt: skip
+    assert not result.analysis.barriers
+    assert verify(result.analysis, result.plan).holds
+
+
+def test_hidden_units_that_are_cut_at_run_time_are_in_every_part_and_others_are_not() -> None:
+    n = Net(("x", ("N", 4)))
+    rows, columns = (n.op("MatMul", "x", n.random(name, 4, 6)) for name in ("a", "b"))
+    h = n.op("Mul", n.op("Unsqueeze", rows, n.ints(2)), n.op("Unsqueeze", columns, n.ints(1)))
+    h = n.op("Slice", h, n.ints(0), n.op("Slice", n.op("Shape", "x"), n.ints(0), n.ints(1)), n.ints(1))
+    h = n.op("ReduceSum", n.op("Tanh", h), n.ints(1), keepdims=0)
+    result = split(n.model(n.op("MatMul", h, n.random("c", 6, 3)), shape=("N", 3)), 2)
+    assert {i.name: i.part_shape(0) for i in result.plan.initializers if not i.constant} == {
+        "a": (4, 6), "b": (4, 3), "c": (3, 3)
+    }  # fmt: skip
+    assert verify(result.analysis, result.plan).holds
