@@ -75,6 +75,14 @@ class Training:
         str | None,
         typer.Option(metavar="NUMBER,..", help="Weights of the classes, in their order, for cross_entropy."),
     ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What is measured on the test data by torchmetrics: accuracy, f1 (its mean over classes), auroc or "
+            "module:function (gives a Metric). If omitted the error rate, or R2 for mse.",
+            show_default=False,
+        ),
+    ] = None
     engine: Annotated[
         Engine, typer.Option(help="How parts are trained: one after the other, as one, or in processes of their own.")
     ] = "auto"
@@ -170,6 +178,7 @@ class Training:
             self._normalize(),
             self.label_smoothing,
             self._weights(),
+            self.metric,
         )
         return options
 
@@ -269,7 +278,7 @@ def train(
         def told(task: Task) -> Any:
             progress.note(task.objective.note)
             return progress.stage(
-                runs.progress.PARTS if source.is_dir() else source.stem, range(training.epochs), task.loss.metric
+                runs.progress.PARTS if source.is_dir() else source.stem, range(training.epochs), task.metric.name
             )
 
         done = runs.task.train_files(files, options, place / "checkpoints", told, plan=digest)
@@ -349,7 +358,8 @@ def fit(
     metric_target: Annotated[
         float | None,
         typer.Option(
-            help="Error rate on the test data, or else the loss there, at which training ends.", show_default=False
+            help="Metric on the test data (see --metric), or the loss there for mse, at which training ends.",
+            show_default=False,
         ),
     ] = None,
     budget: Annotated[
@@ -393,7 +403,7 @@ def fit(
 
         def told(stage: str, task: Task, epochs: range) -> Any:
             progress.note(task.objective.note if stage == runs.fit.PARTS else "")
-            return progress.stage(stage, epochs, task.loss.metric)
+            return progress.stage(stage, epochs, task.metric.name)
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
                 "edges": how, "baseline": baseline, "goal": goal}  # fmt: skip

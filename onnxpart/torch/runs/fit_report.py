@@ -15,7 +15,6 @@ from onnxpart import __version__
 from onnxpart.merging.cross_weights import Edges
 from onnxpart.storage.atomic import replacing_files, write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS
-from onnxpart.torch.runs.goal import judged_by
 from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Fit
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
@@ -51,7 +50,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "rounds": [span.stop for span in found.rounds],
         "data": options.data,
         "loss": options.loss,
-        "metric": found.metric or None,
+        "metric": found.metric.name or None,
         "engine": options.engine,
         "batch_size": options.batch_size,
         "settings": asdict(options.settings),
@@ -78,17 +77,17 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
 def as_good(found: Fit) -> dict[str, Any] | None:
     """Return after how many seconds the method was as good as the baseline when that ended, None if never.
 
-    By the error rate on the test data, or else the loss. Nobody needs to be better than a target. `baseline`: what that
+    By the metric on the test data, or else the loss. Nobody needs to be better than a target. `baseline`: what that
     took.
     """
     if not found.baseline or found.merged is None:
         return None
     last = found.baseline[-1]
-    wanted = getattr(last, judged_by(found.metric))
-    wanted = wanted if found.goal.target is None else max(wanted, found.goal.target)
+    wanted = getattr(last, found.metric.key)
+    wanted = wanted if found.goal.target is None else found.metric.worst([wanted, found.goal.target])
     seconds = _reached(found, wanted)
     return {
-        "by": _judge(found),
+        "by": found.metric.judge,
         "wanted": wanted,
         "baseline": last.seconds,
         "seconds": seconds,
@@ -101,12 +100,8 @@ def target(found: Fit) -> dict[str, Any] | None:
     wanted = found.goal.target
     if wanted is None:
         return None
-    best = min(getattr(point, judged_by(found.metric)) for point in _judged(found))
-    return {"by": _judge(found), "wanted": wanted, "seconds": _reached(found, wanted), "best": best}
-
-
-def _judge(found: Fit) -> str:
-    return found.metric if judged_by(found.metric) == "metric" else "loss"
+    best = found.metric.best(getattr(point, found.metric.key) for point in _judged(found))
+    return {"by": found.metric.judge, "wanted": wanted, "seconds": _reached(found, wanted), "best": best}
 
 
 def _judged(found: Fit) -> list[Epoch]:
@@ -117,7 +112,8 @@ def _judged(found: Fit) -> list[Epoch]:
 
 def _reached(found: Fit, wanted: float) -> float | None:
     """After how many seconds of parts and whole the whole was as good as that."""
-    points = (point.seconds for point in _judged(found) if getattr(point, judged_by(found.metric)) <= wanted)
+    metric = found.metric
+    points = (point.seconds for point in _judged(found) if metric.as_good(getattr(point, metric.key), wanted))
     reached = next(points, None)
     return None if reached is None else found.times.parts + reached
 

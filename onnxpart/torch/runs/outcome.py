@@ -14,6 +14,7 @@ from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
 from onnxpart.torch.runs.goal import Goal
 from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.metrics import Metric
 
 Grow = Literal["merge", "widen"]
 """How the whole begins: K parts merge, or copies of one part fill it (Net2WiderNet)."""
@@ -66,7 +67,7 @@ class Fit:
     partition: Partition
     sizes: Sizes
     rounds: Sequence[range]
-    metric: str
+    metric: Metric
     note: str
     parts: Sequence[Sequence[Epoch]]
     ensemble: Sequence[Check]

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.metrics import Meter
 from onnxpart.torch.training.series import Series
 
 
@@ -31,10 +32,10 @@ class DataParallel(Series):
         """Let each part take one step (see `Engine.step`)."""
         return self._mean(super().step(batches, rate, step))
 
-    def evaluate(self, batch: Batch) -> Tensor:
+    def evaluate(self, batch: Batch, meters: Sequence[Meter] = ()) -> Tensor:
         """Return loss and metric (see `Engine.evaluate`)."""
         share, weight = self._share(batch)
-        return self._mean(super().evaluate(share) * weight)
+        return self._mean(super().evaluate(share, meters if weight else ()) * weight)
 
     def _seed(self, i: int, step: int) -> int:
         """Seed of what this rank draws in a step of the i-th part."""
