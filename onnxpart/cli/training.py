@@ -24,7 +24,7 @@ from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, tak
 from onnxpart.cli.reporting import pages
 from onnxpart.emission.initial import InitKind
 from onnxpart.emission.split import part_files
-from onnxpart.errors import Interrupted, UsageError, needs
+from onnxpart.errors import Resumable, UsageError, needs
 from onnxpart.frontend.load import load
 from onnxpart.merging import folder
 from onnxpart.merging.cross_weights import Edges
@@ -457,14 +457,14 @@ def estimate(
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Let the error of an interruption say how to go on.
+    """Let the error of training that ended early say how to go on.
 
-    :raises Interrupted: with that.
+    :raises Resumable: with that.
     """
     try:
         yield
-    except Interrupted as error:
-        raise Interrupted(f"{str(error).removesuffix('.')}: give the same command with --resume.") from None
+    except Resumable as error:
+        raise type(error)(f"{str(error).removesuffix('.')}: give the same command with --resume.") from None
 
 
 def _runs() -> Any:

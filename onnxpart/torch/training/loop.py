@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -77,8 +77,8 @@ def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | Non
 
     :param stop: asks to write a checkpoint and stop; when omitted, Ctrl-C and the signals to end do.
     """
-    with interruptible(job.checkpoints) as interrupted:
-        return _Run(job, engine, on_event, stop or interrupted).train()
+    with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked:
+        return _Run(job, engine, on_event, asked).train()
 
 
 class _Run:
