@@ -36,7 +36,7 @@ from onnxpart.storage.outputs import check_folder
 from onnxpart.torch.data.sources import Data, read_by
 from onnxpart.torch.runs import estimate
 from onnxpart.torch.runs.goal import Goal
-from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Check, Fit, Grow, Times, times_of
+from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Check, Fit, Grow, Times, Traffic, times_of
 from onnxpart.torch.runs.recipe import Recipe, checks, enough, remaining
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import (
@@ -54,6 +54,7 @@ from onnxpart.torch.runs.stages import (
 from onnxpart.torch.runs.task import RunOptions, Task, learn, opened, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
+from onnxpart.torch.training.data_parallel import gradient_bytes, ring
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.ray_cluster import check_nodes, connected
@@ -222,6 +223,21 @@ class _Run:
             self.goal,
             self.growing.grow,
             self.growing.blocks,
+            self._traffic(parts.modules, module),
+        )
+
+    def _traffic(self, parts: Sequence[nn.Module], whole: nn.Module) -> Traffic | None:
+        """Return what the workers of a cluster send, which the whole has all of where parts have several."""
+        if self.options.engine != "ray":
+            return None
+        each = self.options.cluster.workers_per_part or 1
+        every = each * self.rounds.k
+        alone = every * ring(every, gradient_bytes(whole))
+        return Traffic(
+            sum(each * ring(each, gradient_bytes(part)) for part in parts),
+            alone if self.options.cluster.workers_per_part else 0.0,
+            alone,
+            len(self.task.data.train),
         )
 
     def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:

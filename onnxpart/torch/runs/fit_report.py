@@ -66,6 +66,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "seconds": {"parts": times.parts, "whole": times.whole, "whole_epoch": times.epoch,
                     "alone": times.alone(epochs)},
         "speedup": times.speedup(epochs),
+        "traffic": traffic(found),
         "as_good": as_good(found),
         "goal": asdict(found.goal),
         "target": target(found),
@@ -92,6 +93,24 @@ def as_good(found: Fit) -> dict[str, Any] | None:
         "baseline": last.seconds,
         "seconds": seconds,
         "speedup": None if seconds is None else last.seconds / seconds,
+    }
+
+
+def traffic(found: Fit) -> dict[str, float] | None:
+    """Return the bytes of gradients that the workers sent: for a batch and in all, None where there were none.
+
+    `data_parallel`: in all, if they had trained the whole from the start.
+    """
+    sent = found.traffic
+    if sent is None:
+        return None
+    parts, whole = found.merge_at, len(found.whole)
+    return {
+        "parts_batch": sent.parts,
+        "whole_batch": sent.whole,
+        "all": sent.batches * (parts * sent.parts + whole * sent.whole),
+        "data_parallel_batch": sent.data_parallel,
+        "data_parallel": sent.batches * (parts + whole) * sent.data_parallel,
     }
 
 
@@ -174,6 +193,8 @@ def page(data: dict[str, Any]) -> list[str]:
             f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
             "as long. Whether it would be as good, --baseline says."
         )
+    if data["traffic"] is not None:
+        lines.append(exchanged(data["traffic"]))
     if data["target"] is not None:
         lines.append(aimed(data["target"]))
     if data["grow"] == "widen":
@@ -194,6 +215,18 @@ def compared(found: dict[str, Any]) -> str:
     if found["seconds"] is None:
         return f"{end} the method never got there."
     return f"{end} the method was there after {found['seconds']:.1f}: {found['speedup']:.2f} times as fast."
+
+
+def exchanged(sent: dict[str, float]) -> str:
+    """Return what workers sent as a sentence."""
+    parts, whole, every, alone, all_alone = (
+        f"{sent[key] / 1e6:,.3g} MB"
+        for key in ("parts_batch", "whole_batch", "all", "data_parallel_batch", "data_parallel")
+    )
+    return (
+        f"Gradients that workers sent: {parts} for a batch of the parts, {whole} for one of the whole, {every} in all; "
+        f"data-parallel training of the whole sends {alone} for a batch, {all_alone} in all."
+    )
 
 
 def _shown(value: float | None) -> str:

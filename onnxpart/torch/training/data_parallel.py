@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from onnxpart.torch.data.batch import Batch
@@ -51,6 +51,16 @@ class DataParallel(Series):
     def _mean(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)
         return values / self.ranks
+
+
+def ring(workers: int, size: int) -> float:
+    """Return the bytes that each of some workers sends to take the mean of `size` bytes by a ring."""
+    return 2 * (workers - 1) / workers * size
+
+
+def gradient_bytes(module: nn.Module) -> int:
+    """Return the bytes of a module's gradients, of which workers take the mean for each batch."""
+    return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
 
 
 class AnyStops(threading.Event):
