@@ -74,7 +74,6 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
         try:
             watch = Watch(ray, job, cluster, on_event)
             watch.check()
-            check_nodes(ray, cluster)
             return _run(watch, interrupted)
         except ray.exceptions.RayError as error:
             raise lost(job, f"the Ray cluster failed ({_reason(error)})") from None
@@ -307,7 +306,7 @@ def _leaving(stop: threading.Event) -> Iterator[threading.Event]:
 def connected(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected to the cluster; a connection that was there before stays.
 
-    :raises UsageError: without Ray, or when the cluster can't be reached.
+    :raises UsageError: without Ray, when the cluster can't be reached, or when it is too small at first.
     """
     with needs("the engine ray", "ray"):
         ray: Any = import_module("ray")
@@ -326,6 +325,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         where = cluster.address or "on this machine"
         raise UsageError(f"the Ray cluster {where} can't be reached ({_reason(error)}); check its address.") from None
     try:
+        check_nodes(ray, cluster)
         yield ray
     finally:
         ray.shutdown()
