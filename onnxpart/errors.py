@@ -42,7 +42,11 @@ class CheckpointError(OnnxpartError):
     """A checkpoint that is damaged, or of another run."""
 
 
-class Interrupted(OnnxpartError):
+class Resumable(OnnxpartError):
+    """Training that ended early, and goes on from its checkpoints when it is started again."""
+
+
+class Interrupted(Resumable):
     """A run that was stopped by hand (exit code 130)."""
 
     exit_code = 130

@@ -21,6 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from onnxpart.torch.training.data_parallel import ring
 from scripts.cluster.links import LINK, address, linked
 from scripts.cluster.worker import LOCAL, TASKS, Phase
 from scripts.machine import machine
@@ -56,18 +57,13 @@ class Run:
         return sum(phase.steps * phase.step_seconds for phase in self.phases)
 
 
-def ring(workers: float, parameters: float) -> float:
-    """Bytes that each worker sends to take the mean of gradients by a ring: twice its share of all others' numbers."""
-    return 2 * (workers - 1) / workers * FLOAT * parameters if workers > 1 else 0.0
-
-
 def predicted(run: Run, phase: Phase, whole: int) -> float:
     """Bytes of a step by the cost model. `whole`: parameters of the whole."""
     if phase.name == "merge":
         return 0.0
     if phase.name == "parts":
-        return ring(run.workers / run.k, max(run.parameters))
-    return ring(run.workers, whole) / (LOCAL if run.way == "local" else 1)
+        return ring(max(run.workers // run.k, 1), FLOAT * max(run.parameters))
+    return ring(run.workers, FLOAT * whole) / (LOCAL if run.way == "local" else 1)
 
 
 def measure(task: str, way: str, k: int, workers: int, mbit: float | None, steps: int) -> Run:

@@ -23,7 +23,7 @@ from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, tak
 from onnxpart.cli.reporting import pages
 from onnxpart.emission.initial import InitKind
 from onnxpart.emission.split import part_files
-from onnxpart.errors import Interrupted, UsageError, needs
+from onnxpart.errors import Resumable, UsageError, needs
 from onnxpart.frontend.load import load
 from onnxpart.merging import folder
 from onnxpart.merging.cross_weights import Edges
@@ -73,6 +73,14 @@ class Training:
     class_weights: Annotated[
         str | None,
         typer.Option(metavar="NUMBER,..", help="Weights of the classes, in their order, for cross_entropy."),
+    ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What is measured on the test data by torchmetrics: accuracy, f1 (its mean over classes), auroc or "
+            "module:function (gives a Metric). If omitted the error rate, or R2 for mse.",
+            show_default=False,
+        ),
     ] = None
     engine: Annotated[
         Engine, typer.Option(help="How parts are trained: one after the other, as one, or in processes of their own.")
@@ -169,6 +177,7 @@ class Training:
             self._normalize(),
             self.label_smoothing,
             self._weights(),
+            self.metric,
         )
         return options
 
@@ -268,7 +277,7 @@ def train(
         def told(task: Task) -> Any:
             progress.note(task.objective.note)
             return progress.stage(
-                runs.progress.PARTS if source.is_dir() else source.stem, range(training.epochs), task.loss.metric
+                runs.progress.PARTS if source.is_dir() else source.stem, range(training.epochs), task.metric.name
             )
 
         done = runs.task.train_files(files, options, place / "checkpoints", told, plan=digest)
@@ -348,7 +357,8 @@ def fit(
     metric_target: Annotated[
         float | None,
         typer.Option(
-            help="Error rate on the test data, or else the loss there, at which training ends.", show_default=False
+            help="Metric on the test data (see --metric), or the loss there for mse, at which training ends.",
+            show_default=False,
         ),
     ] = None,
     budget: Annotated[
@@ -392,7 +402,7 @@ def fit(
 
         def told(stage: str, task: Task, epochs: range) -> Any:
             progress.note(task.objective.note if stage == runs.fit.PARTS else "")
-            return progress.stage(stage, epochs, task.loss.metric)
+            return progress.stage(stage, epochs, task.metric.name)
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
                 "edges": how, "baseline": baseline, "goal": goal}  # fmt: skip
@@ -446,14 +456,14 @@ def estimate(
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Let the error of an interruption say how to go on.
+    """Let the error of training that ended early say how to go on.
 
-    :raises Interrupted: with that.
+    :raises Resumable: with that.
     """
     try:
         yield
-    except Interrupted as error:
-        raise Interrupted(f"{str(error).removesuffix('.')}: give the same command with --resume.") from None
+    except Resumable as error:
+        raise type(error)(f"{str(error).removesuffix('.')}: give the same command with --resume.") from None
 
 
 def _runs() -> Any:

@@ -454,6 +454,17 @@ def test_training_ends_at_the_target_and_says_how_far_it_came() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_a_metric_that_grows_reaches_its_target_from_below() -> None:
+    options = ("fit", "chain.onnx", "-o", "out", "--force", *DATA, "--epochs", 4, "--metric", "accuracy")
+    easy = run_json(*options, "--metric-target", 0.0, "--baseline")
+    assert (easy["metric"], easy["merge_at"], len(easy["whole"]), len(easy["baseline"])) == ("accuracy", 1, 0, 1)
+    assert (easy["target"]["best"], easy["as_good"]["wanted"]) == (easy["merged"]["metric"], 0)
+    missed = run_json(*options, "--metric-target", 2.0)
+    assert missed["target"]["seconds"] is None
+    assert missed["target"]["best"] == max(e["metric"] for e in (missed["merged"], *missed["whole"]))
+
+
+@pytest.mark.usefixtures("here")
 def test_a_budget_in_steps_is_a_number_of_epochs() -> None:
     found = run_json("fit", "chain.onnx", "-o", "out", *DATA, "--epochs", 100, "--budget", 29, "--baseline")
     assert (found["epochs"], found["merge_at"], len(found["baseline"])) == (5, 4, 5)
@@ -483,6 +494,8 @@ def test_a_budget_in_minutes_holds_for_parts_and_whole(monkeypatch: pytest.Monke
     (("--budget", "soon"), "a budget of 'soon' isn't possible; give steps, as 5000, or minutes, as 10min."),
     (("--budget", "0min"), "a budget of '0min' isn't possible; give steps, as 5000, or minutes, as 10min."),
     (("--metric-target", "nan"), "the target is nan; it must be a number."),
+    (("--metric", "f1", "--data", "npz:learn.npz"), "a metric is one on data to test, and there are none; add them"),
+    (("--metric", "f2"), "the metric 'f2' isn't known; give accuracy, f1, auroc or module:function."),
     (("--metric-target", 0.1, "--data", "npz:learn.npz"), "a target is one on data to test, and there are none; add "),
 ])  # fmt: skip
 def test_goals_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:

@@ -34,8 +34,8 @@ from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
 from onnxpart.torch.data.sources import Data, read_by
 from onnxpart.torch.runs import estimate
-from onnxpart.torch.runs.goal import Goal, judged_by
-from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Check, Fit, Grow, Times, times_of
+from onnxpart.torch.runs.goal import Goal
+from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Check, Fit, Grow, Times, Traffic, times_of
 from onnxpart.torch.runs.recipe import Recipe, checks, enough, remaining
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import (
@@ -53,6 +53,7 @@ from onnxpart.torch.runs.stages import (
 from onnxpart.torch.runs.task import RunOptions, Task, learn, opened, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
+from onnxpart.torch.training.data_parallel import gradient_bytes, ring
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.ray_cluster import check_nodes, connected
@@ -207,7 +208,7 @@ class _Run:
             rounds.last.partition,
             measure(rounds.last.analysis, rounds.last.plan),
             [*rounds.spans[:-1], range(rounds.spans[-1].start, trained)],
-            task.loss.metric,
+            task.metric,
             task.objective.note,
             parts.curves,
             ensemble,
@@ -221,6 +222,21 @@ class _Run:
             self.goal,
             self.growing.grow,
             self.growing.blocks,
+            self._traffic(parts.modules, module),
+        )
+
+    def _traffic(self, parts: Sequence[nn.Module], whole: nn.Module) -> Traffic | None:
+        """Return what the workers of a cluster send, which the whole has all of where parts have several."""
+        if self.options.engine != "ray":
+            return None
+        each = self.options.cluster.workers_per_part or 1
+        every = each * self.rounds.k
+        alone = every * ring(every, gradient_bytes(whole))
+        return Traffic(
+            sum(each * ring(each, gradient_bytes(part)) for part in parts),
+            alone if self.options.cluster.workers_per_part else 0.0,
+            alone,
+            len(self.task.data.train),
         )
 
     def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:
@@ -260,7 +276,7 @@ class _Run:
 
     def _why_merge(self, ensemble: Sequence[Check], seconds: float, stops: bool) -> str:
         """Return why the parts merge now, in words; empty where they train on."""
-        if ensemble and self.goal.reached(getattr(ensemble[-1], judged_by(self.task.loss.metric))):
+        if ensemble and self.goal.reached(self.task.metric, ensemble[-1].loss, ensemble[-1].metric):
             return "their ensemble is as good as the target"
         if self.goal.spent_on_parts(seconds):
             return "their share of the budget is spent"
@@ -284,7 +300,7 @@ class _Run:
         begin = Stage(THE_WHOLE, range(trained, trained), whole, merged)
         (first,) = run_stages(parts, [begin], self._trainer(told))
         judged = None if self.task.data.test is None else self._judged(first.modules[0])
-        if judged is not None and self.goal.reached(judged[judged_by(self.task.loss.metric) == "metric"]):
+        if judged is not None and self.goal.reached(self.task.metric, *judged):
             return judged, first
         return judged, self._trained(Stage(THE_WHOLE, span, whole), first, parts.seconds)
 
@@ -341,7 +357,7 @@ class _Run:
             stages = [replace(stage, name=f"{stage.name}/to{piece.stop}", epochs=piece) for piece in pieces]
         for piece, networks in zip(stages, run_stages(first, stages, self._trainer(told)), strict=True):
             last = networks.curves[0][-1]
-            reached = goal.reached(getattr(last, judged_by(self.task.loss.metric)))
+            reached = goal.reached(self.task.metric, last.loss, last.metric)
             if (reached or goal.spent(before + last.seconds)) and piece is not stages[-1]:
                 why = "the target is reached" if reached else "the budget is spent"
                 told(Note(f"{stage.name} ends after epoch {piece.epochs.stop}: {why}"))
@@ -382,9 +398,8 @@ class _Run:
         """Return the loss and the metric of a module over the test data."""
         task = self.task
         assert task.data.test is not None
-        metric = task.loss.measure if task.loss.metric else None
         settings = self.options.settings
-        return evaluate(module, task.data.test, task.loss, metric, settings.device, settings.amp)
+        return evaluate(module, task.data.test, task.loss, task.metric.measure, settings.device, settings.amp)
 
 
 def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, out: Path) -> Settings:

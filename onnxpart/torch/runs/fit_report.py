@@ -15,7 +15,6 @@ from onnxpart import __version__
 from onnxpart.merging.cross_weights import Edges
 from onnxpart.storage.atomic import replacing_files, write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS
-from onnxpart.torch.runs.goal import judged_by
 from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Fit
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
@@ -51,7 +50,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "rounds": [span.stop for span in found.rounds],
         "data": options.data,
         "loss": options.loss,
-        "metric": found.metric or None,
+        "metric": found.metric.name or None,
         "engine": options.engine,
         "batch_size": options.batch_size,
         "settings": asdict(options.settings),
@@ -67,6 +66,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "seconds": {"parts": times.parts, "whole": times.whole, "whole_epoch": times.epoch,
                     "alone": times.alone(epochs)},
         "speedup": times.speedup(epochs),
+        "traffic": traffic(found),
         "as_good": as_good(found),
         "goal": asdict(found.goal),
         "target": target(found),
@@ -78,21 +78,39 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
 def as_good(found: Fit) -> dict[str, Any] | None:
     """Return after how many seconds the method was as good as the baseline when that ended, None if never.
 
-    By the error rate on the test data, or else the loss. Nobody needs to be better than a target. `baseline`: what that
+    By the metric on the test data, or else the loss. Nobody needs to be better than a target. `baseline`: what that
     took.
     """
     if not found.baseline or found.merged is None:
         return None
     last = found.baseline[-1]
-    wanted = getattr(last, judged_by(found.metric))
-    wanted = wanted if found.goal.target is None else max(wanted, found.goal.target)
+    wanted = getattr(last, found.metric.key)
+    wanted = wanted if found.goal.target is None else found.metric.worst([wanted, found.goal.target])
     seconds = _reached(found, wanted)
     return {
-        "by": _judge(found),
+        "by": found.metric.judge,
         "wanted": wanted,
         "baseline": last.seconds,
         "seconds": seconds,
         "speedup": None if seconds is None else last.seconds / seconds,
+    }
+
+
+def traffic(found: Fit) -> dict[str, float] | None:
+    """Return the bytes of gradients that the workers sent: for a batch and in all, None where there were none.
+
+    `data_parallel`: in all, if they had trained the whole from the start.
+    """
+    sent = found.traffic
+    if sent is None:
+        return None
+    parts, whole = found.merge_at, len(found.whole)
+    return {
+        "parts_batch": sent.parts,
+        "whole_batch": sent.whole,
+        "all": sent.batches * (parts * sent.parts + whole * sent.whole),
+        "data_parallel_batch": sent.data_parallel,
+        "data_parallel": sent.batches * (parts + whole) * sent.data_parallel,
     }
 
 
@@ -101,12 +119,8 @@ def target(found: Fit) -> dict[str, Any] | None:
     wanted = found.goal.target
     if wanted is None:
         return None
-    best = min(getattr(point, judged_by(found.metric)) for point in _judged(found))
-    return {"by": _judge(found), "wanted": wanted, "seconds": _reached(found, wanted), "best": best}
-
-
-def _judge(found: Fit) -> str:
-    return found.metric if judged_by(found.metric) == "metric" else "loss"
+    best = found.metric.best(getattr(point, found.metric.key) for point in _judged(found))
+    return {"by": found.metric.judge, "wanted": wanted, "seconds": _reached(found, wanted), "best": best}
 
 
 def _judged(found: Fit) -> list[Epoch]:
@@ -117,7 +131,8 @@ def _judged(found: Fit) -> list[Epoch]:
 
 def _reached(found: Fit, wanted: float) -> float | None:
     """After how many seconds of parts and whole the whole was as good as that."""
-    points = (point.seconds for point in _judged(found) if getattr(point, judged_by(found.metric)) <= wanted)
+    metric = found.metric
+    points = (point.seconds for point in _judged(found) if metric.as_good(getattr(point, metric.key), wanted))
     reached = next(points, None)
     return None if reached is None else found.times.parts + reached
 
@@ -178,6 +193,8 @@ def page(data: dict[str, Any]) -> list[str]:
             f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
             "as long. Whether it would be as good, --baseline says."
         )
+    if data["traffic"] is not None:
+        lines.append(exchanged(data["traffic"]))
     if data["target"] is not None:
         lines.append(aimed(data["target"]))
     if data["grow"] == "widen":
@@ -198,6 +215,18 @@ def compared(found: dict[str, Any]) -> str:
     if found["seconds"] is None:
         return f"{end} the method never got there."
     return f"{end} the method was there after {found['seconds']:.1f}: {found['speedup']:.2f} times as fast."
+
+
+def exchanged(sent: dict[str, float]) -> str:
+    """Return what workers sent as a sentence."""
+    parts, whole, every, alone, all_alone = (
+        f"{sent[key] / 1e6:,.3g} MB"
+        for key in ("parts_batch", "whole_batch", "all", "data_parallel_batch", "data_parallel")
+    )
+    return (
+        f"Gradients that workers sent: {parts} for a batch of the parts, {whole} for one of the whole, {every} in all; "
+        f"data-parallel training of the whole sends {alone} for a batch, {all_alone} in all."
+    )
 
 
 def _shown(value: float | None) -> str:

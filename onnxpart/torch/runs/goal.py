@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
 
 from onnxpart.errors import UsageError
 from onnxpart.torch.runs.recipe import SHARE
-from onnxpart.torch.training.losses import ERROR
+from onnxpart.torch.training.metrics import Metric
 
 
 @dataclass(frozen=True)
 class Goal:
     """What ends a run of `fit` before its epochs do.
 
-    `target`: of the error rate on the test data, or else of the loss there. `steps`: of the parts and then of the
-    whole, in all. `minutes`: of training, without tests and checkpoints; all parts count where they share a process.
+    `target`: of the metric on the test data, or of the loss there where networks are judged by that. `steps`: of the
+    parts and then of the whole, in all. `minutes`: of training, without tests and checkpoints; all parts count where
+    they share a process.
 
     :raises UsageError: for a value that makes no sense.
     """
@@ -38,9 +38,10 @@ class Goal:
         """Whether training may end at any epoch."""
         return self.target is not None or self.minutes is not None
 
-    def reached(self, value: float | None) -> bool:
-        """Return whether a network is as good as the target: its error rate, or else its loss (see `judged_by`)."""
-        return self.target is not None and value is not None and value <= self.target
+    def reached(self, metric: Metric, loss: float | None, value: float | None) -> bool:
+        """Return whether a network is as good as the target: by the value of its metric, or else by its loss."""
+        found = loss if metric.better is None else value
+        return self.target is not None and found is not None and metric.as_good(found, self.target)
 
     def spent(self, seconds: float) -> bool:
         """Return whether so many seconds are the whole budget."""
@@ -67,11 +68,3 @@ class Goal:
         if allowed < 2 <= most:
             raise UsageError(f"the budget is too small: an epoch of the parts and one of the whole take {needed}.")
         return min(allowed, most)
-
-
-def judged_by(metric: str) -> Literal["metric", "loss"]:
-    """Return by which of both a network is judged: the error rate, or else the loss; both are better when lower.
-
-    :param metric: its name.
-    """
-    return "metric" if metric == ERROR else "loss"

@@ -14,6 +14,7 @@ from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
 from onnxpart.torch.runs.goal import Goal
 from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.metrics import Metric
 
 Grow = Literal["merge", "widen"]
 """How the whole begins: K parts merge, or copies of one part fill it (Net2WiderNet)."""
@@ -40,6 +41,20 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """Bytes of gradients that all workers of a cluster send together, by a ring, for a batch.
+
+    `parts`: for one of all parts. `whole`: for one of the whole. `data_parallel`: if they trained the whole from the
+    start. `batches` are those of an epoch.
+    """
+
+    parts: float
+    whole: float
+    data_parallel: float
+    batches: int
+
+
+@dataclass(frozen=True)
 class Check:
     """What the ensemble of the parts, the mean of their outputs, gives on the test data after some epochs."""
 
@@ -58,15 +73,15 @@ class Fit:
     `baseline`: the curve of the whole trained alone, if that was asked for; `controls`: then those of SHORTER, the
     whole for as many epochs as take the method's time, ONE_PART, a part trained for K times the parts' epochs, and
     COPIES, the whole that begins as copies of the first part. `note` says where the loss was taken. `deviation` is ONNX
-    Runtime's from the trained module (see `trained_file`). `kept` names the initializers whose
-    weights between parts are as they were in the network. `goal` is what might have ended it early.
+    Runtime's from the trained module (see `trained_file`). `traffic` is that of a run on a cluster. `kept` names the
+    initializers whose weights between parts are as they were in the network. `goal` is what might have ended it early.
     """
 
     file: Path
     partition: Partition
     sizes: Sizes
     rounds: Sequence[range]
-    metric: str
+    metric: Metric
     note: str
     parts: Sequence[Sequence[Epoch]]
     ensemble: Sequence[Check]
@@ -80,6 +95,7 @@ class Fit:
     goal: Goal
     grow: Grow
     blocks: int | None
+    traffic: Traffic | None = None
 
     @property
     def plan(self) -> Plan:

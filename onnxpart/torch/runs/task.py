@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxpart.errors import CheckpointError
+from onnxpart.errors import CheckpointError, UsageError
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_trained, state_file
 from onnxpart.storage.atomic import check_plain, clear
 from onnxpart.storage.outputs import check_file
@@ -25,6 +25,7 @@ from onnxpart.torch.training.engine import device_of
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.losses import Loss
+from onnxpart.torch.training.metrics import Metric, find_metric, metric_of
 from onnxpart.torch.training.objective import Objective, find_objective
 from onnxpart.torch.training.ray_cluster import Cluster
 from onnxpart.torch.training.settings import EngineKind, Settings
@@ -36,8 +37,8 @@ class RunOptions:
     """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
 
     Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
-    `steps_per_epoch` is for data without a length, `normalize` for images,
-    `label_smoothing` and `class_weights` for the loss cross_entropy.
+    `steps_per_epoch` is for data without a length, `normalize` for images, `label_smoothing` and `class_weights` for
+    the loss cross_entropy. `metric`: see `metrics.FORMS`; None for the loss's own.
     """
 
     data: str
@@ -55,16 +56,18 @@ class RunOptions:
     normalize: Normalize | None = None
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """Networks of the same inputs and output, as modules, with the data and the loss that fit them."""
+    """Networks of the same inputs and output, as modules, with the data, the loss and the metric that fit them."""
 
     modules: Sequence[ImportedModule]
     objective: Objective
     loss: Loss
     data: Data
+    metric: Metric
 
     def build(self, model: onnx.ModelProto) -> ImportedModule:
         """Return another network of the same inputs and output as a module."""
@@ -113,7 +116,10 @@ def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data |
     data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]
     loss, data = objective.bind(modules[0], data, options.label_smoothing, options.class_weights)
-    return Task(modules, objective, loss, data)
+    if options.metric is not None and data.test is None:
+        raise UsageError("a metric is one on data to test, and there are none; add them to the data.")
+    metric = metric_of(loss) if options.metric is None else find_metric(options.metric, loss)
+    return Task(modules, objective, loss, data, metric)
 
 
 def learn(
@@ -137,7 +143,7 @@ def learn(
         engine=options.engine,
         epochs=epochs,
         test=task.data.test,
-        metric=task.loss.measure if task.loss.metric else None,
+        metric=task.metric.measure,
         states=states,
         checkpoints=Checkpoints(folder, *every, keep=options.keep, resume=options.resume, plan=plan),
         seconds=seconds,
@@ -176,7 +182,7 @@ def train_files(
     save_trained(files, ((with_weights(module, path), result.state) for path, module, result in done))
     checkpoint.remove(checkpoints)
     return [
-        Trained(path, result.curve, task.loss.metric, deviation(module, task.objective, path, task.batch()))
+        Trained(path, result.curve, task.metric.name, deviation(module, task.objective, path, task.batch()))
         for path, module, result in zip(files, task.modules, results, strict=True)
     ]
 

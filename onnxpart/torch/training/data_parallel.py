@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.metrics import Meter
 from onnxpart.torch.training.series import Series
 
 
@@ -31,10 +32,10 @@ class DataParallel(Series):
         """Let each part take one step (see `Engine.step`)."""
         return self._mean(super().step(batches, rate, step))
 
-    def evaluate(self, batch: Batch) -> Tensor:
+    def evaluate(self, batch: Batch, meters: Sequence[Meter] = ()) -> Tensor:
         """Return loss and metric (see `Engine.evaluate`)."""
         share, weight = self._share(batch)
-        return self._mean(super().evaluate(share) * weight)
+        return self._mean(super().evaluate(share, meters if weight else ()) * weight)
 
     def _seed(self, i: int, step: int) -> int:
         """Seed of what this rank draws in a step of the i-th part."""
@@ -50,6 +51,16 @@ class DataParallel(Series):
     def _mean(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)
         return values / self.ranks
+
+
+def ring(workers: int, size: int) -> float:
+    """Return the bytes that each of some workers sends to take the mean of `size` bytes by a ring."""
+    return 2 * (workers - 1) / workers * size
+
+
+def gradient_bytes(module: nn.Module) -> int:
+    """Return the bytes of a module's gradients, of which workers take the mean for each batch."""
+    return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
 
 
 class AnyStops(threading.Event):

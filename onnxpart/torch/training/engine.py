@@ -12,20 +12,26 @@ from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.metrics import Meter
 
 
 class Engine(Protocol):
     """Parts side by side on a device. `busy` are the numbers of those that it is working on."""
 
     kind: Literal["series", "fused"]
+    job: Job
+    device: torch.device
     busy: tuple[int, ...]
 
     def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
         """Let each part take one step, on the mean loss over some batches; return the losses [part]."""
         ...
 
-    def evaluate(self, batch: Batch) -> Tensor:
-        """Return loss and metric, 0 without one, over a batch [2, part], as in inference."""
+    def evaluate(self, batch: Batch, meters: Sequence[Meter] = ()) -> Tensor:
+        """Return loss and metric over a batch [2, part], as in inference; the metric is 0 where there is none.
+
+        :param meters: one for each part, or none: they are given the batch.
+        """
         ...
 
     def part(self, i: int) -> PartState:
@@ -107,9 +113,9 @@ def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torc
 
 
 def judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and metric (0 where there is none) of an output."""
-    loss = job.loss(output, target)
-    return loss, loss.new_zeros(()) if job.metric is None else job.metric(output, target).to(loss)
+    """Loss and metric of an output; 0 where there is none, or a meter."""
+    loss, metric = job.loss(output, target), job.metric
+    return loss, loss.new_zeros(()) if metric is None or isinstance(metric, Meter) else metric(output, target).to(loss)
 
 
 def update(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -21,6 +21,7 @@ from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.engine import called, has_images, judged, moved, put, update
 from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.metrics import Meter
 
 
 class Fused:
@@ -45,7 +46,7 @@ class Fused:
         self.generators = [torch.Generator(device) for _ in job.modules]
         self.taken = 0
         self.losses = vmap(self._loss, in_dims=(0, 0, None, None))
-        self.judged = vmap(self._judge, in_dims=(0, 0, None, None), out_dims=1)
+        self.judged = vmap(self._judge, in_dims=(0, 0, None, None), out_dims=(1, 0))
         if job.settings.compile:
             self.losses = torch.compile(self.losses)
 
@@ -62,8 +63,9 @@ class Fused:
 
     def _judge(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...], target: Tensor
-    ) -> Tensor:
-        return torch.stack(judged(self.job, self._call(parameters, buffers, inputs), target))
+    ) -> tuple[Tensor, Tensor]:
+        output = self._call(parameters, buffers, inputs)
+        return torch.stack(judged(self.job, output, target)), output
 
     def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
         """Let all parts take one step (see `Engine.step`)."""
@@ -85,11 +87,15 @@ class Fused:
         return torch.stack(losses).mean(0)
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch) -> Tensor:
+    def evaluate(self, batch: Batch, meters: Sequence[Meter] = ()) -> Tensor:
         """Return loss and metric (see `Engine.evaluate`)."""
         self.base.eval()
-        result: Tensor = self.judged(self.parameters, self.buffers, *moved(batch, self.device, self.images))
-        return result
+        inputs, target = moved(batch, self.device, self.images)
+        result, outputs = self.judged(self.parameters, self.buffers, inputs, target)
+        for meter, output in zip(meters, outputs, strict=False):
+            meter.update(output, target)
+        found: Tensor = result
+        return found
 
     def part(self, i: int) -> PartState:
         """Return the state of the i-th part."""

@@ -13,6 +13,7 @@ from onnxpart.torch.data.batch import Loader
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.losses import Criterion
+from onnxpart.torch.training.metrics import Meter
 from onnxpart.torch.training.settings import Settings
 
 
@@ -31,7 +32,7 @@ class Job:
     settings: Settings
     epochs: range
     test: Loader | None = None
-    metric: Criterion | None = None
+    metric: Criterion | Meter | None = None
     states: Sequence[OptimizerState] | None = None
     checkpoints: Checkpoints | None = None
     seconds: float = 0.0

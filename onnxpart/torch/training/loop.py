@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +23,7 @@ from onnxpart.torch.training.checkpoint import Checkpoints, PartState
 from onnxpart.torch.training.engine import Engine
 from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps
 from onnxpart.torch.training.job import Job, Result
+from onnxpart.torch.training.metrics import Meter
 
 _PENDING = 16
 """Steps whose losses are looked at together: a GPU need not be waited for at every step."""
@@ -76,8 +77,8 @@ def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | Non
 
     :param stop: asks to write a checkpoint and stop; when omitted, Ctrl-C and the signals to end do.
     """
-    with interruptible(job.checkpoints) as interrupted:
-        return _Run(job, engine, on_event, stop or interrupted).train()
+    with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked:
+        return _Run(job, engine, on_event, asked).train()
 
 
 class _Run:
@@ -299,15 +300,17 @@ class _Run:
 def evaluated(engine: Engine, loader: Loader) -> list[tuple[float, float]]:
     """Return the mean loss and metric of each part over the samples of a loader."""
     total: Tensor | None = None
-    count = 0
+    count, metric = 0, engine.job.metric
+    meters = [metric.started(engine.device) for _ in engine.job.numbers] if isinstance(metric, Meter) else []
     for batch in loader.epoch(0):
         size = len(batch[1])
-        judged = engine.evaluate(batch)
+        judged = engine.evaluate(batch, meters)
         judged = (judged.cpu() if judged.device.type == "mps" else judged).double() * size  # mps has no float64
         total, count = judged if total is None else total + judged, count + size
     if total is None:
         raise UsageError("the test data hold no samples; give at least one, or none of them.")
-    return [(loss, metric) for loss, metric in (total / count).T.tolist()]
+    losses, metrics = (total / count).tolist()
+    return list(zip(losses, [meter.value() for meter in meters] or metrics, strict=True))
 
 
 @contextmanager

@@ -37,6 +37,10 @@ class Loss(Protocol):
         """Return the metric, a mean over the samples of a batch."""
         ...
 
+    def predicted(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return output and target as torchmetrics takes them: probabilities, with classes along the second axis."""
+        ...
+
     def prepare(self, samples: Batch) -> Batch:
         """Return the samples with the target in the form that the loss takes.
 
@@ -78,6 +82,10 @@ class CrossEntropy:
         """Return the share of labels that aren't the class of the largest logit."""
         return (output.argmax(self.axis) != target).float().mean()
 
+    def predicted(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities of classes (see `Loss.predicted`)."""
+        return output.softmax(self.axis).movedim(self.axis, 1), target
+
     def prepare(self, samples: Batch) -> Batch:
         """Return the samples with labels as int64 (see `Loss.prepare`)."""
         inputs, target = samples
@@ -116,6 +124,10 @@ class BinaryCrossEntropy:
         """Return the share of elements on the wrong side of one half."""
         return ((output > 0) != (target > 0.5)).float().mean()
 
+    def predicted(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities, and targets of 0 and 1 (see `Loss.predicted`)."""
+        return output.sigmoid(), (target > 0.5).long()
+
     def prepare(self, samples: Batch) -> Batch:
         """Return the samples with targets as floats (see `Loss.prepare`)."""
         inputs, target = samples
@@ -146,6 +158,10 @@ class MeanSquaredError:
         """Return the share of the variance that is explained; over batches it averages to that of all samples."""
         return 1 - self(output, target) / self.variance
 
+    def predicted(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both as they are."""
+        return output, target
+
     def prepare(self, samples: Batch) -> Batch:
         """Return the samples with targets as floats (see `Loss.prepare`)."""
         inputs, target = samples
@@ -166,6 +182,10 @@ class Custom:
     def measure(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss."""
         return self(output, target)
+
+    def predicted(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both as they are."""
+        return output, target
 
     def prepare(self, samples: Batch) -> Batch:
         """Return the samples as they are."""

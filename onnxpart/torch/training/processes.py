@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxpart.errors import Interrupted, OnnxpartError, UsageError
+from onnxpart.errors import Interrupted, OnnxpartError, Resumable, UsageError
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.engine import device_of, put
 from onnxpart.torch.training.events import Event, OnEvent
@@ -169,17 +169,18 @@ def _collect(
                 continue
             else:
                 process.join()
-                raise OnnxpartError(lost(job, number, f"its process ended with code {process.exitcode}"))
+                raise lost(job, f"part {number}: its process ended with code {process.exitcode}")
             waiting.discard(connection)
     if halted:
         raise halted
     return adopt(job, [results[number] for number in job.numbers])
 
 
-def lost(job: Job, number: int, what: str) -> str:
-    """Say that a part was lost, and what to do."""
-    kept = f"resume from {job.checkpoints.folder} to go on" if job.checkpoints else "start again"
-    return f"part {number}: {what}; {kept}."
+def lost(job: Job, what: str) -> OnnxpartError:
+    """Return the error that says what was lost, and what to do."""
+    if job.checkpoints is None:
+        return OnnxpartError(f"{what}; start again.")
+    return Resumable(f"{what}; resume from {job.checkpoints.folder} to go on.")
 
 
 def adopt(job: Job, trained: Iterable[Trained]) -> list[Result]:

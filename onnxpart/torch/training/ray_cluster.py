@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -25,12 +27,16 @@ import torch.distributed as dist
 from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.data_parallel import AnyStops, DataParallel
-from onnxpart.torch.training.events import OnEvent, ignore
+from onnxpart.torch.training.events import Note, OnEvent, ignore
 from onnxpart.torch.training.job import Job, Result, alone
 from onnxpart.torch.training.processes import Trained, adopt, lost, start, train_part
 
 _PATIENCE = 0.2
 """Seconds between two looks at what the tasks have to say."""
+_INTERVAL = 2.0
+"""Seconds between two looks at the cluster itself."""
+_SILENCE = 30.0
+"""Seconds in which the head of a cluster may be started again; after 60, Ray itself would end this process."""
 
 
 @dataclass(frozen=True)
@@ -57,29 +63,87 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
     """Train each part of a job as a task on a cluster; checkpoints must be in a folder that all nodes reach.
 
     :raises UsageError: without Ray, when the cluster can't be reached, or has no node that is large enough.
-    :raises OnnxpartError: when a part fails, or is lost too often.
+    :raises OnnxpartError: when a part fails, or is lost too often, or the cluster is.
     """
     if job.checkpoints:  # a task that is started again resumes; so must none that is new
         for number in job.numbers:
             loop.resumable(job.checkpoints, [number])
         folder = job.checkpoints.folder.resolve()
         job = replace(job, checkpoints=replace(job.checkpoints, folder=folder, resume=True))
-    with connected(cluster) as ray:
-        check_nodes(ray, cluster)
-        with loop.interruptible(job.checkpoints) as interrupted:
-            return _run(ray, job, cluster, on_event, interrupted)
+    with connected(cluster) as ray, loop.interruptible(job.checkpoints) as interrupted:
+        try:
+            watch = Watch(ray, job, cluster, on_event)
+            watch.check()
+            return _run(watch, interrupted)
+        except ray.exceptions.RayError as error:
+            raise lost(job, f"the Ray cluster failed ({_reason(error)})") from None
 
 
-def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent, interrupted: threading.Event) -> list[Result]:
+@dataclass
+class Watch:
+    """A run on a cluster, whose head and nodes are looked after now and then."""
+
+    ray: Any
+    job: Job
+    cluster: Cluster
+    on_event: OnEvent
+    looked: float = 0.0
+    short: str = ""
+
+    @property
+    def head(self) -> str:
+        """Where the head of the cluster listens."""
+        own = self.cluster.address or ""
+        return own if "://" in own else str(self.ray.get_runtime_context().gcs_address)
+
+    def check(self) -> None:
+        """Wait until the head answers, and see whether the raylet of this process does.
+
+        :raises OnnxpartError: when the head doesn't for a while, or the raylet is gone: Ray would end this process.
+        """
+        until = time.monotonic() + _SILENCE
+        while (error := _silence(self.head)) is not None:
+            if time.monotonic() > until:
+                reason = f"its head at {self.head} doesn't answer: {error.strerror or error}"
+                raise lost(self.job, f"the Ray cluster failed ({reason})")
+            time.sleep(_PATIENCE)
+        here = self.ray.get_runtime_context().get_node_id()
+        for node in () if "://" in self.head else self.ray.nodes():
+            address = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+            if node["NodeID"] == here and _silence(address) is not None:
+                raise lost(self.job, f"the Ray cluster failed (the raylet of this process, at {address}, is gone)")
+
+    def look(self) -> None:
+        """Check the cluster where that is due, and tell once when the nodes that are left don't suffice."""
+        if time.monotonic() < self.looked + _INTERVAL:
+            return
+        self.check()
+        before, self.short = self.short, _shortage(self.ray, self.cluster)
+        if self.short and not before:
+            self.on_event(Note(f"{self.short}; training waits for nodes"))
+        self.looked = time.monotonic()
+
+    def clear(self, tasks: list[Any], queues: list[Any]) -> None:
+        """End what is left of the run, where there is a cluster."""
+        if _silence(self.head) is not None:
+            return
+        with suppress(self.ray.exceptions.RayError):
+            for task in tasks:
+                self.ray.cancel(task, force=True)
+            for queue in queues:
+                queue.shutdown()
+
+
+def _run(watch: Watch, interrupted: threading.Event) -> list[Result]:
     """Start a task for each part, pass on their news, and stop them where asked; Ray starts again what is lost."""
+    ray, job, cluster = watch.ray, watch.job, watch.cluster
     queue, strategies = import_module("ray.util.queue").Queue, import_module("ray.util.scheduling_strategies")
     here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     news, halt = (queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}) for _ in range(2))
     workers = cluster.workers_per_part or 1
     kept = (cluster.cpus_per_part, cluster.gpus_per_part) if workers == 1 else (0, 0)
-    task = ray.remote(num_cpus=kept[0], num_gpus=kept[1], max_retries=cluster.retries)(
-        _task if workers == 1 else _group
-    )
+    again = {"max_retries": cluster.retries, "retry_exceptions": [ray.exceptions.RayError]}
+    task = ray.remote(num_cpus=kept[0], num_gpus=kept[1], **again)(_task if workers == 1 else _group)
     shared = ray.put(start(lambda: pickle.dumps(replace(job, modules=[], states=None))))
     tasks = {}
     for i, number in enumerate(job.numbers):
@@ -90,6 +154,7 @@ def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent, interrupted: t
     waiting, halted = list(tasks), False
     try:
         while waiting:
+            watch.look()
             if interrupted.is_set() and not halted:
                 halted = True
                 halt.put(None)
@@ -97,16 +162,13 @@ def _run(ray: Any, job: Job, cluster: Cluster, on_event: OnEvent, interrupted: t
             for event in news.get_nowait_batch(news.size()):
                 if isinstance(event, OnnxpartError):
                     raise event
-                on_event(event)
+                watch.on_event(event)
             for found in done:
                 outcome = _outcome(ray, job, found, tasks[found])
                 if outcome is not None:
                     results[tasks[found]] = outcome
     finally:
-        for found in waiting:
-            ray.cancel(found, force=True)
-        news.shutdown()
-        halt.shutdown()
+        watch.clear(waiting, [news, halt])
     if len(results) < len(tasks):
         assert job.checkpoints is not None
         raise Interrupted(f"stopped; resume from {job.checkpoints.folder} to go on.")
@@ -118,10 +180,9 @@ def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
     try:
         result = ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        raise OnnxpartError(lost(job, number, f"its task failed ({error.cause})")) from None
+        raise lost(job, f"part {number}: its task failed ({_reason(error.cause)})") from None
     except ray.exceptions.RayError as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise OnnxpartError(lost(job, number, f"its worker was lost ({reason})")) from None
+        raise lost(job, f"part {number}: its worker was lost ({_reason(error)})") from None
     if isinstance(result, Interrupted):
         return None
     if isinstance(result, OnnxpartError):
@@ -133,12 +194,17 @@ def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
 def _task(
     paths: list[str], shared: bytes, part: bytes, cluster: Cluster, news: Any, halt: Any
 ) -> Trained | OnnxpartError:
-    """What the only worker of a part does; errors that a user can act on are a result, not a reason to try again."""
+    """What the only worker of a part does; errors that a user can act on are a result, not a reason to try again.
+
+    When its machine is about to go, which SIGTERM tells, it writes a checkpoint and ends, and Ray starts another one.
+    """
     job = _received(paths, shared, part)
-    with _halted(halt, threading.Event()) as stop:
+    with _halted(halt, threading.Event()) as stop, _leaving(stop) as leaving:
         try:
             return train_part(job, _threads(cluster), news.put, stop)
         except OnnxpartError as error:
+            if leaving.is_set() and isinstance(error, Interrupted):
+                os.kill(os.getpid(), signal.SIGKILL)
             return error
 
 
@@ -221,10 +287,26 @@ def _halted(halt: Any, stop: threading.Event) -> Iterator[threading.Event]:
 
 
 @contextmanager
+def _leaving(stop: threading.Event) -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, as it does `stop`."""
+    leaving = threading.Event()
+
+    def note(*_: object) -> None:
+        leaving.set()
+        stop.set()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield leaving
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected to the cluster; a connection that was there before stays.
 
-    :raises UsageError: without Ray, or when the cluster can't be reached.
+    :raises UsageError: without Ray, when the cluster can't be reached, or when it is too small at first.
     """
     with needs("the engine ray", "ray"):
         ray: Any = import_module("ray")
@@ -239,11 +321,11 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         else:
             _knock(cluster.address)
             ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = cluster.address or "on this machine"
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise UsageError(f"the Ray cluster {where} can't be reached ({reason}); check its address.") from None
+        raise UsageError(f"the Ray cluster {where} can't be reached ({_reason(error)}); check its address.") from None
     try:
+        check_nodes(ray, cluster)
         yield ray
     finally:
         ray.shutdown()
@@ -259,20 +341,43 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def _silence(address: str) -> OSError | None:
+    """Return why nobody answers at an address, if so."""
+    try:
+        _knock(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
 def check_nodes(ray: Any, cluster: Cluster) -> None:
-    """Check that the workers of a part fit on the nodes; else its task would wait for ever."""
+    """Check that the workers of a part fit on the nodes; else its task would wait for ever.
+
+    :raises UsageError: when they don't.
+    """
+    if short := _shortage(ray, cluster):
+        raise UsageError(f"{short}; ask for less.")
+
+
+def _shortage(ray: Any, cluster: Cluster) -> str:
+    """Return what the nodes lack for the workers of a part; empty where they fit."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = {"CPU": cluster.cpus_per_part, "GPU": cluster.gpus_per_part}
     if not any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in nodes):
         most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in wanted}
-        raise UsageError(
+        return (
             f"no node has {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs for a part (the largest: {most['CPU']:g} "
-            f"and {most['GPU']:g}); ask for less."
+            f"and {most['GPU']:g})"
         )
     counted = {kind: count for kind, count in wanted.items() if count}
     room = sum(min(int(node.get(kind, 0) // count) for kind, count in counted.items()) for node in nodes if counted)
     if counted and room < (cluster.workers_per_part or 1):
-        raise UsageError(
+        return (
             f"the cluster has room for {room} workers with {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs each, not "
-            f"for {cluster.workers_per_part} at a time; ask for less."
+            f"for {cluster.workers_per_part or 1} at a time"
         )
+    return ""

@@ -14,6 +14,7 @@ from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.engine import called, has_images, judged, moved, put, update
 from onnxpart.torch.training.job import Job
+from onnxpart.torch.training.metrics import Meter
 
 
 class Series:
@@ -67,13 +68,15 @@ class Series:
         return batch, 1.0
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch) -> Tensor:
+    def evaluate(self, batch: Batch, meters: Sequence[Meter] = ()) -> Tensor:
         """Return loss and metric (see `Engine.evaluate`)."""
         inputs, target = moved(batch, self.device, self.images)
         columns = []
         for module in self.job.modules:
             output = called(module.eval(), inputs, self.device, self.job.settings.amp)
             columns.append(torch.stack(judged(self.job, output, target)))
+            for meter in meters[len(columns) - 1 : len(columns)]:
+                meter.update(output, target)
         return torch.stack(columns, 1)
 
     def part(self, i: int) -> PartState:

@@ -20,6 +20,7 @@ from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent
 from onnxpart.torch.training.fused import Fused
 from onnxpart.torch.training.job import Job, Result
 from onnxpart.torch.training.losses import Criterion
+from onnxpart.torch.training.metrics import Meter
 from onnxpart.torch.training.ray_cluster import Cluster
 from onnxpart.torch.training.series import Series
 from onnxpart.torch.training.settings import EngineKind, Settings
@@ -39,7 +40,7 @@ def train(
     engine: EngineKind = "auto",
     epochs: range | None = None,
     test: Loader | None = None,
-    metric: Criterion | None = None,
+    metric: Criterion | Meter | None = None,
     states: Sequence[OptimizerState] | None = None,
     checkpoints: Checkpoints | None = None,
     seconds: float = 0.0,
@@ -56,7 +57,7 @@ def train(
     :param epochs: those to train, by number; all of the settings' when omitted. Schedule, order of samples and dropout
         depend on the number, so that a merged whole goes on where its parts ended.
     :param test: what loss and metric are taken over after each epoch. :param metric: output and target of a batch ->
-        mean over its samples.
+        mean over its samples, or a meter, which sees all samples.
     :param states: of each module, to go on from: of an earlier result, or merged.
     :param seconds: of training so far, which the curves count on from.
     :param on_event: called with news: `Steps`, `EpochEnd`, `Note`.
@@ -106,7 +107,7 @@ def evaluate(
     module: nn.Module,
     loader: Loader,
     loss: Criterion,
-    metric: Criterion | None = None,
+    metric: Criterion | Meter | None = None,
     device: str = "auto",
     amp: bool = False,
 ) -> tuple[float, float | None]:

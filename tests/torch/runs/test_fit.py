@@ -136,6 +136,8 @@ def test_the_page_says_what_was_found() -> None:
         "parts": [[epoch], [epoch]], "merged": {"loss": 0.2, "metric": None}, "whole": [{**epoch, "epoch": 3}],
         "seconds": {"parts": 1.0, "whole": 2.0, "alone": 6.0}, "speedup": 2.0, "deviation": 1e-6, "baseline": [],
         "controls": {}, "target": None,
+        "traffic": {"parts_batch": 1e6, "whole_batch": 3e6, "all": 5e6, "data_parallel_batch": 3e6,
+                    "data_parallel": 9e6},
         "kept": ["a"], "grow": "widen", "blocks": 3,
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
@@ -151,6 +153,8 @@ def test_the_page_says_what_was_found() -> None:
         "Weights between parts stayed as they were in a.",
         "One part was trained, and the whole began as copies of it.",
         "Blocks of each stack that the parts had until they merged: 3.",
+        "Gradients that workers sent: 1 MB for a batch of the parts, 3 MB for one of the whole, 5 MB in all; "
+        "data-parallel training of the whole sends 3 MB for a batch, 9 MB in all.",
     ):
         assert line in text
     later = "\n".join(

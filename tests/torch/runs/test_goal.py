@@ -7,15 +7,17 @@ from math import nan
 import pytest
 
 from onnxpart.errors import UsageError
-from onnxpart.torch.runs.goal import Goal, judged_by
-from onnxpart.torch.training.losses import ERROR
+from onnxpart.torch.runs.goal import Goal
+from onnxpart.torch.training.metrics import Metric
 
 
-def test_a_target_is_reached_from_above() -> None:
-    goal = Goal(target=0.5)
-    assert [goal.reached(value) for value in (0.6, 0.5, 0.4, nan, None)] == [False, True, True, False, False]
-    assert not Goal(steps=5).reached(0.0)
-    assert (judged_by(ERROR), judged_by("R2"), judged_by("")) == ("metric", "loss", "loss")
+def test_a_target_is_reached_from_above_or_from_below() -> None:
+    goal, values = Goal(target=0.5), (0.6, 0.5, 0.4, nan, None)
+    error, accuracy, other = Metric("error", None, "lower"), Metric("accuracy", None, "higher"), Metric("R2")
+    assert [goal.reached(error, 0.0, value) for value in values] == [False, True, True, False, False]
+    assert [goal.reached(accuracy, 1.0, value) for value in values] == [True, True, False, False, False]
+    assert [goal.reached(other, value, 0.0) for value in values] == [False, True, True, False, False]
+    assert not Goal(steps=5).reached(error, 0.0, 0.0)
 
 
 def test_parts_have_four_fifths_of_a_budget_in_minutes() -> None:

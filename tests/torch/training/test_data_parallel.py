@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn import functional as F
 
 from onnxpart.torch.training import loop
-from onnxpart.torch.training.data_parallel import AnyStops, DataParallel
+from onnxpart.torch.training.data_parallel import AnyStops, DataParallel, gradient_bytes, ring
 from onnxpart.torch.training.events import ignore
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.series import Series
@@ -68,6 +69,21 @@ def test_shares_have_the_mean_of_the_batch(samples: int, monkeypatch: pytest.Mon
         shares = [share(rank) for rank in range(3)]
     for expected, given in zip(alone, zip(*shares, strict=True), strict=True):
         torch.testing.assert_close(torch.stack(given).sum(0), expected)
+
+
+def test_the_bytes_of_gradients_are_those_that_are_reduced() -> None:
+    (_, module) = parts(small(norm=True))
+    reduced: list[int] = []
+    count = lambda group, bucket: (  # noqa: E731
+        reduced.append(bucket.buffer().nbytes),
+        default_hooks.allreduce_hook(group, bucket),
+    )[1]
+    with one_rank():
+        engine = DataParallel(job_of(module), CPU)
+        engine.calls[0].register_comm_hook(dist.group.WORLD, count)  # type: ignore[union-attr, operator]
+        engine.step([next(stripes().epoch(0))], 0.1, 0)
+    assert sum(reduced) == gradient_bytes(module)
+    assert [ring(workers, 600) for workers in (1, 2, 3)] == [0, 600, 800]
 
 
 def test_all_ranks_stop_once_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
