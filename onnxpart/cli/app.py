@@ -289,10 +289,13 @@ def merge_(
         names = {name: None if path is None else str(path) for name, path in written.items()}
         _print_json(
             {**names, "k": planned.k, "into": into, "normalize": normalize, "merged": merged.names, "kept": merged.kept}
+            | ({} if merged.card is None else {"card": str(merged.card)})
         )
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
     tables.show(f"merged {len(merged.names)} initializers of {planned.k} parts into {files}", *tables.edges(merged))
+    if merged.card is not None:
+        tables.show(f"wrote {merged.card}, its model card; add the data, the metrics and the licence to it")
 
 
 def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, force: bool, as_json: bool) -> None:

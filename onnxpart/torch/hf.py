@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from onnxpart.errors import ModelError, needs
 from onnxpart.ir.protos import metadata_of
+from onnxpart.merging.model_card import ARCHITECTURE, BASE_MODEL
 from onnxpart.torch.exporter.export import Dynamic, Named, exported, first_line, silent
 from onnxpart.torch.handle import Handle, check_merge_at, split_module
 
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
     from transformers import Trainer
     from transformers.trainer_utils import TrainOutput
 
-ARCHITECTURE = "transformers.architecture"
-"""Key under which a model's metadata name the class that it was."""
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_SNAPSHOT = "models--"
+"""The Hub's cache has a folder for each model, named so, with what is a slash in its name as two hyphens."""
 
 
 def load_pretrained(folder: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -53,8 +57,21 @@ def load_pretrained(folder: str | os.PathLike[str]) -> onnx.ModelProto:
     with exported(module, inputs, "auto", dynamic) as draft:
         result = draft.model()
     result.graph.name = Path(folder).name
-    onnx.helper.set_model_props(result, metadata_of(result) | {ARCHITECTURE: name})
+    base = _base_model(Path(folder))
+    origin = {ARCHITECTURE: name} | ({} if base is None else {BASE_MODEL: base})
+    onnx.helper.set_model_props(result, metadata_of(result) | origin)
     return result
+
+
+def _base_model(folder: Path) -> str | None:
+    """Return the name on the Hub of what a folder's model was loaded from: by its place in the Hub's cache, or by its
+    configuration, which transformers 4 wrote so; None where neither says it.
+    """
+    for part in folder.resolve().parts:
+        if part.startswith(_SNAPSHOT):
+            return part.removeprefix(_SNAPSHOT).replace("--", "/", 1)
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
+    return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
 def _examples(module: Any, folder: str) -> tuple[Named, Dynamic]:
