@@ -39,9 +39,9 @@ def shallow(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Leave out blocks that a network repeats.
+    """Leave out repeated blocks of a network.
 
-    `deepen` stacks them again when the others are trained.
+    `deepen` puts them back when the others are trained.
     """
     check_file(out, force, [model])
     with tables.busy(f"leaving out blocks of {model}"):
@@ -64,17 +64,19 @@ def deepen(
         typer.Argument(metavar="SHALLOW", help="The file that `shallow` wrote, trained or merged.", show_default=False),
     ],
     network: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The network that it was made of.", show_default=False)
+        Path, typer.Argument(metavar="MODEL", help="The network that it was made from.", show_default=False)
     ],
     out: Out,
     new: Annotated[
         New,
-        typer.Option(help="How new blocks start: as copies, or with last weights of zero, so that they add nothing."),
+        typer.Option(
+            help="How new blocks start: as copies, or with zeros in their last weights, so that they add nothing."
+        ),
     ] = "copies",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Stack trained blocks to the deep network.
+    """Stack trained blocks into the deep network.
 
     Where new blocks add nothing, it is checked that the deep network computes the same.
     """

@@ -31,7 +31,7 @@ _FOLDED = frozenset(
 _UNINFERRED = (
     onnx.defs.SchemaError, onnx.checker.ValidationError, shape_inference.InferenceError, KeyError, ValueError,
 )  # fmt: skip
-"""What ONNX's inference raises for nodes that it can't tell anything of."""
+"""What ONNX's inference raises for nodes about which it can't tell anything."""
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 """Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
 _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))

@@ -127,7 +127,7 @@ def _check_count(plan: Plan, files: Sequence[Path]) -> None:
     :raises MergeError: when there is not.
     """
     if len(files) != plan.k:
-        raise MergeError(f"the plan has {plan.k} parts, {len(files)} files were given; name one file per part.")
+        raise MergeError(f"the plan has {plan.k} parts, but {len(files)} files were given; name one file per part.")
 
 
 def original(folder: Path, plan: Plan) -> Model:
@@ -138,7 +138,7 @@ def original(folder: Path, plan: Plan) -> Model:
     path = folder / ORIGINAL
     model = load(path if path.exists() else folder / WHOLE)
     if model.digest != plan.digest:
-        raise MergeError(f"{model.name} is not the network that the plan was made for; split the model again.")
+        raise MergeError(f"{model.name} isn't the network that the plan was made for; split the model again.")
     return model
 
 

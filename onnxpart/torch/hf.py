@@ -97,12 +97,12 @@ def _examples(module: Any, folder: str) -> tuple[Named, Dynamic]:
 class PartitionedTrainer:
     """Trains K parts of a model, merges them into it, and trains it on; `handle` is the way between them.
 
-    The first batch of the trainer's own loader says what the model is called with, and the second along which axes that
-    is of any size. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
+    The first batch of the trainer's own loader says how the model is called. The second says which axes may have other
+    sizes. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
 
     :param trainer_factory: makes the Trainer of a module: of each part, and of the model itself.
-    :param model: left with the weights of the end. :param k: number of parts. :param merge_at: epochs of the parts;
-        the whole gets the rest of `num_train_epochs`.
+    :param model: has the trained weights at the end. :param k: number of parts. :param merge_at: epochs of the parts;
+        the whole trains for the rest of `num_train_epochs`.
     :raises UsageError: where no epochs are left for parts or whole. Others: see `split_module`.
     """
 
@@ -125,7 +125,7 @@ class PartitionedTrainer:
         """Train the parts one after the other, merge, and train the whole.
 
         :param resume_from_checkpoint: go on from the last checkpoints, where there are any.
-        :returns: what the Trainer of the whole does.
+        :returns: what the Trainer of the whole returns.
         """
         for p, part in enumerate(self.parts):
             self._train(part, f"part{p}", 0, resume_from_checkpoint)
