@@ -136,7 +136,7 @@ def test_old_opset() -> None:
     model.opset_import[0].version = 6
     onnx.save_model(model, "m.onnx")
     assert refused("inspect", "m.onnx") == (
-        "m.onnx is of opset 6, before 7; convert it with onnx.version_converter first."
+        "m.onnx has opset 6, and the oldest that is read is 7; convert it with onnx.version_converter first."
     )
 
 
@@ -228,8 +228,8 @@ def test_external_data_of_a_constant_node_outside_the_folder(here: Path) -> None
         (("-k", 2, "--shares", "1,1,1"), "3 shares [1, 1, 1] for 2 parts; give 2 positive whole numbers."),
         (("-k", 2, "--shares", "1,0"), "2 shares [1, 0] for 2 parts; give 2 positive whole numbers."),
         (("-k", 2, "--shares", "3,-1"), "2 shares [3, -1] for 2 parts; give 2 positive whole numbers."),
-        (("-k", 2, "--shares", "a,b"), "the shares 'a,b' are not whole numbers; write them as in 2,1,1."),
-        (("-k", 2, "--shares", ""), "the shares '' are not whole numbers; write them as in 2,1,1."),
+        (("-k", 2, "--shares", "a,b"), "--shares 'a,b' aren't whole numbers; give them as in 2,1,1."),
+        (("-k", 2, "--shares", ""), "--shares '' aren't whole numbers; give them as in 2,1,1."),
         (
             ("-k", 2, "--order", "sorted"),
             "invalid value for '--order': 'sorted' is not one of 'contiguous', 'interleaved', 'random'; "
@@ -301,7 +301,7 @@ def test_missing_part(parts: Path) -> None:
 def test_too_few_files() -> None:
     for suffix in ("onnx", "safetensors"):
         assert refused("merge", "parts", "--parts", f"parts/part0.{suffix}") == (
-            "the plan has 2 parts, 1 files were given; name one file per part."
+            "the plan has 2 parts, but 1 files were given; name one file per part."
         )
 
 
@@ -344,7 +344,7 @@ def test_shapes_of_another_split(parts: Path) -> None:
     reshape(model, "conv1.weight")
     onnx.save_model(model, parts / "part1.onnx")
     assert refused("merge", "parts") == (
-        "part 1: 'conv1.weight' has shape (4, 2, 3, 3), the plan says (2, 2, 3, 3); it comes from another split."
+        "part 1: 'conv1.weight' has shape (4, 2, 3, 3), but the plan says (2, 2, 3, 3); it comes from another split."
     )
     assert not (parts / "merged.onnx").exists()
 
@@ -390,7 +390,7 @@ def test_corrupt_plan(parts: Path, content: bytes) -> None:
     (parts / "plan.json").write_bytes(content)
     for command in ("merge", "verify"):
         sentence = refused(command, "parts")
-        assert sentence.startswith("parts/plan.json is not a plan")
+        assert sentence.startswith("parts/plan.json isn't a plan")
         assert sentence.endswith("; split the model again.")
 
 
@@ -416,23 +416,23 @@ def edited(parts: Path, change: Callable[[dict[str, object]], object]) -> None:
 )
 def test_plan_that_contradicts_itself(parts: Path, change: Callable[[dict[str, object]], object]) -> None:
     edited(parts, change)
-    assert refused("merge", "parts").startswith("parts/plan.json is not a plan")
+    assert refused("merge", "parts").startswith("parts/plan.json isn't a plan")
 
 
 def test_plan_of_another_schema(parts: Path) -> None:
     edited(parts, lambda d: d.update(schema=99))
     assert refused("merge", "parts") == (
-        "parts/plan.json has plan schema 99, this version reads 1; split the model again."
+        "parts/plan.json has plan schema 99, but this version reads 1; split the model again."
     )
 
 
 def test_plan_of_another_model(parts: Path) -> None:
     onnx.save_model(BUILDERS["residual"](), parts / "whole.onnx")
     assert refused("verify", "parts") == (
-        "parts/whole.onnx is not the network that the plan was made for; split the model again."
+        "parts/whole.onnx isn't the network that the plan was made for; split the model again."
     )
     assert refused("merge", "parts").startswith("parts/whole.onnx has no initializer 'conv1.weight'; it belongs to ")
-    with pytest.raises(MergeError, match="the plan is not one of residual"):
+    with pytest.raises(MergeError, match="the plan isn't one of residual"):
         split_with(BUILDERS["residual"](), plan(analyse(load("chain.onnx")), 2))
 
 
@@ -512,7 +512,7 @@ def test_folder_that_is_no_split() -> None:
 def test_blocks_that_are_not_there(here: Path) -> None:
     onnx.save_model(BUILDERS["residual"](), "deep.onnx")
     assert refused("shallow", "chain.onnx", "--blocks", 1, "-o", "s.onnx").startswith(
-        "chain.onnx has no blocks that repeat: "
+        "chain.onnx has no repeated blocks: "
     )
     assert refused("shallow", "deep.onnx", "--blocks", 2, "-o", "s.onnx", code=2) == (
         "deep.onnx has a stack of 2 blocks; keep at least 1 and fewer than 2 of them, not 2."
@@ -523,11 +523,11 @@ def test_blocks_that_are_not_there(here: Path) -> None:
 def test_deepening_what_is_of_no_deep_network(here: Path) -> None:
     onnx.save_model(BUILDERS["residual"](), "deep.onnx")
     assert refused("deepen", "chain.onnx", "deep.onnx", "-o", "d.onnx") == (
-        "chain.onnx doesn't say of which network it is; give one that `shallow` made."
+        "chain.onnx doesn't say which network it was made from; give a file that `shallow` wrote."
     )
     save(shallow("deep.onnx", 1), "s.onnx")
     assert refused("deepen", "s.onnx", "chain.onnx", "-o", "d.onnx") == (
-        "chain.onnx isn't the network that s.onnx was made of; give that one."
+        "chain.onnx isn't the network that s.onnx was made from; give that one."
     )
     assert not (here / "d.onnx").exists()
 
@@ -538,7 +538,7 @@ def test_what_a_shallow_network_says_was_damaged(text: str) -> None:
     made = shallow(BUILDERS["residual"](), 1)
     helper.set_model_props(made, {METADATA: text})
     save(made, "s.onnx")
-    assert "doesn't say of which network it is" in refused("deepen", "s.onnx", "chain.onnx", "-o", "d.onnx")
+    assert "doesn't say which network it was made from" in refused("deepen", "s.onnx", "chain.onnx", "-o", "d.onnx")
 
 
 # -- output -----------------------------------------------------------------------------------------------------------

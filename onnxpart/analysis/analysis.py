@@ -1,4 +1,4 @@
-"""What is known of a model before K is chosen."""
+"""What is known about a model before K is chosen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxpart.ir.shapes import Shapes
 
 @dataclass
 class Analysis:
-    """What is known of a model before K is chosen.
+    """What is known about a model before K is chosen.
 
     `ops` are the operators in graph order, `rules` their rules (None: a barrier), `virtual` the tensors within a
     shuffle (tensor -> the tensor where the shuffle starts), `consumers` the operators that read a tensor.

@@ -22,7 +22,7 @@ from onnxpart.analysis.op import Op
 
 
 def join(op: Op, operands: Iterable[int], rank: int) -> Fields:
-    """Fields of a result each element of which comes from the elements at the same place of the operands.
+    """Fields of a result whose elements each come from the operands' elements at the same place.
 
     :param operands: indices of the operator's inputs, which broadcast as in numpy. :param rank: number of axes of the
         result.

@@ -138,7 +138,7 @@ class State:
         except TooMany as many:
             raise ModelError(
                 f"{self.model.name}: initializer {name!r} is too large ({many}); "
-                "cut the network in front of what reads it with --outputs."
+                "use --outputs to cut the network off before what reads it."
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""What follows one another again and again -> blocks with a count. A card is whatever is folded here."""
+"""Sequences of cards that repeat -> blocks with a count. A card is anything that can be folded."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from onnxpart.ir.protos import captured, graphs_of, normal_domain
 class Stack:
     """Blocks that follow one another, each reading the one before, or what all of them read.
 
-    They are alike in operators, attributes, constants, shapes of parameters and wiring. `blocks`: of each block the
-    nodes, by their index in the graph, in the same order in all. `entry`: the value that the first block reads and all
-    others have from the one before. `exits`: what each block gives, of the entry's shape and type. `initializers`: of
+    They are alike in operators, attributes, constants, shapes of parameters and wiring. `blocks`: the nodes of each
+    block, by their index in the graph, in the same order in all. `entry`: the value that the first block reads and all
+    others have from the one before. `exits`: what each block gives, of the entry's shape and type. `initializers`: for
     each block those that it reads and that training changes, once for each time, in the same order in all.
     """
 

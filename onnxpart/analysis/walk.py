@@ -133,8 +133,8 @@ def _labels(op: Op, rule: Rule) -> list[Fields]:
         return [tight(fields) for fields in outputs] if rule.kind == "movement" else outputs
     except TooMany as many:
         raise ModelError(
-            f"{op.state.model.name}: what {op.title} makes is too large ({many}); "
-            "cut the network in front of it with --outputs."
+            f"{op.state.model.name}: the output of {op.title} is too large ({many}); "
+            "use --outputs to cut the network off before it."
         ) from None
     except (ValueError, IndexError) as error:
         name = op.state.model.name

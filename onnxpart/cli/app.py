@@ -50,7 +50,8 @@ Folder = Annotated[
 WholeGraph = Annotated[
     Into,
     typer.Option(
-        help="Which whole to fill: one in which what mixes units exists once per part, or the original graph."
+        help="Which whole to fill: duplicated, in which operators that mix units stand once per part, or "
+        "the original graph."
     ),
 ]
 Html = Annotated[
@@ -108,18 +109,18 @@ def inspect_(
         Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Also write what becomes of each node, by which Model Explorer colours its graph.",
+            help="Also write what becomes of each node, so that Model Explorer can colour its graph by it.",
         ),
     ] = None,
     dot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.dot", help="Also write it for Graphviz, which draws figures for papers."),
+        typer.Option(metavar="FILE.dot", help="Also write the picture for Graphviz, for figures in papers."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what would be divided, what wouldn't, and why.
+    """Show what would be divided, what wouldn't, and why.
 
-    Also say how large the parts would be.
+    Also show how large the parts would be.
     """
     written = _Written(html, node_data, dot)
     written.check(model, name)
@@ -167,12 +168,14 @@ def split_(
     k: Annotated[int, typer.Option("-k", help="Number of parts.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="Folder to write. If omitted MODEL's name with _parts, here."),
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder to write. If omitted, MODEL's name with _parts, in this folder."
+        ),
     ] = None,
     order: Annotated[OrderKind, typer.Option(help="In which order units go to the parts.")] = "contiguous",
     seed: Annotated[int, typer.Option(help="Seed of the random order and of fresh weights.")] = 0,
     shares: Annotated[
-        str | None, typer.Option(help="Relative sizes of the parts, as in 2,1,1. If omitted they are equal.")
+        str | None, typer.Option(help="Relative sizes of the parts, as in 2,1,1. If omitted, they are equal.")
     ] = None,
     init: Annotated[
         InitKind,
@@ -232,14 +235,15 @@ def merge_(
             "-o",
             "--out",
             metavar="PATH",
-            help="Model to write. If omitted DIR/merged.onnx. With --to it is a folder, DIR_K if omitted.",
+            help="Model to write. If omitted, DIR/merged.onnx. With --to it is a folder, DIR_K if omitted.",
         ),
     ] = None,
     to: Annotated[
         int | None,
         typer.Option(
             metavar="K",
-            help="Merge to K larger parts, which train and merge on. If omitted the parts merge to the whole.",
+            help="Merge into K larger parts, which train on and merge again. If omitted, the parts merge "
+            "into the whole.",
         ),
     ] = None,
     parts: Annotated[
@@ -247,7 +251,7 @@ def merge_(
         typer.Option(
             metavar="FILE",
             help="A part: ONNX, or safetensors of its weights. Give it once for each part, safetensors in the parts' "
-            "order. If omitted they are DIR's.",
+            "order. If omitted, they are DIR's.",
         ),
     ] = None,
     into: WholeGraph = "duplicated",
@@ -287,10 +291,13 @@ def merge_(
         names = {name: None if path is None else str(path) for name, path in written.items()}
         tables.show_json(
             {**names, "k": planned.k, "into": into, "normalize": normalize, "merged": merged.names, "kept": merged.kept}
+            | ({} if merged.card is None else {"card": str(merged.card)})
         )
         return
     files = " and ".join(str(path) for path in written.values() if path is not None)
     tables.show(f"merged {len(merged.names)} initializers of {planned.k} parts into {files}", *tables.edges(merged))
+    if merged.card is not None:
+        tables.show(f"wrote {merged.card}, its model card; add the data, the metrics and the licence to it")
 
 
 def _merge_level(source: Path, out: Path, k: int, parts: list[Path] | None, force: bool, as_json: bool) -> None:
@@ -308,7 +315,9 @@ def widen_(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Model to write.", show_default=False)],
     split_folder: Annotated[
         Path | None,
-        typer.Option("--folder", metavar="DIR", help="Folder of the part's split. If omitted the one that PART is in."),
+        typer.Option(
+            "--folder", metavar="DIR", help="Folder of the part's split. If omitted, the one that PART is in."
+        ),
     ] = None,
     into: WholeGraph = "duplicated",
     noise: Annotated[
@@ -365,7 +374,7 @@ def _shares(text: str | None) -> list[int] | None:
     try:
         return [int(share) for share in text.split(",")]
     except ValueError:
-        raise UsageError(f"the shares {text!r} are not whole numbers; write them as in 2,1,1.") from None
+        raise UsageError(f"--shares {text!r} aren't whole numbers; give them as in 2,1,1.") from None
 
 
 def _files(path: Path) -> list[str]:
@@ -391,7 +400,10 @@ class _Written:
     def check(self, model: Path, why: str | None = None) -> None:
         """Refuse what can't be written, before anything takes its time."""
         if self.names and why is not None:
-            raise UsageError("--html, --node-data and --dot show the whole network; leave them out, or --why.")
+            raise UsageError(
+                "--html, --node-data and --dot show the whole network, and --why explains one name; leave out one or "
+                "the other."
+            )
         for what, name in self.names.items():
             page.check(Path(name), _SUFFIXES[what], [model])
 

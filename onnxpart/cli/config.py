@@ -35,15 +35,15 @@ def _read(context: typer.Context, path: Path | None) -> Path | None:
     except OSError as error:
         raise UsageError(f"{path} can't be read ({error.strerror}); check the path.") from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise UsageError(f"{path} is no YAML; write lines as in `epochs: 20`.") from None
+        raise UsageError(f"{path} isn't YAML; write lines such as `epochs: 20`.") from None
     if not isinstance(found, dict):
-        raise UsageError(f"{path} holds no options; write lines as in `epochs: 20`.")
+        raise UsageError(f"{path} contains no options; write lines such as `epochs: 20`.")
     names = _names(context)
     for name, value in found.items():
         if name not in names:
-            raise UsageError(f"{path} has {name!r}, which is no option of a run; choose from {', '.join(names)}.")
+            raise UsageError(f"{path} has {name!r}, which isn't an option of a run; choose from {', '.join(names)}.")
         if isinstance(value, dict):
-            raise UsageError(f"{path} has several values by name for {name!r}; give one, or a list.")
+            raise UsageError(f"{path} has a mapping as the value of {name!r}; give one value, or a list.")
     context.default_map = {names[name]: _text(value) for name, value in found.items() if value is not None}
     return path
 
@@ -80,6 +80,7 @@ Config = Annotated[
         metavar="FILE.yaml",
         is_eager=True,
         callback=_read,
-        help="Read options from this file, as fit writes it into its folder (run.yaml). Those given here win.",
+        help="Read options from this file, such as the run.yaml that fit writes. Options given on the "
+        "command line win.",
     ),
 ]

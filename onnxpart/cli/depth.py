@@ -36,9 +36,9 @@ def shallow(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Leave out blocks that a network repeats.
+    """Leave out repeated blocks of a network.
 
-    `deepen` stacks them again when the others are trained; it needs MODEL, too.
+    `deepen` puts them back when the others are trained; it needs MODEL, too.
     """
     check_file(out, force, [model])
     with tables.busy(f"leaving out blocks of {model}"):
@@ -64,12 +64,14 @@ def deepen(
     out: Out,
     new: Annotated[
         New,
-        typer.Option(help="How new blocks start: as copies, or with last weights of zero, so that they add nothing."),
+        typer.Option(
+            help="How new blocks start: as copies, or with zeros in their last weights, so that they add nothing."
+        ),
     ] = "copies",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Stack trained blocks to the deep network, MODEL, which SHALLOW was made of.
+    """Stack trained blocks into the deep network, MODEL, from which SHALLOW was made.
 
     Where new blocks add nothing, it is checked that the deep network computes the same.
     """

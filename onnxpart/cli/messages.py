@@ -1,4 +1,4 @@
-"""What every command says in the same way: errors, warnings, and as much of the rest as is asked for."""
+"""What all commands print in the same way: errors, warnings, and the rest as far as it is asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from onnxpart.errors import OnnxpartError, UsageError
 _VOLUME = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")],
     "verbose": Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also tell how long each step takes, and where an error comes from.")
+        bool,
+        typer.Option("--verbose", "-v", help="Also print how long each step takes, and the traceback of an error."),
     ],
 }
 """The options on how much is told."""

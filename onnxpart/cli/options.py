@@ -13,7 +13,7 @@ ModelFile = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="An ONNX file; or a program of torch.export (.pt2), or hf:FOLDER, which transformers saved.",
+        help="An ONNX file, a .pt2 file of torch.export, or hf:FOLDER, a model that transformers saved.",
         show_default=False,
     ),
 ]
@@ -21,7 +21,7 @@ Outputs = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME,..",
-        help="Make these values of the graph its only outputs. What leads to none of them is cut off.",
+        help="Make these values of the graph its only outputs. What none of them needs is cut off.",
     ),
 ]
 EdgesText = Annotated[
@@ -30,11 +30,11 @@ EdgesText = Annotated[
         "--edges",
         metavar="SPREAD|keep[:NAME,..]",
         help="How weights between parts start: 0 is zero, another number is random with this share of the other "
-        "weights' deviation, and keep leaves them as they were, in all initializers or in those named. Frozen "
-        "parameters always keep them.",
+        "weights' standard deviation, and keep leaves them as they were, in all initializers or in those named. "
+        "Frozen parameters always keep them.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else, an error too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else, also for an error.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 

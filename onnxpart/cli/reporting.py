@@ -1,4 +1,4 @@
-"""The command that tells what runs found."""
+"""The command that reports on runs."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def report(
         ),
     ] = Path("report.html"),
 ) -> None:
-    """Make a page of what runs found: curves, and times to an error.
+    """Make a page that compares runs: their curves, and the time to an error.
 
-    Experiments of the paper get its figures, too.
+    For the experiments of the paper it has the paper's figures, too.
     """
     records = read(runs)
     for file in pages().write(records, out):

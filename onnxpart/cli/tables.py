@@ -46,7 +46,7 @@ ORACLES = {
 
 @contextmanager
 def volume(how: Volume) -> Iterator[None]:
-    """Let what is told be so much: only warnings and errors, all, or also how long steps take."""
+    """Set what is printed: only warnings and errors, everything, or also how long steps take."""
     before = _volume.set(how)
     try:
         yield
@@ -89,7 +89,7 @@ def _least_width(out: Console, table: Table) -> int:
 
 @contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Show on a terminal's stderr that something takes its time; when verbose, tell anywhere how long it took."""
+    """Show on a terminal's stderr that something is running; when verbose, print anywhere how long it took."""
     start, out = perf_counter(), console(stderr=True)
     with out.status(what):
         yield
@@ -194,12 +194,12 @@ def why_lines(why: Why) -> list[Table | str]:
     if why.cause is not None:
         lines.append(_held(why.cause))
     for mixed in why.duplicated:
-        lines.append(f"{mixed.node} is duplicated ({mixed.reason}): each part has its own over its own units")
+        lines.append(f"{mixed.node} is duplicated ({mixed.reason}): each part has a copy over its own units")
         lines += _freed(mixed.advice, "it stands once")
     for axis in why.axes:
         lines += ["", f"axis {' x '.join(map(str, axis.axes))}: {_share(axis)}"]
         if axis.together:
-            lines.append(f"  with them move: {_listed(axis.together)}")
+            lines.append(f"  these move with them: {_listed(axis.together)}")
         if axis.chain:
             table = _table("  what is undivided", "is tied to", "by", "")
             for step in axis.chain:
@@ -261,9 +261,12 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         lines.append(f"{oracle}: {word} ({ORACLES[oracle]})")
         lines.append(
             f"  {len(found)} runs, {tensors} tensor{'s' if tensors != 1 else ''} each; largest deviation "
-            f"{worst.deviation:.1e} of its spread, at {worst.worst!r} ({worst.weights} weights, batch {worst.batch})"
+            f"{worst.deviation:.1e} of its standard deviation, at {worst.worst!r} ({worst.weights} weights, batch "
+            f"{worst.batch})"
         )
-    lines += [f"output {name!r} is not the mean of the parts', but made of it" for name in verdict.behind]
+    lines += [
+        f"output {name!r} isn't the mean of the parts' outputs, but is computed from it" for name in verdict.behind
+    ]
     lines.append(f"compared with the parts: the {verdict.against}")
     lines.append("verified" if verdict.holds else "NOT verified: the whole is not the ensemble of its parts")
     return lines

@@ -64,15 +64,13 @@ class Training:
     epochs: Annotated[
         int, typer.Option(min=1, help="Passes over the data, in all. fit may take fewer.", show_default=False)
     ]
-    loss: Annotated[str, typer.Option(help="What is made small: cross_entropy, mse, bce or module:function.")] = (
-        "cross_entropy"
-    )
+    loss: Annotated[str, typer.Option(help="The loss: cross_entropy, mse, bce or module:function.")] = "cross_entropy"
     label_smoothing: Annotated[
         float, typer.Option(help="Share of a label that goes to all classes alike, for cross_entropy.")
     ] = 0.0
     class_weights: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER,..", help="Weights of the classes, in their order, for cross_entropy."),
+        typer.Option(metavar="NUMBER,..", help="Weights of the classes, in order, for cross_entropy."),
     ] = None
     metric: Annotated[
         str | None,
@@ -83,30 +81,31 @@ class Training:
         ),
     ] = None
     engine: Annotated[
-        Engine, typer.Option(help="How parts are trained: one after the other, as one, or in processes of their own.")
+        Engine, typer.Option(help="How parts are trained: one after the other, fused into one, or in a process each.")
     ] = "auto"
-    optimizer: Annotated[Optimizer, typer.Option(help="Which optimizer of torch.optim takes the steps.")] = "adamw"
-    lr: Annotated[float | None, typer.Option(help="Learning rate. If omitted 0.001, and 0.01 for sgd.")] = None
+    optimizer: Annotated[Optimizer, typer.Option(help="The optimizer, of torch.optim.")] = "adamw"
+    lr: Annotated[float | None, typer.Option(help="Learning rate. If omitted, 0.001, and 0.01 for sgd.")] = None
     momentum: Annotated[float, typer.Option(help="Momentum of sgd.")] = 0.9
     weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0
     schedule: Annotated[
         Schedule | None,
         typer.Option(
-            help="How the learning rate changes. If omitted it is constant, and in fit the whole's is cosine.",
+            help="How the learning rate changes. If omitted, it is constant, and in fit the whole's is cosine.",
             show_default=False,
         ),
     ] = None
     clip: Annotated[float | None, typer.Option(help="Largest norm that a part's gradient may have.")] = None
     accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 100
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read data which aren't in memory.")] = 0
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data that aren't in memory.")] = 0
     steps_per_epoch: Annotated[
-        int | None, typer.Option(min=1, help="Batches in an epoch, of data without a length.", show_default=False)
+        int | None, typer.Option(min=1, help="Batches in an epoch, for data without a length.", show_default=False)
     ] = None
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="NUMBER,..", help="What is subtracted from images, from 0 to 1: a number by channel, or one."
+            metavar="NUMBER,..",
+            help="What is subtracted from images, whose pixels are from 0 to 1: one number, or one per channel.",
         ),
     ] = None
     std: Annotated[
@@ -114,7 +113,7 @@ class Training:
     ] = None
     address: Annotated[
         str | None,
-        typer.Option(help="Address of a Ray cluster, or auto. If omitted Ray runs on this machine alone."),
+        typer.Option(help="Address of a Ray cluster, or auto. If omitted, Ray runs on this machine alone."),
     ] = None
     cpus_per_part: Annotated[float, typer.Option(min=0, help="CPU cores that Ray keeps for each worker of a part.")] = (
         1.0
@@ -131,20 +130,20 @@ class Training:
     device: Annotated[str, typer.Option(help="Where to train: auto (cuda, else cpu), cpu, cuda, cuda:i or mps.")] = (
         "auto"
     )
-    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16.")] = False
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile first.")] = False
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of samples, and of dropout.")] = 0
+    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16 (mixed precision).")] = False
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile.")] = False
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of samples and of dropout.")] = 0
     checkpoint_every: Annotated[
         str,
         typer.Option(
             metavar="STEPS|Nmin",
-            help="When to write a checkpoint: after so many steps, or minutes, as in 5min, and at ends of epochs.",
+            help="When to write a checkpoint: every so many steps, or minutes, as in 5min, and after each epoch.",
         ),
     ] = "10min"
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep of each part.")] = 2
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoints of a run that was cut short.")
-    ] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints of a run that was stopped.")] = (
+        False
+    )
     as_json: Json = False
 
     def options(self) -> RunOptions:
@@ -161,7 +160,10 @@ class Training:
         every = steps_or_minutes(self.checkpoint_every)
         if every is None:
             text = self.checkpoint_every
-            raise UsageError(f"checkpoints every {text!r} aren't possible; give steps, as 500, or minutes, as 5min.")
+            raise UsageError(
+                f"--checkpoint-every {text!r} is neither steps nor minutes; give steps such as 500, or minutes such "
+                "as 5min."
+            )
         options: RunOptions = task.RunOptions(
             self.data,
             self.loss,
@@ -187,7 +189,7 @@ class Training:
         try:
             return tuple(float(weight) for weight in self.class_weights.split(","))
         except ValueError:
-            raise UsageError(f"class weights {self.class_weights} aren't possible; give numbers, as 1,5,2.") from None
+            raise UsageError(f"--class-weights {self.class_weights} aren't numbers; give them as in 1,5,2.") from None
 
     def _normalize(self) -> Normalize | None:
         """Return how images are normalised, if they are.
@@ -228,7 +230,7 @@ def edges_of(text: str, seed: int = 0) -> Edges:
     except ValueError:
         spread = -1.0
     if not 0 <= spread < inf:
-        raise UsageError(f"edges {text!r} aren't possible; give a share, as 0.5, or keep, or keep:NAME,NAME.")
+        raise UsageError(f"--edges {text!r} isn't known; give a number such as 0.5, or keep, or keep:NAME,NAME.")
     return Edges(spread, seed=seed)
 
 
@@ -260,7 +262,7 @@ def train(
 ) -> None:
     """Train all parts of a split, or one network. The trained weights replace those in the files.
 
-    Until it is done, checkpoints are in DIR/training (FILE.training); metrics.jsonl there stays.
+    Checkpoints are in DIR/training (or FILE.training) until training ends; metrics.jsonl stays there.
     """
     _need_runtime()
     options = training.options()
@@ -289,7 +291,8 @@ def train(
         last = each.curve[-1]
         tables.show(
             f"{each.file}: {runs.progress.told(last, each.metric)}; {last.seconds:.1f} s",
-            f"  ONNX Runtime is off the trained module by {each.deviation:.1e} of the output's spread",
+            f"  ONNX Runtime differs from the trained module by {each.deviation:.1e} of the output's standard "
+            "deviation",
         )
 
 
@@ -303,52 +306,60 @@ def fit(
     recipe: Annotated[
         RecipeName,
         typer.Option(
-            help="How parts and whole are trained: auto takes rates by optimizer and K, and gives the whole a schedule "
-            "of its own; paper has one schedule, and merges momenta."
+            help="How parts and whole are trained: auto chooses rates by optimizer and K, and the whole has a schedule "
+            "of its own; paper has one schedule for both, and merges momenta."
         ),
     ] = "auto",
     parts_lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate of the parts. If omitted K times the whole's, and that of sgd as it is."),
+        typer.Option(
+            help="Learning rate of the parts. If omitted, K times the whole's, and with sgd the same as the whole's."
+        ),
     ] = None,
     merge_at: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of the parts; the whole trains the rest. If omitted the parts train as long as their ensemble "
-            "improves on the test data, at most four fifths of all epochs, and half of them in the recipe paper."
+            help="Epochs of the parts; the whole trains the rest. If omitted, the parts train as long as "
+            "their ensemble "
+            "improves on the test data, for at most four fifths of all epochs; in the recipe paper, for half of them."
         ),
     ] = None,
     rounds: Annotated[
         int,
         typer.Option(
-            help="Rounds of the parts' epochs. After each the parts are merged, and the whole is divided at random."
+            help="Rounds into which the parts' epochs are divided. After each, the parts merge, and the "
+            "whole is divided again at random."
         ),
     ] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="Folder to write. If omitted MODEL's name with _fit, here."),
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder to write. If omitted, MODEL's name with _fit, in this folder."
+        ),
     ] = None,
     order: Annotated[
         OrderKind | None,
         typer.Option(
-            help="In which order units go to the parts. If omitted contiguous, and random in several rounds.",
+            help="In which order units go to the parts. If omitted, contiguous, and random in several rounds.",
             show_default=False,
         ),
     ] = None,
     init: Annotated[
         InitKind | None,
-        typer.Option(help="The parts' first weights. If omitted scaled, and slices in the recipe paper."),
+        typer.Option(help="The parts' first weights. If omitted, scaled, and slices in the recipe paper."),
     ] = None,
     grow: Annotated[
         Literal["merge", "widen"],
-        typer.Option(help="How the whole begins: K parts merge, or one is trained and copies of it fill the whole."),
+        typer.Option(
+            help="How the whole starts: K parts merge, or one part is trained and copies of it fill the whole."
+        ),
     ] = "merge",
     blocks: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Blocks of each stack that the parts train with (see shallow); they get the others before they merge, "
-            "such that add nothing at first. If omitted the parts have all.",
+            help="Blocks of each stack that the parts train with (see shallow). The others are put in before the parts "
+            "merge, and add nothing at first. If omitted, the parts have all blocks.",
             show_default=False,
         ),
     ] = None,
@@ -357,7 +368,7 @@ def fit(
     metric_target: Annotated[
         float | None,
         typer.Option(
-            help="Metric on the test data (see --metric), or the loss there for mse, at which training ends.",
+            help="End training at this metric on the test data (see --metric), or at this loss for mse.",
             show_default=False,
         ),
     ] = None,
@@ -365,7 +376,8 @@ def fit(
         str | None,
         typer.Option(
             metavar="STEPS|Nmin",
-            help="Steps of parts and whole, or minutes of training, as 10min, that are to be enough; at most EPOCHS.",
+            help="End training after these steps of parts and whole, or minutes, as in 10min, and after "
+            "EPOCHS at most.",
             show_default=False,
         ),
     ] = None,
@@ -373,8 +385,9 @@ def fit(
         bool,
         typer.Option(
             "--baseline",
-            help="Train the whole alone, too, and tell which was sooner as good; and controls: the whole for a shorter "
-            "time, one part for a longer one, copies of one part.",
+            help="Also train the whole alone, and report which reached its quality first; and controls: "
+            "the whole for a "
+            "shorter time, one part for a longer time, copies of one part.",
         ),
     ] = False,
     force: Force = False,
@@ -392,7 +405,9 @@ def fit(
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
     amount = (None, None) if budget is None else steps_or_minutes(budget)
     if amount is None:
-        raise UsageError(f"a budget of {budget!r} isn't possible; give steps, as 5000, or minutes, as 10min.")
+        raise UsageError(
+            f"--budget {budget!r} is neither steps nor minutes; give steps such as 5000, or minutes such as 10min."
+        )
     goal = runs.goal.Goal(metric_target, *amount)
     parts = k if k == "auto" else _number(k)
     with (
@@ -422,7 +437,7 @@ def _number(k: str) -> int:
     :raises UsageError: when it is none.
     """
     if not k.isascii() or not k.isdigit():
-        raise UsageError(f"{k!r} is no number of parts; give one, as 2, or auto.")
+        raise UsageError(f"{k!r} isn't a number of parts; give one such as 2, or auto.")
     return int(k)
 
 
@@ -437,14 +452,14 @@ def estimate(
     ks: Annotated[str, typer.Option("-k", metavar="K,..", help="Numbers of parts to try.")] = "2,3,4,8",
     outputs: Outputs = None,
 ) -> None:
-    """Measure a few training steps, and say which K pays.
+    """Measure a few training steps, and advise which K pays.
 
     They are steps of the whole and of K parts. Nothing is trained or written.
     """
     try:
         numbers = [int(k) for k in ks.split(",")]
     except ValueError:
-        raise UsageError(f"the numbers of parts {ks!r} aren't possible; give some as in 2,4.") from None
+        raise UsageError(f"-k {ks!r} aren't numbers of parts; give them as in 2,4.") from None
     options, runs = training.options(), _runs()
     with tables.busy("measuring steps"):
         found = runs.estimate.estimate(loaded(model, outputs), options, numbers)

@@ -105,7 +105,7 @@ class PartOperators:
         try:
             return self.division.kept(name, self.part)
         except NotAGrid:
-            where = f"{op.title}: the units of {name!r} form no grid in part {self.part}"
+            where = f"{op.title}: the units of {name!r} don't form a block in part {self.part}"
             raise PartitionError(f"{where}; try another K or order.") from None
 
     def _within_shuffle(self, name: str) -> bool:
@@ -118,7 +118,7 @@ class PartOperators:
         except NotAGrid:
             if name in self.division.analysis.virtual:
                 return True
-            where = f"the units of {name!r} form no grid in part {self.part}"
+            where = f"the units of {name!r} don't form a block in part {self.part}"
             raise PartitionError(f"{where}; try another K or order.") from None
         return False
 

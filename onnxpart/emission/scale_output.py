@@ -117,7 +117,7 @@ class _Scaling:
             read |= inside & {value.name for value in graph.input}
             if not read <= self.summed:
                 raise MergeError(
-                    f"{node.op_type} {node.name!r} adds something to the parts' sum that is no part's own; "
+                    f"{node.op_type} {node.name!r} adds something to the sum of the parts that belongs to no part; "
                     "merge with --normalize weights."
                 )
 

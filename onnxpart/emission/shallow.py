@@ -1,4 +1,4 @@
-"""A network with fewer of the blocks that it repeats."""
+"""A network with fewer of its repeated blocks."""
 
 from __future__ import annotations
 
@@ -54,27 +54,28 @@ class Depth:
 
 
 def shallow(model: Model | onnx.ModelProto | str | os.PathLike[str], blocks: int) -> onnx.ModelProto:
-    """The network with fewer of the blocks that it repeats (see `draft_shallow`).
+    """The network with fewer of its repeated blocks (see `draft_shallow`).
 
-    :raises ModelError: for an unusable model. :raises PartitionError: when it has no blocks that repeat.
-    :raises UsageError: when no stack has more than `blocks`, or that is less than 1.
+    :raises ModelError: for an unusable model. :raises PartitionError: when it has no repeated blocks.
+    :raises UsageError: when no stack has more than `blocks` blocks, or `blocks` is less than 1.
     """
     return draft_shallow(model if isinstance(model, Model) else load(model), blocks).model()
 
 
 def draft_shallow(model: Model, blocks: int) -> Draft:
-    """The network with the first `blocks` blocks of each stack that has more; the others are left out.
+    """The network with the first `blocks` blocks of each longer stack; the other blocks are left out.
 
     Everything else, and all names, stay. Its metadata say which block of the whole starts as which (see `Depth`).
 
-    :raises PartitionError: when it has no blocks that repeat.
-    :raises UsageError: when no stack has more than `blocks`, or that is less than 1.
+    :raises PartitionError: when it has no repeated blocks.
+    :raises UsageError: when no stack has more than `blocks` blocks, or `blocks` is less than 1.
     """
     found = stacks(model)
     if not found:
         raise PartitionError(
-            f"{model.name} has no blocks that repeat: nowhere in its graph do operators with parameters of the same "
-            "shapes follow one another alike, each block reading only the one before; train it at its full depth."
+            f"{model.name} has no repeated blocks: no group of operators stands several times in a row, with "
+            "parameters "
+            "of the same shapes and each reading only the one before; train it at its full depth."
         )
     counts = [len(stack.blocks) for stack in found]
     if not 1 <= blocks < max(counts):

@@ -50,7 +50,7 @@ class Split:
 
     @property
     def analysis(self) -> Analysis:
-        """What is known of the model."""
+        """What is known about the model."""
         return self.partition.analysis
 
     @property
@@ -71,8 +71,8 @@ class Split:
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write `part0.onnx ..`, `whole.onnx` and `plan.json`; `original.onnx` too where the whole differs from it.
 
-        The folder appears whole or not at all. What is external in the source is so in these files (see
-        `onnx_file.save`), and goes from file to file a few rows at a time.
+        The folder appears whole or not at all. Data that are external in the source are external in
+        these files (see `onnx_file.save`), and are copied a few rows at a time.
 
         :param force: replace a folder that onnxpart wrote (see `outputs.check_folder`).
         :raises ModelError: when the folder exists, holds the source, or can't be written.
@@ -104,12 +104,13 @@ def split(
     init: str = "slices",
     undivided: Collection[str] = (),
 ) -> Split:
-    """Cut a network across its width into K parts.
+    """Divide a network across its width into K parts.
 
     :param k: number of parts. :param order: contiguous, interleaved or random (with `seed`). :param shares: relative
-        sizes of the parts. :param init: `slices` of the whole's weights, those `scaled` so that their variance is in
-        inverse proportion to the fan-in as it was, or fresh ones for the parts' smaller fan-in (`he` normal, `glorot`
-        uniform; biases then start at zero). :param undivided: initializers that every part is to have whole.
+        sizes of the parts. :param init: `slices` of the whole's weights; the same slices `scaled`, so that their
+        variance is inversely proportional to the fan-in as before; or fresh weights for the parts' smaller fan-in (`he`
+        normal, `glorot` uniform; biases then start at zero). :param undivided: initializers that every part is to have
+        whole.
     :raises UsageError: for arguments that make no sense. :raises ModelError: for an unusable model.
     :raises PartitionError: when nothing can be divided.
     """

@@ -27,8 +27,8 @@ class _Operand:
 def pair_einsums(proto: ModelProto) -> None:
     """Write every Einsum of more than two operands as Einsums of two, in place.
 
-    What a single operand alone is summed over is summed first. Of all pairs that one is taken next whose result has
-    the fewest axes. An equation that takes a diagonal stays as it is.
+    Axes of a single operand that are summed over are summed first. Then pairs are contracted, each time the pair whose
+    result has the fewest axes. An equation that takes a diagonal stays as it is.
 
     :param proto: a model without local functions; new values are named after the Einsum's result.
     """

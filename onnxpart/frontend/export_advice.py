@@ -35,14 +35,14 @@ def refuse_foreign(path: Path) -> None:
     """
     kind = FOREIGN.get(path.suffix.lower())
     if kind is not None and path.is_file():
-        raise ModelError(f"{path} is no ONNX file but {kind}.")
+        raise ModelError(f"{path} isn't an ONNX file but {kind}.")
 
 
 def zipped(proto: ModelProto) -> list[str]:
     """Sentences on outputs that scikit-learn's exporter makes dictionaries of."""
     return [
         f"the output {node.output[0]!r} is a list of dictionaries, one for each sample, so it can't be trained; export "
-        f"the model with options={{'zipmap': False}}, or choose the tensor behind it with --outputs {node.input[0]}"
+        f"the model with options={{'zipmap': False}}, or choose the tensor before it with --outputs {node.input[0]}"
         for node in proto.graph.node
         if node.op_type == "ZipMap"
     ]

@@ -1,4 +1,4 @@
-"""What leads to some of a network's values extracted as a network of its own, whose outputs they are."""
+"""Cut a network down to what some of its values need; these become its outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cut(model: Model, outputs: Sequence[str]) -> Model:
     :param outputs: values of the graph, intermediate ones too; they are the new network's outputs, in this order.
     :returns: a model of its own, without the nodes, initializers and inputs that lead to no output; `model` stays as it
         is.
-    :raises UsageError: when a name is no value that the network computes, or nothing with weights leads to any.
+    :raises UsageError: when the network doesn't compute a named value, or no named value depends on weights.
     """
     names = list(dict.fromkeys(outputs))
     computed = [name for node in model.proto.graph.node for name in node.output if name]
@@ -41,7 +41,7 @@ def cut(model: Model, outputs: Sequence[str]) -> Model:
     graph.output.extend(values)
     constants = model.constants & used
     if all(tensor.name in constants for tensor in graph.initializer):
-        raise UsageError(f"{model.name}: no weights lead to {', '.join(map(repr, names))}; name a later output.")
+        raise UsageError(f"{model.name}: {', '.join(map(repr, names))} depends on no weights; name a later output.")
     return Model(proto, model.name, digest(proto, constants, model.folder), model.folder, constants)
 
 

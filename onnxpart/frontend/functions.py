@@ -1,4 +1,4 @@
-"""Local functions written out."""
+"""Local functions inlined."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MAX_NODES = 1 << 16
 
 
 def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its local functions written out; the same one if it has none.
+    """The model with its local functions inlined; the same one if it has none.
 
-    :raises ModelError: when they call each other to more than `MAX_NODES` nodes, or in a circle.
+    :raises ModelError: when they expand to more than `MAX_NODES` nodes, or call each other in a circle.
     """
     if not proto.functions:
         return proto
@@ -46,10 +46,10 @@ def _check_number(proto: onnx.ModelProto) -> None:
             sizes.setdefault(key, sum(sizes.get(call, 1) for call in called))
             waiting.pop()
         elif key in entered:
-            raise ModelError(f"the function {key[1]!r} calls itself; write it out, or export the model without it.")
+            raise ModelError(f"the function {key[1]!r} calls itself; inline it, or export the model without it.")
         else:
             waiting += missing
         entered.add(key)
     total = sum(sizes.get((n.domain, n.op_type), 1) for n in all_nodes(proto.graph))
     if total > MAX_NODES:
-        raise ModelError(f"its functions call each other to {total:,} nodes, more than {MAX_NODES:,}; simplify them.")
+        raise ModelError(f"its functions expand to {total:,} nodes, more than {MAX_NODES:,}; simplify them.")

@@ -39,7 +39,10 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     for value in proto.graph.input:
         kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
         if kind != "tensor":
-            raise ModelError(f"{name}: its input {value.name!r} is no tensor but {kind}; export it with tensors alone.")
+            raise ModelError(
+                f"{name}: its input {value.name!r} isn't a tensor but {kind}; export the model with tensors as its "
+                "inputs."
+            )
         if value.type.tensor_type.elem_type == TensorProto.UNDEFINED:
             raise ModelError(f"{name}: its input {value.name!r} has no element type; fix the export.")
         size = min((dim.dim_value for dim in value.type.tensor_type.shape.dim), default=0)
@@ -61,7 +64,9 @@ def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx
         proto, name, folder = onnx.ModelProto(), source.graph.name or "model", None
         proto.CopyFrom(source)
         if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-            raise ModelError(f"{name} has external data, and no folder to look for them; give the path of its file.")
+            raise ModelError(
+                f"{name} has external data, but no folder to look for it in; give the path of the model's file."
+            )
     else:
         path = Path(source)
         refuse_foreign(path)
@@ -104,7 +109,7 @@ def _check_values(proto: onnx.ModelProto, name: str) -> None:
                 kind = getattr(kind, field).elem_type
             element = kind.tensor_type.elem_type
             if element not in TensorProto.DataType.values():
-                raise ModelError(f"{name}: {value.name!r} is of the unknown element type {element}; fix the export.")
+                raise ModelError(f"{name}: {value.name!r} has the unknown element type {element}; fix the export.")
 
 
 def _fetch_small(proto: onnx.ModelProto, folder: Path) -> None:
@@ -156,7 +161,8 @@ def _check(light: onnx.ModelProto, name: str) -> None:
     version = opsets_of(light)[""]
     if version < OLDEST_OPSET:
         raise ModelError(
-            f"{name} is of opset {version}, before {OLDEST_OPSET}; convert it with onnx.version_converter first."
+            f"{name} has opset {version}, and the oldest that is read is {OLDEST_OPSET}; convert it with "
+            "onnx.version_converter first."
         )
     try:
         check_light(light)

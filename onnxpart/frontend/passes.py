@@ -1,7 +1,7 @@
 """The passes that bring a model into canonical form, in order, and what holds after each.
 
-A pass takes a model and gives one. It may take over the proto of what it is given, since a copy of large weights would
-be too much: nobody looks at a model again that went into a pass.
+A pass takes a model and returns one. It may change the proto that it is given, since copying large weights would cost
+too much. So nothing uses a model again after it went into a pass.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from onnxpart.ir.validate import Contract
 class Pass:
     """A pass: what it is called, its function, and what holds from then on.
 
-    `operators` are those without one of which it has nothing to do. One that simplifies gives the very model that it
-    was given where nothing is left to be done; where it changed something, all passes run again.
+    In a model with none of its `operators` it has nothing to do. A pass that simplifies returns the same object if
+    nothing was left to do; if it changed something, all passes run again.
     """
 
     name: str
@@ -105,7 +105,7 @@ def separate_inputs(model: Model) -> Model:
 
 
 def refuse_long_lists(model: Model) -> Model:
-    """What would take memory without bounds to look at is refused.
+    """Lists of integers that would take unbounded memory are refused.
 
     :raises ModelError: when a list of integers is longer than any that tells sizes.
     """

@@ -48,8 +48,8 @@ def may_contract(graph: GraphProto) -> bool:
 def contract_sums(graph: GraphProto, shapes: Shapes) -> bool:
     """Write sums of products in which a weight makes units as Einsums, in place; returns whether there were any.
 
-    A sum of terms is the sum of each term's. A weight makes units where it has an axis of the result that no factor has
-    which isn't held by the model, and one that is summed over with such a factor.
+    A sum of terms is the sum of each term's. A weight makes units if it has an axis of the result that no activation
+    has, and an axis that is summed over with an activation.
 
     :param graph: the outermost one; it and those within it have one namespace. New values are named after the sums.
     :param shapes: those of its model.

@@ -1,6 +1,6 @@
-"""What is known before a network is analysed is put in its place: branches, sequences, states that stay as they are.
+"""Put in place what is known before the analysis: branches that are taken, sequences, states that don't change.
 
-Changes are made on a copy without weights, which is put back where there was anything to be changed.
+Changes are made on a copy without weights, and taken over if there were any.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def model_of(graph: gs.Graph, source: onnx.ModelProto | str | os.PathLike[str]) 
         result: onnx.ModelProto = gs.export_onnx(graph)
     except Exception as error:  # graphsurgeon raises what Python does
         raise ModelError(
-            f"{name}: graphsurgeon can't export the graph ({_said(error)}); look at what was edited."
+            f"{name}: graphsurgeon can't export the graph ({_said(error)}); check what was edited."
         ) from None
     before = read_checked(source)[0]
     _hoist(before, result)

@@ -72,7 +72,7 @@ def untie(proto: ModelProto) -> list[str]:
 
 
 def advice(proto: ModelProto) -> list[str]:
-    """Sentences on what an exporter did to a network and what can't be undone; none for other models."""
+    """Sentences on what an exporter did to a network that can't be undone; none for other models."""
     found = []
     folded = folded_norms(proto)
     if folded:

@@ -74,9 +74,9 @@ def why(analysis: Analysis, name: str, k: int) -> Why:
     :param analysis: of the network.
     :param name: of a value, an initializer, or a node (which stands for its first output).
     :param k: the number of parts.
-    :returns: for each axis with units their chain of ties to the cause, and only such advice as was tried on the
-        network and divides more of them.
-    :raises UsageError: when the network holds nothing of that name, or `k` is less than 2.
+    :returns: for each axis with units their chain of ties to the cause, and advice that was tried on the network and
+        divides more of them.
+    :raises UsageError: when nothing in the network has that name, or `k` is less than 2.
     """
     if k < 2:
         raise UsageError(f"K is {k}; nothing is divided into fewer than 2 parts.")

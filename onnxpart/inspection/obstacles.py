@@ -7,7 +7,7 @@ from onnxpart.planning.partition import Partition
 
 
 def obstacles(split: Split) -> dict[int, str]:
-    """The operators at which the original computes something else than the duplicated whole, and why.
+    """The operators that compute in the original graph something other than in the duplicated whole, and why.
 
     :param split: the original network divided.
     :returns: operator index -> reason. Empty where both compute the same; then the original graph with merged weights

@@ -1,4 +1,4 @@
-"""What was decided for K as a graph of labels and ties, and the shortest way in it to what holds a unit."""
+"""The decisions for K as a graph of labels and ties, and the shortest way in it from a unit to what holds it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _FOLDED = frozenset(
 )  # fmt: skip
 """The operators of shape arithmetic: what computes numbers from numbers, the same at each run."""
 _UNINFERRED = (onnx.defs.SchemaError, onnx.checker.ValidationError, KeyError, ValueError)
-"""What ONNX's inference raises for nodes that it can't tell anything of."""
+"""What ONNX's inference raises for nodes about which it can't tell anything."""
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 """Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
 _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))

@@ -24,8 +24,8 @@ _LABELLED = (Kind.PARAMETER, Kind.STATISTIC)
 class Model:
     """An ONNX model in canonical form: data, and what follows from them alone.
 
-    `proto` is the model, `constants` the initializers that were Constant nodes, `parameters` those of which it is known
-    that they are trained, `folder` where its external data lie,
+    `proto` is the model, `constants` the initializers that were Constant nodes, `parameters` those that are known to be
+    trained, `folder` where its external data lie,
     `name` what to call it in messages, `digest` the SHA-256 of its graph, the values of large weights left out: it is
     the same after training.
     """

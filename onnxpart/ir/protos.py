@@ -143,7 +143,7 @@ def constant_value(node: NodeProto) -> TensorProto | None:
 
 
 def light_copy(proto: onnx.ModelProto, *fields: str) -> onnx.ModelProto:
-    """A model of the same operator sets that has of the graph these fields alone; weights cost time and memory."""
+    """A model with the same operator sets and only these fields of the graph: weights cost time and memory."""
     light = onnx.ModelProto(opset_import=proto.opset_import)
     for field_ in fields:
         getattr(light.graph, field_).extend(getattr(proto.graph, field_))

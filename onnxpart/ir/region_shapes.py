@@ -83,8 +83,8 @@ def grown(shapes: Shapes) -> dict[str, Shape | None]:
             if before is not None and after is not None and before != after:
                 if region.node.op_type == "Scan":
                     raise ModelError(
-                        f"{shapes.model.name}: the body of Scan {region.node.name!r} makes a state of shape {after} of "
-                        f"one of {before}; fix the export."
+                        f"{shapes.model.name}: the body of Scan {region.node.name!r} turns a state of shape {before} "
+                        f"into one of {after}; fix the export."
                     )
                 result[state_of(marker)] = after if len(before) == len(after) else None
     return result

@@ -36,7 +36,7 @@ def validate(model: Model, contracts: Iterable[Contract] = ()) -> None:
 
 
 def check_light(light: onnx.ModelProto) -> None:
-    """Let ONNX check a model without weights; outputs get a type and a shape, which the checker wants, and nobody else.
+    """Let ONNX check a model without weights; outputs get a type and a shape, for which the checker asks.
 
     :raises onnx.checker.ValidationError: when it isn't valid.
     """

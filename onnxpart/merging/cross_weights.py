@@ -1,4 +1,4 @@
-"""Cross weights: those between units of different parts, which no part has. Zero after a merge, or filled here."""
+"""Cross weights: those between units of different parts, which no part has; zero after a merge, or filled here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Edges:
         have = between(plan)
         for name in sorted((self.keep or frozenset()) - set(have)):
             some = f"; name some of {', '.join(have[:_NAMED])}" if have else ": nothing in this network has any"
-            raise UsageError(f"{name!r} has no weights between parts that it could keep{some}.")
+            raise UsageError(f"{name!r} has no weights between parts to keep{some}.")
 
 
 ZERO = Edges()
@@ -94,7 +94,7 @@ def _kept(initializer: InitializerPlan, whole: Stream, original: Rows) -> Stream
 def draw_edges(plan: Plan, whole: Mapping[str, Array], spread: float, *, seed: int = 0) -> dict[str, Array]:
     """Draw the cross weights from a normal distribution; leave everything else as it is.
 
-    The whole then no longer computes the mean of its parts, but has no direction in which all parts are left alone.
+    The whole then no longer computes the mean of its parts, but units of different parts are connected.
 
     :param plan: the plan that the parts were merged by.
     :param whole: initializer name -> array in the whole's shape, as from `merge`; weights, no momenta.
@@ -113,7 +113,7 @@ def draw_streams(plan: Plan, whole: Mapping[str, Stream], spread: float, *, seed
     :raises UsageError: when the spread is negative.
     """
     if not spread >= 0:
-        raise UsageError(f"the spread {spread} of cross weights is no share of the others'; give 0 or more.")
+        raise UsageError(f"the spread {spread} of cross weights isn't possible; give 0 or more.")
     result = dict(whole)
     for number, initializer in enumerate(plan.initializers):
         name = initializer.name

@@ -1,4 +1,4 @@
-"""Trained blocks of a shallow network stacked to the deep one: gradual stacking (Gong et al., ICML 2019)."""
+"""Trained blocks of a shallow network stacked into the deep one: gradual stacking (Gong et al., ICML 2019)."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def _depth(model: Model, small: Model, counts: Sequence[int]) -> Depth:
     """
     depth = Depth.of(small.proto)
     if depth is None:
-        raise MergeError(f"{small.name} doesn't say of which network it is; give one that `shallow` made.")
+        raise MergeError(f"{small.name} doesn't say which network it was made from; give a file that `shallow` wrote.")
     if depth.digest != model.digest or list(map(len, depth.sources)) != counts:
-        raise MergeError(f"{model.name} isn't the network that {small.name} was made of; give that one.")
+        raise MergeError(f"{model.name} isn't the network that {small.name} was made from; give that one.")
     own, given = (metadata_of(each.proto) for each in (small, model))
     apart = METADATA in own and own[METADATA] != given.get(METADATA)
     if apart and (METADATA_PART in own or not Plan.from_json(own[METADATA], small.name).same_graph):
@@ -149,10 +149,10 @@ def _zero(like: Stream) -> Stream:
 
 
 def deepen_state(grown: Growth, state: OptimizerState, *, squared: Collection[str] = ()) -> OptimizerState:
-    """What an optimiser remembers of a shallow network -> of the deep one.
+    """The optimiser's state of a shallow network -> that of the deep one.
 
-    Copies have the slots of what they are copies of. Where new blocks add nothing as they start, their momenta are
-    zero, but second moments stay: zeros would make the first steps too long.
+    Copies have the slots of their originals. Where new blocks start so that they add nothing, their momenta are zero,
+    but second moments stay: zeros would make the first steps too long.
 
     :param state: of the optimiser that trained the shallow network.
     :param squared: slots that hold second moments besides `SQUARED`.

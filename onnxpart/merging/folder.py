@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.cross_weights import ZERO, Edges, between, fill_edges
 from onnxpart.merging.hierarchy import merge_states_to, merge_to
 from onnxpart.merging.merge import Into, Normalize, copies, merge_streams
+from onnxpart.merging.model_card import model_card
 from onnxpart.merging.net2wider import NOISE, widen_streams
 from onnxpart.merging.optimizer_state import (
     OptimizerState,
@@ -34,25 +36,31 @@ from onnxpart.merging.optimizer_state import (
 )
 from onnxpart.planning.partition import partition_of
 from onnxpart.planning.plan import METADATA, METADATA_PART, Plan, copy_name
-from onnxpart.storage.atomic import clear, replacing_folder
+from onnxpart.storage.atomic import clear, replacing_folder, write_bytes
 from onnxpart.storage.draft import Draft, empty, fill
-from onnxpart.storage.outputs import MARK, check_file, check_folder
+from onnxpart.storage.outputs import MARK, check_file, check_folder, is_own
 from onnxpart.storage.rows import Cast, Rows, Stream
 from onnxpart.storage.safetensors import save_arrays
 
 _FLOAT_TYPES = frozenset(np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for kind in FLOATS)
+CARD = "README.md"
+"""The model card beside a merged model, as Hugging Face names it."""
 _NAMED = 8
 """So many initializers are named in a warning."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Names of merged initializers; of those with cross weights, which `kept` them, and others, drawn with `spread`."""
+    """Names of merged initializers; of those with cross weights, which `kept` them, and others, drawn with `spread`.
+
+    `card` is the model card, if one was written.
+    """
 
     names: list[str]
     kept: list[str]
     others: list[str]
     spread: float
+    card: Path | None = None
 
 
 def read_plan(folder: Path) -> Plan:
@@ -119,7 +127,7 @@ def _check_count(plan: Plan, files: Sequence[Path]) -> None:
     :raises MergeError: when there is not.
     """
     if len(files) != plan.k:
-        raise MergeError(f"the plan has {plan.k} parts, {len(files)} files were given; name one file per part.")
+        raise MergeError(f"the plan has {plan.k} parts, but {len(files)} files were given; name one file per part.")
 
 
 def original(folder: Path, plan: Plan) -> Model:
@@ -130,7 +138,7 @@ def original(folder: Path, plan: Plan) -> Model:
     path = folder / ORIGINAL
     model = load(path if path.exists() else folder / WHOLE)
     if model.digest != plan.digest:
-        raise MergeError(f"{model.name} is not the network that the plan was made for; split the model again.")
+        raise MergeError(f"{model.name} isn't the network that the plan was made for; split the model again.")
     return model
 
 
@@ -218,7 +226,8 @@ def merge_folder(
 ) -> Merged:
     """Merge the parts of a folder into a file (see `merge.merge`); external data go from file to file, row by row.
 
-    The states that training left beside the parts are merged, too, and left beside the file (see `optimizer_state`).
+    The states that training left beside the parts are merged, too, and left beside the file (see `optimizer_state`). A
+    model that transformers saved gets a model card there (see `model_card`).
 
     :param folder: the folder of the split.
     :param out: the model to write; none when omitted.
@@ -252,12 +261,28 @@ def merge_folder(
         whole = Draft(scale_output(whole.proto, plan), whole.streams)
     if initializers is not None:
         save_arrays(merged, initializers, MARK)
+    card = None
     if out is not None:
         states = _states(folder, plan, parts)
         state = merge_states(plan, states, into=into, normalize=normalize) if states else None
         save_filled(whole, state, out)
+        card = _save_card(model_card(out.name, base, plan, into, normalize, edges), out.with_name(CARD), force)
     kept, others = ([name for name in network if edges.keeps(name) == keeps] for keeps in (True, False))
-    return Merged(sorted(merged), kept, others, edges.spread)
+    return Merged(sorted(merged), kept, others, edges.spread, card)
+
+
+def _save_card(text: str | None, path: Path, force: bool) -> Path | None:
+    """Write a model card, where there is one. What is in its place stays, unless `force` and onnxpart wrote it.
+
+    :returns: the card; None where none was written.
+    """
+    if text is None:
+        return None
+    if os.path.lexists(path) and not (force and is_own(path)):
+        warnings.warn(f"{path} exists already and stays; the merged model gets no card of its own.", stacklevel=2)
+        return None
+    write_bytes(path, text.encode())
+    return path
 
 
 def merge_level(folder: Path, out: Path, k: int, *, parts: Sequence[Path] | None = None, force: bool = False) -> Split:

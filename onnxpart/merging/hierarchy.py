@@ -40,10 +40,10 @@ _FINEST = "onnxpart.finest"
 
 
 def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split:
-    """Merge parts to `k` larger ones, which train and merge on as those of a split do.
+    """Merge parts into `k` larger ones, which train and merge on like the parts of a split.
 
     A larger part computes, at its linear outputs, the mean of those that it is made of: what mixes units, or can't be
-    divided, exists in it once for each part of the first split. Where nothing was trained in between, merging step by
+    divided, exists in it once for each part of the first split. If nothing is trained in between, merging step by
     step gives the same whole as merging at once. Parameters that the network says are frozen keep the weights between
     parts.
 
@@ -142,7 +142,7 @@ def _members(network: Analysis, division: Division, finest: Plan, part: int) -> 
 
 
 def coarsen(partition: Partition, k: int) -> Partition:
-    """The partition into `k` parts each of which is made of neighbours in another.
+    """The partition into `k` parts, each of which consists of neighbouring parts of another partition.
 
     :param k: more than 1, and a divisor of the number of parts, but not that number.
     :returns: a partition that keeps every decision of the first one.
@@ -152,7 +152,7 @@ def coarsen(partition: Partition, k: int) -> Partition:
     if not 1 < k < plan.k or plan.k % k:
         fits = [str(n) for n in range(2, plan.k) if plan.k % n == 0]
         instead = f"choose {' or '.join(fits)}" if fits else "merge them to the whole"
-        raise UsageError(f"{plan.k} parts can't be merged to {k}; {instead}.")
+        raise UsageError(f"{plan.k} parts can't be merged into {k}; {instead}.")
     size = plan.k // k
     fine = partition.division
     division = Division(fine.analysis, fine.parts // np.int16(size), k, fine.duplicated)
@@ -169,7 +169,7 @@ def _sums(counts: Sequence[int], size: int) -> tuple[int, ...]:
 def within(plan: Plan, coarse: Plan, part: int) -> Plan:
     """The plan by which parts of `plan` merge to part `part` of the plan that it was coarsened to.
 
-    It is for `merge` and for nothing else: weights, momenta and second moments merge by it as by any other.
+    Use it for `merge` only: weights, momenta and second moments merge by it as by any plan.
 
     :param plan: the plan of the smaller parts.
     :param coarse: the plan of the larger parts (see `coarsen`).

@@ -74,7 +74,7 @@ def held(plan: Plan, parts: Sequence[Mapping[str, Rows]]) -> list[InitializerPla
     :raises MergeError: when the parts don't fit the plan.
     """
     if len(parts) != plan.k:
-        raise MergeError(f"the plan has {plan.k} parts, {len(parts)} were given; give one set of arrays per part.")
+        raise MergeError(f"the plan has {plan.k} parts, but {len(parts)} were given; give one set of arrays per part.")
     found = [i for i in plan.initializers if any(copies(part, i.name) for part in parts)]
     for initializer in found:
         for p, part in enumerate(parts):
@@ -99,7 +99,7 @@ def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
     want = initializer.part_shape(part)
     if tuple(array.shape) != want:
         raise MergeError(
-            f"part {part}: {initializer.name!r} has shape {tuple(array.shape)}, the plan says {want}; "
+            f"part {part}: {initializer.name!r} has shape {tuple(array.shape)}, but the plan says {want}; "
             "it comes from another split."
         )
 
@@ -121,7 +121,8 @@ def unmerge(plan: Plan, whole: Mapping[str, Array]) -> list[dict[str, Array]]:
             continue
         if whole[name].shape != initializer.shape:
             raise MergeError(
-                f"{name!r} has shape {whole[name].shape}, the plan says {initializer.shape}; it is of another network."
+                f"{name!r} has shape {whole[name].shape}, but the plan says {initializer.shape}; it comes from "
+                "another network."
             )
         array = _unscaled(initializer, whole[name])
         for p, part in enumerate(parts):

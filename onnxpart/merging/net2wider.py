@@ -37,12 +37,12 @@ def widen(
     """Fill the whole with K copies of one trained part, every layer duplicated.
 
     Each copy of a unit gets a share of 1/K of what went out of the unit. Without noise the duplicated whole computes
-    exactly what the part does, and so does the original graph where nothing is duplicated. What a mix does to copies
-    side by side is another question there: LayerNormalization doesn't notice them, LRN does. Momenta start at zero.
+    exactly what the part does, and so does the original graph where nothing is duplicated. In the original graph a mix
+    sees the copies side by side: LayerNormalization isn't affected, LRN is. Momenta start at zero.
 
     :param analysis: the analysis of the original network.
     :param plan: the plan that the part was made by.
-    :param part: initializer name -> array, all of the part's; which of the K parts it was doesn't matter.
+    :param part: initializer name -> array, all of the part's; it doesn't matter which of the K parts it is.
     :param into: the whole to fill: the duplicated one, or the original graph.
     :param noise: half the width of the uniform noise on what is duplicated, as a share of each parameter's largest
         magnitude; the statistics of batch normalisation get none.
@@ -71,7 +71,7 @@ def widen_streams(
     :raises MergeError: when an array is missing or of another shape, or when the parts aren't alike.
     """
     if not noise >= 0:
-        raise UsageError(f"the noise {noise} is no share of a parameter; give 0 or more.")
+        raise UsageError(f"the noise {noise} isn't possible; give 0 or more.")
     parameters = [initializer for initializer in plan.initializers if not initializer.constant]
     missing = next((i.name for i in parameters if i.name not in part), None)
     if missing is not None:

@@ -28,7 +28,7 @@ _SUFFIX = ".optimizer.safetensors"
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What an optimiser remembers: `kind` (sgd, adam, adamw), the steps that it took, and its slots.
+    """The state of an optimiser: `kind` (sgd, adam, adamw), the steps that it took, and its slots.
 
     `slots`: initializer name -> slot, named as in torch (`momentum_buffer`, `exp_avg`, `exp_avg_sq`) -> array of the
     initializer's shape.
@@ -85,7 +85,7 @@ def merge_states(
 def unmerge_states(plan: Plan, state: OptimizerState) -> list[OptimizerState]:
     """Slice the whole's state into the parts' whose merge it is, as the original graph has it (see `merge.unmerge`).
 
-    They are not reset: a part goes on where the whole is, each slot scaled as the weight that it moves.
+    They aren't reset: a part trains on from where the whole is, and each slot is scaled like its weight.
 
     :param plan: the plan of the parts that are wanted.
     :param state: of the optimiser that trained the original graph.

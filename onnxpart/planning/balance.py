@@ -72,9 +72,9 @@ def _solve(
     *,
     tight: bool,
 ) -> Counts | None:
-    """The integer programme: variables are counts by cell, totals by side, and deviations by cell.
+    """The integer program: variables are counts by cell, totals by side, and deviations by cell.
 
-    `tight`: counts and totals within one of their exact shares; else the sum of deviations is made small.
+    `tight`: counts and totals within one of their exact shares; else the sum of deviations is minimised.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array, csr_array, eye_array, hstack, kron, vstack

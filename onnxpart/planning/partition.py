@@ -32,6 +32,6 @@ def partition_of(analysis: Analysis, plan: Plan) -> Partition:
     :raises MergeError: when the plan is of another model.
     """
     if sum(n for _, n in plan.units) != analysis.labels.count:
-        raise MergeError(f"the plan is not one of {analysis.model.name}; split the model again.")
+        raise MergeError(f"the plan isn't one of {analysis.model.name}; split the model again.")
     division = Division(analysis, plan.parts_of_labels(), plan.k, frozenset(plan.duplicated_nodes))
     return Partition(analysis, plan, division, place(division))

@@ -251,13 +251,14 @@ class Plan:
     def from_json(text: str, where: str = "the plan") -> Plan:
         """A plan from JSON.
 
-        :raises MergeError: when the text is no plan, or one of another version.
+        :raises MergeError: when the text isn't a plan, or is one of another version.
         """
         try:
             data = json.loads(text)
             if data.get("schema") != SCHEMA:
                 raise MergeError(
-                    f"{where} has plan schema {data.get('schema')}, this version reads {SCHEMA}; split the model again."
+                    f"{where} has plan schema {data.get('schema')}, but this version reads {SCHEMA}; split the model "
+                    "again."
                 )
             data["initializers"] = tuple(_initializer(i) for i in data["initializers"])
             data["layers"] = tuple(Layer(**{**layer, "parts": tuple(layer["parts"])}) for layer in data["layers"])
@@ -269,7 +270,7 @@ class Plan:
                 raise ValueError("its numbers contradict each other")
             return plan
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise MergeError(f"{where} is not a plan ({error}); split the model again.") from None
+            raise MergeError(f"{where} isn't a plan ({error}); split the model again.") from None
 
 
 def _fit(blocks: tuple[Block, ...], shape: tuple[int, ...]) -> bool:

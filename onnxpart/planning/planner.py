@@ -89,7 +89,7 @@ def settle(analysis: Analysis, shares: Sequence[int], order: Order) -> tuple[Ana
 
 
 def _refuse_meanless(division: Division, placement: Placement) -> None:
-    """Refuse outputs that every part has its own of and that have no mean.
+    """Refuse outputs whose values differ from part to part and can't be averaged.
 
     :raises PartitionError: it names the last values in front of one that have a mean.
     """
@@ -111,7 +111,7 @@ def _refuse_meanless(division: Division, placement: Placement) -> None:
             else:
                 found.append(read)
     raise PartitionError(
-        f"{analysis.model.name}: each part has its own {name!r}, and these have no mean, as they "
+        f"{analysis.model.name}: the parts' values of {name!r} can't be averaged, as they "
         f"{no_mean(name)}; train on what comes before: --outputs {','.join(found)}."
     )
 

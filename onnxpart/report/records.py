@@ -236,7 +236,9 @@ def _files(path: Path) -> list[Path]:
     found = sorted(path.glob("*.jsonl")) if not (path / FIT).is_file() else [path / FIT]
     found = [file for file in found if file.name != "metrics.jsonl"]
     if not found:
-        raise ModelError(f"{path} holds no {FIT} and no *.jsonl; name a folder that fit wrote, or one of results.")
+        raise ModelError(
+            f"{path} contains neither {FIT} nor a *.jsonl file; name a folder that fit wrote, or a folder of results."
+        )
     return found
 
 
@@ -254,7 +256,7 @@ def _lines(file: Path) -> Iterator[Run | Times | Diversity | Engines | Advice]:
             record = json.loads(line)
             kind = KINDS[record["kind"]]
         except (ValueError, KeyError, TypeError):
-            raise ModelError(f"{file}, line {number}, is no record of a run; name a file of results.") from None
+            raise ModelError(f"{file}, line {number}, isn't a record of a run; name a file of results.") from None
         yield _made(kind, record, f"{file}, line {number}")
 
 
@@ -266,7 +268,7 @@ def _made(kind: type[T], record: Mapping[str, Any], place: str) -> T:
     known = fields(kind)  # type: ignore[arg-type]
     missing = [field.name for field in known if field.name not in record and field.default is MISSING]
     if missing:
-        raise ModelError(f"{place}, has no {missing[0]!r}; run the experiment anew.")
+        raise ModelError(f"{place}, has no {missing[0]!r}; run the experiment again.")
     return kind(**{field.name: record[field.name] for field in known if field.name in record})
 
 
@@ -287,4 +289,4 @@ def _fitted(file: Path) -> Fitted:
             (last or {}).get(which), data["seconds"]["parts"] + data["seconds"]["whole"], data["speedup"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, IndexError):
-        raise ModelError(f"{file} is no report of fit; run `onnxpart fit` anew.") from None
+        raise ModelError(f"{file} isn't a report of fit; run `onnxpart fit` again.") from None

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, also when the process is killed; what killed ones left is cleared.
+"""Files and folders that appear whole or not at all, even if the process is killed; what a killed one left is cleared.
 
 What is under way has a name that says whose it is: `.NAME.HOST-PID-TOKEN.KIND`, where the kind is `onnxpart` (not ready
 yet, or no longer needed), `onnxpart-old` (a folder set aside until the new one is in its place), or `onnxpart-ready`
@@ -46,7 +46,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file under a temporary name, which becomes `path` at the end, or vanishes when something goes wrong.
 
-    :raises ModelError: when it can't be written, or something else than a file is there.
+    :raises ModelError: when it can't be written, or something other than a file is there.
     """
     check_plain(path)
     clear(path.parent)
@@ -70,11 +70,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def replacing_files(path: Path, outdated: Iterable[str] = ()) -> Iterator[Path]:
     """A folder for `path` and files beside it: all take their places at once at the end, or all vanish on an error.
 
-    When all are there it gets a name that says so. From then on whoever comes next (see `clear`) puts in place what its
-    writer didn't. A file takes its place after those whose names begin with its own: a model after its external data.
+    When the folder is complete, it gets a name that says so. From then on the next process (see `clear`) moves into
+    place what the writer didn't. A file takes its place after those whose names begin with its own: a model after its
+    external data.
 
     :param outdated: names of what else is beside `path` and is removed then, unless it is replaced.
-    :raises ModelError: when they can't be written, or something else than a file is there.
+    :raises ModelError: when they can't be written, or something other than a file is there.
     """
     folder = path.parent
     clear(folder)
@@ -157,7 +158,7 @@ def _exchange(fresh: Path, target: Path) -> None:
 
 
 def check_plain(path: Path) -> None:
-    """Refuse to write where something else than a file is.
+    """Refuse to write where something other than a file is.
 
     :raises ModelError: for a folder, a symbolic link, a device, a pipe or a socket.
     """
@@ -166,7 +167,7 @@ def check_plain(path: Path) -> None:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; name a file to write.")
     if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is no file but a device, a pipe or a socket; name a file to write.")
+        raise ModelError(f"{path} is a device, a pipe or a socket, not a file; name a file to write.")
 
 
 def clear(folder: Path) -> None:
@@ -184,13 +185,13 @@ def clear(folder: Path) -> None:
             else:
                 _remove(path)
         except OSError as error:
-            raise _unwritable(folder, error, f"{path.name} in it waits to be put in its place") from None
+            raise _unwritable(folder, error, f"{path.name} in it is ready but can't be moved to its place") from None
 
 
 def left(folder: Path) -> list[tuple[Path, str, str]]:
     """What writers left in a folder: path, name of what was written, kind.
 
-    What isn't ready is left by those on this machine that are no more; what is ready, whoever may finish.
+    What isn't ready counts if its process on this machine has ended; what is ready always counts.
     """
     found = []
     for name in names_in(folder):

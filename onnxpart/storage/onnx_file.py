@@ -155,7 +155,7 @@ def tensor_rows(tensor: TensorProto, folder: Path | None) -> Rows:
 def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
     """Write a model whole or not at all: at every moment there is the old one with its data, or the new one with its.
 
-    :raises ModelError: when the folder can't be written, or `path` is something else than a file.
+    :raises ModelError: when the folder can't be written, or `path` is something other than a file.
     """
     path = Path(path)
     check_plain(path)

@@ -13,7 +13,7 @@ from onnxpart.storage.onnx_file import data_files, read
 from onnxpart.storage.safetensors import read_metadata
 
 MARK = {"onnxpart.written": "yes"}
-"""What a file that says nothing else of onnxpart carries among its metadata."""
+"""What a file has in its metadata if nothing else there comes from onnxpart."""
 GENERATOR = "<!-- written by onnxpart -->"
 """What a page, and a picture beside it, carries at its beginning."""
 _PREFIX, _HEAD = "onnxpart.", 1024
@@ -28,7 +28,7 @@ _PLANS = ("plan.json", "part0.onnx", "parts/plan.json")
 
 
 def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse to write a file where something is that mustn't be replaced.
+    """Refuse to write a file over something that mustn't be replaced.
 
     :param force: replace a file that onnxpart wrote. :param inputs: files that are read, which are never replaced, nor
         their external data.
@@ -45,7 +45,7 @@ def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
 
 
 def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse to write a folder where something is that mustn't be replaced.
+    """Refuse to write a folder over something that mustn't be replaced.
 
     :param force: replace a folder that holds nothing, or only what onnxpart wrote. :param inputs: files and folders
         that are read, which are never replaced.
@@ -60,7 +60,7 @@ def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
         return
     _check_inputs(path, inputs)
     if not path.is_dir():
-        raise ModelError(f"{path} is no folder; give another name.")
+        raise ModelError(f"{path} isn't a folder; give another name.")
     if not force:
         raise ModelError(f"{path} exists already; give another folder, or --force to replace it.")
     strange = _stranger(path)
@@ -102,14 +102,14 @@ def _with_data(path: Path) -> list[Path]:
 
 
 def _stranger(folder: Path) -> str | None:
-    """Where in a folder something is that onnxpart didn't write; None where there is nothing of the kind."""
+    """What in a folder onnxpart didn't write; None where it wrote everything."""
     if any(_is_plan(folder / name) for name in _PLANS):
         return _unknown(folder)
     return next(iter(names_in(folder)), None)
 
 
 def _unknown(folder: Path) -> str | None:
-    """The first name in a folder with a plan, or in one of those in it, that is none of onnxpart's."""
+    """The first name in a folder with a plan, or in its subfolders, that isn't one of onnxpart's."""
     strange = []
     for name in names_in(folder):
         path = folder / name
@@ -145,12 +145,12 @@ def _check_inputs(path: Path, inputs: Iterable[Path]) -> None:
     for file in (file for source in inputs for file in _with_data(source)):
         same = _same(path, file)
         if same or path.resolve() in file.resolve().parents:
-            what = "is read itself" if same else f"holds {file}, which is read"
-            raise ModelError(f"{path} {what}; give another name for what is written.")
+            what = "is an input of this command" if same else f"holds {file}, which is read"
+            raise ModelError(f"{path} {what}; give another name for the output.")
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two names are of the same file, be it by links."""
+    """Whether two names lead to the same file, by links, too."""
     try:
         return one.samefile(other)
     except OSError:

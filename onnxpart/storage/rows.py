@@ -56,7 +56,9 @@ class Stored:
         try:
             flat = _bytes(self.path, self.offset + start * row, size)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{self.path} can't be read ({error}); leave it in place meanwhile.") from None
+            raise ModelError(
+                f"{self.path} can't be read ({error}); leave it where it is until the command has ended."
+            ) from None
         return flat.view(np.ndarray).view(self.dtype).reshape(shape)
 
 

@@ -17,7 +17,7 @@ from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 
 
 class FusedParts(nn.Module):
-    """Computes all parts at once: tensors have the parts' names, and an axis of parts in front.
+    """Computes all parts at once: tensors have the parts' names, and a first axis for the parts.
 
     Optimisers that treat each element alone, and a loss that is summed over the parts, train each part as if alone.
 

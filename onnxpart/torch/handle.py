@@ -1,4 +1,4 @@
-"""A PyTorch module -> K modules to train, and what they learned back into the module, by its own names."""
+"""A PyTorch module -> K modules to train, and their trained weights back into the module, by its own names."""
 
 from __future__ import annotations
 
@@ -55,17 +55,16 @@ def split_module(
     undivided: Sequence[str] = (),
     everywhere: bool = False,
 ) -> tuple[list[ImportedModule], Handle]:
-    """Cut a module across its width into K modules that train alone, and keep the way back.
+    """Divide a module across its width into K modules that train alone, with a handle that merges them.
 
-    Where a process group of several ranks is initialised, every rank calls it, and gets the parts that it trains: with
-    more ranks than parts one, which `Handle.mesh` shares.
+    In a process group of several ranks, every rank calls it and gets the parts that it trains. With more ranks than
+    parts it gets one, which the ranks of `Handle.mesh` share.
 
     :param module: any module that torch can export, compiled or not; it is left as it is.
     :param example_inputs, exporter, dynamic: see `export`.
     :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
         `output_1` and so on. The others: see `split`. :param undivided: names of modules that every part is to have
-        whole. :param everywhere: whether every rank gets all parts, as trainers that let all ranks train each network
-        want it.
+        whole. :param everywhere: whether every rank gets all parts, for trainers in which all ranks train each network.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
         it returns in training, and parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense, or ranks that don't have the same module.
@@ -138,12 +137,12 @@ class Handle:
     ) -> dict[str, Tensor]:
         """Merge the parts' parameters and buffers, Eq. (1) of section 2.2.
 
-        Weights between parts are zero, but for parameters that are frozen in the parts: those keep the module's.
+        Weights between parts are zero. Parameters that are frozen in the parts keep the module's weights there.
 
         :param states: `state_dict`s of the parts in order, such as averages or those of files; None: the present ones.
             In a process group those of this rank's parts.
-        :param keep: names of other parameters that keep them, too; True for all, as in a network that was trained.
-        :returns: a `state_dict` that the module loads; what its graph doesn't compute with is as it is in the module.
+        :param keep: names of other parameters that keep theirs, too; True for all, as for a pretrained network.
+        :returns: a `state_dict` that the module loads; what the graph doesn't use is as in the module.
         :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
         """
         plan, state = self.split.plan, self.module.state_dict()
@@ -211,12 +210,12 @@ class Handle:
     def duplicate(self, module: nn.Module) -> None:
         """Let the norms of a module normalise each part's units apart, so that it computes the mean of the parts.
 
-        A norm over divided units computes something else than its copies in the parts do; the paper's remedy,
-        duplicating it, leaves parameters and `state_dict` as they are. A norm is here any module with parameters of one
-        axis alone, such as LayerNorm, RMSNorm, and those of one's own.
+        A norm over divided units differs from its copies in the parts. The paper's remedy is to duplicate it, which
+        leaves parameters and `state_dict` as they are. A norm is any module whose parameters have a single axis, such
+        as LayerNorm, RMSNorm, and your own.
 
         :param module: the module, or a copy of it; changed in place.
-        :raises OnnxpartError: where that isn't enough; the module is then as it was.
+        :raises OnnxpartError: where that isn't enough; the module is then unchanged.
         """
         norms, covered = {}, set[int]()
         for path, child in module.named_modules(remove_duplicate=False):
@@ -252,10 +251,10 @@ class Handle:
         return result
 
     def divide_anew(self, seed: int) -> tuple[list[ImportedModule], Handle]:
-        """Divide what the parts merge to at random and evenly, for another round of independent subnet training.
+        """Merge the parts and divide the result at random and evenly, for another round of independent subnet training.
 
-        :returns: as many parts, which go on from these, and their handle. Where a weight is in a part, `merge` gives at
-            first what it gives here.
+        :returns: as many parts, which train on from these, and their handle. Before they train, `merge` gives for each
+            weight that is in a part the same as here.
         """
         merged = {self.names[key]: to_array(tensor) for key, tensor in self.merge().items() if key in self.names}
         plan, model = self.split.plan, self.split.analysis.model
@@ -275,11 +274,11 @@ class Handle:
         return result
 
     def report(self) -> str:
-        """What is divided, averaged, zero or kept between parts, and what keeps the module from being their mean."""
+        """What is divided, averaged, zero or kept between parts, and why the module isn't their mean."""
         plan = self.split.plan
         lines = [self._sizes()]
         lines += [f"{title}: every part has its own" for title in plan.duplicated]
-        lines += [f"{name!r}: every part has its own, merge takes the mean" for name in plan.replicated]
+        lines += [f"{name!r}: every part has its own, and merging takes their mean" for name in plan.replicated]
         kept = self._kept
         zero = [name for name in between(plan) if name not in kept]
         lines += [f"weights between parts stay as they are in {', '.join(kept)}, frozen"] if kept else []
@@ -343,7 +342,7 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
         if name not in state or not _holds(state[name], array_of(model, name)):
             raise OnnxpartError(
                 f"the exporter made the weight {name!r} of the module's parameters, and what the parts learn of it has "
-                "no way back; choose the other exporter."
+                "no way back into them; choose the other exporter."
             )
     places = {_place(state[name]): name for name in weights}
     return {key: places[_place(value)] for key, value in given.items() if _place(value) in places}

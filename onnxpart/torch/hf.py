@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from onnxpart.errors import ModelError, needs
 from onnxpart.ir.protos import metadata_of
+from onnxpart.merging.model_card import ARCHITECTURE, BASE_MODEL
 from onnxpart.torch.exporter.export import Dynamic, Named, exported, first_line, silent
 from onnxpart.torch.handle import Handle, check_merge_at, split_module
 
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
     from transformers import Trainer
     from transformers.trainer_utils import TrainOutput
 
-ARCHITECTURE = "transformers.architecture"
-"""Key under which a model's metadata name the class that it was."""
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_SNAPSHOT = "models--"
+"""The Hub's cache has a folder for each model, named so, with what is a slash in its name as two hyphens."""
 
 
 def load_pretrained(folder: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -53,8 +57,21 @@ def load_pretrained(folder: str | os.PathLike[str]) -> onnx.ModelProto:
     with exported(module, inputs, "auto", dynamic) as draft:
         result = draft.model()
     result.graph.name = Path(folder).name
-    onnx.helper.set_model_props(result, metadata_of(result) | {ARCHITECTURE: name})
+    base = _base_model(Path(folder))
+    origin = {ARCHITECTURE: name} | ({} if base is None else {BASE_MODEL: base})
+    onnx.helper.set_model_props(result, metadata_of(result) | origin)
     return result
+
+
+def _base_model(folder: Path) -> str | None:
+    """Return the name on the Hub of what a folder's model was loaded from: by its place in the Hub's cache, or by its
+    configuration, which transformers 4 wrote so; None where neither says it.
+    """
+    for part in folder.resolve().parts:
+        if part.startswith(_SNAPSHOT):
+            return part.removeprefix(_SNAPSHOT).replace("--", "/", 1)
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
+    return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
 def _examples(module: Any, folder: str) -> tuple[Named, Dynamic]:
@@ -80,12 +97,12 @@ def _examples(module: Any, folder: str) -> tuple[Named, Dynamic]:
 class PartitionedTrainer:
     """Trains K parts of a model, merges them into it, and trains it on; `handle` is the way between them.
 
-    The first batch of the trainer's own loader says what the model is called with, and the second along which axes that
-    is of any size. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
+    The first batch of the trainer's own loader says how the model is called. The second says which axes may have other
+    sizes. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
 
     :param trainer_factory: makes the Trainer of a module: of each part, and of the model itself.
-    :param model: left with the weights of the end. :param k: number of parts. :param merge_at: epochs of the parts;
-        the whole gets the rest of `num_train_epochs`.
+    :param model: has the trained weights at the end. :param k: number of parts. :param merge_at: epochs of the parts;
+        the whole trains for the rest of `num_train_epochs`.
     :raises UsageError: where no epochs are left for parts or whole. Others: see `split_module`.
     """
 
@@ -108,7 +125,7 @@ class PartitionedTrainer:
         """Train the parts one after the other, merge, and train the whole.
 
         :param resume_from_checkpoint: go on from the last checkpoints, where there are any.
-        :returns: what the Trainer of the whole does.
+        :returns: what the Trainer of the whole returns.
         """
         for p, part in enumerate(self.parts):
             self._train(part, f"part{p}", 0, resume_from_checkpoint)

@@ -115,7 +115,9 @@ class Interface:
                 given[name] = value
         lacking = [name for name in self.inputs if not isinstance(given.get(name), Tensor)]
         if lacking:
-            raise UsageError(f"the part needs the tensor {', '.join(lacking)}, as the example inputs had it; give it.")
+            raise UsageError(
+                f"the part needs the tensor {', '.join(lacking)}, which the example inputs had; pass it, too."
+            )
         for name in given.keys() - self.given:
             parameter = self.signature.parameters.get(name)
             default = None if parameter is None else parameter.default

@@ -17,7 +17,7 @@ class PartitionedTrainer:
     """Trains K parts of a network, merges them into it, and trains it on; `handle` is the way between them.
 
     :param trainer_factory: makes the Trainer of `part0`, `part1`, ... and `whole`, which it gets the name of.
-    :param module: left with the weights of the end. :param network: the name under which the module has the network.
+    :param module: has the trained weights at the end. :param network: the name under which the module has the network.
     :param example_inputs, k: see `split_module`. :param merge_at: epochs of the parts; the whole gets the rest of
         `max_epochs`.
     """

@@ -76,7 +76,8 @@ def merge_optimizers(
         _fill(target.state[own[name]], own[name], tried[name], {**fewest, **merged.slots.get(name, {})})
     if anew:
         warnings.warn(
-            f"{kinds[0]}: {', '.join(anew)} has no element for each weight, and starts anew in the target", stacklevel=3
+            f"{kinds[0]}: {', '.join(anew)} has no element for each weight, and starts again in the target",
+            stacklevel=3,
         )
 
 

@@ -45,7 +45,8 @@ def check_alike(plan: str, state: Mapping[str, Tensor]) -> None:
     for rank, (other_plan, other) in enumerate(others, 1):
         if other_plan != first_plan or other.keys() != first.keys():
             raise UsageError(
-                f"rank {rank} divides the module otherwise than rank 0; call split_module on every rank with the same "
+                f"rank {rank} divides the module differently from rank 0; call split_module on every rank with the "
+                "same "
                 "module and arguments."
             )
         differing = [key for key in first if other[key] != first[key]]

@@ -1,4 +1,4 @@
-"""A PyTorch module -> a shallow one with few of its blocks, and what that learned back into the module."""
+"""A PyTorch module -> a shallow one with few of its blocks, and its trained weights back into the module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shallow_module(
     exporter: str = "auto",
     dynamic: Dynamic | None = None,
 ) -> tuple[ImportedModule, ShallowHandle]:
-    """Leave out blocks that a module repeats, and keep the way back.
+    """Leave out repeated blocks of a module, with a handle that puts them back.
 
     :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter, dynamic: see
         `export`.
@@ -66,12 +66,12 @@ class ShallowHandle:
     def deepen(self) -> dict[str, Tensor]:
         """Stack the shallow module's blocks as they are now.
 
-        :returns: a `state_dict` that the module loads; what its graph doesn't compute with is as it is in the module.
+        :returns: a `state_dict` that the module loads; what the graph doesn't use is as in the module.
         """
         return self.whole.state_dict(deepen(self.grown, weights(self.shallow)))
 
     def deepen_optimizer(self, optimizer: torch.optim.Optimizer, target: torch.optim.Optimizer) -> None:
-        """Take the state of the shallow module's optimiser over into that of one over the module's parameters.
+        """Copy the state of the shallow module's optimiser into that of one over the module's parameters.
 
         Copies of a block have its momenta and step counts; where new blocks add nothing, momenta start at zero.
 

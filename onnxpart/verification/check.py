@@ -1,4 +1,4 @@
-"""What `onnxpart split` and `deepen` try of the files that they are about to write, within a budget."""
+"""What `onnxpart split` and `deepen` check before they write their files, within a budget."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DRAWS = 16
 
 @dataclass(frozen=True)
 class Check:
-    """What came of it: the largest deviation relative to the outputs' spread, or why nothing was tried.
+    """The result: the largest deviation relative to the outputs' standard deviation, or why nothing was checked.
 
     `holds` is what was found to be so.
     """
@@ -68,14 +68,16 @@ def check(split: Split, sizes: Sizes, original: Path | None = None) -> Check:
         verdict = verify(split.analysis, split.plan, parts=split.part_drafts, whole=split.whole_draft, fresh=False)
     except OnnxpartError as error:
         if not _runs(split.analysis, original):
-            return Check(None, f"ONNX Runtime can't run the model as it came ({error})")
-        raise VerificationError(_failed(split, f"what it wrote can't be run: {error}")) from None
+            return Check(None, f"ONNX Runtime can't run the original model ({error})")
+        raise VerificationError(_failed(split, f"the parts or the whole can't be run: {error}")) from None
     worst = max(verdict.findings, key=lambda finding: finding.deviation / finding.tolerance, default=None)
     if worst is None or not any(finding.compared for finding in verdict.findings):
         return Check(None, "no output depends on weights in a way that could be compared")
     if not worst.holds:
         raise VerificationError(
-            _failed(split, f"{worst.oracle} fails at {worst.worst!r} by {worst.deviation:.0e} of its spread")
+            _failed(
+                split, f"{worst.oracle} fails at {worst.worst!r} by {worst.deviation:.0e} of its standard deviation"
+            )
         )
     return Check(worst.deviation)
 
@@ -95,14 +97,12 @@ def check_growth(analysis: Analysis, shallow: Draft, deep: Draft) -> Check:
         deviation = growth_deviation(analysis, shallow, deep)
     except OnnxpartError as error:
         if not _runs(analysis, None):
-            return Check(None, f"ONNX Runtime can't run the model as it came ({error})")
+            return Check(None, f"ONNX Runtime can't run the original model ({error})")
         raise VerificationError(_mistake(name, f"the deep network can't be run: {error}")) from None
     if deviation is None:
-        return Check(None, "no output is of floats, which could be compared")
+        return Check(None, "no output is of floats, so nothing can be compared")
     if not deviation <= TOLERANCE:
-        raise VerificationError(
-            _mistake(name, f"the deep network's outputs are off by {deviation:.0e} of their spread")
-        )
+        raise VerificationError(_mistake(name, f"the deep network's outputs differ by {deviation:.0e} of their spread"))
     return Check(deviation, holds="the deep network computes what the shallow one does")
 
 
@@ -144,4 +144,4 @@ def _failed(split: Split, what: str) -> str:
 
 
 def _mistake(name: str, what: str, way: str = "") -> str:
-    return f"{name}: {what}. This is a mistake of onnxpart's, please report it; nothing was written{way}."
+    return f"{name}: {what}. This is a bug in onnxpart; please report it. Nothing was written{way}."

@@ -56,7 +56,7 @@ class Verdict:
     """What the oracles say.
 
     `against` is the graph that was compared with the parts; `behind` are the network's outputs that aren't the mean of
-    the parts' but come behind one, as what an output function gives.
+    the parts' but are computed from one, such as the result of an output function.
     """
 
     against: str
@@ -88,7 +88,7 @@ def verify(
     *Ensemble identity*: right after merging, the whole's linear outputs are the mean over the parts'. *Block identity*:
     with every weight between parts at zero, each hidden tensor of the whole holds, at a part's indices, what the part
     computes. Both on the parts' own weights and on freshly drawn ones, for several batch sizes where the batch is
-    symbolic. Half types are merged and computed in float32 here, where a deviation is no rounding. A model that is
+    symbolic. Half types are merged and computed in float32, so that a deviation isn't rounding. A model that is
     float64 throughout is computed in float64, to `TOLERANCE_DOUBLE`, unless ONNX Runtime lacks a kernel.
 
     :param analysis: the analysis that `plan` was made from.
@@ -120,11 +120,12 @@ def verify(
 
 
 def growth_deviation(analysis: Analysis, shallow: Draft, deep: Draft, *, seed: int = 0) -> float | None:
-    """How far what a deep network computes is from what the shallow one did that it is made of.
+    """How far the outputs of a deep network are from those of the shallow one that it was made from.
 
     :param analysis: of the deep network.
     :param seed: of the inputs, at two sizes of every symbolic dimension.
-    :returns: the largest deviation of an output of floats, relative to its spread; None where there is none.
+    :returns: the largest deviation of an output of floats, relative to its standard deviation; None where there is
+        none.
     :raises OnnxpartError: when ONNX Runtime can't run the models.
     """
     rng = np.random.default_rng(seed)

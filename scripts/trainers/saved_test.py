@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -21,6 +23,8 @@ from transformers import (
 
 from onnxpart import arrays
 from onnxpart.errors import ModelError
+from onnxpart.ir.protos import metadata_of
+from onnxpart.merging.model_card import BASE_MODEL
 from onnxpart.torch.hf import load_pretrained
 from onnxpart.verification.runtime import Session
 from tests.networks.command import run
@@ -53,8 +57,24 @@ def test_a_saved_model_is_divided_from_its_folder(kind: str, tmp_path: Path, mon
     assert torch.allclose(torch.from_numpy(found), model(**inputs).logits, rtol=1e-4, atol=1e-5)
     assert "checked in ONNX Runtime" in run("split", f"hf:{kind}", "-k", 2).stdout
     run("merge", f"{kind}_parts", "--into", "original", "-o", "merged.onnx")
+    card = ModelCard.load("README.md")
+    assert card.data.library_name == "onnx"
+    assert card.data.base_model is None
+    assert f"This is a {type(model).__name__} as ONNX" in card.text
     names = {name for name, _ in model.named_parameters()}
     assert names <= arrays("merged.onnx").keys()
+
+
+def test_the_base_model_is_what_the_folder_says(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--google--vit-base" / "snapshots" / "0"
+    saved("vit", snapshot)
+    assert metadata_of(load_pretrained(snapshot))[BASE_MODEL] == "google/vit-base"
+    folder = snapshot.rename(tmp_path / "copied")
+    assert BASE_MODEL not in metadata_of(load_pretrained(folder))
+    config = folder / "config.json"
+    for name, known in (("google/vit-base", True), ("/home/me/vit", False), ("./vit", False)):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"_name_or_path": name}))
+        assert (BASE_MODEL in metadata_of(load_pretrained(folder))) == known
 
 
 def test_what_is_no_saved_model_is_refused(tmp_path: Path) -> None:

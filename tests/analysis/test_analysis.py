@@ -1,4 +1,4 @@
-"""What is known of a model before K is chosen."""
+"""What is known about a model before K is chosen."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ from tests.networks.command import run
     ("content", "sentence"),
     [
         (None, "run.yaml can't be read (No such file or directory); check the path."),
-        ("a: [", "run.yaml is no YAML; write lines as in `epochs: 20`."),
-        ("- epochs", "run.yaml holds no options; write lines as in `epochs: 20`."),
-        ("epoch: 3", "run.yaml has 'epoch', which is no option of a run; choose from model, k, recipe, "),
-        ("config: run.yaml", "run.yaml has 'config', which is no option of a run; "),
-        ("lr: {parts: 1}", "run.yaml has several values by name for 'lr'; give one, or a list."),
+        ("a: [", "run.yaml isn't YAML; write lines such as `epochs: 20`."),
+        ("- epochs", "run.yaml contains no options; write lines such as `epochs: 20`."),
+        ("epoch: 3", "run.yaml has 'epoch', which isn't an option of a run; choose from model, k, recipe, "),
+        ("config: run.yaml", "run.yaml has 'config', which isn't an option of a run; "),
+        ("lr: {parts: 1}", "run.yaml has a mapping as the value of 'lr'; give one value, or a list."),
         ("{model: m.onnx, data: d, epochs: many}", "invalid value for '--epochs': "),
         (
             "{model: m.onnx, data: d, epochs: 1, optimizer: lion}",

@@ -59,7 +59,7 @@ def test_that_the_function_is_kept_is_told_or_nothing_is_written(monkeypatch: py
     assert "checked in ONNX Runtime: the deep network computes what the shallow one does" in told
     monkeypatch.setattr(deepen, "zeros", lambda *_: frozenset())
     found = run("deepen", "s.onnx", "deep.onnx", "--new", "zero", "-o", "e.onnx", code=1).stderr
-    assert "the deep network's outputs are off by" in found
+    assert "the deep network's outputs differ by" in found
     assert not Path("e.onnx").exists()
 
 

@@ -1,4 +1,4 @@
-"""The command that tells what runs found."""
+"""The command that reports on runs."""
 
 from __future__ import annotations
 

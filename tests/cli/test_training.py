@@ -177,7 +177,7 @@ def test_momenta_of_another_optimiser_are_left_alone() -> None:
     run("train", "parts/part0.onnx", "--epochs", 1, *DATA)
     run("merge", "parts")
     assert not Path("parts/merged.optimizer.safetensors").exists()
-    note = "note: adam starts anew: parts/part0.optimizer.safetensors is of sgd"
+    note = "note: adam starts without state: parts/part0.optimizer.safetensors was written by sgd"
     assert note in run("train", "parts/part0.onnx", "--epochs", 1, *DATA, "--optimizer", "adam").stderr.splitlines()
     run("train", "parts/part1.onnx", "--epochs", 1, *DATA)
     run("merge", "parts", "--force")
@@ -324,7 +324,7 @@ def test_a_stream_goes_on_where_it_was(name: str, again: str, monkeypatch: pytes
     for folder in ("straight", "parts"):
         run("split", "chain.onnx", "-k", 2, "-o", folder)
     straight = run("train", "straight", *options)
-    assert straight.stderr.count("the data end after 4 batches, and begin anew then") == 1
+    assert straight.stderr.count("the data end after 4 batches, and are then read from their beginning") == 1
     monkeypatch.delitem(sys.modules, "own_samples")
     monkeypatch.setenv("STOP", "95")  # in the third epoch
     run("train", "parts", *options, code=130)
@@ -334,7 +334,7 @@ def test_a_stream_goes_on_where_it_was(name: str, again: str, monkeypatch: pytes
     for p in range(2):
         assert equal(f"parts/part{p}.onnx", f"straight/part{p}.onnx")
     assert (
-        "without a length; say with --steps-per-epoch"
+        "without a length; set the length of an epoch with --steps-per-epoch"
         in run("train", "chain.onnx", *options[:2], "--epochs", 1, code=1).stderr
     )
 
@@ -411,7 +411,7 @@ def test_without_test_data_the_parts_have_their_share_of_the_epochs() -> None:
     data = samples()
     np.savez("learn.npz", x=data["x"], target=data["target"])
     done = run("fit", "chain.onnx", "-o", "out", *DATA, "--data", "npz:learn.npz", "--epochs", 10)
-    note = "note: without test data nobody can see when to merge; the parts train for 8 epochs"
+    note = "note: without test data there is no sign of when to merge; the parts train for 8 epochs"
     assert note in done.stderr.splitlines()
     assert json.loads(Path("out/report.json").read_text())["merge_at"] == 8
 
@@ -491,12 +491,12 @@ def test_a_budget_in_minutes_holds_for_parts_and_whole(monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(("options", "sentence"), [
-    (("--budget", "soon"), "a budget of 'soon' isn't possible; give steps, as 5000, or minutes, as 10min."),
-    (("--budget", "0min"), "a budget of '0min' isn't possible; give steps, as 5000, or minutes, as 10min."),
+    (("--budget", "soon"), "--budget 'soon' is neither steps nor minutes; give steps such as 5000, or minutes such "),
+    (("--budget", "0min"), "--budget '0min' is neither steps nor minutes; give steps such as 5000, or minutes such "),
     (("--metric-target", "nan"), "the target is nan; it must be a number."),
     (("--metric", "f1", "--data", "npz:learn.npz"), "a metric is one on data to test, and there are none; add them"),
     (("--metric", "f2"), "the metric 'f2' isn't known; give accuracy, f1, auroc or module:function."),
-    (("--metric-target", 0.1, "--data", "npz:learn.npz"), "a target is one on data to test, and there are none; add "),
+    (("--metric-target", 0.1, "--data", "npz:learn.npz"), "--metric-target needs test data, and there are none; add "),
 ])  # fmt: skip
 def test_goals_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:
     np.savez("learn.npz", **{name: array for name, array in samples().items() if "test" not in name})
@@ -552,7 +552,7 @@ def test_a_run_that_is_another_or_over_is_not_resumed() -> None:
     options = ("--epochs", 2, *DATA, "--resume")
     nothing = run("train", "chain.onnx", *options, code=1).stderr
     assert nothing.endswith(
-        "chain.training/checkpoints holds nothing to resume; leave out --resume to train from the files.\n"
+        "chain.training/checkpoints contains nothing to resume; leave out --resume to train from the files.\n"
     )
     assert "out holds no run to resume" in run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr
     run("fit", "chain.onnx", "-o", "out", *options[:-1])
@@ -641,20 +641,24 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     ("options", "code", "sentence"),
     [
         (("--data", "npz:none.npz"), 1, "none.npz can't be read (No such file or directory); check the path."),
-        (("--data", "none"), 2, "the data 'none' are of no known form;"),
+        (("--data", "none"), 2, "--data 'none' has no known form;"),
         (("--data", "nothing_here:f"), 2, "the data 'nothing_here:f' can't be imported (ModuleNotFoundError: "),
-        (("--data", "npz:wrong.npz"), 1, "'x' of the data is float32 [3, 2, 4], the graph's is float32 [N, 2, 4, 4];"),
+        (
+            ("--data", "npz:wrong.npz"),
+            1,
+            "'x' of the data is float32 [3, 2, 4], but the graph's is float32 [N, 2, 4, 4];",
+        ),
         (("--loss", "hinge"), 2, "the loss 'hinge' isn't known;"),
         (("--loss", "own_samples:none"), 2, "the loss 'own_samples:none' can't be imported (AttributeError: "),
         (("--loss", "bce"), 1, "a sample has targets [], the output is [3]; give them that shape."),
         (("--engine", "rocket"), 2, "invalid value for '--engine': 'rocket' is not one of 'auto', "),
         (("--workers-per-part", "2"), 2, "several workers per part need the engine ray; add --engine ray."),
         (("--optimizer", "lion"), 2, "invalid value for '--optimizer': 'lion' is not one of 'adamw', "),
-        (("--device", "cuda:99"), 2, "device 'cuda:99' isn't there"),
-        (("--checkpoint-every", "often"), 2, "checkpoints every 'often' aren't possible; give steps, as 500, or"),
-        (("--checkpoint-every", "0"), 2, "checkpoints every '0' aren't possible;"),
+        (("--device", "cuda:99"), 2, "device 'cuda:99' isn't available"),
+        (("--checkpoint-every", "often"), 2, "--checkpoint-every 'often' is neither steps nor minutes; give"),
+        (("--checkpoint-every", "0"), 2, "--checkpoint-every '0' is neither steps nor minutes;"),
         (("--lr", "0"), 2, "lr is 0.0; it must be positive."),
-        (("--class-weights", "1,two"), 2, "class weights 1,two aren't possible; give numbers, as 1,5,2."),
+        (("--class-weights", "1,two"), 2, "--class-weights 1,two aren't numbers; give them as in 1,5,2."),
         (("--class-weights", "1,2"), 2, "class weights 1,2 aren't possible; give 3 positive numbers."),
         (("--loss", "mse", "--label-smoothing", "0.1"), 2, "label smoothing and class weights are for cross_entropy, "),
         (
@@ -662,7 +666,7 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
             2,
             "--mean 0.5, and --std None aren't possible; give numbers to both, as in --mean 0.485,",
         ),
-        (("--mean", "0.5", "--std", "0.5"), 2, "the data 'npz:data.npz' aren't normalised; give mnist5k, cifar10, "),
+        (("--mean", "0.5", "--std", "0.5"), 2, "--mean and --std don't apply to the data 'npz:data.npz'; give "),
     ],
 )
 def test_bad_input_is_one_sentence(options: tuple[str, ...], code: int, sentence: str) -> None:
@@ -690,7 +694,7 @@ def test_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("here")
 def test_merging_has_its_time() -> None:
     for merge_at in (0, 3):
-        sentence = f"merging at epoch {merge_at} isn't possible in 2 epochs; choose one of them."
+        sentence = f"--merge-at {merge_at} isn't within the 2 epochs; choose one of them."
         result = run("fit", "chain.onnx", "--epochs", 2, "--merge-at", merge_at, *DATA, code=2)
         assert result.stderr == f"error: {sentence}\n"
 
@@ -700,7 +704,7 @@ def test_labels_out_of_range() -> None:
     data = samples()
     data["test_target"][3] = 3
     np.savez("data.npz", **data)
-    sentence = "error: there is a label 3, the output has the classes 0 to 2; number the labels from 0, or use"
+    sentence = "error: there is a label 3, but the output has the classes 0 to 2; number the labels from 0, or use"
     assert run("train", "chain.onnx", "--epochs", 2, *DATA, code=1).stderr.startswith(sentence)
 
 
@@ -751,7 +755,7 @@ def test_onnx_runtime_finds_a_file_with_other_weights(here: Path) -> None:
         target.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), name))
         onnx.save_model(changed, "changed.onnx")
         if numpy_helper.to_array(tensor).dtype == np.float32:
-            with pytest.raises(OnnxpartError, match=r"changed.onnx: ONNX Runtime's 'beliefs' is off the trained"):
+            with pytest.raises(OnnxpartError, match=r"changed.onnx: ONNX Runtime's 'beliefs' differs from the trained"):
                 deviation(module, objective, here / "changed.onnx", batch)
     model.graph.node[0].domain = "nowhere"
     model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
@@ -788,9 +792,10 @@ def test_an_estimate_is_printed_and_nothing_written() -> None:
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(("command", "sentence"), [
-    (("fit", "chain.onnx", "-k", "two", "--epochs", 2, *DATA), "'two' is no number of parts; give one, as 2, or auto."),
+    (("fit", "chain.onnx", "-k", "two", "--epochs", 2, *DATA),
+     "'two' isn't a number of parts; give one such as 2, or auto."),
     (("estimate", "chain.onnx", "--data", "npz:data.npz", "-k", "2;3"),
-     "the numbers of parts '2;3' aren't possible; give some as in 2,4."),
+     "-k '2;3' aren't numbers of parts; give them as in 2,4."),
 ])  # fmt: skip
 def test_numbers_of_parts_that_are_none(command: tuple[object, ...], sentence: str) -> None:
     assert run(*command, code=2).stderr == f"error: {sentence}\n"

@@ -81,5 +81,5 @@ def test_units_that_form_no_grid_are_refused_by_name() -> None:
         if f.size == WIDTH:
             parts[f.ravel()] = (0, 1, 1, 0)  # a diagonal
     division = Division(analysis, parts, 2, frozenset())
-    with pytest.raises(PartitionError, match="form no grid in part 0"):
+    with pytest.raises(PartitionError, match="don't form a block in part 0"):
         emit_part(Partition(analysis, made.plan, division, place(division)), 0)

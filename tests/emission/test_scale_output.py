@@ -103,7 +103,9 @@ def test_what_a_branch_adds_to_the_sum_is_refused(otherwise: str) -> None:
     done = split(n.model(y, shape=("N", 5)), 2)
     assert y in done.plan.mean
     assert verify(done.analysis, done.plan).holds
-    with pytest.raises(MergeError, match=r"If 'if' adds something to the parts' sum that is no part's own; merge with"):
+    with pytest.raises(
+        MergeError, match=r"If 'if' adds something to the sum of the parts that belongs to no part; merge with"
+    ):
         assert_ensemble(done)
 
 
@@ -118,7 +120,7 @@ def test_what_a_loop_adds_to_the_sum_is_refused() -> None:
     done = split(n.model(each, n.linear(state, 6, 2, name="y"), shape={each: ("T", "N", 5), "y": ("N", 2)}), 2)
     assert each in done.plan.mean
     assert verify(done.analysis, done.plan).holds
-    with pytest.raises(MergeError, match="Scan 'scan' adds something to the parts' sum"):
+    with pytest.raises(MergeError, match="Scan 'scan' adds something to the sum of the parts"):
         assert_ensemble(done)
 
 

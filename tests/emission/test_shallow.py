@@ -53,7 +53,7 @@ def test_as_many_blocks_or_none(blocks: int) -> None:
 
 
 def test_nothing_repeats() -> None:
-    with pytest.raises(PartitionError, match="has no blocks that repeat"):
+    with pytest.raises(PartitionError, match="has no repeated blocks"):
         shallow(residual_mlp(1), 1)
 
 

@@ -77,5 +77,5 @@ def test_units_of_one_copy_that_form_no_grid_are_refused() -> None:
     h = n.op("MatMul", "x", n.random("first", 2, 6))
     h = n.op("ConvTranspose", h, n.random("kernel", 4, 3, 3, 3), group=4, strides=[2, 2])
     y = n.op("ReduceMax", n.op("MatMul", h, n.random("last", 13, 1)), axes=[0, 1, 2], keepdims=0)
-    with pytest.raises(PartitionError, match="the units of 'kernel' form no grid in part"):
+    with pytest.raises(PartitionError, match="the units of 'kernel' don't form a block in part"):
         split(n.model(y, shape=(1,)), 3, order="random", seed=3)

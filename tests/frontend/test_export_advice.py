@@ -35,7 +35,7 @@ def test_a_file_of_another_framework_is_told_how_to_export(tmp_path: Path, name:
     path.write_bytes(b"PK")
     with pytest.raises(ModelError) as refused:
         load(path)
-    assert str(refused.value).startswith(f"{path} is no ONNX file but ")
+    assert str(refused.value).startswith(f"{path} isn't an ONNX file but ")
     assert advice in str(refused.value)
 
 

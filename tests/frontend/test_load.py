@@ -100,14 +100,14 @@ def of_old_operators() -> onnx.ModelProto:
     [
         (cycle, "has a cycle"),
         (without_nodes, "holds no graph"),
-        (of_unknown_type, "of the unknown element type 77"),
-        (of_unknown_type_within, "'tanh' is of the unknown element type 77"),
+        (of_unknown_type, "has the unknown element type 77"),
+        (of_unknown_type_within, "'tanh' has the unknown element type 77"),
         (of_no_type, "'x' has no element type"),
         (of_an_invalid_node, r"is not a valid ONNX model: Unrecognized attribute: odd .*; fix the export\.$"),
-        (of_old_operators, f"is of opset {OLDEST_OPSET - 1}, before {OLDEST_OPSET}; convert it"),
+        (of_old_operators, f"has opset {OLDEST_OPSET - 1}, and the oldest that is read is {OLDEST_OPSET}; convert it"),
         (negative, "axis of size -3"),
         (without_weights, "no initializers"),
-        (sequence, "no tensor but sequence"),
+        (sequence, "isn't a tensor but sequence"),
     ],
 )
 def test_what_can_not_be_used_is_said(make: object, words: str) -> None:
@@ -171,7 +171,7 @@ def test_of_external_data_only_small_ones_are_read(tmp_path: Path) -> None:
 def test_external_data_without_a_folder_are_refused() -> None:
     proto, weight = large()
     weight.data_location = TensorProto.EXTERNAL
-    with pytest.raises(ModelError, match="net has external data, and no folder to look for them"):
+    with pytest.raises(ModelError, match="net has external data, but no folder to look for it in"):
         load(proto)
 
 

@@ -347,9 +347,9 @@ def test_of_what_moves_along_the_first_are_named(tmp_path: Path) -> None:
     together = run_json("inspect", path, "--why", "stem.weight")["axes"][0]["together"]
     assert len(together) == 17
     (line,) = [
-        line for line in run("inspect", path, "--why", "stem.weight").stdout.splitlines() if "with them move" in line
+        line for line in run("inspect", path, "--why", "stem.weight").stdout.splitlines() if "move with them" in line
     ]
-    assert line.strip() == f"with them move: {', '.join(together[:8])} and 9 more"
+    assert line.strip() == f"these move with them: {', '.join(together[:8])} and 9 more"
 
 
 def test_a_duplicated_mix_is_told(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_duplicated_mix_is_told(tmp_path: Path) -> None:
     onnx.save_model(groups(), path)
     lines = run("inspect", path, "-k", 4, "--why", "norm").stdout.splitlines()
     assert lines[1] == (
-        "GroupNormalization 'norm' is duplicated (normalises over the channels of a group): each part has its own over "
+        "GroupNormalization 'norm' is duplicated (normalises over the channels of a group): each part has a copy over "
         "its own units"
     )
     assert lines[2] == "  it stands once with -k 3"

@@ -140,7 +140,7 @@ def test_a_scan_whose_state_grows_is_refused() -> None:
     inner = graph(n, "body", {"state": "state", "t": "each"}, lambda m: [m.op("Concat", "state", "t", axis=0)])
     last = n.op("Scan", first, scaled, name="scan", body=inner, num_scan_inputs=1)
     n.op("ReduceSum", last, keepdims=0, name="sum")
-    with pytest.raises(ModelError, match=r"the body of Scan 'scan' makes a state of shape \(10,\) of one of \(5,\)"):
+    with pytest.raises(ModelError, match=r"the body of Scan 'scan' turns a state of shape \(5,\) into one of \(10,\)"):
         infer(load(n.model("sum", shape=())))
 
 

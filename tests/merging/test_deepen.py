@@ -93,9 +93,9 @@ def test_blocks_that_share_with_one_other() -> None:
 
 def test_another_network() -> None:
     made = shallow(residual_mlp(4), 2)
-    with pytest.raises(MergeError, match="isn't the network that net was made of"):
+    with pytest.raises(MergeError, match="isn't the network that net was made from"):
         growth(residual_mlp(5), made)
-    with pytest.raises(MergeError, match="doesn't say of which network it is"):
+    with pytest.raises(MergeError, match="doesn't say which network it was made from"):
         growth(residual_mlp(4), residual_mlp(4))
 
 

@@ -58,7 +58,7 @@ def test_parts_say_which_they_are(done: Split) -> None:
 def test_parts_are_those_of_one_split(done: Split) -> None:
     with pytest.raises(MergeError, match="is part 0, which was given already"):
         read_parts(done.plan, [FILES[0], FILES[0]])
-    with pytest.raises(MergeError, match="the plan has 2 parts, 1 files were given"):
+    with pytest.raises(MergeError, match="the plan has 2 parts, but 1 files were given"):
         read_parts(done.plan, FILES[:1])
     split(BUILDERS["chain"](), 2, order="interleaved").save("others")
     with pytest.raises(MergeError, match="is a part of another split than the plan's"):
@@ -68,7 +68,7 @@ def test_parts_are_those_of_one_split(done: Split) -> None:
 def test_the_original_is_the_plans_own(done: Split) -> None:
     assert original(PARTS, done.plan).digest == done.plan.digest
     onnx.save_model(BUILDERS["lrn"](), PARTS / "original.onnx")
-    with pytest.raises(MergeError, match="is not the network that the plan was made for"):
+    with pytest.raises(MergeError, match="isn't the network that the plan was made for"):
         original(PARTS, done.plan)
 
 

@@ -279,16 +279,16 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
     done = split(BUILDERS["regression_mlp"](), 4)
     values = [arrays(part) for part in done.parts]
     for k in (-2, 0, 1, 3, 4, 8):
-        with pytest.raises(UsageError, match=rf"4 parts can't be merged to {k}; choose 2\."):
+        with pytest.raises(UsageError, match=rf"4 parts can't be merged into {k}; choose 2\."):
             merge_to(done, values, k)
     pair = split(BUILDERS["regression_mlp"](), 2)
-    with pytest.raises(UsageError, match=r"2 parts can't be merged to 2; merge them to the whole\."):
+    with pytest.raises(UsageError, match=r"2 parts can't be merged into 2; merge them to the whole\."):
         merge_to(pair, values[:2], 2)
     with pytest.raises(MergeError, match=r"part 3 has no initializer 'fc2\.bias'"):
         merge_to(done, [*values[:3], {n: a for n, a in values[3].items() if n != "fc2.bias"}], 2)
     with pytest.raises(MergeError, match=r"part 3: 'fc2\.bias' has shape"):
         merge_to(done, [*values[:3], {**values[3], "fc2.bias": np.zeros(3, np.float32)}], 2)
-    with pytest.raises(MergeError, match="the plan has 4 parts, 3 were given"):
+    with pytest.raises(MergeError, match="the plan has 4 parts, but 3 were given"):
         merge_to(done, values[:3], 2)
 
 
@@ -339,7 +339,7 @@ def test_a_level_takes_parts_from_elsewhere_and_says_what_it_wrote() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_what_a_level_cannot_do_is_refused() -> None:
-    assert "4 parts can't be merged to 3; choose 2." in run("merge", "lrn", "--to", 3, code=2).stderr
+    assert "4 parts can't be merged into 3; choose 2." in run("merge", "lrn", "--to", 3, code=2).stderr
     for options in (["--into", "original"], ["--normalize", "output"], ["--initializers", "i.safetensors"]):
         assert "error: --to writes parts; leave out" in run("merge", "lrn", "--to", 2, *options, code=2).stderr
     assert not Path("lrn_3").exists()

@@ -118,9 +118,9 @@ def of_another_shape(parts: list[Arrays]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (too_few, r"the plan has 2 parts, 1 were given"),
+        (too_few, r"the plan has 2 parts, but 1 were given"),
         (without_a_weight, r"part 1 has no initializer 'L1.weight'"),
-        (of_another_shape, r"part 0: 'L1.weight' has shape \(3, 3\), the plan says \(2, 3\)"),
+        (of_another_shape, r"part 0: 'L1.weight' has shape \(3, 3\), but the plan says \(2, 3\)"),
     ],
 )
 def test_parts_that_do_not_fit(planned: Plan, spoil: Callable[[list[Arrays]], None], sentence: str) -> None:

@@ -228,7 +228,7 @@ def test_numbers_of_the_formula_must_be_alike_too() -> None:
 def test_arguments_that_do_not_fit_are_refused() -> None:
     done = split(BUILDERS["chain"](), 2)
     part = arrays(done.parts[0])
-    with pytest.raises(UsageError, match=r"the noise -0.1 is no share of a parameter; give 0 or more\."):
+    with pytest.raises(UsageError, match=r"the noise -0.1 isn't possible; give 0 or more\."):
         widen(done.analysis, done.plan, part, noise=-0.1)
     with pytest.raises(UsageError, match="the noise nan"):
         widen(done.analysis, done.plan, part, noise=float("nan"))

@@ -83,7 +83,7 @@ def test_a_divided_state_merges_to_what_it_was(split: Split) -> None:
 
 def test_a_state_of_another_network_is_not_divided(split: Split) -> None:
     name = split.plan.initializers[0].name
-    with pytest.raises(MergeError, match=r"has shape .* it is of another network"):
+    with pytest.raises(MergeError, match=r"has shape .* it comes from another network"):
         unmerge_states(split.plan, OptimizerState("sgd", 1, {name: {"momentum_buffer": np.zeros(3, np.float32)}}))
 
 

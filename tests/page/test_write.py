@@ -137,7 +137,8 @@ def test_a_name_without_its_ending_is_refused() -> None:
         ),
         (
             ("--html", "page.html", "--why", "conv1"),
-            "--html, --node-data and --dot show the whole network; leave them out, or --why.",
+            "--html, --node-data and --dot show the whole network, and --why explains one name; leave out one or the "
+            "other.",
         ),
     ],
 )

@@ -43,7 +43,7 @@ def test_axis_of_an_initializer() -> None:
     model = network("g (int64[4] i, float[8] x) => (float[4, 8] y) { e = Gather(table, i) y = Add(e, x) }", table)
     assert refusal(model) == (
         "g: initializer 'table' is too large (axis 0 is 2,147,483,648 long, and at most 134,217,728 units are told "
-        "apart); cut the network in front of what reads it with --outputs."
+        "apart); use --outputs to cut the network off before what reads it."
     )
 
 
@@ -62,8 +62,8 @@ def test_places_of_units(place: tuple[int, int], shape: tuple[int, ...], node: s
     numbers = {"Reshape": (1, -1), "Tile": (1, 2**26, 1, 1)}.get(node.split("(")[0], ())
     model = network(graph, ones("w", 8, 4, 1, 1), ones("v", 8, 4, 1, 1), integers("n", *numbers))
     assert refusal(model) == (
-        f"g: what {model.graph.node[-1].op_type} 'move' makes is too large ({axis} long, and at most 134,217,728 units "
-        "are told apart); cut the network in front of it with --outputs."
+        f"g: the output of {model.graph.node[-1].op_type} 'move' is too large ({axis} long, and at most 134,217,728 "
+        "units are told apart); use --outputs to cut the network off before it."
     )
 
 

@@ -178,7 +178,7 @@ def test_a_size_is_told_by_data_or_by_sizes() -> None:
 def test_a_second_stage_is_refused_and_the_advice_holds(outputs: list[str], reason: str) -> None:
     model = load(stages(outputs))
     with pytest.raises(
-        PartitionError, match=f"own '{outputs[0]}', and these have no mean, as they {reason}"
+        PartitionError, match=f"values of '{outputs[0]}' can't be averaged, as they {reason}"
     ) as refused:
         plan(analyse(model), 2)
     (names,) = re.findall(r"--outputs (\S+)\.$", str(refused.value))

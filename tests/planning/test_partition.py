@@ -43,7 +43,7 @@ def test_a_plan_in_json_holds_the_whole_partition(name: str, k: int, order: str)
 
 def test_a_plan_of_another_model_is_refused() -> None:
     made = partition(analyse(load(BUILDERS["chain"]())), 2)
-    with pytest.raises(MergeError, match="the plan is not one of residual"):
+    with pytest.raises(MergeError, match="the plan isn't one of residual"):
         partition_of(analyse(load(BUILDERS["residual"]())), made.plan)
 
 

@@ -93,6 +93,6 @@ def test_only_reports_are_replaced(tmp_path: Path, name: str) -> None:
 def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
     path = written(tmp_path, table2(), "results.md")
     before = path.read_bytes()
-    with pytest.raises(ModelError, match="is read itself"):
+    with pytest.raises(ModelError, match="is an input of this command"):
         write(read([path]), path)
     assert path.read_bytes() == before

@@ -15,9 +15,9 @@ from tests.networks.records import run, times, written
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("nothing\n", "bad.jsonl, line 1, is no record of a run"),
-        ('{"kind": "else"}\n', "bad.jsonl, line 1, is no record of a run"),
-        ("[]\n", "bad.jsonl, line 1, is no record of a run"),
+        ("nothing\n", "bad.jsonl, line 1, isn't a record of a run"),
+        ('{"kind": "else"}\n', "bad.jsonl, line 1, isn't a record of a run"),
+        ("[]\n", "bad.jsonl, line 1, isn't a record of a run"),
         ('{"kind": "times", "experiment": "mnist"}\n', "bad.jsonl, line 1, has no 'network'"),
     ],
 )
@@ -30,10 +30,10 @@ def test_bad_lines(tmp_path: Path, lines: str, expected: str) -> None:
 def test_bad_places(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="doesn't exist; name a folder"):
         read([tmp_path / "none"])
-    with pytest.raises(ModelError, match=r"holds no report.json and no \*.jsonl"):
+    with pytest.raises(ModelError, match=r"contains neither report.json nor a \*.jsonl file"):
         read([tmp_path])
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(ModelError, match="is no report of fit"):
+    with pytest.raises(ModelError, match="isn't a report of fit"):
         read([tmp_path])
     (tmp_path / "bad.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ModelError, match=r"bad.jsonl can't be read"):

@@ -120,7 +120,7 @@ def test_advice_is_that_of_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     record, sentence = advice.advised(Plan(task, (), (4,)))
     assert record["rows"] == [{"k": 4, "width": 64, "series": 1.5, "parallel": 3.0}]
     assert (record["kind"], record["experiment"], record["k"]) == ("advice", "small", 4)
-    assert sentence.startswith("Take -k 4")
+    assert sentence.startswith("Use -k 4")
     (_, options, ks, given), settings = asked[0], task(0).settings
     assert (options.loss, options.settings, ks) == ("torch.nn.functional:mse_loss", settings, (4,))
     assert prepare([task(0).model(0)], options, given).loss.metric == ""
@@ -284,8 +284,11 @@ def test_mnist_from_its_files(tmp_path: Path) -> None:
     ("damage", "expected"),
     [
         (lambda path: path.unlink(), "doesn't exist; name the folder of MNIST's four files"),
-        (lambda path: path.write_bytes(b"nothing"), "is no file of MNIST's; get it anew"),
-        (lambda path: path.write_bytes(idx(np.zeros((4, 28, 28)))[:-1]), "is no file of MNIST's; get it anew"),
+        (lambda path: path.write_bytes(b"nothing"), "isn't one of MNIST's files; download it again"),
+        (
+            lambda path: path.write_bytes(idx(np.zeros((4, 28, 28)))[:-1]),
+            "isn't one of MNIST's files; download it again",
+        ),
         (lambda path: path.write_bytes(idx(np.zeros((5, 28, 28)))), "holds 5 images and 4 labels"),
     ],
 )

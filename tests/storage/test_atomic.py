@@ -258,7 +258,7 @@ def test_what_is_ready_is_finished_by_whoever_comes(several: Path, names: Callab
 def test_a_model_is_written_through_nothing_but_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
-    for name, sentence in (("pipe", "is no file but a device, a pipe or a socket"), ("link", "is a symbolic link")):
+    for name, sentence in (("pipe", "is a device, a pipe or a socket, not a file"), ("link", "is a symbolic link")):
         with pytest.raises(ModelError, match=sentence):
             save(network(1), tmp_path / name)
     assert (tmp_path / "pipe").is_fifo()

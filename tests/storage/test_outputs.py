@@ -169,7 +169,7 @@ def test_what_is_read_is_never_replaced(
     shutil.copy("parts/whole.onnx", "own.onnx")
     name = alias(Path(read), kind)
     before = contents(here)
-    assert refused(*command, name, *force) == f"{name} is read itself; give another name for what is written."
+    assert refused(*command, name, *force) == f"{name} is an input of this command; give another name for the output."
     assert contents(here) == before
 
 
@@ -178,20 +178,20 @@ def test_a_folder_that_is_read_is_never_replaced(here: Path, force: tuple[str, .
     before = contents(here)
     for source in ("parts/whole.onnx", "parts/original.onnx", "parts/part0.onnx"):
         sentence = refused("split", source, "-k", 2, "-o", "parts", *force)
-        assert sentence == f"parts holds {source}, which is read; give another name for what is written."
-    assert "four is read itself" in refused("merge", "four", "--to", 2, "-o", "four", *force)
+        assert sentence == f"parts holds {source}, which is read; give another name for the output."
+    assert "four is an input of this command" in refused("merge", "four", "--to", 2, "-o", "four", *force)
     assert "which is read" in refused("merge", "four", "--to", 2, "-o", ".", *force)
     assert contents(here) == before
 
 
 def test_external_data_that_are_read_are_never_replaced(here: Path) -> None:
     onnx.save_model(BUILDERS["lrn"](), "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
-    assert "e.data is read itself" in refused("split", "e.onnx", "-k", 2, "-o", "e.data", "--force")
+    assert "e.data is an input of this command" in refused("split", "e.onnx", "-k", 2, "-o", "e.data", "--force")
     model = BUILDERS["lenet"]()
     onnx.save_model(model, "l.onnx", save_as_external_data=True, location="l.data", size_threshold=0)
     run("split", "l.onnx", "-k", 2, "-o", "out")
     before = contents(here)
-    assert "is read itself" in refused("merge", "out", "-o", "out/whole.onnx.data", "--force")
+    assert "is an input of this command" in refused("merge", "out", "-o", "out/whole.onnx.data", "--force")
     assert contents(here) == before
 
 

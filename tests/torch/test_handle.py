@@ -258,7 +258,7 @@ def test_report_says_what_is_averaged() -> None:
     lines = handle.report().splitlines()
     assert lines[0].startswith("2 parts of ")
     assert repr(handle) == f"Handle(Narrow: {lines[0]})"
-    assert "'one.bias': every part has its own, merge takes the mean" in lines
+    assert "'one.bias': every part has its own, and merging takes their mean" in lines
     assert lines[-1] == "after merging the module is near the mean of the parts, not equal to it"
     _, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
     assert handle.report().splitlines()[1:] == [
@@ -447,7 +447,7 @@ def test_averages_and_files_of_parts_are_merged(tmp_path: Path) -> None:
     module.load_state_dict(resumed.merge([torch.load(tmp_path / f"{n}.pt") for n in (1, 2)]))
     assert deviation(module, averages, draw()) < 1e-5
     assert deviation(module, parts, draw()) > 1e-3
-    with pytest.raises(MergeError, match="the plan has 2 parts, 1 were given"):
+    with pytest.raises(MergeError, match="the plan has 2 parts, but 1 were given"):
         handle.merge([parts[0].state_dict()])
 
 

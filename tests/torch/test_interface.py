@@ -147,5 +147,5 @@ def test_calls_that_do_not_fit() -> None:
         parts[0](X, labels=Y)
     with pytest.raises(UsageError, match="missing a required argument: 'x'; call the part like the module, with x"):
         parts[0]()
-    with pytest.raises(UsageError, match="the part needs the tensor x, as the example inputs had it"):
+    with pytest.raises(UsageError, match="the part needs the tensor x, which the example inputs had"):
         parts[0]([1.0, 2.0])

@@ -112,7 +112,9 @@ def test_what_has_no_element_for_each_weight_starts_anew(divided: Divided) -> No
     for part, optimizer in zip(parts, optimizers, strict=True):
         learn(part, optimizer, draw)
     target = torch.optim.Adafactor(module.parameters())
-    with pytest.warns(UserWarning, match="Adafactor: col_var, row_var has no element for each weight, and starts anew"):
+    with pytest.warns(
+        UserWarning, match="Adafactor: col_var, row_var has no element for each weight, and starts again"
+    ):
         handle.merge_optimizer(optimizers, target)
     assert not target.state.get(module.get_parameter("fc1.weight"))
     ours = [o.state[part.get_parameter("fc2.bias")] for o, part in zip(optimizers, parts, strict=True)]

@@ -42,8 +42,8 @@ def test_without_a_process_group_all_parts_are_here() -> None:
 @pytest.mark.parametrize(
     ("plan", "state", "why"),
     [
-        ("q", {"w": torch.ones(2)}, "rank 1 divides the module otherwise than rank 0"),
-        ("p", {"v": torch.ones(2)}, "rank 1 divides the module otherwise than rank 0"),
+        ("q", {"w": torch.ones(2)}, "rank 1 divides the module differently from rank 0"),
+        ("p", {"v": torch.ones(2)}, "rank 1 divides the module differently from rank 0"),
         ("p", {"w": torch.zeros(2)}, "rank 1 has another 'w' than rank 0; give all ranks the same weights"),
     ],
 )

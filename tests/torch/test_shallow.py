@@ -113,7 +113,7 @@ def test_a_block_that_is_applied_again_and_again() -> None:
 
 
 def test_what_can_not_be_shallow() -> None:
-    with pytest.raises(PartitionError, match="LeNet has no blocks that repeat"):
+    with pytest.raises(PartitionError, match="LeNet has no repeated blocks"):
         shallow_module(LeNet(), torch.randn(2, 1, 20, 20), 1)
     with pytest.raises(UsageError, match="Tied has a stack of 4 blocks; keep at least 1 and fewer than 4 of them"):
         shallow_module(Tied(), torch.randn(4, 5), 4)

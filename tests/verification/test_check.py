@@ -56,7 +56,7 @@ def test_what_is_right_passes(name: str) -> None:
 
 @pytest.mark.usefixtures("unguarded")
 def test_what_is_wrong_is_an_error() -> None:
-    with pytest.raises(VerificationError, match="a mistake of onnxpart's"):
+    with pytest.raises(VerificationError, match="a bug in onnxpart"):
         checked(split(looked_up(), 2))
 
 
@@ -64,7 +64,7 @@ def test_what_is_wrong_is_an_error() -> None:
 def test_nothing_is_written_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(looked_up(), "m.onnx")
-    assert "nothing was written" in run("split", "m.onnx", "-k", 2, "-o", "parts", code=1).stderr
+    assert "Nothing was written" in run("split", "m.onnx", "-k", 2, "-o", "parts", code=1).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
     run("split", "m.onnx", "-k", 2, "-o", "parts", "--no-check")
     assert (tmp_path / "parts" / "part0.onnx").is_file()
@@ -93,7 +93,7 @@ def test_what_is_too_large_is_left_out_and_said(limit: str, words: str, monkeypa
 def test_what_cannot_run_is_said() -> None:
     found = checked(split(unknown(), 2))
     assert found.deviation is None
-    assert "ONNX Runtime can't run the model as it came" in found.sentence
+    assert "ONNX Runtime can't run the original model" in found.sentence
 
 
 def test_a_branch_that_cannot_run_as_it_came_is_said() -> None:
@@ -110,7 +110,7 @@ def test_a_branch_that_cannot_run_as_it_came_is_said() -> None:
     }
     made = n.op("If", n.op("Less", "gate", n.number(0)), **branches)
     found = checked(split(n.model(made, shape=("N", 3)), 2))
-    assert "ONNX Runtime can't run the model as it came" in found.sentence
+    assert "ONNX Runtime can't run the original model" in found.sentence
 
 
 def test_the_file_tells_whether_a_model_ran_as_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_the_file_tells_whether_a_model_ran_as_it_came(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(module, "verify", rewritten)
     monkeypatch.setattr(module, "assemble", rewritten)
-    assert "nothing was written" in run("split", "m.onnx", "-k", 2, "-o", "parts", code=1).stderr
+    assert "Nothing was written" in run("split", "m.onnx", "-k", 2, "-o", "parts", code=1).stderr
     assert not (tmp_path / "parts").exists()
 
 
@@ -143,7 +143,7 @@ def test_a_deep_network_computes_what_the_shallow_one_did() -> None:
     found = grown(residual_mlp())
     assert found.deviation is not None
     assert found.deviation <= 1e-5
-    with pytest.raises(VerificationError, match="the deep network's outputs are off by"):
+    with pytest.raises(VerificationError, match="the deep network's outputs differ by"):
         grown(residual_mlp(), "copies")
 
 

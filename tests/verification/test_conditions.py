@@ -106,5 +106,5 @@ def test_problems_name_what_is_wrong() -> None:
 def test_a_plan_of_another_model_is_refused() -> None:
     analysis, _ = planned("chain")
     _, other = planned("figure1")
-    with pytest.raises(MergeError, match="the plan is not one of chain"):
+    with pytest.raises(MergeError, match="the plan isn't one of chain"):
         check_conditions(analysis, other)

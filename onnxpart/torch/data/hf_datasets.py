@@ -34,7 +34,9 @@ def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | N
         ) from None
     by_name = found if isinstance(found, dict) else {_LEARN: found}
     if _LEARN not in by_name:
-        raise DataError(f"hf:{name} has the splits {', '.join(map(repr, by_name))}, and no {_LEARN!r}; name one so.")
+        raise DataError(
+            f"hf:{name} has the splits {', '.join(map(repr, by_name))}, but no {_LEARN!r}; give one that name."
+        )
     test = next((split for split in _TEST if split in by_name), None)
     first, second = (
         None if split is None else _columns(f"hf:{name}", by_name[split], (*inputs, TARGET)) for split in (_LEARN, test)
@@ -48,7 +50,7 @@ def _columns(name: str, split: Any, wanted: Sequence[str]) -> Any:
     missing = [column for column in wanted if column not in (have or wanted)]
     if missing:
         raise DataError(
-            f"{name} has no column {missing[0]!r} (it has {', '.join(map(repr, have))}); name the columns as the "
+            f"{name} has no column {missing[0]!r} (it has {', '.join(map(repr, have))}); name the columns after the "
             f"graph's inputs, and {TARGET}."
         )
     return split.select_columns(list(wanted)).with_format("torch")

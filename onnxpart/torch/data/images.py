@@ -71,7 +71,9 @@ def mnist(folder: Path) -> tuple[Samples, Samples]:
     )
     for images, labels in (first, second):
         if len(images) != len(labels):
-            raise DataError(f"{folder} holds {len(images)} images and {len(labels)} labels; get MNIST's files anew.")
+            raise DataError(
+                f"{folder} holds {len(images)} images and {len(labels)} labels; download MNIST's files again."
+            )
     return (first[0], first[1].astype(np.int64)), (second[0], second[1].astype(np.int64))
 
 
@@ -87,7 +89,7 @@ def _idx(folder: Path, name: str, rank: int) -> NDArray[np.uint8]:
             raise ValueError
         return np.frombuffer(content, np.uint8, offset=4 * (1 + rank)).reshape(shape)
     except (OSError, EOFError, ValueError, zlib.error):
-        raise DataError(f"{found} is no file of MNIST's; get it anew.") from None
+        raise DataError(f"{found} isn't one of MNIST's files; download it again.") from None
 
 
 def cifar10(folder: Path) -> tuple[Samples, Samples]:
@@ -107,7 +109,9 @@ def _cifar_files(folder: Path, names: Sequence[str]) -> Samples:
             raise DataError(f"{path} doesn't exist; name the folder of CIFAR-10's binary version.")
         content = np.fromfile(path, np.uint8)
         if len(content) % _CIFAR_RECORD or not len(content):
-            raise DataError(f"{path} isn't made of records of {_CIFAR_RECORD} bytes; get CIFAR-10's binary version.")
+            raise DataError(
+                f"{path} doesn't consist of records of {_CIFAR_RECORD} bytes; download CIFAR-10's binary version."
+            )
         records.append(content.reshape(-1, _CIFAR_RECORD))
     joined = np.concatenate(records)
     return joined[:, 1:].reshape(-1, 3, 32, 32), joined[:, 0].astype(np.int64)
@@ -125,7 +129,10 @@ def laid_out(name: str, pixels: Tensor, port: Port) -> Tensor:
         laid = pixels.flatten(1)
     else:
         shape = listed((channels, height, width))
-        raise DataError(f"the images of {name} are {shape}, the graph's {port.name!r} is {port}; they don't fit.")
+        raise DataError(
+            f"the images of {name} are {shape}, but the graph's {port.name!r} is {port}; export the model for these "
+            "images."
+        )
     return _scaled(laid, port)
 
 
@@ -146,7 +153,7 @@ class Normalize:
         :raises UsageError: when a deviation isn't positive.
         """
         if not all(deviation > 0 for deviation in self.std):
-            raise UsageError(f"a deviation of images is {min(self.std):g}; it must be positive.")
+            raise UsageError(f"--std has {min(self.std):g}; standard deviations must be positive.")
 
     def __call__(self, samples: Batch) -> Batch:
         """Return the samples with normalised images [N, C, H, W], [N, H, W, C] or, of one number, of any form.
@@ -169,7 +176,8 @@ class Normalize:
         if len(shape) == 4 and shape[1] == len(numbers):
             return found[:, None, None]
         raise DataError(
-            f"{len(numbers)} numbers normalise images {listed(shape[1:])}; give one, or one for each channel."
+            f"{len(numbers)} numbers are given to normalise images {listed(shape[1:])}; give one, or one for each "
+            "channel."
         )
 
 

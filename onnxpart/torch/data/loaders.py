@@ -41,7 +41,7 @@ class TensorLoader:
         lengths = {len(tensor) for tensor in (*self.inputs, self.target)}
         if len(lengths) > 1:
             counts = ", ".join(str(len(tensor)) for tensor in (*self.inputs, self.target))
-            raise DataError(f"inputs and target have {counts} samples; give as many of each.")
+            raise DataError(f"inputs and target have {counts} samples; give the same number of each.")
         if lengths == {0}:
             raise DataError("the data hold no samples; give at least one.")
 
@@ -326,12 +326,12 @@ class _Seeded(torch_data.Dataset[Any]):
 
 
 def _miscounted(what: str) -> DataError:
-    return DataError(f"the loader says that it has {what}; let its length be the number of those.")
+    return DataError(f"the loader says that it has {what}; make its length the number that it yields.")
 
 
 def _unreadable(error: BaseException) -> DataError:
     reason = str(error).strip().partition("\n")[0]
-    return DataError(f"the data can't be read ({type(error).__name__}: {reason}); check what yields them.")
+    return DataError(f"the data can't be read ({type(error).__name__}: {reason}); check the code that yields them.")
 
 
 def _ignore_interrupts(_: int) -> None:
@@ -381,7 +381,7 @@ def to_batch(found: Any, names: Sequence[str]) -> Batch:
         target = TARGET if TARGET in rest else rest[0] if len(rest) == 1 else None
         if target is None:
             listed = ", ".join(map(repr, found))
-            raise DataError(f"the data's entries are {listed}, none of them {TARGET!r}; name the target so.")
+            raise DataError(f"the data have the entries {listed}, but no {TARGET!r}; give the target that name.")
         return _named(found, names), _tensor(found[target], target)
     if not isinstance(found, Sequence) or len(found) < 2:
         raise DataError(f"the data yield a {type(found).__name__}, not inputs and a target; yield (inputs, target).")
@@ -400,7 +400,7 @@ def _named(found: Mapping[str, Any], names: Sequence[str]) -> tuple[Tensor, ...]
     missing = [name for name in names if name not in found]
     if missing:
         listed = ", ".join(map(repr, found))
-        raise DataError(f"the data lack the graph's input {missing[0]!r} (they have {listed}); name it so.")
+        raise DataError(f"the data lack the graph's input {missing[0]!r} (they have {listed}); add it under that name.")
     return tuple(_tensor(found[name], name) for name in names)
 
 
@@ -408,4 +408,4 @@ def _tensor(value: Any, name: str) -> Tensor:
     try:
         return value if isinstance(value, Tensor) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        raise DataError(f"{name!r} of the data is a {type(value).__name__}, no tensor; yield tensors.") from None
+        raise DataError(f"{name!r} of the data is a {type(value).__name__}, not a tensor; yield tensors.") from None

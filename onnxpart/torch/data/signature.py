@@ -67,7 +67,9 @@ class Signature:
         fitted = tuple(_fitted(tensor, port, sizes) for tensor, port in zip(inputs, self.ports, strict=True))
         lengths = [len(tensor) for tensor in inputs] + [len(target) if target.dim() else 0]
         if len(set(lengths)) > 1:
-            raise DataError(f"inputs and target have {', '.join(map(str, lengths))} samples; give as many of each.")
+            raise DataError(
+                f"inputs and target have {', '.join(map(str, lengths))} samples; give the same number of each."
+            )
         return fitted, target
 
 
@@ -83,7 +85,7 @@ def signature(graph: onnx.GraphProto) -> Signature:
 def _port(value: onnx.ValueInfoProto) -> Port:
     kind = value.type.tensor_type
     if kind.elem_type not in _DTYPES:
-        raise DataError(f"the graph's input {value.name!r} is no tensor of numbers, so no data can fit it.")
+        raise DataError(f"the graph's input {value.name!r} isn't a tensor of numbers, so no data can fit it.")
     if not kind.HasField("shape") or not kind.shape.dim:
         raise DataError(f"the graph's input {value.name!r} has no axis for the samples of a batch; export it with one.")
     dims = (d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
@@ -93,9 +95,9 @@ def _port(value: onnx.ValueInfoProto) -> Port:
 def _fitted(tensor: Tensor, port: Port, sizes: dict[str, int]) -> Tensor:
     found = f"{dtype_name(tensor.dtype)} {listed(tensor.shape)}"
     if tensor.dtype != port.dtype and _kind(tensor.dtype) != _kind(port.dtype):
-        raise DataError(f"{port.name!r} of the data is {found}, the graph's is {port}; convert its type.")
+        raise DataError(f"{port.name!r} of the data is {found}, but the graph's is {port}; convert its type.")
     if not fits(tensor.shape[1:], port.dims[1:]) or not tensor.dim():
-        raise DataError(f"{port.name!r} of the data is {found}, the graph's is {port}; give samples of that shape.")
+        raise DataError(f"{port.name!r} of the data is {found}, but the graph's is {port}; give samples of that shape.")
     for size, symbol in zip(tensor.shape[1:], port.dims[1:], strict=True):
         if isinstance(symbol, str) and sizes.setdefault(symbol, size) != size:
             raise DataError(f"{port.name!r} of the data has {symbol} = {size}, another input {sizes[symbol]}.")

@@ -106,13 +106,16 @@ def open_data(
     elif rest and kind not in _OPENERS:
         found = _from_function(text, loading)
     else:
-        raise UsageError(f"the data {text!r} are of no known form; give {_likely(text)}.")
+        raise UsageError(f"--data {text!r} has no known form; give {_likely(text)}.")
     if steps_per_epoch is not None and not isinstance(found.train, StreamLoader):
-        raise UsageError(f"the data {text!r} have {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
+        raise UsageError(f"--data {text!r} has {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
     found = found.prepared(inputs)
     if normalize is not None:
         if kind not in _IMAGES:
-            raise UsageError(f"the data {text!r} aren't normalised; give {', '.join(_IMAGES)}, or normalised data.")
+            raise UsageError(
+                f"--mean and --std don't apply to the data {text!r}; give {', '.join(_IMAGES)}, or normalise the "
+                "data yourself."
+            )
         found = found.prepared(normalize)
     for source in (found.train, found.test):
         if source is not None:
@@ -148,14 +151,14 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
         return
     if len(samples[0]) != fixed:
         raise DataError(
-            f"the graph takes batches of {fixed} samples, the data come in batches of {len(samples[0])}; export it "
+            f"the graph takes batches of {fixed} samples, but the data come in batches of {len(samples[0])}; export it "
             f"with a symbolic batch, or train with --batch-size {fixed}."
         )
     count = len(source.target) if isinstance(source, TensorLoader) else 0
     if count % batch_size:
         raise DataError(
-            f"the graph takes batches of {fixed} samples, and {count} samples leave a smaller one; export it with a "
-            "symbolic batch, or leave samples out."
+            f"the graph takes batches of {fixed} samples, and {count} samples leave a smaller last batch; export it "
+            "with a symbolic batch, or leave samples out."
         )
 
 
@@ -192,7 +195,7 @@ def _images(name: str, samples: Samples, port: Port, loading: _Loading, *, train
 
 def _only_port(name: str, inputs: Signature) -> Port:
     if len(inputs.ports) != 1:
-        raise DataError(f"{name} holds images alone, the graph has {len(inputs.ports)} inputs; use npz:FILE.")
+        raise DataError(f"{name} contains only images, but the graph has {len(inputs.ports)} inputs; use npz:FILE.")
     return inputs.ports[0]
 
 
@@ -221,7 +224,7 @@ def _read_npz(path: str) -> dict[str, NDArray[Any]]:
         with opened as file:
             found = np.load(file, allow_pickle=False)
             if not isinstance(found, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds one array, no named ones; write it with np.savez.")
+                raise DataError(f"{path} contains one array without a name; write it with np.savez.")
             return {name: found[name] for name in found.files}
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error}); check the path.") from None
@@ -242,7 +245,10 @@ def _arrays(
                 "with test_ in front for samples to test."
             )
         if arrays[name].dtype.kind not in "biuf" or not arrays[name].ndim:
-            raise DataError(f"{path}: {name!r} is {arrays[name].dtype} {list(arrays[name].shape)}, no samples.")
+            raise DataError(
+                f"{path}: {name!r} is {arrays[name].dtype} {list(arrays[name].shape)}; save an array of numbers "
+                "whose first axis is the samples."
+            )
     *inputs, target = (torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in wanted)
     return inputs, target
 
@@ -252,7 +258,7 @@ def _folder(name: str, loading: _Loading) -> Data:
     """Return the images of a folder, by class."""
     path, port = Path(name), _only_port(f"folder:{name}", loading.inputs)
     if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
-        raise DataError(f"the graph's {port.name!r} is {port}, no images of 1 or 3 channels; use npz:FILE.")
+        raise DataError(f"the graph's {port.name!r} is {port}, which isn't images of 1 or 3 channels; use npz:FILE.")
     with needs("a folder of images", "train"):
         import PIL  # noqa: F401
     train, test = path / "train", path / "test"
@@ -264,7 +270,7 @@ def _folder(name: str, loading: _Loading) -> Data:
     except OSError as error:
         raise DataError(f"{error.filename} can't be read ({error.strerror}); check the path.") from None
     if not found[0]:
-        raise DataError(f"{folder} holds no images in subfolders, one for each class; name such a folder.")
+        raise DataError(f"{folder} has no subfolders of images, one for each class; name a folder that has.")
     sources = [loading.dataset(ImageFolder(files, port), train=files is found[0]) if files else None for files in found]
     assert sources[0] is not None
     return Data(sources[0], sources[1])
@@ -297,7 +303,7 @@ def find_function(text: str, what: str) -> Callable[..., Any]:
             f"the {what} {text!r} can't be imported ({type(error).__name__}: {error}); name it as module:function."
         ) from None
     if not callable(function):
-        raise UsageError(f"the {what} {text!r} is a {type(function).__name__}, no function; name one.")
+        raise UsageError(f"the {what} {text!r} is a {type(function).__name__}, not a function; name a function.")
     result: Callable[..., Any] = function
     return result
 
@@ -353,7 +359,7 @@ def _from_object(
     if not train:
         return ForeignLoader(Opened(again), loading.inputs.names, loading.seed)
     if loading.steps_per_epoch is None:
-        raise DataError(f"{text} gives data without a length; say with --steps-per-epoch when an epoch ends.")
+        raise DataError(f"{text} gives data without a length; set the length of an epoch with --steps-per-epoch.")
     return StreamLoader(Opened(again), loading.inputs.names, loading.steps_per_epoch, loading.seed)
 
 

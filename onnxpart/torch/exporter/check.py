@@ -51,14 +51,14 @@ def difference(
         except OnnxpartError:
             return f"the exported model doesn't run on {title}"
         if len(got) == len(want) and not _close(got, want):
-            return f"the exported model gives something else than the module on {title}{_noise(draft)}"
+            return f"the exported model gives something other than the module on {title}{_noise(draft)}"
     return None
 
 
 def _noise(draft: Draft) -> str:
     """Say which node draws random numbers whether the module trains or not."""
     drawing = [node for node in draft.proto.graph.node if node.op_type in RANDOM]
-    return f": {drawing[0].op_type} {drawing[0].name!r} is random in evaluation too, do without it" if drawing else ""
+    return f": {drawing[0].op_type} {drawing[0].name!r} is random in evaluation, too, so remove it" if drawing else ""
 
 
 def _trials(inputs: Named, axes: Sequence[Mapping[int, str]]) -> Iterator[tuple[str, Named]]:

@@ -28,7 +28,10 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Axes:
     """
     ranks, others = ({name: x.ndim for name, x in example.items()} for example in (one, other))
     if ranks != others:
-        raise UsageError(f"one example has inputs of these ranks, {ranks}, and the other {others}; give two of a kind.")
+        raise UsageError(
+            f"the inputs of one example have the ranks {ranks}, those of the other {others}; give two with the same "
+            "ranks."
+        )
     sizes: dict[tuple[int, int], str] = {}
     return {
         name: {

@@ -192,7 +192,7 @@ def _flat(module: nn.Module, names: Sequence[str], watches: list[Watch] | None =
             value = forward(**named) if names else forward(*args, **named)
         pairs = list(results(value))
         if not pairs:
-            raise OnnxpartError(f"it returns no tensor, but {type(value).__name__}; return what that is made of")
+            raise OnnxpartError(f"it returns no tensor, but {type(value).__name__}; return the tensors in it")
         found[:] = [name for name, _ in pairs]
         return pairs[0][1] if len(pairs) == 1 else tuple(tensor for _, tensor in pairs)
 

@@ -70,7 +70,7 @@ def _compared(
             return None
     got = _gradients(lambda: imported(*feed), [held[name] for name in names])
     if not got:
-        return f"no gradient passes through the graph, but through the module: {CAUSES} is lost"
+        return f"a gradient passes through the module but not through the graph: {CAUSES} is lost"
     largest = max((float(g.norm()) for g in want), default=0.0)
     for name, a, b in zip(names, got, want, strict=True):
         if not _close(a.to(b), b, FLAT * largest):

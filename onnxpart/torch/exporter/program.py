@@ -28,7 +28,7 @@ def load_program(path: str | os.PathLike[str]) -> onnx.ModelProto:
             program = torch.export.load(path)
     except Exception as error:  # whatever its reader raises: they share no base class
         raise ModelError(
-            f"{path} is no program of torch.export ({first_line(error)}); write it with torch.export.save."
+            f"{path} isn't a program of torch.export ({first_line(error)}); write it with torch.export.save."
         ) from None
     module = program.module(check_guards=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -182,7 +182,7 @@ class Builder:
         if handler is None:
             raise node.error(
                 f"the importer has no entry for it (domain {domain or 'ai.onnx'}, opset {opset}); "
-                "express it by others, or add a function with @operator in onnxpart/torch/importer/operators"
+                "write it with other operators, or add a function with @operator in onnxpart/torch/importer/operators"
             )
         result: Value | tuple[Value, ...] | None = fold(node) or self._computed(node)
         result = self._handled(node, handler) if result is None else result
@@ -293,7 +293,7 @@ class Builder:
         if name not in self.values:
             if self.outer is None:
                 reader = f"node {consumer.name or consumer.output[0]!r} ({consumer.op_type})" if consumer else "graph"
-                reason = f"{reader}: {name!r} is a result that the importer doesn't give"
+                reason = f"{reader}: {name!r} is an output that the importer doesn't compute"
                 raise OnnxpartError(f"{reason}; remove that use from the model.")
             self.values[name] = self._from_outside(self.outer._value(name, consumer))  # noqa: SLF001
         return self.values[name]

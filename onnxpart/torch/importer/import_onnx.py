@@ -105,4 +105,4 @@ def _check_types(graph: onnx.GraphProto) -> None:
         element = kind.tensor_type.elem_type
         if kind.WhichOneof("value") not in (None, "tensor_type") or (element and element not in DTYPES):
             what = onnx.TensorProto.DataType.Name(element).lower() if element else kind.WhichOneof("value")
-            raise OnnxpartError(f"{value.name!r} is of type {what}, which torch has no tensors of; cut it off.")
+            raise OnnxpartError(f"{value.name!r} has type {what}, for which torch has no tensors; cut it off.")

@@ -40,8 +40,8 @@ class ImportedModule(Body):
             for axis, wanted in enumerate(sizes, 1):
                 if wanted and axis < value.dim() and value.shape[axis] != wanted:
                     raise OnnxpartError(
-                        f"the input {name!r} has size {value.shape[axis]} along axis {axis}, the model is made for "
-                        f"{wanted}; feed that, or export the model anew with such an input."
+                        f"the input {name!r} has size {value.shape[axis]} along axis {axis}, but the model was "
+                        f"exported for {wanted}; feed that size, or export the model again with this one."
                     )
         try:
             result: torch.Tensor | tuple[torch.Tensor, ...] = super().forward(*inputs)
@@ -78,7 +78,7 @@ class ImportedModule(Body):
         """Return inputs by name in the order of the graph."""
         if sorted(named) != sorted(order):
             given, wanted = (", ".join(names) or "none" for names in (named, order))
-            raise OnnxpartError(f"the inputs by name are {given}, the model wants {wanted}; name these.")
+            raise OnnxpartError(f"the inputs given by name are {given}, but the model takes {wanted}; use its names.")
         return [named[name] for name in order]
 
 
@@ -109,7 +109,7 @@ def load_weights(module: ImportedModule, arrays: Mapping[str, np.ndarray]) -> No
     tensors = _tensors(module)
     for name, array in arrays.items():
         if name not in tensors and name not in module.initializers:
-            raise OnnxpartError(f"{name!r} is no initializer of the model; load arrays of the same model.")
+            raise OnnxpartError(f"{name!r} isn't an initializer of the model; load arrays of the same model.")
         if name in tensors:
             _copy(name, array, tensors[name])
 
@@ -145,6 +145,6 @@ def _proto(name: str, tensor: torch.Tensor, data_type: int) -> onnx.TensorProto:
 def _copy(name: str, array: np.ndarray, tensor: torch.Tensor) -> None:
     if tuple(array.shape) != tuple(tensor.shape):
         raise OnnxpartError(
-            f"{name!r} has shape {tensor.shape}, the array {array.shape}; load arrays of the same model."
+            f"{name!r} has shape {tensor.shape}, but the array has {array.shape}; load arrays of the same model."
         )
     tensor.copy_(to_tensor(array))

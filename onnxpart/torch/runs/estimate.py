@@ -80,16 +80,19 @@ class Estimates:
         best = self.best
         if best is not None:
             return (
-                f"Take -k {best.k}: as many epochs are {best.series:.1f} times as fast on one machine, and "
+                f"Use -k {best.k}: the same number of epochs is {best.series:.1f} times as fast on one machine, and "
                 f"{best.parallel:.1f} times with a machine for each part."
             )
         wide = [row for row in self.rows if row.wide]
         if not wide:
-            return f"Dividing would not pay: parts of less than {WIDE} units learn badly, and none has more."
+            return f"Dividing doesn't pay: parts with fewer than {WIDE} units learn badly, and no K leaves that many."
         most = max(wide, key=lambda row: row.series)
         apart = max(wide, key=lambda row: row.parallel)
         several = f"; {apart.parallel:.1f} times with a machine for each of {apart.k}" if apart.parallel >= PAYS else ""
-        return f"Dividing would not pay on one machine: as many epochs are {most.series:.1f} times as fast{several}."
+        return (
+            f"Dividing doesn't pay on one machine: the same number of epochs is {most.series:.1f} times as "
+            f"fast{several}."
+        )
 
 
 def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Data | None = None) -> Estimates:

@@ -113,7 +113,7 @@ def fit(
         raise UsageError("a budget in minutes chooses when the parts merge; leave out --merge-at and --rounds.")
     data = opened(model.proto, options)
     if goal.target is not None and data.test is None:
-        raise UsageError("a target is one on data to test, and there are none; add them to the data.")
+        raise UsageError("--metric-target needs test data, and there are none; add them to the data.")
     if k == "auto":
         begun = options.resume and (out / PARTS).is_dir()
         k = folders.read_plan(out / PARTS).k if begun else estimate.chosen(model, options, data)
@@ -121,11 +121,13 @@ def fit(
     settings = options.settings
     longest = recipe.longest(settings.epochs) if merge_at is None else merge_at
     if not 0 < longest <= settings.epochs:
-        raise UsageError(f"merging at epoch {merge_at} isn't possible in {settings.epochs} epochs; choose one of them.")
+        raise UsageError(f"--merge-at {merge_at} isn't within the {settings.epochs} epochs; choose one of them.")
     if blocks is not None and rounds > 1:
-        raise UsageError("parts with few of their blocks train in one round; leave out --rounds, or --blocks.")
+        raise UsageError("parts with fewer blocks train in one round; leave out --rounds or --blocks.")
     if grow == "widen" and (rounds > 1 or edges != ZERO):
-        raise UsageError("a part that is widened merges with no others; leave out --rounds and --edges, or --grow.")
+        raise UsageError(
+            "with --grow widen one part is trained, and nothing is merged; leave out --rounds and --edges, or --grow."
+        )
     planned = rounds_of(model, k, longest, rounds, order, settings.seed, init or recipe.init)
     edges.check(planned.last.plan)
     if options.resume:
@@ -245,14 +247,14 @@ class _Run:
         settings = self.recipe.parts(self.options.settings, rounds.k, longest)
         told = self.progress(PARTS, task, range(longest))
         if self.options.resume and not checkpoint.exist(self.out / CHECKPOINTS):
-            told(Note(f"{self.out / CHECKPOINTS} holds nothing to resume; the run begins anew"))
+            told(Note(f"{self.out / CHECKPOINTS} contains nothing to resume; the run starts from the beginning"))
         wide, narrow = estimate.WIDE, estimate.width(rounds.last)
         if narrow < wide:
             badly = f"they learn badly with less than {wide}, so that a smaller -k may do better"
             told(Note(f"parts have {narrow} units in their large layers; {badly}"))
         pieced = len(rounds.spans) == 1 and (stops or self.goal.watched)
         if stops and task.data.test is None:
-            told(Note(f"without test data nobody can see when to merge; the parts train for {longest} epochs"))
+            told(Note(f"without test data there is no sign of when to merge; the parts train for {longest} epochs"))
 
         def divided(before: Networks, number: int) -> Networks:
             return divide_anew(before, self._round(number), edges) if number else before

@@ -205,7 +205,7 @@ def page(data: dict[str, Any]) -> list[str]:
         lines.append(f"Weights between parts stayed as they were in {', '.join(data['kept'])}.")
     return [
         *lines,
-        f"ONNX Runtime is off the trained module by {data['deviation']:.1e} of the output's spread.",
+        f"ONNX Runtime differs from the trained module by {data['deviation']:.1e} of the output's standard deviation.",
     ]
 
 

@@ -31,7 +31,7 @@ class Goal:
         for name in ("steps", "minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UsageError(f"the budget is {value} {name}; it must be more than none.")
+                raise UsageError(f"the budget is {value} {name}; it must be positive.")
 
     @property
     def watched(self) -> bool:

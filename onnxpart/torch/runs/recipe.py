@@ -41,7 +41,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise UsageError(f"the recipe {self.kind!r} isn't known; choose one of {', '.join(get_args(Kind))}.")
+            raise UsageError(f"the recipe {self.kind!r} is unknown; choose one of {', '.join(get_args(Kind))}.")
         if self.parts_lr is not None and not self.parts_lr > 0:
             raise UsageError(f"the parts' rate is {self.parts_lr}; it must be positive.")
         if self.parts_lr is not None and self.kind == "paper":

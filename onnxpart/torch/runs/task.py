@@ -173,7 +173,7 @@ def train_files(
         check_plain(path)
         check_file(state_file(path), True)
     if options.resume and not checkpoint.exist(checkpoints):
-        raise CheckpointError(f"{checkpoints} holds nothing to resume; leave out --resume to train from the files.")
+        raise CheckpointError(f"{checkpoints} contains nothing to resume; leave out --resume to train from the files.")
     task = prepare([read_whole(path) for path in files], options)
     told = progress(task)
     states = _states(files, options, told)
@@ -193,7 +193,7 @@ def _states(files: Sequence[Path], options: RunOptions, told: OnEvent) -> list[O
     if not found:
         return None
     if any(state.kind != wanted for state in found):
-        told(Note(f"{wanted} starts anew: {state_file(files[0])} is of {found[0].kind}"))
+        told(Note(f"{wanted} starts without state: {state_file(files[0])} was written by {found[0].kind}"))
         return None
     told(Note(f"{wanted} goes on from {', '.join(str(state_file(path)) for path in files)}"))
     return found

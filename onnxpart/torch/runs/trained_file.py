@@ -57,7 +57,7 @@ def with_weights(module: ImportedModule, source: Path) -> Draft:
 
 
 def deviation(module: ImportedModule, objective: Objective, path: Path, batch: Batch) -> float:
-    """Return how far ONNX Runtime, running a file, is from the trained module, as a share of the output's spread.
+    """Return how far ONNX Runtime is from the trained module, as a share of the output's standard deviation.
 
     :raises OnnxpartError: when ONNX Runtime can't run the file, or is further off than rounding explains.
     """
@@ -70,7 +70,8 @@ def deviation(module: ImportedModule, objective: Objective, path: Path, batch: B
     result = float(np.abs(wanted - found).max(initial=0.0)) / scale
     if not result <= (TOLERANCE_HALF if _has_half(path) else TOLERANCE):
         raise OnnxpartError(
-            f"{path}: ONNX Runtime's {objective.output!r} is off the trained module's by {result:.1e} of its spread; "
+            f"{path}: ONNX Runtime's {objective.output!r} differs from the trained module's by {result:.1e} of its "
+            "standard deviation; "
             "report this model."
         )
     return result

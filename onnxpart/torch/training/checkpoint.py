@@ -125,7 +125,8 @@ def about(path: Path) -> dict[str, Any]:
         raise _damaged(path) from None
     if found.get("version") != VERSION:
         raise CheckpointError(
-            f"{path} has format {found.get('version')}, this version reads {VERSION}; go on with the one that wrote it."
+            f"{path} has format {found.get('version')}, but this version reads {VERSION}; resume with the version "
+            "that wrote it."
         )
     return dict(found)
 
@@ -169,7 +170,7 @@ def _compare(path: Path, key: str, mine: Any, theirs: Any) -> None:
             _compare(path, inner, mine[inner], theirs.get(inner))
     elif mine != theirs:
         raise CheckpointError(
-            f"{path} is of another run: {key} was {theirs!r} there and is {mine!r} here; use the same, or start anew."
+            f"{path} is of another run: {key} was {theirs!r} there and is {mine!r} here; use the same, or start again."
         )
 
 

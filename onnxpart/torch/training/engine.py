@@ -61,9 +61,9 @@ def device_of(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"device {name!r} isn't supported; choose auto, cpu, cuda, cuda:i or mps.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r} isn't there ({torch.cuda.device_count()} GPUs found); use --device cpu.")
+        raise UsageError(f"device {name!r} isn't available ({torch.cuda.device_count()} GPUs found); use --device cpu.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"device {name!r} isn't there (it is of Apple's chips); use --device cpu.")
+        raise UsageError(f"device {name!r} isn't available (only Apple's chips have it); use --device cpu.")
     return device
 
 

@@ -62,7 +62,7 @@ def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
         return None
     if not checkpoints.resume:
         raise CheckpointError(
-            f"{checkpoints.folder} holds checkpoints of an earlier run; resume it, or remove them to start anew."
+            f"{checkpoints.folder} holds checkpoints of an earlier run; resume it, or remove them to start again."
         )
     common = set.intersection(*found)
     if not common:
@@ -186,7 +186,9 @@ class _Run:
         at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
         if isinstance(job.loader, StreamLoader) and job.loader.passes and not self.told_end:
             self.told_end = True
-            self._tell(Note(f"the data end after {job.loader.passes[0]} batches, and begin anew then"))
+            self._tell(
+                Note(f"the data end after {job.loader.passes[0]} batches, and are then read from their beginning")
+            )
 
     def _tell(self, event: Event) -> None:
         try:

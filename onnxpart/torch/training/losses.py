@@ -67,7 +67,7 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
-            raise UsageError(f"label smoothing is {self.smoothing:g}; it is a share, from 0 to less than 1.")
+            raise UsageError(f"label smoothing is {self.smoothing:g}; it must be at least 0 and less than 1.")
         classes = self.shape[self.axis]
         if self.weights and (len(self.weights) != classes or not all(0 < weight < inf for weight in self.weights)):
             listing = ",".join(f"{weight:g}" for weight in self.weights)
@@ -90,7 +90,9 @@ class CrossEntropy:
         """Return the samples with labels as int64 (see `Loss.prepare`)."""
         inputs, target = samples
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-            raise DataError(f"the labels are {dtype_name(target.dtype)}; cross_entropy takes classes as integers.")
+            raise DataError(
+                f"the labels have type {dtype_name(target.dtype)}; cross_entropy takes classes as integers."
+            )
         classes = self.shape[self.axis]
         wanted = (*self.shape[1 : self.axis], *self.shape[self.axis + 1 :])
         if target.shape[1:] == (*wanted, 1):
@@ -103,7 +105,8 @@ class CrossEntropy:
         low, high = int(target.min()), int(target.max())
         if low < 0 or high >= classes:
             raise DataError(
-                f"there is a label {low if low < 0 else high}, the output has the classes 0 to {classes - 1}; number "
+                f"there is a label {low if low < 0 else high}, but the output has the classes 0 to {classes - 1}; "
+                "number "
                 "the labels from 0, or use a network with more classes."
             )
         return inputs, target.long()

@@ -102,7 +102,7 @@ def from_state(state: OptimizerState, kind: str, parameters: Mapping[str, Tensor
     :raises OnnxpartError: if the state is another optimiser's, or of other shapes, or fits nothing.
     """
     if state.kind != kind and state.slots:
-        raise OnnxpartError(f"the state is one of {state.kind}, not {kind}; go on with the same optimiser.")
+        raise OnnxpartError(f"the state is that of {state.kind}, not {kind}; train on with the same optimiser.")
     result: Slots = {}
     for key, parameter in parameters.items():
         for slot, array in state.slots.get(tensor_name(key), {}).items():
@@ -113,7 +113,9 @@ def from_state(state: OptimizerState, kind: str, parameters: Mapping[str, Tensor
                 )
             result.setdefault(key, {})[slot] = to_tensor(array)
     if state.slots and not result:
-        raise OnnxpartError(f"the state of {next(iter(state.slots))!r} fits no parameter; use that of the same model.")
+        raise OnnxpartError(
+            f"the state of {next(iter(state.slots))!r} fits no parameter; use the state of the same model."
+        )
     return result
 
 

@@ -136,7 +136,7 @@ WRONG: dict[str, tuple[Callable[[], ModelProto], Change, str]] = {
     "an axis of a result beyond": (scanned, setting("scan_output_axes", [-4]), "Scan 'scan' runs along axis -4"),
     "more sequences than inputs": (scanned, counts(5), "Scan 'scan' has 2 sequences among its inputs, not 5"),
     "no sequences": (scanned, counts(0), "Scan 'scan' has 1 sequences among its inputs, not 0"),
-    "an input that is a sequence": (looped, sequence_input, "its input 'list' is no tensor but sequence"),
+    "an input that is a sequence": (looped, sequence_input, "its input 'list' isn't a tensor but sequence"),
 }
 
 
@@ -156,7 +156,9 @@ def test_a_scan_whose_state_changes_shape() -> None:
     n, h = before()
     body = graph(n, "body", {"s": "state", "part": "each"}, lambda m: [m.linear("s", SIZE, SIZE + 1, name="a")])
     model = ended(n, n.op("Scan", h, h, name="scan", body=body, num_scan_inputs=1))
-    with pytest.raises(ModelError, match=r"the body of Scan 'scan' makes a state of shape \(2, 7\) of one of \(2, 6\)"):
+    with pytest.raises(
+        ModelError, match=r"the body of Scan 'scan' turns a state of shape \(2, 6\) into one of \(2, 7\)"
+    ):
         analyse(load(model))
 
 

@@ -87,10 +87,10 @@ def test_a_stream_goes_on_from_its_state(folder: str, read: int) -> None:
 
 def test_data_sets_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        DataError, match=r"hf:saved has no column 'y' .it has 'target', 'x', 'words'.; name the columns as"
+        DataError, match=r"hf:saved has no column 'y' .it has 'target', 'x', 'words'.; name the columns after"
     ):
         open_data("hf:saved", inputs("y"), batch_size=4)
-    with pytest.raises(DataError, match="hf:untaught has the splits 'validation', and no 'train'; name one so"):
+    with pytest.raises(DataError, match="hf:untaught has the splits 'validation', but no 'train'; give one"):
         opened("untaught")
     Path("empty").mkdir()
     for name in ("empty", str(Path("nothing").resolve())):

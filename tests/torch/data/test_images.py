@@ -41,17 +41,19 @@ def test_images_are_normalised_by_channel_or_by_one_number(dims: tuple[int, ...]
 def test_images_that_are_not_normalised() -> None:
     images = laid_out("images", PIXELS, Port("x", torch.float32, ("N", 3, 4, 5)))
     for found, numbers in ((images, (0.5, 0.5)), (images.flatten(1), (0.5,) * 3)):
-        with pytest.raises(DataError, match=rf"{len(numbers)} numbers normalise images .*; give one, or one for each"):
+        with pytest.raises(
+            DataError, match=rf"{len(numbers)} numbers are given to normalise images .*; give one, or one for each"
+        ):
             Normalize(numbers, numbers)(((found,), torch.zeros(2)))
     with pytest.raises(DataError, match="the graph takes images as whole numbers, which aren't normalised; leave out"):
         Normalize((0.5,), (0.5,))(((PIXELS,), torch.zeros(2)))
-    with pytest.raises(UsageError, match="a deviation of images is 0; it must be positive"):
+    with pytest.raises(UsageError, match="--std has 0; standard deviations must be positive"):
         Normalize((0.5,), (0.0,))
 
 
 def test_images_that_do_not_fit() -> None:
     with pytest.raises(
-        DataError, match=r"the images of digits are \[3, 4, 5\], the graph's 'x' is float32 \[N, 3, 4, 6\]"
+        DataError, match=r"the images of digits are \[3, 4, 5\], but the graph's 'x' is float32 \[N, 3, 4, 6\]"
     ):
         laid_out("digits", PIXELS, Port("x", torch.float32, ("N", 3, 4, 6)))
 

@@ -115,7 +115,7 @@ class Failing(Noisy):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_that_fails_is_one_sentence(workers: int) -> None:
-    sentence = "the data can't be read (KeyError: 'sample 0\\nof many'); check what yields them."
+    sentence = "the data can't be read (KeyError: 'sample 0\\nof many'); check the code that yields them."
     dataset = DatasetLoader(Failing(), ("x",), 3, shuffle=False, workers=workers)
     foreign = ForeignLoader(torch_data.DataLoader(Failing(), batch_size=3), ("x",))
     for loader in (dataset, foreign):
@@ -145,12 +145,15 @@ def test_inputs_go_by_name_or_by_position(found: Any, names: str) -> None:
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        ({"a": 1, "label": 2, "weight": 3}, "the data's entries are 'a', 'label', 'weight', none of them 'target'"),
-        ({"x": 1, "target": 2}, "the data lack the graph's input 'a' (they have 'x', 'target'); name it so."),
-        (({"x": 1}, 2), "the data lack the graph's input 'a' (they have 'x'); name it so."),
+        ({"a": 1, "label": 2, "weight": 3}, "the data have the entries 'a', 'label', 'weight', but no 'target'"),
+        (
+            {"x": 1, "target": 2},
+            "the data lack the graph's input 'a' (they have 'x', 'target'); add it under that name.",
+        ),
+        (({"x": 1}, 2), "the data lack the graph's input 'a' (they have 'x'); add it under that name."),
         ((1, 2, 3), "the data yield 2 inputs, the graph has 1 ('a'); yield as many."),
         (torch.zeros(3), "the data yield a Tensor, not inputs and a target; yield (inputs, target)."),
-        (("text", 1), "'a' of the data is a str, no tensor; yield tensors."),
+        (("text", 1), "'a' of the data is a str, not a tensor; yield tensors."),
     ],
 )
 def test_what_does_not_fit_is_named(found: Any, sentence: str) -> None:
@@ -190,7 +193,7 @@ def test_a_loader_that_lies_about_its_length_is_told(said: int, yields: str | No
     if yields is None:
         assert len(list(batches)) == 3
         return
-    with pytest.raises(DataError, match=f"says that it has {said} batches and {yields}; let its length be"):
+    with pytest.raises(DataError, match=f"says that it has {said} batches and {yields}; make its length the number"):
         list(batches)
 
 
@@ -338,7 +341,9 @@ def test_data_that_fail_at_a_state_are_one_sentence() -> None:
     next(loader.epoch(0))
     state = loader.state()
     assert state is not None
-    with pytest.raises(DataError, match=r"the data can't be read \(KeyError: 'shard 3'\); check what yields them"):
+    with pytest.raises(
+        DataError, match=r"the data can't be read \(KeyError: 'shard 3'\); check the code that yields them"
+    ):
         stream_of(Changed).restore(state)
 
 

@@ -38,10 +38,10 @@ def test_samples_get_the_graphs_types() -> None:
     ("x", "z", "reason"),
     [
         (torch.ones(2, 3, 5).int(), torch.ones(2, 5).int(), "'x' of the data is int32 .* convert its type"),
-        (torch.ones(2, 4, 5), torch.ones(2, 5).int(), r"'x' of the data is float32 \[2, 4, 5\], the graph's is"),
+        (torch.ones(2, 4, 5), torch.ones(2, 5).int(), r"'x' of the data is float32 \[2, 4, 5\], but the graph's is"),
         (torch.ones(2, 3), torch.ones(2, 5).int(), "give samples of that shape"),
         (torch.ones(2, 3, 5), torch.ones(2, 4).int(), "'z' of the data has T = 4, another input 5"),
-        (torch.ones(2, 3, 5), torch.ones(3, 5).int(), "have 2, 3, 2 samples; give as many of each"),
+        (torch.ones(2, 3, 5), torch.ones(3, 5).int(), "have 2, 3, 2 samples; give the same number of each"),
     ],
 )
 def test_samples_that_do_not_fit(x: Tensor, z: Tensor, reason: str) -> None:
@@ -51,7 +51,7 @@ def test_samples_that_do_not_fit(x: Tensor, z: Tensor, reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "dims", "reason"),
-    [(TensorProto.STRING, ["N"], "no tensor of numbers"), (FLOAT, [], "no axis for the samples")],
+    [(TensorProto.STRING, ["N"], "isn't a tensor of numbers"), (FLOAT, [], "no axis for the samples")],
 )
 def test_inputs_that_hold_no_samples(kind: int, dims: list[str | int | None], reason: str) -> None:
     with pytest.raises(DataError, match=reason):

@@ -79,10 +79,13 @@ def test_digits_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_that_do_not_fit() -> None:
-    sentence = "the images of mnist5k are [1, 28, 28], the graph's 'x' is float32 [N, 3, 32, 32]; they don't fit."
+    sentence = (
+        "the images of mnist5k are [1, 28, 28], but the graph's 'x' is float32 [N, 3, 32, 32]; "
+        "export the model for these images."
+    )
     assert refused("mnist5k", image(3, 32, 32)) == sentence
     two = inputs(("x", FLOAT, ["N", 784]), ("y", FLOAT, ["N", 1]))
-    assert refused("mnist5k", two) == "mnist5k holds images alone, the graph has 2 inputs; use npz:FILE."
+    assert refused("mnist5k", two) == "mnist5k contains only images, but the graph has 2 inputs; use npz:FILE."
 
 
 # -- CIFAR-10 ---------------------------------------------------------------------------------------------------------
@@ -142,7 +145,7 @@ def test_cifar10_in_pieces(cifar: Path, dims: tuple[int, ...]) -> None:
 
 def test_cifar10_that_is_not_there_or_damaged(cifar: Path) -> None:
     (cifar / "test_batch.bin").write_bytes(b"12")
-    assert "isn't made of records of 3073 bytes" in refused(f"cifar10:{cifar}", image(3, 32, 32))
+    assert "doesn't consist of records of 3073 bytes" in refused(f"cifar10:{cifar}", image(3, 32, 32))
     (cifar / "data_batch_3.bin").unlink()
     assert "data_batch_3.bin doesn't exist; name the folder" in refused(f"cifar10:{cifar}", image(3, 32, 32))
 
@@ -174,15 +177,15 @@ def test_arrays_go_by_name_and_get_the_graphs_types(tmp_path: Path) -> None:
         ({"b": None}, "d.npz has no array 'b' (it has 'a', 'target'); save a, b and target"),
         ({"target": None}, "d.npz has no array 'target' (it has 'b', 'a')"),
         ({"test_target": np.arange(2)}, "d.npz has no array 'test_a'"),
-        ({"a": np.ones((5, 3), np.int64)}, "'a' of the data is int64 [5, 3], the graph's is float32 [N, T]; convert"),
-        ({"b": np.ones((5, 3, 4), np.int64)}, "'b' of the data is int64 [5, 3, 4], the graph's is int64 [N, T, 2]"),
+        ({"a": np.ones((5, 3), np.int64)}, "'a' of the data is int64 [5, 3], but the graph's is float32 [N, T]; "),
+        ({"b": np.ones((5, 3, 4), np.int64)}, "'b' of the data is int64 [5, 3, 4], but the graph's is int64 [N, T, 2]"),
         ({"b": np.ones((5, 4, 2), np.int64)}, "'b' of the data has T = 4, another input 3."),
-        ({"target": np.arange(4)}, "inputs and target have 5, 5, 4 samples; give as many of each."),
+        ({"target": np.arange(4)}, "inputs and target have 5, 5, 4 samples; give the same number of each."),
         (
             {"a": np.ones((0, 3)), "b": np.ones((0, 3, 2), np.int64), "target": np.arange(0)},
             "the data hold no samples; give at least one.",
         ),
-        ({"a": np.array(["text"])}, "d.npz: 'a' is <U4 [1], no samples."),
+        ({"a": np.array(["text"])}, "d.npz: 'a' is <U4 [1]; save an array of numbers whose first axis is the samples."),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit(
@@ -202,7 +205,7 @@ def test_files_that_hold_no_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("d.npz").write_bytes(Path("d.npz").read_bytes()[:-60])
     assert "d.npz can't be read as arrays" in refused("npz:d.npz", TWO)
     np.save("d.npy", np.ones(3))
-    assert refused("npz:d.npy", TWO) == "d.npy holds one array, no named ones; write it with np.savez."
+    assert refused("npz:d.npy", TWO) == "d.npy contains one array without a name; write it with np.savez."
 
 
 def test_arrays_come_from_any_storage(tmp_path: Path) -> None:
@@ -224,9 +227,9 @@ def test_a_batch_that_the_graph_fixes(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", **arrays())
     text = f"npz:{tmp_path / 'd.npz'}"
     assert len(opened(text, fixed, 5).train) == 1
-    assert "takes batches of 5 samples, the data come in batches of 2" in refused(text, fixed)
+    assert "takes batches of 5 samples, but the data come in batches of 2" in refused(text, fixed)
     pair = inputs(("a", FLOAT, [2, 3]), ("b", INT, [2, 3, 2]))
-    assert "takes batches of 2 samples, and 5 samples leave a smaller one" in refused(text, pair)
+    assert "takes batches of 2 samples, and 5 samples leave a smaller last batch" in refused(text, pair)
 
 
 # -- images on disk ---------------------------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ def test_images_of_a_folder_are_normalised(pictures: Path) -> None:
     data = open_data(f"folder:{pictures}", image(3, 2, 3), batch_size=2, normalize=normalize)
     assert torch.equal(samples(data.test)[0], torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 2, 3))
     np.savez(pictures / "d.npz", x=np.zeros((2, 3), np.float32), target=np.arange(2))
-    with pytest.raises(UsageError, match="aren't normalised; give mnist5k, cifar10, folder, or normalised data"):
+    with pytest.raises(UsageError, match=r"don't apply to the data .*; give mnist5k, cifar10, folder, or normalise"):
         open_data(f"npz:{pictures / 'd.npz'}", image(3), batch_size=2, normalize=normalize)
 
 
@@ -270,10 +273,10 @@ def test_workers_read_the_same_images(pictures: Path) -> None:
 
 def test_folders_that_do_not_fit(pictures: Path) -> None:
     text = f"folder:{pictures}"
-    assert "no images of 1 or 3 channels" in refused(text, image(784))
+    assert "which isn't images of 1 or 3 channels" in refused(text, image(784))
     missing = refused(f"folder:{pictures / 'none'}", image(3, 2, 3))
     assert missing == f"{pictures / 'none'} can't be read (No such file or directory); check the path."
-    assert "holds no images in subfolders" in refused(f"folder:{pictures / 'test' / 'b'}", image(3, 2, 3))
+    assert "has no subfolders of images" in refused(f"folder:{pictures / 'test' / 'b'}", image(3, 2, 3))
     (pictures / "train" / "a" / "green.png").write_text("no image")
     with pytest.raises(DataError, match=r"green.png can't be read as an image"):
         samples(opened(text, image(3, 2, 3), 1).train)
@@ -352,19 +355,21 @@ def test_streams_of_the_users(module: str) -> None:
     assert samples(data.test)[1].tolist() == samples(data.test)[1].tolist() == [0, 1, 2, 3, 4]
     generator = open_data(f"{module}:batches", image(2), batch_size=2, steps_per_epoch=3).train
     assert [len(target) for _, target in generator.epoch(1)] == [2, 3, 2]
-    with pytest.raises(UsageError, match="have 3 batches in an epoch; leave out --steps-per-epoch"):
+    with pytest.raises(UsageError, match="has 3 batches in an epoch; leave out --steps-per-epoch"):
         open_data(f"{module}:plain", image(2), batch_size=2, steps_per_epoch=4)
 
 
 def test_functions_that_do_not_fit(module: str) -> None:
     wanted = image(2)
-    assert "gives data without a length; say with --steps-per-epoch" in refused(f"{module}:stream", wanted)
+    assert "gives data without a length; set the length of an epoch with --steps-per-epoch" in refused(
+        f"{module}:stream", wanted
+    )
     assert f"{module}:listed gives a Lengthless without a length; define" in refused(f"{module}:listed", wanted)
     assert f"{module}:number gives a int; return a Dataset" in refused(f"{module}:number", wanted)
     assert refused(f"{module}:empty", wanted) == "the data hold no samples; give at least one."
     assert "the data yield 2 inputs, the graph has 1 ('x')" in refused(f"{module}:wrong", wanted)
     assert f"{module}:failing fails (KeyError: 'lost')" in refused(f"{module}:failing", wanted)
-    assert "is a int, no function" in refused(f"{module}:value", wanted, UsageError)
+    assert "is a int, not a function" in refused(f"{module}:value", wanted, UsageError)
     assert "can't be imported (AttributeError" in refused(f"{module}:nothing", wanted, UsageError)
     assert "can't be imported (ModuleNotFoundError" in refused("nowhere_to_be_found:x", wanted, UsageError)
     assert "No module named 'nothing_of_that_name'" in refused(f"broken_{module}:x", wanted, UsageError)
@@ -372,7 +377,7 @@ def test_functions_that_do_not_fit(module: str) -> None:
 
 @pytest.mark.parametrize("text", ["mnist", "cifar10", "cifar10:", "npz"])
 def test_texts_of_no_known_form(text: str) -> None:
-    assert refused(text, image(2), UsageError) == f"the data {text!r} are of no known form; give {FORMS}."
+    assert refused(text, image(2), UsageError) == f"--data {text!r} has no known form; give {FORMS}."
 
 
 def test_what_was_meant_is_understood_or_named(tmp_path: Path) -> None:
@@ -385,7 +390,7 @@ def test_what_was_meant_is_understood_or_named(tmp_path: Path) -> None:
 
 
 def test_inputs_that_no_data_can_fit() -> None:
-    with pytest.raises(DataError, match="'x' is no tensor of numbers"):
+    with pytest.raises(DataError, match="'x' isn't a tensor of numbers"):
         inputs(("x", TensorProto.STRING, ["N"]))
     with pytest.raises(DataError, match="'x' has no axis for the samples"):
         inputs(("x", FLOAT, []))
@@ -394,6 +399,6 @@ def test_inputs_that_no_data_can_fit() -> None:
 def test_every_batch_of_a_dataset_is_checked() -> None:
     odd = torch_data.TensorDataset(torch.zeros(4, 2), torch.zeros(4))
     loader = DatasetLoader(odd, ("x",), 2).prepared(image(3))
-    with pytest.raises(DataError, match=r"float32 \[2, 2\], the graph's is float32 \[N, 3\]"):
+    with pytest.raises(DataError, match=r"float32 \[2, 2\], but the graph's is float32 \[N, 3\]"):
         list(loader.epoch(0))
     assert isinstance(TensorLoader((torch.zeros(2, 3),), torch.zeros(2), 1).prepared(image(3)), TensorLoader)

@@ -258,14 +258,14 @@ def test_stochastic_depth_is_a_dropout(tmp_path: Path) -> None:
 
 
 def test_random_numbers_of_training_that_evaluation_would_keep(tmp_path: Path) -> None:
-    with pytest.raises(OnnxpartError, match="torchscript: the exported model gives something else than the module"):
+    with pytest.raises(OnnxpartError, match="torchscript: the exported model gives something other than the module"):
         export(Skipped(scaled=False), torch.randn(2, 4), tmp_path / "m.onnx", exporter="torchscript")
 
     class Noisy(Skipped):
         def forward(self, x: Tensor) -> Tensor:
             return self.a(x) + (torch.rand_like(x) if self.training else 0)
 
-    with pytest.raises(OnnxpartError, match=r"RandomUniform.* is random in evaluation too, do without it"):
+    with pytest.raises(OnnxpartError, match=r"RandomUniform.* is random in evaluation, too, so remove it"):
         export(Noisy(scaled=True), torch.randn(2, 4), tmp_path / "m.onnx")
 
 

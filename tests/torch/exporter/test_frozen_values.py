@@ -120,7 +120,9 @@ def test_a_loop_over_time_is_for_its_length(tmp_path: Path, exporter: str) -> No
     imported, x = import_onnx(tmp_path / "m.onnx").eval(), torch.randn(3, 5, 4)
     torch.testing.assert_close(imported(x), module(x))
     for length in (4, 7):
-        with pytest.raises(OnnxpartError, match=rf"'x' has size {length} along axis 1, the model is made for 5; feed"):
+        with pytest.raises(
+            OnnxpartError, match=rf"'x' has size {length} along axis 1, but the model was exported for 5; feed"
+        ):
             imported(torch.randn(3, length, 4))
         with pytest.raises(OnnxpartError, match="along axis 1"):
             imported(x=torch.randn(3, length, 4))

@@ -53,6 +53,6 @@ def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
         load_program(tmp_path / "m.pt2")
     (tmp_path / "m.pt2").write_bytes(b"nothing of the kind")
     with pytest.raises(
-        ModelError, match=r"m\.pt2 is no program of torch.export \(.*\); write it with torch.export.save"
+        ModelError, match=r"m\.pt2 isn't a program of torch.export \(.*\); write it with torch.export.save"
     ):
         load_program(tmp_path / "m.pt2")

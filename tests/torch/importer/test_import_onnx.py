@@ -387,7 +387,7 @@ def test_weights_go_out_and_come_back(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(other.parameters(), module.parameters(), strict=True))
     with pytest.raises(OnnxpartError, match=r"conv1\.weight"):
         load_weights(other, {"conv1.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(OnnxpartError, match="'nothing' is no initializer"):
+    with pytest.raises(OnnxpartError, match="'nothing' isn't an initializer"):
         load_weights(other, {"nothing": np.zeros(1, np.float32)})
     with pytest.raises(OnnxpartError, match="export into the imported model"):
         export_weights(module, BUILDERS["chain"]())
@@ -416,7 +416,7 @@ def test_a_missing_result_is_named() -> None:
     names = ["scale", "bias", "mean", "var"]
     nodes = [helper.make_node("BatchNormalization", ["x", *names], ["y", "m", "v", "saved", "w"])]
     model = build(nodes, {"x": [2, 3]}, {name: normal(3) for name in names}, 9, ("y", "saved"))
-    with pytest.raises(OnnxpartError, match="'saved' is a result that the importer doesn't give"):
+    with pytest.raises(OnnxpartError, match="'saved' is an output that the importer doesn't compute"):
         import_onnx(model)
 
 
@@ -510,7 +510,7 @@ def test_external_data_are_read_from_where_they_lie(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").rename(tmp_path / "elsewhere.bin")
     with pytest.raises(OnnxpartError, match=r"weights\.bin of .* is missing; copy it beside the model"):
         import_onnx(path)
-    with pytest.raises(OnnxpartError, match="has external data, and no folder to look for them"):
+    with pytest.raises(OnnxpartError, match="has external data, but no folder to look for it in"):
         import_onnx(onnx.load(path, load_external_data=False))
 
 
@@ -526,10 +526,10 @@ def test_damaged_and_invalid_models_are_refused(tmp_path: Path) -> None:
         import_onnx(build([helper.make_node("Relu", ["nowhere"], ["y"])], {"x": [2]}, {}))
     text = build([helper.make_node("Identity", ["x"], ["y"])], {"x": [2]}, {})
     text.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
-    with pytest.raises(OnnxpartError, match="'x' is of type string"):
+    with pytest.raises(OnnxpartError, match="'x' has type string"):
         import_onnx(text)
     old = build([helper.make_node("Relu", ["x"], ["y"])], {"x": [2]}, {}, opset=6)
-    with pytest.raises(OnnxpartError, match="is of opset 6, before 7"):
+    with pytest.raises(OnnxpartError, match="has opset 6, and the oldest"):
         import_onnx(old)
 
 

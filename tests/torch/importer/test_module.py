@@ -40,7 +40,7 @@ def test_some_of_the_weights_load_alone(module: ImportedModule) -> None:
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"other": np.ones(2)}, "'other' is no initializer"),
+        ({"other": np.ones(2)}, "'other' isn't an initializer"),
         ({"fc1.bias": np.ones(7)}, r"'fc1.bias' has shape .*\(7,\)"),
     ],
 )
@@ -61,5 +61,5 @@ def test_inputs_go_by_position_or_name(module: ImportedModule) -> None:
     x = torch.randn(2, 6)
     (name,) = module.inputs
     assert torch.equal(module(x), module(**{name: x}))
-    with pytest.raises(OnnxpartError, match=f"the inputs by name are other, the model wants {name}; name these"):
+    with pytest.raises(OnnxpartError, match=f"the inputs given by name are other, but the model takes {name}; use"):
         module(other=x)

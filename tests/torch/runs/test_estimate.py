@@ -38,15 +38,25 @@ def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, un
 @pytest.mark.parametrize(
     ("rows", "spread", "best", "sentence"),
     [
-        ([WIDE, NARROW, SLOW], 0.1, 2, "Take -k 2: as many epochs are 1.5 times as fast on one machine, and 2.3 times"),
+        (
+            [WIDE, NARROW, SLOW],
+            0.1,
+            2,
+            "Use -k 2: the same number of epochs is 1.5 times as fast on one machine, and 2.3 times",
+        ),
         (
             [NARROW, SLOW],
             0.1,
             None,
-            "would not pay on one machine: as many epochs are 1.1 times as fast; 1.9 times with",
+            "doesn't pay on one machine: the same number of epochs is 1.1 times as fast; 1.9 times with",
         ),
-        ([NARROW], 0.1, None, "Dividing would not pay: parts of less than 64 units learn badly, and none has more."),
-        ([Estimate(2, why_not="nothing can be divided")], 0.1, None, "Dividing would not pay: parts of less than"),
+        (
+            [NARROW],
+            0.1,
+            None,
+            "parts with fewer than 64 units learn badly, and no K leaves that many.",
+        ),
+        ([Estimate(2, why_not="nothing can be divided")], 0.1, None, "Dividing doesn't pay: parts with fewer"),
         ([WIDE], 1.5, None, "steps differ by 150%: this machine is too busy to tell; try again later."),
     ],
 )
@@ -73,5 +83,7 @@ def test_fit_takes_what_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "estimate", lambda *_, **__: Estimates(100.0, 0.1, 40, [SLOW, WIDE]))
     assert chosen(MODEL, OPTIONS, data) == 2
     monkeypatch.setattr(module, "estimate", lambda *_, **__: Estimates(100.0, 0.1, 40, [NARROW]))
-    with pytest.raises(UsageError, match=r"learn badly, and none has more\. Train the whole with `onnxpart train`, or"):
+    with pytest.raises(
+        UsageError, match=r"learn badly, and no K leaves that many\. Train the whole with `onnxpart train`, or"
+    ):
         chosen(MODEL, OPTIONS, data)

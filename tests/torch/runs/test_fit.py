@@ -34,14 +34,14 @@ OPTIONS = RunOptions("mnist5k", "mse", Settings(4), batch_size=1000)
 @pytest.mark.parametrize(
     ("options", "kind", "reason"),
     [
-        ({"merge_at": 0}, UsageError, "merging at epoch 0 isn't possible in 4 epochs"),
-        ({"merge_at": 5}, UsageError, "merging at epoch 5 isn't possible in 4 epochs"),
+        ({"merge_at": 0}, UsageError, "--merge-at 0 isn't within the 4 epochs"),
+        ({"merge_at": 5}, UsageError, "--merge-at 5 isn't within the 4 epochs"),
         ({"goal": Goal(minutes=1.0), "merge_at": 2}, UsageError, "leave out --merge-at and --rounds"),
         ({"goal": Goal(steps=7)}, UsageError, "the budget is too small: an epoch .* take 8 steps"),
         ({"goal": Goal(minutes=1e-9)}, UsageError, "the budget is too small: an epoch .* take about .* minutes"),
         ({"rounds": 4}, UsageError, "4 rounds aren't possible in 3 epochs of the parts"),
-        ({"rounds": 2, "blocks": 1}, UsageError, "train in one round; leave out --rounds, or --blocks"),
-        ({"blocks": 1}, PartitionError, "has no blocks that repeat"),
+        ({"rounds": 2, "blocks": 1}, UsageError, "train in one round; leave out --rounds or --blocks"),
+        ({"blocks": 1}, PartitionError, "has no repeated blocks"),
         ({"grow": "widen", "rounds": 2}, UsageError, "leave out --rounds and --edges, or --grow"),
         ({"grow": "widen", "edges": Edges(1.0)}, UsageError, "leave out --rounds and --edges, or --grow"),
         ({"grow": "widen", "k": 3}, MergeError, "a K that divides every layer"),

@@ -35,7 +35,7 @@ def test_whose_state_merges(optimizer: OptimizerKind) -> None:
 
 
 def test_what_makes_no_sense() -> None:
-    with pytest.raises(UsageError, match="the recipe 'mine' isn't known; choose one of auto, paper"):
+    with pytest.raises(UsageError, match="the recipe 'mine' is unknown; choose one of auto, paper"):
         Recipe("mine")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="must be positive"):
         Recipe(parts_lr=-1.0)

@@ -47,7 +47,7 @@ def test_a_file_of_other_weights_is_off(tmp_path: Path) -> None:
     module = import_onnx(MODEL)
     onnx.save_model(MODEL, tmp_path / "m.onnx")
     load_weights(module, {name: array + 0.01 for name, array in weights(module).items()})
-    with pytest.raises(OnnxpartError, match="ONNX Runtime's 'y' is off the trained module's by"):
+    with pytest.raises(OnnxpartError, match="ONNX Runtime's 'y' differs from the trained module's by"):
         deviation(module, OBJECTIVE, tmp_path / "m.onnx", BATCH)
 
 

@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     text = read_metadata(path)[METADATA].replace('"version": 1', '"version": 99')
     save_file(load_file(path), path, {METADATA: text})
-    with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99, but this version reads 1"):
         run(modules(), tmp_path, checkpoints={"resume": True})
     path.unlink()
     run(modules(), tmp_path, checkpoints={"resume": True})  # from step 16, which both parts have

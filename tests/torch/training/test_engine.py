@@ -35,7 +35,7 @@ def pair() -> list[nn.Module]:
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("tpu", "isn't known"), ("meta", "isn't supported"), ("cuda:99", "isn't there"), ("mps", "isn't there")],
+    [("tpu", "isn't known"), ("meta", "isn't supported"), ("cuda:99", "isn't available"), ("mps", "isn't available")],
 )
 def test_devices_that_are_not_there(name: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):

@@ -138,9 +138,13 @@ def test_classes_of_sequences_are_the_last_axis() -> None:
 @pytest.mark.parametrize(
     ("loss", "target", "sentence"),
     [
-        ("cross_entropy", torch.tensor([0, 1, 2, 3, 0]), "there is a label 3, the output has the classes 0 to 2;"),
-        ("cross_entropy", torch.tensor([0, -1, 2, 1, 0]), "there is a label -1, the output has the classes 0 to 2;"),
-        ("cross_entropy", torch.rand(5), "the labels are float32; cross_entropy takes classes as integers."),
+        ("cross_entropy", torch.tensor([0, 1, 2, 3, 0]), "there is a label 3, but the output has the classes 0 to 2;"),
+        (
+            "cross_entropy",
+            torch.tensor([0, -1, 2, 1, 0]),
+            "there is a label -1, but the output has the classes 0 to 2;",
+        ),
+        ("cross_entropy", torch.rand(5), "the labels have type float32; cross_entropy takes classes as integers."),
         ("cross_entropy", torch.zeros(5, 2, dtype=torch.int64), "a sample has labels [2], the output [3] wants []"),
         ("bce", torch.full((5, 3), 1.5), "there is a target 1.5; bce takes probabilities from 0 to 1."),
         ("bce", torch.zeros(5), "a sample has targets [], the output is [3]; give them that shape."),

@@ -182,7 +182,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         with pytest.raises(UsageError, match=message):
             replace(SETTINGS, **wrong)  # type: ignore[arg-type]
     data, modules = stripes(), parts(small())
-    with pytest.raises(UsageError, match="device 'cuda:99' isn't there"):
+    with pytest.raises(UsageError, match="device 'cuda:99' isn't available"):
         train(modules, data, F.cross_entropy, replace(SETTINGS, device="cuda:99"))
     with pytest.raises(UsageError, match="device 'tpu9' isn't known"):
         train(modules, data, F.cross_entropy, replace(SETTINGS, device="tpu9"))
@@ -195,7 +195,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     (state, _) = (result.state for result in train(modules, data, F.cross_entropy, SETTINGS))
     with pytest.raises(UsageError, match="1 states were given for 2 modules"):
         train(modules, data, F.cross_entropy, SETTINGS, states=[state])
-    with pytest.raises(OnnxpartError, match="the state is one of sgd, not adam; go on with the same optimiser"):
+    with pytest.raises(OnnxpartError, match="the state is that of sgd, not adam; train on with the same optimiser"):
         train(modules[:1], data, F.cross_entropy, replace(SETTINGS, optimizer="adam"), states=[state])
     with pytest.raises(OnnxpartError, match=r"momentum_buffer of 'conv.weight' has shape \(3, 1, 3, 3\)"):
         train([import_onnx(small())], data, F.cross_entropy, SETTINGS, states=[state])

@@ -82,7 +82,7 @@ def _form(node: Node) -> Form:
     direction = node.attribute("direction", "forward")
     directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}.get(direction)
     if directions is None:
-        raise node.error(f"the direction {direction!r} is none of ONNX's; check the model with onnx.checker")
+        raise node.error(f"the direction {direction!r} isn't one of ONNX's; check the model with onnx.checker")
     names = node.attribute("activations", _DEFAULTS[node.op_type] * len(directions))
     clip: float | None = node.attribute("clip", None)
     form = Form(
@@ -96,7 +96,7 @@ def _form(node: Node) -> Form:
         batch_first=bool(node.attribute("layout", 0)),
     )
     if len(names) != len(_DEFAULTS[node.op_type]) * len(directions):
-        raise node.error(f"{len(names)} activations are too few or many; check the model with onnx.checker")
+        raise node.error(f"{len(names)} activations are the wrong number; check the model with onnx.checker")
     return form
 
 

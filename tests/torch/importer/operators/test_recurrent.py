@@ -94,7 +94,7 @@ def test_equal_parts_run_as_one_batch() -> None:
     [
         ({"activations": ["Softmax"]}, "'Softmax' isn't imported"),
         ({"activations": ["Affine"]}, "Affine needs activation_alpha"),
-        ({"activations": ["Tanh", "Tanh"]}, "2 activations are too few or many"),
+        ({"activations": ["Tanh", "Tanh"]}, "2 activations are the wrong number"),
         ({"direction": "sideways"}, "direction 'sideways'"),
     ],
 )
