@@ -15,8 +15,8 @@ from onnxpart.torch.importer.import_onnx import import_onnx
 from onnxpart.torch.importer.module import ImportedModule, parameters
 from onnxpart.torch.interface import results
 
-TOLERANCE = 2e-2
-"""Of a parameter's gradient, by its norm."""
+TOLERANCE, ROUNDINGS = 2e-2, 16
+"""Of a parameter's gradient, by its norm: the least, and steps between numbers of its type, as bfloat16 needs them."""
 FLAT = 1e-3
 """Gradients smaller than this share of the largest are measured by that share: rounding is no deviation."""
 CAUSES = "detach(), torch.no_grad(), a straight-through estimator or an autograd.Function of your own"
@@ -87,7 +87,7 @@ def _close(a: Tensor, b: Tensor, floor: float) -> bool:
     if torch.equal(a.isnan(), b.isnan()):
         a, b = a.nan_to_num(), b.nan_to_num()
     scale = max(float(a.norm()), float(b.norm()), floor)
-    return bool((a - b).norm() <= TOLERANCE * scale)
+    return bool((a - b).norm() <= max(TOLERANCE, ROUNDINGS * torch.finfo(b.dtype).eps) * scale)
 
 
 def _gradients(run: Callable[[], object], wanted: list[Tensor]) -> list[Tensor]:
