@@ -50,8 +50,7 @@ def load_pretrained(folder: str | os.PathLike[str]) -> onnx.ModelProto:
         ) from None
     module.config.use_cache = False
     inputs, dynamic = _examples(module, str(folder))
-    with exported(module, inputs, "auto", dynamic) as draft:
-        result = draft.model()
+    result = exported(module, inputs, "auto", dynamic).model()
     result.graph.name = Path(folder).name
     onnx.helper.set_model_props(result, metadata_of(result) | {ARCHITECTURE: name})
     return result
