@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import prod, sqrt
 from typing import Any, Literal, get_args
 
@@ -76,22 +77,24 @@ def _factor(partition: Partition, name: str, part: int, init: str) -> float:
 
 def _scaled(values: Stream, factor: float) -> Stream:
     """An array times a number, in its own type."""
+    return Stream(values.shape, values.dtype, partial(_products, values, factor))
 
-    def chunks(size: int) -> Iterator[Array]:
-        for piece in values.chunks(size):
-            yield (piece * np.float32(factor)).astype(values.dtype)
 
-    return Stream(values.shape, values.dtype, chunks)
+def _products(values: Stream, factor: float, size: int) -> Iterator[Array]:
+    for piece in values.chunks(size):
+        yield (piece * np.float32(factor)).astype(values.dtype)
 
 
 def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], init: str, bound: float, seed: tuple[int, ...]) -> Stream:
     """Random numbers: normal with standard deviation `bound` for `he`, else uniform up to it."""
+    return Stream(shape, dtype, partial(_numbers, shape, dtype, init, bound, seed))
 
-    def chunks(size: int) -> Iterator[Array]:
-        rng = np.random.default_rng(seed)
-        for start, stop in windows(shape, dtype, size):
-            rows = rows_shape(shape, start, stop)
-            unit = rng.standard_normal(rows, np.float32) if init == "he" else 2 * rng.random(rows, np.float32) - 1
-            yield (unit * np.float32(bound)).astype(dtype) if bound else np.zeros(rows, dtype)
 
-    return Stream(shape, dtype, chunks)
+def _numbers(
+    shape: tuple[int, ...], dtype: np.dtype[Any], init: str, bound: float, seed: tuple[int, ...], size: int
+) -> Iterator[Array]:
+    rng = np.random.default_rng(seed)
+    for start, stop in windows(shape, dtype, size):
+        rows = rows_shape(shape, start, stop)
+        unit = rng.standard_normal(rows, np.float32) if init == "he" else 2 * rng.random(rows, np.float32) - 1
+        yield (unit * np.float32(bound)).astype(dtype) if bound else np.zeros(rows, dtype)

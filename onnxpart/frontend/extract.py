@@ -42,7 +42,7 @@ def cut(model: Model, outputs: Sequence[str]) -> Model:
     constants = model.constants & used
     if all(tensor.name in constants for tensor in graph.initializer):
         raise UsageError(f"{model.name}: {', '.join(map(repr, names))} depends on no weights; name a later output.")
-    return Model(proto, model.name, digest(proto, constants, model.folder), model.folder, constants)
+    return Model(proto, model.name, digest(proto, constants, model.data), model.data, constants)
 
 
 def _check(model: Model, name: str, computed: Sequence[str]) -> None:

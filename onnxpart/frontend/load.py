@@ -20,7 +20,8 @@ from onnxpart.ir.arrays import digest, rows_of
 from onnxpart.ir.model import OLDEST_OPSET, Model
 from onnxpart.ir.protos import SMALL, all_graphs, captured, opsets_of, without_weights
 from onnxpart.ir.validate import check_light
-from onnxpart.storage.onnx_file import check_external, fetch, inner_tensors, packed, read
+from onnxpart.storage.draft import Draft
+from onnxpart.storage.onnx_file import Data, check_external, fetch, inner_tensors, locate, packed, read
 from onnxpart.storage.rows import Array, Rows, stream
 from onnxpart.storage.safetensors import read_safetensors
 
@@ -28,13 +29,13 @@ KNOWN_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 """Element types of tensors."""
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+def load(source: str | os.PathLike[str] | onnx.ModelProto | Draft) -> Model:
     """Read, check and canonicalise a model.
 
-    :param source: path of an ONNX file, or a model in memory (which is left as it is).
+    :param source: path of an ONNX file, or a model or draft in memory (which is left as it is).
     :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
     """
-    proto, name, folder = read_checked(source)
+    proto, name, data = read_checked(source)
     _check_values(proto, name)
     for value in proto.graph.input:
         kind = str(value.type.WhichOneof("value") or "tensor_type").removesuffix("_type").replace("_", " ")
@@ -50,38 +51,41 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
             raise ModelError(f"{name}: its input {value.name!r} has an axis of size {size}; fix the export.")
     if not proto.graph.initializer and not any(node.op_type == "Constant" for node in proto.graph.node):
         raise ModelError(f"{name} has no initializers, so there are no weights to divide; export it with its weights.")
-    model = passes.run(Model(proto, name, folder=folder))
-    return replace(model, digest=digest(model.proto, model.constants, folder))
+    model = passes.run(Model(proto, name, data=data))
+    return replace(model, digest=digest(model.proto, model.constants, data))
 
 
-def read_checked(source: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx.ModelProto, str, Path | None]:
+def read_checked(source: str | os.PathLike[str] | onnx.ModelProto | Draft) -> tuple[onnx.ModelProto, str, Data | None]:
     """Read and check a model: its nodes in order, its parameters apart (see `torch_export.untie`).
 
-    :returns: the model, what to call it, and the folder of its external data.
+    :returns: the model, what to call it, and its external data, if it may have any.
     :raises ModelError: when the file is missing, damaged or invalid, or its external data can't be used.
     """
-    if isinstance(source, onnx.ModelProto):
-        proto, name, folder = onnx.ModelProto(), source.graph.name or "model", None
-        proto.CopyFrom(source)
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-            raise ModelError(
-                f"{name} has external data, but no folder to look for it in; give the path of the model's file."
-            )
+    data: Data | None = None
+    if isinstance(source, onnx.ModelProto | Draft):
+        draft = source if isinstance(source, Draft) else Draft(source)
+        proto, name, data = onnx.ModelProto(), draft.proto.graph.name or "model", draft.streams or None
+        proto.CopyFrom(draft.proto)
+        external = [tensor for tensor in proto.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+        if any(tensor.name not in draft.streams for tensor in external):
+            raise ModelError(f"{name} has external data, but no folder to look for it in; give the path of its file.")
+        for tensor in external:
+            locate(tensor)
     else:
         path = Path(source)
         refuse_foreign(path)
-        proto, name, folder = read(path), str(path), path.parent
+        proto, name, data = read(path), str(path), path.parent
         _check_types(proto, name)
         check_external(proto, path)
         _check_lengths(proto, name)
-        _fetch_small(proto, folder)
+        _fetch_small(proto, path.parent)
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{name} holds no graph: it is empty, truncated or not an ONNX model; export it again.")
     untie(proto)
     light = without_weights(proto)
     _sort(proto, light, name)
     _check(light, name)
-    return proto, name, folder
+    return proto, name, data
 
 
 def _check_types(proto: onnx.ModelProto, name: str) -> None:

@@ -26,11 +26,12 @@ def graph_of(source: onnx.ModelProto | str | os.PathLike[str]) -> gs.Graph:
     :param source: a model, which is left as it is, or the path of its file. Its names stay.
     :raises ModelError: when it can't be read, or has something that graphsurgeon can't hold.
     """
-    proto, name, folder = read_checked(source)
+    proto, name, data = read_checked(source)
     _check_held(proto, name)
     for tensor in proto.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            fetch(tensor, folder or Path())
+            assert isinstance(data, Path)
+            fetch(tensor, data)
     return gs.import_onnx(proto)
 
 

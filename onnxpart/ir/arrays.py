@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import onnx
 from onnx import TensorProto
@@ -12,13 +11,13 @@ from onnxpart.ir.model import Model
 from onnxpart.ir.protos import captured, light_copy
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.storage.draft import to_array
-from onnxpart.storage.onnx_file import tensor_rows
+from onnxpart.storage.onnx_file import Data, tensor_rows
 from onnxpart.storage.rows import CHUNK, Array, Rows, stream
 
 
 def rows_of(model: Model, name: str) -> Rows:
     """The initializer `name`, to be read a few rows at a time if it is external."""
-    return tensor_rows(model.initializers[name], model.folder) if model.external(name) else array_of(model, name)
+    return tensor_rows(model.initializers[name], model.data) if model.external(name) else array_of(model, name)
 
 
 def array_of(model: Model, name: str) -> Array:
@@ -30,7 +29,7 @@ def array_of(model: Model, name: str) -> Array:
     return model.decoded[name]
 
 
-def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | None) -> str:
+def digest(proto: onnx.ModelProto, constants: frozenset[str], data: Data | None) -> str:
     """SHA-256 of what a plan is made from: the canonical graph without the values of floats."""
     graph = proto.graph
     light = light_copy(proto, "node", "input", "output")
@@ -42,6 +41,6 @@ def digest(proto: onnx.ModelProto, constants: frozenset[str], folder: Path | Non
         what = (tensor.name, tensor.data_type, tuple(tensor.dims), tensor.name in constants)
         result.update(repr(what).encode())
         if tensor.data_type not in (*FLOATS, TensorProto.STRING):
-            for chunk in stream(tensor_rows(tensor, folder)).chunks(CHUNK):
+            for chunk in stream(tensor_rows(tensor, data)).chunks(CHUNK):
                 result.update(chunk.tobytes())
     return result.hexdigest()

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from onnxpart.ir.flatten import Flat, flatten
 from onnxpart.ir.protos import all_nodes, opsets_of
 from onnxpart.ir.trainable import FLOATS, Kind, frozen, kinds
+from onnxpart.storage.onnx_file import Data
 from onnxpart.storage.rows import Array
 
 OLDEST_OPSET = 7
@@ -25,7 +26,7 @@ class Model:
     """An ONNX model in canonical form: data, and what follows from them alone.
 
     `proto` is the model, `constants` the initializers that were Constant nodes, `parameters` those that are known to be
-    trained, `folder` where its external data lie,
+    trained, `data` where its external data are,
     `name` what to call it in messages, `digest` the SHA-256 of its graph, the values of large weights left out: it is
     the same after training.
     """
@@ -33,14 +34,14 @@ class Model:
     proto: onnx.ModelProto
     name: str
     digest: str = ""
-    folder: Path | None = None
+    data: Data | None = None
     constants: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
 
     @property
     def files(self) -> list[Path]:
         """The file that it was read from; none when it was in memory."""
-        return [] if self.folder is None else [Path(self.name)]
+        return [Path(self.name)] if isinstance(self.data, Path) else []
 
     @cached_property
     def initializers(self) -> dict[str, TensorProto]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from math import prod
 from typing import Any, Literal, get_args
@@ -164,15 +164,15 @@ def slice_array(initializer: InitializerPlan, part: int, array: Array) -> Array:
 
 def slice_stream(initializer: InitializerPlan, part: int, rows: Rows) -> Stream:
     """A part's piece of an array that is read a few rows at a time."""
+    return Stream(initializer.part_shape(part), rows.dtype, partial(_pieces, initializer, part, rows))
 
-    def chunks(size: int) -> Iterator[Array]:
-        for start, stop in windows(initializer.shape, rows.dtype, size):
-            pieces = [index for index, _ in initializer.pieces(part, start, stop)]
-            if pieces:
-                window = rows[(slice(start, stop),) if initializer.shape else ()]
-                yield from (window[index] for index in pieces)
 
-    return Stream(initializer.part_shape(part), rows.dtype, chunks)
+def _pieces(initializer: InitializerPlan, part: int, rows: Rows, size: int) -> Iterator[Array]:
+    for start, stop in windows(initializer.shape, rows.dtype, size):
+        pieces = [index for index, _ in initializer.pieces(part, start, stop)]
+        if pieces:
+            window = rows[(slice(start, stop),) if initializer.shape else ()]
+            yield from (window[index] for index in pieces)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, count
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import onnx
@@ -28,6 +28,8 @@ ALIGNMENT = 4096
 """External tensors start at multiples of this many bytes."""
 DATA = ".data"
 """Behind a model's file name, and a number where that is taken: the file of its external data."""
+Data: TypeAlias = Path | Mapping[str, Stream]
+"""Where a model has its external data: in files of a folder, or in memory by what tensors name as their location."""
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -143,12 +145,18 @@ def stored(tensor: TensorProto, folder: Path) -> Stored:
     return Stored(path, _span(tensor, path)[0], dtype, tuple(tensor.dims))
 
 
-def tensor_rows(tensor: TensorProto, folder: Path | None) -> Rows:
-    """An initializer, to be read a few rows at a time if it is external: then `folder` is where its file lies."""
+def tensor_rows(tensor: TensorProto, data: Data | None) -> Rows:
+    """An initializer, to be read a few rows at a time if it is external: then `data` has its numbers."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return to_array(tensor)
-    assert folder is not None
-    return stored(tensor, folder)
+    assert data is not None
+    return stored(tensor, data) if isinstance(data, Path) else data[_external(tensor)["location"]]
+
+
+def locate(tensor: TensorProto) -> None:
+    """Let an external tensor's numbers be those of its present name in memory, whatever its name will be."""
+    del tensor.external_data[:]
+    tensor.external_data.add(key="location", value=tensor.name)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias
@@ -97,11 +98,16 @@ class Stream:
     """An array that is made a few rows at a time, from the first to the last.
 
     `chunks` gives consecutive rows in pieces of about as many bytes as it is told; their values don't depend on that.
+    `rows`: what they are the rows of, where that is there already.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunks: Callable[[int], Iterator[Array]]
+    rows: Rows | None = None
+
+    def __getitem__(self, rows: RowIndex) -> Array:
+        return (self.array() if self.rows is None else self.rows)[rows]
 
     def array(self) -> Array:
         """The whole array."""
@@ -112,13 +118,13 @@ class Stream:
 
 
 def stream(rows: Rows) -> Stream:
-    """All rows of an array."""
+    """All rows of an array; a stream as it is."""
+    return rows if isinstance(rows, Stream) else Stream(rows.shape, rows.dtype, partial(_chunks, rows), rows)
 
-    def chunks(size: int) -> Iterator[Array]:
-        for start, stop in windows(rows.shape, rows.dtype, size):
-            yield np.asarray(rows[(slice(start, stop),) if rows.shape else ()])
 
-    return Stream(rows.shape, rows.dtype, chunks)
+def _chunks(rows: Rows, size: int) -> Iterator[Array]:
+    for start, stop in windows(rows.shape, rows.dtype, size):
+        yield np.asarray(rows[(slice(start, stop),) if rows.shape else ()])
 
 
 def windows(shape: Sequence[int], dtype: np.dtype[Any], size: int) -> Iterator[tuple[int, int]]:

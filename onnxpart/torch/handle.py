@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,8 +25,9 @@ from onnxpart.merging.merge import merge, unmerge
 from onnxpart.merging.optimizer_state import merge_states
 from onnxpart.planning.plan import Plan, from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
+from onnxpart.storage.draft import Draft
 from onnxpart.storage.rows import Array, stream
-from onnxpart.torch.exporter.export import Dynamic, Inputs, export, input_names, returned
+from onnxpart.torch.exporter.export import Dynamic, Inputs, exported, input_names, returned
 from onnxpart.torch.exporter.module_state import uncompiled
 from onnxpart.torch.fused_parts import FusedParts
 from onnxpart.torch.importer.import_onnx import imported
@@ -72,19 +71,17 @@ def split_module(
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
     own, numbers = uncompiled(module), range(k) if everywhere else numbers_of(k)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "module.onnx"
-        export(own, example_inputs, path, exporter=exporter, dynamic=dynamic)
-        model = replace(load(path), name=type(own).__name__)
-        every = [value.name for value in model.proto.graph.output]
-        model = model if outputs is None else cut(model, outputs)
-        names = _names(module, model)
-        model = replace(model, parameters=frozenset(names.values()))
-        whole = _within(names, undivided)
-        divided = split(model, k, order=order, seed=seed, shares=shares, init=init, undivided=whole)
-        if not everywhere:
-            check_alike(divided.plan.digest, module.state_dict())
-        parts = [imported(divided.parts[number], _trained(module, names)) for number in numbers]
+    draft = exported(own, example_inputs, exporter, dynamic)
+    model = replace(load(draft), name=type(own).__name__)
+    every = [value.name for value in model.proto.graph.output]
+    model = model if outputs is None else cut(model, outputs)
+    names = _names(module, model)
+    model = replace(model, parameters=frozenset(names.values()))
+    whole = _within(names, undivided)
+    divided = split(model, k, order=order, seed=seed, shares=shares, init=init, undivided=whole)
+    if not everywhere:
+        check_alike(divided.plan.digest, module.state_dict())
+    parts = [imported(divided.part_drafts[number], _trained(module, names)) for number in numbers]
     kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     if len(kept) == len(model.proto.graph.output):
         interface = _interface(own, example_inputs, parts[0].inputs, kept)
@@ -245,7 +242,7 @@ class Handle:
 
     def whole(self) -> ImportedModule:
         """The duplicated whole with the parts' weights: it computes the mean of the parts whatever the graph."""
-        result = self.network(self.split.whole)
+        result = self.network(self.split.whole_draft)
         merged = merge(self.split.plan, self._arrays(None))
         load_weights(result, {name: array for name, array in merged.items() if name in result.initializers})
         return result
@@ -260,12 +257,12 @@ class Handle:
         plan, model = self.split.plan, self.split.analysis.model
         divided = split(model, plan.k, order="random", seed=seed, undivided=self.undivided)
         numbers, arrays = range(plan.k) if self.mesh is None else numbers_of(plan.k), unmerge(divided.plan, merged)
-        parts = [self.network(divided.parts[number]) for number in numbers]
+        parts = [self.network(divided.part_drafts[number]) for number in numbers]
         for number, part in zip(numbers, parts, strict=True):
             load_weights(part, arrays[number])
         return parts, replace(self, parts=parts, split=divided)
 
-    def network(self, model: ModelProto) -> ImportedModule:
+    def network(self, model: ModelProto | Draft) -> ImportedModule:
         """A model with the module's inputs, results and initializers as a module that is called and trained like it."""
         result = imported(model, _trained(self.module, self.names))
         if isinstance(self.parts[0].forward, Forward):

@@ -54,8 +54,7 @@ def load_pretrained(folder: str | os.PathLike[str]) -> onnx.ModelProto:
         ) from None
     module.config.use_cache = False
     inputs, dynamic = _examples(module, str(folder))
-    with exported(module, inputs, "auto", dynamic) as draft:
-        result = draft.model()
+    result = exported(module, inputs, "auto", dynamic).model()
     result.graph.name = Path(folder).name
     base = _base_model(Path(folder))
     origin = {ARCHITECTURE: name} | ({} if base is None else {BASE_MODEL: base})

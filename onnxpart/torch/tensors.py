@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from torch import nn
 
 from onnxpart.errors import OnnxpartError
+from onnxpart.storage.rows import RowIndex
 
 _ESCAPED = re.compile(r'[%."\\\x00-\x1f]')
 _TAKEN = frozenset(dir(nn.Module())) | {""}
@@ -108,6 +110,29 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     """
     tensor = unsharded(tensor)
     return np.array((tensor.float() if tensor.dtype in HALVES else tensor).numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRows:
+    """A tensor's rows as arrays of its ONNX type; those of one on the CPU are its own memory."""
+
+    tensor: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its elements."""
+        return np.dtype(helper.tensor_dtype_to_np_dtype(ELEMENT_TYPES[self.tensor.dtype]))
+
+    def __getitem__(self, rows: RowIndex) -> np.ndarray:
+        piece = unsharded(self.tensor[rows]).contiguous()
+        if piece.dtype in HALVES:
+            piece = piece.view(torch.int16 if piece.itemsize == 2 else torch.uint8)
+        return piece.numpy().view(self.dtype)
 
 
 def _percent(match: re.Match[str]) -> str:

@@ -34,8 +34,8 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
 
 
 def _unloaded(proto: onnx.ModelProto) -> Model:
-    proto, name, folder = read_checked(proto)
-    return Model(proto, name, folder=folder)
+    proto, name, data = read_checked(proto)
+    return Model(proto, name, data=data)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

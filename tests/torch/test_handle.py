@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from onnxpart.errors import MergeError, OnnxpartError, PartitionError, UsageError
+from onnxpart.ir.arrays import array_of
+from onnxpart.storage.draft import Draft
 from onnxpart.torch import Handle, export, split_module
 from onnxpart.torch import handle as home
+from onnxpart.torch.exporter import export as export_module
+from onnxpart.torch.exporter.export import exported
 from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, learn
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -451,6 +456,28 @@ def test_averages_and_files_of_parts_are_merged(tmp_path: Path) -> None:
         handle.merge([parts[0].state_dict()])
 
 
+def test_weights_of_a_large_module_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All else is as with a small one's, which are copied."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, CLASSES))
+    own, x = dict(module.named_parameters()), torch.randn(4, 8)
+    copied, _ = split_module(module, x, init="scaled")
+    monkeypatch.setattr(export_module, "LARGE", 0)
+    parts, handle = split_module(module, x, init="scaled")
+    model = handle.split.analysis.model
+    assert [n for n, p in own.items() if np.shares_memory(array_of(model, n), p.detach().numpy())] == ["2.weight"]
+    torch.save((parts, handle), tmp_path / "begun.pt")
+    later, resumed = torch.load(tmp_path / "begun.pt", weights_only=False)
+    for part, same, other in zip(parts, copied, later, strict=True):
+        for name, tensor in same.state_dict().items():
+            assert torch.equal(part.state_dict()[name], tensor)
+            assert torch.equal(other.state_dict()[name], tensor)
+    fresh, again = resumed.divide_anew(1)
+    assert deviation(again.whole(), fresh, x) < 1e-5
+    export(module, x, tmp_path / "one.onnx", exporter="torchscript")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun.pt", "one.onnx"]
+
+
 def test_parts_whose_layers_were_changed_are_refused() -> None:
     parts, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
     for part in parts:
@@ -483,12 +510,12 @@ def test_optimisers_that_do_not_fit() -> None:
 
 
 def test_weight_without_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def renaming(module: nn.Module, example_inputs: Tensor, path: str, **options: Any) -> None:
+    def renaming(module: nn.Module, *options: Any) -> Draft:
         other = copy.deepcopy(module)
         with torch.no_grad():
             other.get_parameter("fc1.weight").mul_(2)
-        export(other, example_inputs, path, **options)
+        return exported(other, *options)
 
-    monkeypatch.setattr(home, "export", renaming)
+    monkeypatch.setattr(home, "exported", renaming)
     with pytest.raises(OnnxpartError, match=r"the exporter made the weight 'fc1.weight' of the module's parameters"):
         split_module(LeNet(), torch.randn(2, 1, 20, 20))

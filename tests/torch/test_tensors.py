@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx.helper import tensor_dtype_to_np_dtype
 from torch import nn
 
 from onnxpart.errors import OnnxpartError
-from onnxpart.torch.tensors import DTYPES, HALVES, escape, to_array, to_tensor, unescape
+from onnxpart.torch.tensors import DTYPES, ELEMENT_TYPES, HALVES, TensorRows, escape, to_array, to_tensor, unescape
 
 
 @given(st.text(max_size=12) | st.sampled_from(["type", "forward", "a.b", "%2E", "x\n", '"', "\\"]))
@@ -28,6 +29,10 @@ def test_tensors_go_and_come(dtype: torch.dtype) -> None:
     array = to_array(tensor)
     assert array.dtype == np.dtype("float32" if dtype in HALVES else str(dtype).removeprefix("torch."))
     assert to_tensor(array).tolist() == tensor.tolist()
+    rows = TensorRows(nn.Parameter(tensor, requires_grad=False))
+    assert (rows.shape, rows.dtype) == (tensor.shape, np.dtype(tensor_dtype_to_np_dtype(ELEMENT_TYPES[dtype])))
+    assert np.array_equal(rows[slice(1, 2),], array[1:2].astype(rows.dtype))
+    assert np.shares_memory(rows[()], rows[slice(1, 2),])
 
 
 def test_they_are_copies() -> None:

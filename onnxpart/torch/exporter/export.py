@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, UsageError
-from onnxpart.ir.protos import all_nodes, captured, constant_node, metadata_of, unused
+from onnxpart.ir.protos import SMALL, all_nodes, captured, constant_node, metadata_of, unused
 from onnxpart.ir.trainable import FROZEN
 from onnxpart.storage.draft import Draft
-from onnxpart.storage.onnx_file import DATA, MAX_PROTOBUF, read, save, stored
+from onnxpart.storage.onnx_file import MAX_PROTOBUF, save
 from onnxpart.storage.rows import stream
 from onnxpart.torch.exporter.check import difference
 from onnxpart.torch.exporter.dynamic_axes import Axes, differing, is_axes, with_batch
@@ -35,13 +35,15 @@ from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.module_state import check_buffers, check_values, unchanged, uncompiled
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.interface import results
-from onnxpart.torch.tensors import to_array
+from onnxpart.torch.tensors import TensorRows, to_array
 
 if TYPE_CHECKING:
     from onnxscript import ir
 
 OPSET = 20
 """The newest that both exporters write."""
+LARGE = 1 << 26
+"""Parameters of a model of so many bytes aren't copied into it."""
 EXPORTERS = ("auto", "torchscript", "dynamo")
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 Named = dict[str, Tensor]
@@ -73,15 +75,13 @@ def export(
     :raises UsageError: for inputs that aren't tensors, and axes that they haven't. :raises OnnxpartError: when no
         exporter can do it. :raises ModelError: when the file can't be written.
     """
-    with exported(module, example_inputs, exporter, dynamic) as draft:
-        save(draft, path)
+    draft = exported(module, example_inputs, exporter, dynamic)
+    size = sum(parameter.nbytes for parameter in module.parameters())
+    save(draft if size >= MAX_PROTOBUF else draft.model(), path)
 
 
-@contextlib.contextmanager
-def exported(
-    module: nn.Module, example_inputs: Inputs, exporter: str, dynamic: Dynamic | None = None
-) -> Iterator[Draft]:
-    """The model that `export` writes, which may have its weights in a folder that lives as long as the context."""
+def exported(module: nn.Module, example_inputs: Inputs, exporter: str, dynamic: Dynamic | None = None) -> Draft:
+    """The model that `export` writes; large weights are in the module's memory."""
     if exporter not in EXPORTERS:
         raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
     module = uncompiled(module)
@@ -92,8 +92,7 @@ def exported(
         dynamic = differing(inputs, _batches(_named(module, cast(Inputs, dynamic))))
     axes = with_batch(inputs, dynamic or {})
     call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, axes)
-    with tempfile.TemporaryDirectory() as folder:
-        yield _drafted(call, Path(folder), exporter)
+    return _drafted(call, exporter)
 
 
 def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
@@ -132,30 +131,38 @@ class _Call:
         found = self.module(*inputs.values()) if self.args else self.module(**inputs)
         return [tensor for _, tensor in results(found)]
 
-    def torchscript(self, folder: Path) -> ir.Model:
+    def torchscript(self) -> ir.Model:
         """Trace the module as it is.
 
         :raises OnnxpartError: where a number is taken out of the inputs, which would be that of the example's.
         """
         from onnxscript import ir
 
-        path = folder / "traced.onnx"
         axes = {name: found for name, found in zip(self.names, self.axes, strict=True) if found}
         watches: list[Watch] = []
-        with _flat(self.module, list(self.kwargs), watches) as self.outputs:
+        with tempfile.TemporaryDirectory() as folder, _flat(self.module, list(self.kwargs), watches) as self.outputs:
+            path = Path(folder) / "traced.onnx"
             torch.onnx.export(
-                self.module, tuple(self.inputs.values()), str(path), input_names=self.names, opset_version=OPSET,
+                self.module, tuple(self.inputs.values()), path, input_names=self.names, opset_version=OPSET,
                 dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False, dynamic_axes=axes,
+                export_params=False,
             )  # fmt: skip
+            model = ir.load(path)
         place = next((watch.place for watch in watches if watch.place), "")
         if place:
             raise OnnxpartError(
                 f"at {place} the module takes a number out of what it computes from its inputs, as for a branch, and "
                 "tracing freezes it at that of the example's"
             )
-        return ir.load(path)
+        held = {**dict(self.module.named_parameters(remove_duplicate=False)), **dict(self.module.named_buffers())}
+        for value in [value for value in model.graph.inputs if value.name not in self.names]:
+            assert value.name is not None
+            model.graph.inputs.remove(value)
+            value.const_value = ir.tensor(held[value.name].detach(), name=value.name)
+            model.graph.register_initializer(value)
+        return model
 
-    def dynamo(self, _folder: Path) -> ir.Model:
+    def dynamo(self) -> ir.Model:
         """Take the module's program from torch.export."""
         sizes = {name: torch.export.Dim(name) for found in self.axes for name in found.values()}
         shapes: list[Any] = [{axis: sizes[name] for axis, name in found.items()} or None for found in self.axes]
@@ -256,20 +263,20 @@ def silent() -> Iterator[None]:
             os.close(old)
 
 
-def _drafted(call: _Call, folder: Path, exporter: str) -> Draft:
+def _drafted(call: _Call, exporter: str) -> Draft:
     """The model as the first of the exporters that are allowed and can do it writes it."""
-    attempts: dict[str, Callable[[Path], ir.Model]] = {"torchscript": call.torchscript, "dynamo": call.dynamo}
+    attempts: dict[str, Callable[[], ir.Model]] = {"torchscript": call.torchscript, "dynamo": call.dynamo}
     module, problems = call.module, defaultdict[str, list[str]](list)
     for name in attempts if exporter == "auto" else [exporter]:
         try:
             with unchanged(module), silent():
                 module.train()
-                draft = folded(_with_constant_buffers(attempts[name](folder), call), module, folder / f"{name}.onnx")
+                draft = folded(_with_constant_buffers(attempts[name](), call), module)
             draft = for_training(draft, module, call.outputs)
             with unchanged(module), silent():
                 module.eval()
                 problem = difference(draft, call.run, call.inputs, call.axes)
-                problem = problem or gradient_difference(draft, module, call.run, call.inputs, folder)
+                problem = problem or gradient_difference(draft, module, call.run, call.inputs)
         except ImportError as error:
             problem = f"it needs {error.name} (pip install {error.name})"
         except OnnxpartError as error:
@@ -308,12 +315,15 @@ def _with_constant_buffers(model: ir.Model, call: _Call) -> ir.Model:
     return model
 
 
-def folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
-    """The model with its constants computed, but for what is made of parameters; large weights stay in a file."""
+def folded(model: ir.Model, module: nn.Module) -> Draft:
+    """The model with its constants computed, but for what is made of parameters.
+
+    Of a model of at least `LARGE` bytes the parameters stay in the module's memory, as streams.
+    """
     from onnxscript import ir
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
-    own = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    own = dict(module.named_parameters(remove_duplicate=False))
 
     def should_fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in own for value in node.inputs) else None
@@ -326,11 +336,16 @@ def folded(model: ir.Model, module: nn.Module, path: Path) -> Draft:
     model.graph.register_initializer(active)
     fold_constants(model, onnx_shape_inference=True, should_fold=should_fold)
     remove_unused_nodes(model)
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    ir.save(model, path, external_data=path.name + DATA if size >= MAX_PROTOBUF else None)
-    proto = read(path)
-    external = [t for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    return Draft(proto, {t.name: stream(stored(t, path.parent)) for t in external})
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items() if value.const_value}
+    streams = {}
+    if sum(tensor.nbytes for tensor in tensors.values()) >= LARGE:
+        for name, tensor in tensors.items():
+            if name in own and tensor.size > SMALL:
+                streams[name] = stream(TensorRows(own[name].detach()))
+                model.graph.initializers[name].const_value = ir.ExternalTensor(
+                    name, None, None, tensor.dtype, shape=ir.Shape(own[name].shape), name=name
+                )
+    return Draft(ir.to_proto(model), streams)
 
 
 def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Draft:
@@ -354,8 +369,7 @@ def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Dra
     for name, buffer in module.named_buffers(remove_duplicate=False):
         if name in statistics & initializers.keys():  # tracing has updated them
             initializers[name].CopyFrom(numpy_helper.from_array(to_array(buffer), name))
-    streams = {name: source for name, source in draft.streams.items() if name not in statistics}
-    own = {name for name, _ in module.named_parameters(remove_duplicate=False)} | statistics | streams.keys()
+    own = {name for name, _ in module.named_parameters(remove_duplicate=False)} | statistics
     constants = [constant_node(tensor) for name, tensor in initializers.items() if name not in own]
     weights = [tensor for name, tensor in initializers.items() if name in own]
     nodes = [*constants, *graph.node]
@@ -368,7 +382,7 @@ def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Dra
     if held & own:
         known = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(held.intersection(t.name for t in weights)))}
         onnx.helper.set_model_props(draft.proto, known)
-    return Draft(draft.proto, streams)
+    return draft
 
 
 def _first_named(draft: Draft, module: nn.Module) -> Draft:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.storage.draft import Draft
-from onnxpart.storage.onnx_file import save
-from onnxpart.torch.importer.import_onnx import import_onnx
+from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, parameters
 from onnxpart.torch.interface import results
 
-TOLERANCE = 2e-2
-"""Of a parameter's gradient, by its norm."""
+TOLERANCE, ROUNDINGS = 2e-2, 16
+"""Of a parameter's gradient, by its norm: the least, and steps between numbers of its type, as bfloat16 needs them."""
 FLAT = 1e-3
 """Gradients smaller than this share of the largest are measured by that share: rounding is no deviation."""
 CAUSES = "detach(), torch.no_grad(), a straight-through estimator or an autograd.Function of your own"
@@ -24,51 +22,51 @@ Named = Mapping[str, Tensor]
 
 
 def gradient_difference(
-    draft: Draft, module: nn.Module, run: Callable[[Named], Sequence[Tensor]], inputs: Named, folder: Path
+    draft: Draft, module: nn.Module, run: Callable[[Named], Sequence[Tensor]], inputs: Named
 ) -> str | None:
     """Say which parameter's gradient through the graph differs from that in the module; None where none does.
 
     Compared in evaluation mode, and in training mode where the module then gives the same twice. Modules that don't
     pass gradients on at all, and graphs that can't be imported, are taken on trust.
 
-    :param run: the module. :param inputs: those of the export, by the names of `run`'s, in order. :param folder: for
-        files that live as long as this takes.
+    :param run: the module. :param inputs: those of the export, by the names of `run`'s, in order.
     """
     try:
-        if draft.streams:
-            save(draft, folder / "gradients.onnx")
-            imported = import_onnx(folder / "gradients.onnx")
-        else:
-            imported = import_onnx(draft.model())
+        graph = imported(draft, ())
     except OnnxpartError:
         return None
+    own = dict(module.named_parameters())
+    for name, parameter in parameters(graph).items():
+        if name in own:  # one copy in memory will do
+            parameter.data = own[name].data
     for training in (False, True):
         module.train(training)
-        imported.train(training)
-        problem = _compared(module, imported, run, inputs)
+        graph.train(training)
+        problem = _compared(module, graph, run, inputs)
         if problem is not None:
             return problem
     return None
 
 
 def _compared(
-    module: nn.Module, imported: ImportedModule, run: Callable[[Named], Sequence[Tensor]], inputs: Named
+    module: nn.Module, graph: ImportedModule, run: Callable[[Named], Sequence[Tensor]], inputs: Named
 ) -> str | None:
     """Say which gradient differs in the present modes; None where none does, or its own differ from run to run.
 
     A module that returns another number of tensors in these modes than the graph isn't compared in them.
     """
     own = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    held = parameters(imported)
+    held = parameters(graph)
     names = sorted(own.keys() & held.keys())
     want, again = (_gradients(lambda: run(inputs), [own[name] for name in names]) for _ in range(2))
     if not want or not again or any(not _close(a, b, 0.0) for a, b in zip(want, again, strict=True)):
         return None
+    del again  # which is as large as the module
     feed = [value.detach() for value in inputs.values()]
     with torch.no_grad():
-        if len(list(results(imported(*feed)))) != len(run(inputs)):
+        if len(list(results(graph(*feed)))) != len(run(inputs)):
             return None
-    got = _gradients(lambda: imported(*feed), [held[name] for name in names])
+    got = _gradients(lambda: graph(*feed), [held[name] for name in names])
     if not got:
         return f"a gradient passes through the module but not through the graph: {CAUSES} is lost"
     largest = max((float(g.norm()) for g in want), default=0.0)
@@ -87,7 +85,7 @@ def _close(a: Tensor, b: Tensor, floor: float) -> bool:
     if torch.equal(a.isnan(), b.isnan()):
         a, b = a.nan_to_num(), b.nan_to_num()
     scale = max(float(a.norm()), float(b.norm()), floor)
-    return bool((a - b).norm() <= TOLERANCE * scale)
+    return bool((a - b).norm() <= max(TOLERANCE, ROUNDINGS * torch.finfo(b.dtype).eps) * scale)
 
 
 def _gradients(run: Callable[[], object], wanted: list[Tensor]) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -31,15 +30,14 @@ def load_program(path: str | os.PathLike[str]) -> onnx.ModelProto:
             f"{path} isn't a program of torch.export ({first_line(error)}); write it with torch.export.save."
         ) from None
     module = program.module(check_guards=False)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with silent():
-                made = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET)
-                assert made is not None
-                draft = folded(made.model, module, Path(folder) / "program.onnx")
-        except Exception as error:  # whatever the exporter raises
-            raise ModelError(
-                f"{path} can't be written as ONNX ({first_line(error)}); write what is named there in operations that "
-                "ONNX has."
-            ) from None
-        return for_training(draft, module, [value.name for value in draft.proto.graph.output]).model()
+    try:
+        with silent():
+            made = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET)
+            assert made is not None
+            draft = folded(made.model, module)
+    except Exception as error:  # whatever the exporter raises
+        raise ModelError(
+            f"{path} can't be written as ONNX ({first_line(error)}); write what is named there in operations that "
+            "ONNX has."
+        ) from None
+    return for_training(draft, module, [value.name for value in draft.proto.graph.output]).model()

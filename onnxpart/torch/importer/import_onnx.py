@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Collection
 from functools import cache
-from pathlib import Path
 
 import onnx
 
@@ -16,7 +15,8 @@ from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.torch_export import advice
 from onnxpart.ir.protos import all_graphs, opsets_of
 from onnxpart.ir.trainable import frozen
-from onnxpart.storage.onnx_file import tensor_rows
+from onnxpart.storage.draft import Draft
+from onnxpart.storage.onnx_file import Data, tensor_rows
 from onnxpart.storage.rows import stream
 from onnxpart.torch.importer.builder import Builder, Scope
 from onnxpart.torch.importer.decompose import inlined, with_branches
@@ -35,7 +35,7 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     weights are parameters, one each however often it is used, without gradients where the model says that they are
     frozen; batch-norm statistics and other constants are buffers. Batch norm and dropout act in training whatever the
     file says, with its momentum.
-    External data are mapped, and copied one initializer after the other. A model whose batch norms were folded
+    External data and streams are copied one initializer after the other. A model whose batch norms were folded
     when it was exported trains as it stands; a warning says so.
 
     :raises OnnxpartError: for a file that can't be read, an operator without an entry in the table, or a form
@@ -44,37 +44,39 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
     return imported(model, ())
 
 
-def imported(model: onnx.ModelProto | str | os.PathLike[str], parameters: Collection[str]) -> ImportedModule:
+def imported(model: onnx.ModelProto | Draft | str | os.PathLike[str], parameters: Collection[str]) -> ImportedModule:
     """The same as `import_onnx`, but that these initializers are parameters, too, whatever their size."""
-    proto, _, folder = read_checked(model)
+    proto, _, data = read_checked(model)
     _check_types(proto.graph)
     for sentence in advice(proto):
         _warn(sentence)
     held = frozen(proto)
     proto = inlined(proto)
     own_statistics(proto)
-    names = frozenset(_constants(proto, folder))
+    names = frozenset(_tensors(proto))
     inputs = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
         for value in proto.graph.input
         if value.name not in names
     }
-    builder = _built(proto, folder, parameters)
+    builder = _built(proto, data, parameters)
     while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
         proto = with_branches(proto, builder.scope.taken)
-        builder = _built(proto, folder, parameters)
+        builder = _built(proto, data, parameters)
     module = builder.finish(proto.graph, lambda: ImportedModule(inputs, names))
     for key, parameter in module.named_parameters():
         parameter.requires_grad_(tensor_name(key) not in held)
     return module
 
 
-def _built(proto: onnx.ModelProto, folder: Path | None, parameters: Collection[str]) -> Builder:
+def _built(proto: onnx.ModelProto, data: Data | None, parameters: Collection[str]) -> Builder:
+    """The graph of a model."""
+    arrays = {name: stream(tensor_rows(tensor, data)).array() for name, tensor in _tensors(proto).items()}
     scope = Scope(
         opsets=opsets_of(proto),
         infos={name: info_of(kind) for name, kind in inferred(proto).items()},
         trainable=trainable(proto.graph).union(parameters),
-        initializers=_constants(proto, folder),
+        initializers={name: Constant(name, array) for name, array in arrays.items()},
     )
     builder = Builder(scope)
     builder.add_graph(proto.graph)
@@ -87,14 +89,14 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=4)
 
 
-def _constants(proto: onnx.ModelProto, folder: Path | None) -> dict[str, Constant]:
-    """Return all initializers, those of bodies too; external data are mapped."""
+def _tensors(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Return all initializers, those of bodies too."""
     tensors: dict[str, onnx.TensorProto] = {}
     for graph in all_graphs(proto.graph):
         for tensor in graph.initializer:
             if tensors.setdefault(tensor.name, tensor) != tensor:
                 raise OnnxpartError(f"initializers of two bodies are called {tensor.name!r} and differ; rename one.")
-    return {name: Constant(name, stream(tensor_rows(tensor, folder)).array()) for name, tensor in tensors.items()}
+    return tensors
 
 
 def _check_types(graph: onnx.GraphProto) -> None:

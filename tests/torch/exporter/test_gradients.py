@@ -52,6 +52,17 @@ class InTraining(Net):
         return self.last(h.detach() if self.training else h)
 
 
+class Block(nn.Module):
+    """A perceptron behind a norm, added to what it reads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.silu(self.up(self.norm(x))))
+
+
 LOST: dict[str, Callable[[Tensor], Tensor]] = {
     "detach": lambda h: torch.tanh(h).detach(),
     "no_grad": without_gradient(torch.tanh),
@@ -68,11 +79,13 @@ HELD: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*LOST, "in training"])
+@pytest.mark.parametrize("name", [*LOST, "in training", "half of the way, bfloat16"])
 def test_a_lost_gradient_is_an_error(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
+    name, _, half = name.partition(", ")
     module = Net(LOST[name]) if name in LOST else InTraining(torch.tanh)
-    x = torch.randn(4, 5)
+    dtype = torch.bfloat16 if half else torch.float32
+    module, x = module.to(dtype), torch.randn(4, 5).to(dtype)
     with pytest.raises(OnnxpartError, match=r"'first\.(weight|bias)'.*detach\(\)"):
         export(module, x, tmp_path / "model.onnx")
     with pytest.raises(OnnxpartError, match=r"'first\.(weight|bias)'.*detach\(\)"):
@@ -88,3 +101,10 @@ def test_other_modules_are_exported(name: str, tmp_path: Path) -> None:
     export(module, torch.randn(4, 5), tmp_path / "model.onnx")
     assert module.training == mode
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in module.named_parameters())
+
+
+def test_rounding_in_a_deep_network_of_bfloat16_is_no_lost_gradient(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    blocks = (Block(64) for _ in range(24))
+    module = nn.Sequential(nn.Linear(8, 64), *blocks, nn.LayerNorm(64), nn.Linear(64, 10)).to(torch.bfloat16)
+    export(module, torch.randn(4, 8, dtype=torch.bfloat16), tmp_path / "model.onnx", exporter="torchscript")
