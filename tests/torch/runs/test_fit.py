@@ -21,7 +21,7 @@ from onnxpart.torch.runs.estimate import Estimate
 from onnxpart.torch.runs.fit import PARTS, fit
 from onnxpart.torch.runs.fit_report import page
 from onnxpart.torch.runs.goal import Goal
-from onnxpart.torch.runs.outcome import Times
+from onnxpart.torch.runs.outcome import Fit, Times
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import Event, Note, ignore
 from onnxpart.torch.training.settings import Settings
@@ -115,7 +115,10 @@ def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None
 def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
     model = load(regression_mlp(0, inputs=784, hidden=(9,)))
     options, news = replace(OPTIONS, settings=Settings(2)), list[Event]()
-    found = fit(model, options, tmp_path / "out", lambda *_: news.append, baseline=True)
+    so_far = list[Fit]()
+    found = fit(model, options, tmp_path / "out", lambda *_: news.append, baseline=True, on_found=so_far.append)
+    assert [len(each.baseline) for each in so_far] == [0, 2, *[2] * len(found.controls)]
+    assert so_far[-1] == found
     assert len(found.controls["one part"]) == 2
     assert "copies" not in found.controls
     notes = [event.text for event in news if isinstance(event, Note)]
