@@ -240,7 +240,7 @@ class _Run:
         told = self.progress(PARTS, task, range(longest))
         if self.options.resume and not checkpoint.exist(self.out / CHECKPOINTS):
             told(Note(f"{self.out / CHECKPOINTS} holds nothing to resume; the run begins anew"))
-        wide, narrow = estimate.WIDE, estimate.width(rounds.last)
+        narrow, wide = estimate.width(rounds.last)
         if narrow < wide:
             badly = f"they learn badly with less than {wide}, so that a smaller -k may do better"
             told(Note(f"parts have {narrow} units in their large layers; {badly}"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from models import lenet, regression_mlp
+from models import cifar10_net, lenet, regression_mlp
 from onnxpart import split
 from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
@@ -23,16 +23,18 @@ SLOW = replace(WIDE, k=4, series=1.1, parallel=1.9)
 
 
 @pytest.mark.parametrize(
-    ("model", "k", "units"),
+    ("model", "k", "expected"),
     [
-        (regression_mlp(0, inputs=784, hidden=(256, 128)), 4, 64),
-        (regression_mlp(0, inputs=4, hidden=(256, 32, 256)), 2, 16),
-        (lenet(0), 2, 250),
-        (lenet(0), 10, 50),
+        (regression_mlp(0, inputs=784, hidden=(256, 128)), 4, (64, 128)),
+        (regression_mlp(0, inputs=4, hidden=(256, 32, 256)), 2, (16, 128)),
+        (lenet(0), 2, (250, 128)),
+        (lenet(0), 10, (50, 128)),
+        (cifar10_net(0), 2, (32, 32)),
     ],
 )
-def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, units: int) -> None:
-    assert width(split(model, k)) == units  # type: ignore[arg-type]
+def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, expected: tuple[int, int]) -> None:
+    """Of channels, as in the last network's convolutions and locally connected layers, fewer do."""
+    assert width(split(model, k)) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, un
             None,
             "would not pay on one machine: as many epochs are 1.1 times as fast; 1.9 times with",
         ),
-        ([NARROW], 0.1, None, "Dividing would not pay: parts of less than 64 units learn badly, and none has more."),
+        ([NARROW], 0.1, None, "Dividing would not pay: parts of less than 128 units learn badly, and none has as"),
         ([Estimate(2, why_not="nothing can be divided")], 0.1, None, "Dividing would not pay: parts of less than"),
         ([WIDE], 1.5, None, "steps differ by 150%: this machine is too busy to tell; try again later."),
     ],
@@ -73,5 +75,7 @@ def test_fit_takes_what_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "estimate", lambda *_, **__: Estimates(100.0, 0.1, 40, [SLOW, WIDE]))
     assert chosen(MODEL, OPTIONS, data) == 2
     monkeypatch.setattr(module, "estimate", lambda *_, **__: Estimates(100.0, 0.1, 40, [NARROW]))
-    with pytest.raises(UsageError, match=r"learn badly, and none has more\. Train the whole with `onnxpart train`, or"):
+    with pytest.raises(
+        UsageError, match=r"learn badly, and none has as many\. Train the whole with `onnxpart train`, or"
+    ):
         chosen(MODEL, OPTIONS, data)

@@ -82,7 +82,7 @@ def test_blocks_that_can_not_add_nothing_start_as_copies(tmp_path: Path) -> None
 
 
 def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opening, found = list[str](), Estimate(4, 64, series=2.0)
+    opening, found = list[str](), Estimate(4, 128, series=2.0)
     monkeypatch.setattr(estimate, "_UNSTEADY", inf)
     monkeypatch.setattr(task, "open_data", lambda text, *_, **more: opening.append(text) or open_data(text, *_, **more))
     monkeypatch.setattr(estimate, "_row", lambda *_: found)
@@ -90,12 +90,12 @@ def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: py
     assert (done.plan.k, opening) == (4, ["mnist5k"])
 
 
-@pytest.mark.parametrize(("units", "told"), [(256, False), (32, True)])
+@pytest.mark.parametrize(("units", "told"), [(512, False), (32, True)])
 def test_parts_that_are_too_narrow_are_named(tmp_path: Path, units: int, told: bool) -> None:
     news, options = list[Event](), replace(OPTIONS, settings=Settings(2), engine="series")
     model = load(regression_mlp(0, inputs=784, hidden=(units,)))
     fit(model, options, tmp_path / "out", lambda *_: news.append)
-    note = "parts have 16 units in their large layers; they learn badly with less than 64, so that a smaller -k may do"
+    note = "parts have 16 units in their large layers; they learn badly with less than 128, so that a smaller -k may do"
     assert (Note(f"{note} better") in news) == told
 
 
