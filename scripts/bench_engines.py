@@ -69,9 +69,10 @@ def images(*shape: int) -> Callable[[int], Batch]:
                           torch.arange(count) % 10)  # fmt: skip
 
 
+LENET = Network("LeNet", lenet, images(1, 28, 28), 100, (2, 5, 10))
 CIFAR10 = Network("CIFAR10", cifar10_net, images(3, 24, 24), 128, (2, 4))
 NETWORKS = (
-    Network("LeNet", lenet, images(1, 28, 28), 100, (2, 5, 10)),
+    LENET,
     CIFAR10,
     Network("VGG-like", vgg, images(3, 32, 32), 64, (2, 4)),
 )
@@ -154,7 +155,10 @@ def speeds(rounds: int) -> Table:
 
 
 def operators(network: Network, k: int, rounds: int) -> Table:
-    """Return what each of torch's operators takes in the whole and in all parts, by turns; medians."""
+    """Return what each of torch's operators takes in the whole and in all parts, by turns; medians.
+
+    Its share is that of the step of all parts.
+    """
     model = network.build()
     both = [Series(job_of(models, network, 1), CPU) for models in ([model], onnxpart.split(model, k).parts)]
     batch = next(both[0].job.loader.epoch(0))
@@ -163,12 +167,14 @@ def operators(network: Network, k: int, rounds: int) -> Table:
         {name: median(turn[i].get(name, 0.0) for turn in turns) for name in turns[0][i]} for i in range(len(both))
     )
     table = Table(title=f"{network.name}: a step of the whole, and of {k} parts in series, by operator")
-    for column in ("operator", "whole, ms", "parts, ms", "speedup", f"below {SLOW}"):
+    for column in ("operator", "whole, ms", "parts, ms", "share", "speedup", f"below {SLOW}"):
         table.add_column(column)
+    total = sum(parts.values())
     for name in sorted(parts, key=lambda name: -parts[name])[:12]:
         speedup = whole.get(name, 0.0) / parts[name]
         scales = "" if speedup >= SLOW else "doesn't scale"
-        table.add_row(name, f"{whole.get(name, 0.0):.1f}", f"{parts[name]:.1f}", f"{speedup:.2f}", scales)
+        share = f"{parts[name] / total:.0%}"
+        table.add_row(name, f"{whole.get(name, 0.0):.1f}", f"{parts[name]:.1f}", share, f"{speedup:.2f}", scales)
     return table
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxpart.torch
-from scripts.bench_engines import CIFAR10, operators, speeds
+from scripts.bench_engines import CIFAR10, LENET, operators, speeds
 from scripts.machine import machine
 from scripts.paper.vision import resnet
 
@@ -125,7 +125,8 @@ def main(
     console = Console(width=max(Console().width, 100))
     console.print(importing(steps))
     console.print(speeds(rounds))
-    console.print(operators(CIFAR10, 4, rounds))
+    for network, k in ((LENET, 2), (CIFAR10, 2), (CIFAR10, 4)):
+        console.print(operators(network, k, rounds))
     console.print(", ".join(f"{key} {value}" for key, value in machine("onnxpart", "onnx", "torch").items()))
 
 

@@ -1,7 +1,8 @@
 """Tests and times training on a GPU within a few minutes: the tests marked gpu, every engine, and one run of `fit`.
 
-What is done first is worth most. What the time didn't suffice for is left out, and named. On a CPU all networks are
-scaled down: a trial of the script itself, which says nothing about speed.
+What is done first is worth most, and takes no more than half of the time that is left. What the time didn't suffice for
+is left out, and named; what was measured by then is in the files. On a CPU all networks are scaled down: a trial of the
+script itself, which says nothing about speed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -31,10 +32,11 @@ from onnxpart.merging.cross_weights import ZERO
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.runs import fit_report
 from onnxpart.torch.runs.fit import fit
+from onnxpart.torch.runs.outcome import Fit
+from onnxpart.torch.runs.progress import RunProgress
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.engine import device_of
-from onnxpart.torch.training.events import ignore
 from onnxpart.torch.training.settings import Settings
 from scripts.bench_engines import Network, images, rows
 from scripts.paper.data import Windows, text
@@ -150,16 +152,28 @@ def timed(network: Network, *, settings: Settings, device: torch.device, out: Pa
 
 
 def trained(size: Text, settings: Settings, out: Path) -> str:
-    """Train the language model whole, and by the recipe in four parts; return which was sooner as good."""
+    """Train the language model whole, and by the recipe in four parts; return which was sooner as good.
+
+    The report is written as soon as there is something to report, and anew with each control; `metrics.jsonl` beside it
+    has each epoch when it ends.
+    """
     _, _, kinds = text()
     model = onnxpart.load(gpt(0, kinds, size.length, size.width, size.heads, size.blocks))
     data = f"scripts.gpu:{'large' if size is LARGE else 'small'}_text"
     options = RunOptions(data, "scripts.paper.gpt:entropy", settings, batch_size=size.batch, every_minutes=None)
     recipe, folder = Recipe(), out / "language"
-    found = fit(model, options, folder, lambda *_: ignore, k=4, recipe=recipe, baseline=True, force=True)
-    report = fit_report.report(found, options, f"transformer of {size.blocks} blocks, width {size.width}", recipe, ZERO)
-    fit_report.save(report, folder, {})
-    return fit_report.compared(report["as_good"])
+
+    def report(found: Fit) -> dict[str, Any]:
+        name = f"transformer of {size.blocks} blocks, width {size.width}"
+        return fit_report.report(found, options, name, recipe, ZERO)
+
+    with RunProgress(folder, Console(quiet=True)) as progress:
+        found = fit(
+            model, options, folder, lambda stage, task, epochs: progress.stage(stage, epochs, task.loss.metric),
+            k=4, recipe=recipe, baseline=True, force=True,
+            on_found=lambda so_far: fit_report.save(report(so_far), folder, {}),
+        )  # fmt: skip
+    return fit_report.compared(report(found)["as_good"])
 
 
 def name_of(device: torch.device) -> str:
@@ -196,13 +210,18 @@ def main(
     large = place.type == "cuda"
     size, settings = (LARGE if large else SMALL), Settings(1, lr=1e-4, amp=large, device=str(place))
     learning = replace(settings, epochs=size.epochs, optimizer="adamw", lr=3e-4 if large else 1e-3)
-    engines = partial(timed, settings=settings, device=place, out=out, apart=False)
-    processes = partial(timed, settings=replace(settings, epochs=2), device=place, out=out, apart=True)
+    together = partial(timed, settings=settings, device=place, out=out, apart=False)
+    apart = partial(timed, settings=replace(settings, epochs=2), device=place, out=out, apart=True)
+    engines, processes = (
+        [(f"{name}: {each.name}", partial(call, each)) for each in networks(large)]
+        for name, call in (("engines", together), ("processes", apart))
+    )
     items: list[tuple[str, Callable[[], str]]] = [
-        ("tests", lambda: tested(end - time.monotonic())),
-        *((f"engines: {each.name}", partial(engines, each)) for each in networks(large)),
+        ("tests", lambda: tested((end - time.monotonic()) / 2)),
+        engines[0],
         ("experiment: language", lambda: trained(size, learning, out)),
-        *((f"processes: {each.name}", partial(processes, each)) for each in networks(large)),
+        *engines[1:],
+        *processes,
     ]
     left_out, failed = [], []
     console.print(f"{name_of(place)}; results go to {out}")
@@ -212,7 +231,7 @@ def main(
             continue
         started = time.monotonic()
         try:
-            with until(end - started):
+            with until((end - started) / 2):
                 told = item()
         except (TimeoutError, subprocess.TimeoutExpired):
             left_out.append(f"{name} (begun)")

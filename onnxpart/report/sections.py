@@ -317,16 +317,17 @@ def advice(records: Records) -> list[Block]:
         good = [(base.parallel / way.series, way) for way in found
                 if way.runs[0].method == "partition" and way.series is not None and way.mean <= base.mean]  # fmt: skip
         gain, best = max(good, key=lambda pair: pair[0], default=(0.0, None))
+        advised = max((gain for gain, way in good if way.runs[0].stages[0]["k"] == asked.k), default=0.0)
         expected = [f"{row['k']}: {row['series']:.2f} / {row['parallel']:.2f} ({row['width']})" for row in asked.rows]
         outcome = "none is as good" if best is None else f"{best.name}, {gain:.2f} times as fast"
-        same = (asked.k is not None) == (gain >= asked.pays)
+        same = gain < asked.pays if asked.k is None else advised >= asked.pays
         told = "don't divide" if asked.k is None else f"K={asked.k}"
         rows.append((runs[0].network, "; ".join(expected), told, outcome, "yes" if same else "no"))
     columns = ("network", "K: in series / in parallel (width)", "advice", "best outcome in series", "right")
     told = (
         "`estimate` measures a few steps before training: how many times as fast as many epochs would be. It advises "
-        "the fastest K whose parts are wide enough, if that is worth the trouble. It is right where dividing was as "
-        "good as the baseline and as much faster on one machine, or where it advised against it and that wasn't so."
+        "the fastest K whose parts are wide enough, if that is worth the trouble. It is right where that K was as good "
+        "as the baseline and as much faster on one machine, or where it advised against it and no K was."
     )
     return ["## Advice and outcome", told, table(columns, rows, 5)] if rows else []
 

@@ -62,6 +62,8 @@ def reading(name: str, network: str, build: Callable[..., ModelProto], epochs: i
 
 
 language = partial(reading, "language", "a transformer of two blocks, width 256", gpt, 16, 480)
+wide = partial(reading, "wide", "a transformer of two blocks, width 512", partial(gpt, width=512, heads=16), 16, 480)
+long = partial(reading, "long", "a transformer of two blocks, width 256, trained longer", gpt, 48, 480)
 depth = partial(
     reading, "depth", "a transformer of twelve blocks, width 128", partial(gpt, width=128, heads=4, blocks=12), 32, 320
 )
@@ -204,6 +206,27 @@ PLANS = {
             recipe((4, 16), (1, 3), method="own order"),
         ),
         (2, 4, 8),
+    ),
+    "wide": Plan(
+        wide,
+        (
+            *(recipe((1, 16), lr=lr) for lr in (1, 2)),
+            *(recipe((4, parts), (1, after)) for parts, after in ((10, 1), (12, 2), (16, 1), (16, 3))),
+            recipe((8, 16), (1, 3)),
+            recipe((8, 16), (1, 3), method="widen"),
+        ),
+        (4, 8),
+    ),
+    "long": Plan(
+        long,
+        (
+            *(recipe((1, 48), lr=lr) for lr in (1, 2)),
+            recipe((4, 48), (1, 8)),
+            recipe((4, 36), (2, 12), (1, 8), method="levels"),
+            recipe((2, 48), (1, 8)),
+            recipe((4, 48), (1, 8), method="widen"),
+        ),
+        (2, 4),
     ),
     "depth": Plan(
         depth,

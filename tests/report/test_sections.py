@@ -87,6 +87,7 @@ def test_time_to_the_baselines_error(tmp_path: Path) -> None:
     ("k", "error", "told"),
     [
         (4, 0.2, ["K=4", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "yes"]),
+        (2, 0.2, ["K=2", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "no"]),
         (4, 0.3, ["K=4", "none is as good", "no"]),
         (None, 0.2, ["don't divide", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "no"]),
         (None, 0.3, ["don't divide", "none is as good", "yes"]),

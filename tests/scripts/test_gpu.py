@@ -10,6 +10,8 @@ import torch
 import typer
 
 from onnxpart.report.records import read
+from onnxpart.torch.runs.progress import RunProgress
+from onnxpart.torch.training.events import OnEvent
 from onnxpart.torch.training.settings import Settings
 from scripts import gpu
 
@@ -36,13 +38,38 @@ def test_the_experiment_compares_the_recipe_with_the_whole(tmp_path: Path) -> No
     assert (report["k"], len(report["baseline"]), report["as_good"]["by"]) == (4, 2, "loss")
 
 
+def test_what_was_measured_is_in_the_files_when_the_time_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends_at(last: str) -> None:
+        def stage(run: RunProgress, name: str, epochs: range, metric: str) -> OnEvent:
+            if name == last:
+                raise TimeoutError
+            return begin(run, name, epochs, metric)
+
+        monkeypatch.setattr(RunProgress, "stage", stage)
+        with pytest.raises(TimeoutError):
+            gpu.trained(gpu.SMALL, replace(SETTINGS, epochs=2, optimizer="adamw", lr=1e-3), tmp_path)
+
+    begin, folder = RunProgress.stage, tmp_path / "language"
+    ends_at("whole")
+    stages = [json.loads(line)["stage"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert set(stages) == {"parts"}
+    assert not (folder / "report.json").exists()
+    ends_at("one part")
+    report = json.loads((folder / "report.json").read_text())
+    assert len(report["baseline"]) == 2
+    assert report["as_good"]["baseline"] > 0
+    assert "copies" in report["controls"]
+    assert "one part" not in report["controls"]
+    assert read([folder]).fits[0].k == 4
+
+
 def test_what_the_time_didnt_suffice_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as done:
         gpu.main(minutes=0, out=tmp_path, device="cpu")
     assert done.value.exit_code == 0
     told = capsys.readouterr().out
-    assert "left out for want of time: tests, engines: LeNet, " in told
-    assert "experiment: language, processes: LeNet" in told
+    assert "left out for want of time: tests, engines: LeNet, experiment: language, engines: " in told
+    assert "processes: LeNet" in told
     assert list(tmp_path.iterdir()) == []
 
 

@@ -54,6 +54,10 @@ class TensorLoader:
         for chosen in _order(len(self.target), self.batch_size, self.seed, number, self.shuffle)[start:]:
             yield tuple(tensor[chosen] for tensor in self.inputs), self.target[chosen]
 
+    def to(self, device: torch.device) -> TensorLoader:
+        """Return a loader of the same samples on a device."""
+        return replace(self, inputs=tuple(x.to(device) for x in self.inputs), target=self.target.to(device))
+
     def prepared(self, prepare: Prepare) -> TensorLoader:
         """Return a loader of the samples that `prepare` makes of these, at once."""
         inputs, target = prepare((self.inputs, self.target))

@@ -22,8 +22,11 @@ from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.series import Series
 
 KS = (2, 3, 4, 8)
-WIDE = 64
-"""Units that a part needs in the layers where most of its weights are; narrower parts learnt badly."""
+WIDE, CHANNELS = 128, 32
+"""Units that a part needs in the layers where most of its weights are, and channels, of which one has many places.
+
+Parts of 64 units reached the whole in one of three experiments, those of 16 channels in none (see measured.md).
+"""
 PAYS = 1.2
 """How many times as fast is worth the trouble."""
 _ROUNDS = 7
@@ -36,9 +39,9 @@ _SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
 class Estimate:
     """What K parts would take: milliseconds of a step of all of them in series, and of the slowest one alone.
 
-    `width`: see there. `bytes`: of all parts' weights, gradients and optimiser states. `series`, `parallel`: how many
-    times as fast as the whole alone as many epochs would be, by the recipe's shares of parts and whole. `why_not` says
-    what keeps K from being divided; the figures are then 0.
+    `width`, and what it should be at `least`: see `width`. `bytes`: of all parts' weights, gradients and optimiser
+    states. `series`, `parallel`: how many times as fast as the whole alone as many epochs would be, by the recipe's
+    shares of parts and whole. `why_not` says what keeps K from being divided; the figures are then 0.
     """
 
     k: int
@@ -50,11 +53,12 @@ class Estimate:
     series: float = 0.0
     parallel: float = 0.0
     why_not: str = ""
+    least: int = WIDE
 
     @property
     def wide(self) -> bool:
         """Whether parts are wide enough to learn on their own."""
-        return self.width >= WIDE
+        return self.width >= self.least
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Estimates:
             )
         wide = [row for row in self.rows if row.wide]
         if not wide:
-            return f"Dividing doesn't pay: parts with fewer than {WIDE} units learn badly, and no K leaves that many."
+            least = max(row.least for row in self.rows)
+            return f"Dividing doesn't pay: parts with fewer than {least} units learn badly, and no K leaves that many."
         most = max(wide, key=lambda row: row.series)
         apart = max(wide, key=lambda row: row.parallel)
         several = f"; {apart.parallel:.1f} times with a machine for each of {apart.k}" if apart.parallel >= PAYS else ""
@@ -148,37 +153,40 @@ def chosen(model: Model, options: RunOptions, data: Data) -> int:
 
 def _row(done: Split, options: RunOptions, whole: float, together: float, one: float) -> Estimate:
     """The figures of a split by its measured steps."""
-    sizes = measure(done.analysis, done.plan)
+    sizes, (units, least) = measure(done.analysis, done.plan), width(done)
     return Estimate(
         done.plan.k,
-        width(done),
+        units,
         max(part.parameters for part in sizes.parts) / sizes.whole.parameters,
         sum(part.bytes for part in sizes.parts) * _copies(options),
         together,
         one,
         whole / (SHARE * together + (1 - SHARE) * whole),
         whole / (SHARE * one + (1 - SHARE) * whole),
+        least=least,
     )
 
 
-def width(done: Split) -> int:
-    """Return how many units layers of a part take or give, whichever are fewer.
+def width(done: Split) -> tuple[int, int]:
+    """Return how many units layers of a part take or give, whichever are fewer, and how many they need at least.
 
-    That is the median over its weights by their size, counting the axes that are divided.
+    That is the median over its weights by their size, counting the axes that are divided. Weights of more than two axes
+    are of channels: a convolution's, or a locally connected layer's.
     """
-    found = list[tuple[int, int]]()
+    found = list[tuple[int, int, int]]()
     for name in done.analysis.state.weights:
         if name in done.plan.by_name:
             weight = done.plan.by_name[name]
             shapes = [weight.part_shape(part) for part in range(done.plan.k)]
             divided = [n for shape in shapes for n, of in zip(shape, weight.shape, strict=True) if n < of]
-            found += [(min(divided), prod(shapes[0]))] if divided else []
-    half = sum(size for _, size in found) / 2
-    for count, size in sorted(found):
+            least = CHANNELS if len(weight.shape) > 2 else WIDE
+            found += [(min(divided), prod(shapes[0]), least)] if divided else []
+    half = sum(size for _, size, _ in found) / 2
+    for count, size, least in sorted(found):
         half -= size
         if half <= 0:
-            return count
-    return 0
+            return count, least
+    return 0, WIDE
 
 
 def _job(task: Task, options: RunOptions) -> Job:

@@ -85,6 +85,7 @@ def fit(
     goal: Goal = Goal(),  # noqa: B008
     baseline: bool = False,
     force: bool = False,
+    on_found: Callable[[Fit], object] = lambda _: None,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
@@ -106,6 +107,8 @@ def fit(
         controls (see `Fit`).
     :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
         are of no use when this returns.
+    :param on_found: called with what is found so far: when the network is trained and written, and with the baseline,
+        and each control.
     :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
     """
     most = options.settings.epochs
@@ -144,7 +147,7 @@ def fit(
     with _reached(options, k):
         found = _Run(planned, task, options, recipe, goal, out, progress, _Growing(grow, blocks, grown))
         stops = merge_at is None and recipe.kind == "auto"
-        return found.fit(edges, stops=stops, baseline=most if baseline else 0)
+        return found.fit(edges, on_found, stops=stops, baseline=most if baseline else 0)
 
 
 @contextmanager
@@ -184,11 +187,11 @@ class _Run:
     progress: Progress
     growing: _Growing
 
-    def fit(self, edges: Edges, *, stops: bool, baseline: int) -> Fit:
+    def fit(self, edges: Edges, on_found: Callable[[Fit], object], *, stops: bool, baseline: int) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
 
-        :param stops: whether the parts merge as soon as they no longer pay. :param baseline: the most epochs of the
-            whole alone; 0 if nothing is to be compared.
+        :param on_found: see there. :param stops: whether the parts merge as soon as they no longer pay.
+        :param baseline: the most epochs of the whole alone; 0 if nothing is to be compared.
         """
         rounds, task, out = self.rounds, self.task, self.out
         parts, ensemble = self._parts(edges, stops)
@@ -201,11 +204,9 @@ class _Run:
         merged, whole = self._whole(parts, trained, edges)
         module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
         times = times_of(parts.seconds, curve)
-        alone = self._baseline(baseline, times) if baseline else []
-        controls = self._controls(parts, range(trained, trained + len(curve)), times, alone) if baseline else {}
         state = whole.states[0] if whole.states else None
         save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
-        return Fit(
+        found = Fit(
             out / TRAINED,
             rounds.last.partition,
             measure(rounds.last.analysis, rounds.last.plan),
@@ -216,8 +217,8 @@ class _Run:
             ensemble,
             merged,
             curve,
-            alone,
-            controls,
+            [],
+            {},
             times,
             deviation(module, task.objective, out / TRAINED, task.batch()),
             edges.keeping(rounds.model.frozen).kept(rounds.last.plan),
@@ -226,6 +227,14 @@ class _Run:
             self.growing.blocks,
             self._traffic(parts.modules, module),
         )
+        on_found(found)
+        if baseline:
+            found = replace(found, baseline=self._baseline(baseline, times))
+            on_found(found)
+            for name, control in self._controls(parts, range(trained, trained + len(curve)), times, found.baseline):
+                found = replace(found, controls={**found.controls, name: control})
+                on_found(found)
+        return found
 
     def _traffic(self, parts: Sequence[nn.Module], whole: nn.Module) -> Traffic | None:
         """Return what the workers of a cluster send, which the whole has all of where parts have several."""
@@ -248,7 +257,7 @@ class _Run:
         told = self.progress(PARTS, task, range(longest))
         if self.options.resume and not checkpoint.exist(self.out / CHECKPOINTS):
             told(Note(f"{self.out / CHECKPOINTS} contains nothing to resume; the run starts from the beginning"))
-        wide, narrow = estimate.WIDE, estimate.width(rounds.last)
+        narrow, wide = estimate.width(rounds.last)
         if narrow < wide:
             badly = f"they learn badly with less than {wide}, so that a smaller -k may do better"
             told(Note(f"parts have {narrow} units in their large layers; {badly}"))
@@ -312,29 +321,30 @@ class _Run:
             most = min(max(round(60 * self.goal.minutes / times.epoch), 1), most)
         return self._alone(BASELINE, most if self.goal.steps is None else self.options.settings.epochs)
 
-    def _controls(self, parts: Networks, span: range, times: Times, alone: list[Epoch]) -> dict[str, list[Epoch]]:
-        """Train the controls; return their curves. No copies where parts differ in shape, or are copied anyway.
+    def _controls(
+        self, parts: Networks, span: range, times: Times, alone: list[Epoch]
+    ) -> Iterator[tuple[str, list[Epoch]]]:
+        """Train the controls; yield names and curves. No copies where parts differ in shape, or are copied anyway.
 
         :param span: the epochs of the whole. :param alone: the baseline's curve.
         """
         settings, recipe, k = self.options.settings, self.recipe, self.rounds.k
+        if span and self.growing.grow != "widen":
+            try:
+                copies = widen_part(parts, seed=settings.seed, build=self.task.build)
+            except MergeError as error:
+                self.progress(COPIES, self.task, span)(Note(f"the control of copies is left out: {error}"))
+            else:
+                yield COPIES, self._curve(Stage(COPIES, span, recipe.whole(settings, span)), copies)
         fewer = round((times.parts + times.whole) * len(alone) / alone[-1].seconds)
+        if fewer < len(alone):
+            yield SHORTER, self._alone(SHORTER, max(fewer, 1))
         longer = range(k * span.start)
         rate = recipe.parts(settings, k, span.start).lr
         part = replace(recipe.whole(replace(settings, epochs=longer.stop), longer), lr=rate)
         split = self.rounds.split(0)
         one = Networks(split, [self.task.build(split.parts[0])])
-        curves = {ONE_PART: self._curve(Stage(ONE_PART, longer, part), one)}
-        if fewer < len(alone):
-            curves[SHORTER] = self._alone(SHORTER, max(fewer, 1))
-        if not span or self.growing.grow == "widen":
-            return curves
-        try:
-            copies = widen_part(parts, seed=settings.seed, build=self.task.build)
-        except MergeError as error:
-            self.progress(COPIES, self.task, span)(Note(f"the control of copies is left out: {error}"))
-            return curves
-        return curves | {COPIES: self._curve(Stage(COPIES, span, recipe.whole(settings, span)), copies)}
+        yield ONE_PART, self._curve(Stage(ONE_PART, longer, part), one)
 
     def _alone(self, name: str, count: int) -> list[Epoch]:
         """Train the whole from its own first weights for so many epochs; return its curve."""

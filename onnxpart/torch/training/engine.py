@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.metrics import Meter
+from onnxpart.torch.training.settings import Settings
 
 
 class Engine(Protocol):
@@ -94,12 +96,50 @@ def has_images(modules: Sequence[nn.Module]) -> bool:
 
 
 def moved(batch: Batch, device: torch.device, images: bool) -> Batch:
-    """Return a batch on a device, if asked for with the channels of images last in memory."""
-    inputs, target = batch
-    inputs = tuple(x.to(device, non_blocking=True) for x in inputs)
+    """Return a batch on a device, if asked for with the channels of images last in memory.
+
+    A GPU gets it from pinned memory: it is copied while earlier steps, which are only waited for now and then, compute.
+    """
+    *inputs, target = (_pinned(x, device).to(device, non_blocking=True) for x in (*batch[0], batch[1]))
     if images:
-        inputs = tuple(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
-    return inputs, target.to(device, non_blocking=True)
+        inputs = [x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
+    return tuple(inputs), target
+
+
+def _pinned(x: Tensor, device: torch.device) -> Tensor:
+    return x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x
+
+
+def compiled(call: Callable[..., Any], settings: Settings, device: torch.device) -> Callable[..., Any]:
+    """Return a call compiled, if asked for; on a GPU as CUDA graphs, without which small parts wait for launches.
+
+    With several batches in a step there are no such graphs: torch can't add up gradients over them
+    (https://github.com/pytorch/pytorch/issues/169545).
+    """
+    if not settings.compile:
+        return call
+    graphs = device.type == "cuda" and settings.accumulate == 1
+    return torch.compile(call, mode="reduce-overhead" if graphs else None)
+
+
+def begin_step(settings: Settings, device: torch.device) -> None:
+    """Let what CUDA graphs gave in earlier steps be overwritten."""
+    if settings.compile and device.type == "cuda":
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def tf32(device: torch.device) -> Iterator[None]:
+    """Let a GPU multiply matrices of float32 in TF32, as torch lets it compute convolutions anyway."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torch.device, amp: bool) -> Tensor:

@@ -18,7 +18,7 @@ from onnxpart.torch.importer.operators.modules import Dropout
 from onnxpart.torch.part_random import drawing, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import called, has_images, judged, moved, put, update
+from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, update
 from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.metrics import Meter
@@ -45,10 +45,8 @@ class Fused:
         self.optimizer = optim.optimizer(job.settings, self.parameters.values(), axes=1)
         self.generators = [torch.Generator(device) for _ in job.modules]
         self.taken = 0
-        self.losses = vmap(self._loss, in_dims=(0, 0, None, None))
+        self.losses = compiled(vmap(self._loss, in_dims=(0, 0, None, None)), job.settings, device)
         self.judged = vmap(self._judge, in_dims=(0, 0, None, None), out_dims=(1, 0))
-        if job.settings.compile:
-            self.losses = torch.compile(self.losses)
 
     def _call(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         def call(*given: Tensor) -> object:
@@ -74,11 +72,12 @@ class Fused:
             generator.manual_seed(seed_of(settings.seed, number, step))
         self.base.train()
         self.optimizer.zero_grad()
+        begin_step(settings, self.device)
         losses = []
         for batch in batches:
             with drawing(self.generators):
                 loss = self.losses(self.parameters, self.buffers, *moved(batch, self.device, self.images))
-            (loss.sum() / len(batches)).backward()  # type: ignore[no-untyped-call]
+            (loss.sum() / len(batches)).backward()
             losses.append(loss.detach())
         if settings.clip is not None:
             _clip(self.parameters.values(), settings.clip)

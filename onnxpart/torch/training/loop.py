@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from onnxpart.errors import CheckpointError, DataError, Interrupted, OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Batch, Loader
-from onnxpart.torch.data.loaders import StreamLoader
+from onnxpart.torch.data.loaders import StreamLoader, TensorLoader
 from onnxpart.torch.training import checkpoint, optim
 from onnxpart.torch.training.checkpoint import Checkpoints, PartState
-from onnxpart.torch.training.engine import Engine
+from onnxpart.torch.training.engine import Engine, tf32
 from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps
 from onnxpart.torch.training.job import Job, Result
 from onnxpart.torch.training.metrics import Meter
@@ -77,8 +77,19 @@ def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | Non
 
     :param stop: asks to write a checkpoint and stop; when omitted, Ctrl-C and the signals to end do.
     """
-    with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked:
+    device = engine.device
+    job = replace(job, loader=near(job.loader, device), test=None if job.test is None else near(job.test, device))
+    with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked, tf32(device):
         return _Run(job, engine, on_event, asked).train()
+
+
+def near(loader: Loader, device: torch.device) -> Loader:
+    """Return a loader whose samples are on a GPU, if they are in memory and take a fourth of the free space at most."""
+    if device.type != "cuda" or not isinstance(loader, TensorLoader):
+        return loader
+    free, _ = torch.cuda.mem_get_info(device)
+    size = sum(x.numel() * x.element_size() for x in (*loader.inputs, loader.target))
+    return loader.to(device) if size <= free // 4 else loader
 
 
 class _Run:
@@ -142,13 +153,19 @@ class _Run:
         self._look()
 
     def _step(self, group: list[Batch], rate: float) -> Tensor:
-        try:
+        with self._memory(f"batch {self.at.batch}"):
             return self.engine.step(group, rate, self.at.step)
+
+    @contextmanager
+    def _memory(self, what: str) -> Iterator[None]:
+        """Say where memory ran out, and what to do."""
+        try:
+            yield
         except (RuntimeError, MemoryError, OnnxpartError) as error:
             if not _out_of_memory(error):
                 raise
             raise OnnxpartError(
-                f"{_named(self.engine.busy)}: out of memory in batch {self.at.batch} of epoch {self.at.epoch}; "
+                f"{_named(self.engine.busy)}: out of memory in {what} of epoch {self.at.epoch}; "
                 "take smaller batches and accumulate, mixed precision, or the engine series."
             ) from None
 
@@ -175,7 +192,8 @@ class _Run:
     def _close(self, epoch: int) -> None:
         """End an epoch: evaluate, and note it in the curves."""
         job, at = self.job, self.at
-        judged = evaluated(self.engine, job.test) if job.test is not None else []
+        with self._memory("the test"):
+            judged = evaluated(self.engine, job.test) if job.test is not None else []
         for i, number in enumerate(job.numbers):
             result = Epoch(at.seconds, at.losses[i] / max(at.samples, 1))
             if judged:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +12,24 @@ from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import called, has_images, judged, moved, put, update
+from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, update
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.metrics import Meter
 
 
 class Series:
-    """One part after the other; on a CPU with the channels of images last in memory."""
+    """One part after the other, with the channels of images last in memory. One part at a time has gradients."""
 
     kind: Literal["series", "fused"] = "series"
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device, self.busy = job, device, job.numbers
-        self.images = has_images(job.modules) and device.type == "cpu"
+        self.images = has_images(job.modules) and device.type in ("cpu", "cuda")
         for module in job.modules:
-            module.to(device)
+            module.to(device).zero_grad()
             if self.images:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.calls: list[nn.Module | Callable[..., Tensor]] = list(job.modules)
-        if job.settings.compile:
-            self.calls = [torch.compile(module) for module in job.modules]
+        self.calls: list[Callable[..., Any]] = [compiled(module, job.settings, device) for module in job.modules]
         self.optimizers = [optim.optimizer(job.settings, module.parameters()) for module in job.modules]
         self.taken = [0] * len(job.modules)
 
@@ -46,7 +44,7 @@ class Series:
         self.busy = (self.job.numbers[i],)
         torch.manual_seed(self._seed(i, step))
         module.train()
-        optimizer.zero_grad()
+        begin_step(settings, self.device)
         losses = []
         for batch in batches:
             (inputs, target), weight = self._share(batch)
@@ -56,6 +54,7 @@ class Series:
         if settings.clip is not None:
             nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
         update(optimizer, rate)
+        optimizer.zero_grad()
         self.taken[i] += 1
         return torch.stack(losses).mean()
 
@@ -72,7 +71,8 @@ class Series:
         """Return loss and metric (see `Engine.evaluate`)."""
         inputs, target = moved(batch, self.device, self.images)
         columns = []
-        for module in self.job.modules:
+        for module, number in zip(self.job.modules, self.job.numbers, strict=True):
+            self.busy = (number,)
             output = called(module.eval(), inputs, self.device, self.job.settings.amp)
             columns.append(torch.stack(judged(self.job, output, target)))
             for meter in meters[len(columns) - 1 : len(columns)]:
@@ -95,5 +95,4 @@ class Series:
     def finish(self) -> None:
         """Leave the modules in evaluation mode."""
         for module in self.job.modules:
-            module.zero_grad()
             module.eval()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from models import lenet, regression_mlp
+from models import cifar10_net, lenet, regression_mlp
 from onnxpart import split
 from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
@@ -23,16 +23,18 @@ SLOW = replace(WIDE, k=4, series=1.1, parallel=1.9)
 
 
 @pytest.mark.parametrize(
-    ("model", "k", "units"),
+    ("model", "k", "expected"),
     [
-        (regression_mlp(0, inputs=784, hidden=(256, 128)), 4, 64),
-        (regression_mlp(0, inputs=4, hidden=(256, 32, 256)), 2, 16),
-        (lenet(0), 2, 250),
-        (lenet(0), 10, 50),
+        (regression_mlp(0, inputs=784, hidden=(256, 128)), 4, (64, 128)),
+        (regression_mlp(0, inputs=4, hidden=(256, 32, 256)), 2, (16, 128)),
+        (lenet(0), 2, (250, 128)),
+        (lenet(0), 10, (50, 128)),
+        (cifar10_net(0), 2, (32, 32)),
     ],
 )
-def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, units: int) -> None:
-    assert width(split(model, k)) == units  # type: ignore[arg-type]
+def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, expected: tuple[int, int]) -> None:
+    """Of channels, as in the last network's convolutions and locally connected layers, fewer do."""
+    assert width(split(model, k)) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -50,12 +52,7 @@ def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, un
             None,
             "doesn't pay on one machine: the same number of epochs is 1.1 times as fast; 1.9 times with",
         ),
-        (
-            [NARROW],
-            0.1,
-            None,
-            "parts with fewer than 64 units learn badly, and no K leaves that many.",
-        ),
+        ([NARROW], 0.1, None, "parts with fewer than 128 units learn badly, and no K leaves that many."),
         ([Estimate(2, why_not="nothing can be divided")], 0.1, None, "Dividing doesn't pay: parts with fewer"),
         ([WIDE], 1.5, None, "steps differ by 150%: this machine is too busy to tell; try again later."),
     ],

@@ -21,7 +21,7 @@ from onnxpart.torch.runs.estimate import Estimate
 from onnxpart.torch.runs.fit import PARTS, fit
 from onnxpart.torch.runs.fit_report import page
 from onnxpart.torch.runs.goal import Goal
-from onnxpart.torch.runs.outcome import Times
+from onnxpart.torch.runs.outcome import Fit, Times
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import Event, Note, ignore
 from onnxpart.torch.training.settings import Settings
@@ -82,7 +82,7 @@ def test_blocks_that_can_not_add_nothing_start_as_copies(tmp_path: Path) -> None
 
 
 def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opening, found = list[str](), Estimate(4, 64, series=2.0)
+    opening, found = list[str](), Estimate(4, 128, series=2.0)
     monkeypatch.setattr(estimate, "_UNSTEADY", inf)
     monkeypatch.setattr(task, "open_data", lambda text, *_, **more: opening.append(text) or open_data(text, *_, **more))
     monkeypatch.setattr(estimate, "_row", lambda *_: found)
@@ -90,12 +90,12 @@ def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: py
     assert (done.plan.k, opening) == (4, ["mnist5k"])
 
 
-@pytest.mark.parametrize(("units", "told"), [(256, False), (32, True)])
+@pytest.mark.parametrize(("units", "told"), [(512, False), (32, True)])
 def test_parts_that_are_too_narrow_are_named(tmp_path: Path, units: int, told: bool) -> None:
     news, options = list[Event](), replace(OPTIONS, settings=Settings(2), engine="series")
     model = load(regression_mlp(0, inputs=784, hidden=(units,)))
     fit(model, options, tmp_path / "out", lambda *_: news.append)
-    note = "parts have 16 units in their large layers; they learn badly with less than 64, so that a smaller -k may do"
+    note = "parts have 16 units in their large layers; they learn badly with less than 128, so that a smaller -k may do"
     assert (Note(f"{note} better") in news) == told
 
 
@@ -115,7 +115,10 @@ def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None
 def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
     model = load(regression_mlp(0, inputs=784, hidden=(9,)))
     options, news = replace(OPTIONS, settings=Settings(2)), list[Event]()
-    found = fit(model, options, tmp_path / "out", lambda *_: news.append, baseline=True)
+    so_far = list[Fit]()
+    found = fit(model, options, tmp_path / "out", lambda *_: news.append, baseline=True, on_found=so_far.append)
+    assert [len(each.baseline) for each in so_far] == [0, 2, *[2] * len(found.controls)]
+    assert so_far[-1] == found
     assert len(found.controls["one part"]) == 2
     assert "copies" not in found.controls
     notes = [event.text for event in news if isinstance(event, Note)]

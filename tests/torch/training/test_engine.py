@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.training.choose_engine import ENGINES, choose
-from onnxpart.torch.training.engine import device_of, has_images, moved, output_of
+from onnxpart.torch.training.engine import compiled, device_of, has_images, moved, output_of, tf32
 from onnxpart.torch.training.fused import Fused, check_alike
 from onnxpart.torch.training.job import Job, alone
-from onnxpart.torch.training.loop import evaluated
+from onnxpart.torch.training.loop import evaluated, near
 from onnxpart.torch.training.series import Series
 from onnxpart.torch.training.settings import Settings
 
@@ -106,6 +106,54 @@ def test_mixed_precision_holds_in_evaluation(engine: type[Series] | type[Fused])
     found, exact = (evaluated(engine(each, CPU), DATA)[0][0] for each in (mixed, full))
     assert found == pytest.approx(expected, rel=1e-3)
     assert found != pytest.approx(exact, rel=1e-6)
+
+
+def test_one_part_at_a_time_has_gradients() -> None:
+    modules, seen = pair(), list[bool]()
+    modules[0].bias.grad = torch.ones(2)
+    modules[1].register_forward_pre_hook(lambda *_: seen.append(modules[0].bias.grad is None))
+    Series(job(*modules), CPU).step([next(DATA.epoch(0))], 0.1, 0)
+    assert seen == [True]
+    assert modules[1].bias.grad is None
+
+
+@pytest.mark.parametrize(
+    ("device", "accumulate", "mode"), [("cpu", 1, None), ("cuda", 1, "reduce-overhead"), ("cuda", 2, None)]
+)
+def test_what_is_compiled_for_a_gpu_is_graphs(
+    device: str, accumulate: int, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[object]()
+    monkeypatch.setattr(torch, "compile", lambda call, mode: asked.append(mode) or call)
+    settings = Settings(1, accumulate=accumulate, compile=True)
+    assert compiled(abs, settings, torch.device(device)) is abs
+    assert compiled(abs, replace(settings, compile=False), torch.device(device)) is abs
+    assert asked == [mode]
+
+
+def test_a_gpu_multiplies_in_tf32_while_it_trains() -> None:
+    before = torch.get_float32_matmul_precision()
+    with tf32(CPU):
+        assert torch.get_float32_matmul_precision() == before
+    with tf32(torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+@pytest.mark.parametrize(("free", "moves"), [(4 * 200, True), (4 * 200 - 4, False)])
+def test_samples_that_fit_stay_on_a_gpu(free: int, moves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 samples of 3 and 2 floats."""
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    monkeypatch.setattr(TensorLoader, "to", lambda self, device: replace(self, seed=1) if device == gpu else self)
+    assert near(DATA, gpu) == (replace(DATA, seed=1) if moves else DATA)
+    assert near(DATA, CPU) is DATA
+
+
+def test_a_loader_of_a_device_has_its_samples_there() -> None:
+    found = DATA.to(torch.device("meta"))
+    assert {x.device.type for x in (*found.inputs, found.target)} == {"meta"}
+    assert (found.batch_size, found.shuffle) == (4, False)
 
 
 @pytest.mark.parametrize(
