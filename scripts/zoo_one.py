@@ -108,7 +108,7 @@ class Record:
 
 def message(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())
     kind = "" if isinstance(error, OnnxpartError) else f"{type(error).__name__}: "
     return kind + (text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
