@@ -75,20 +75,26 @@ def held(plan: Plan, parts: Sequence[Mapping[str, Rows]]) -> list[InitializerPla
     """
     if len(parts) != plan.k:
         raise MergeError(f"the plan has {plan.k} parts, but {len(parts)} were given; give one set of arrays per part.")
-    found = [i for i in plan.initializers if any(copies(part, i.name) for part in parts)]
-    for initializer in found:
+    found = []
+    for initializer in plan.initializers:
+        name = initializer.name
+        own = [copies(part, name) for part in parts]
+        if not any(own):
+            continue
+        found.append(initializer)
         for p, part in enumerate(parts):
-            if not copies(part, initializer.name):
-                raise MergeError(f"part {p} has no initializer {initializer.name!r}; give the parts of one split.")
-            if initializer.name in part:
-                _check(initializer, p, part[initializer.name])
+            if not own[p]:
+                raise MergeError(f"part {p} has no initializer {name!r}; give the parts of one split.")
+            if name in part:
+                _check(initializer, p, part[name])
     return found
 
 
 def copies(part: Mapping[str, Rows], name: str) -> list[Rows]:
     """What a part holds of an initializer; one that was merged from others may hold their copies beside each other."""
-    names = list(takewhile(part.__contains__, (copy_name(name, p) for p in range(len(part)))))
-    return [part[n] for n in names or [name] if n in part]
+    if copy_name(name, 0) not in part:
+        return [part[name]] if name in part else []
+    return [part[n] for n in takewhile(part.__contains__, (copy_name(name, p) for p in range(len(part))))]
 
 
 def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
