@@ -120,7 +120,7 @@ def _labels(op: Op, rule: Rule) -> list[Fields]:
 
     :raises Barrier: where it can't tell. :raises ModelError: where shapes contradict each other, or are absurd.
     """
-    if control_flow.differ(op):
+    if rule.kind == "control flow" and control_flow.differ(op):
         raise Barrier("its branches give tensors with different numbers of axes")
     known, read = op.state.shapes.shape, op.state.read  # the shapes of values that nothing reads don't matter
     missing = [name for name in (*op.reads, *op.outputs) if name not in known and name in read]

@@ -61,10 +61,11 @@ def _resized(sizes: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Trial, ...
 def _infer(model: Model, trials: tuple[Trial, ...]) -> Shapes:
     """Shapes under some trial values."""
     first = infer_at(model, trials[0])
-    selects = any(node.op_type in SELECTIONS for node in model.flat.nodes)
+    op_types = {node.op_type for node in model.flat.nodes}
+    selects = not op_types.isdisjoint(SELECTIONS)
     if _symbolic(model) or model.flat.regions or selects:
         first.other = infer_at(model, trials[1])
-    if selects or any(node.op_type == "If" for node in model.flat.nodes):
+    if selects or "If" in op_types:
         first.by_data = infer_at(model, trials[2])
     if model.flat.regions and grown(first):
         return _while_growing(model, first, trials)

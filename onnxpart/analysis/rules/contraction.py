@@ -27,7 +27,7 @@ class Operand:
 
     def along(self, f: Field) -> frozenset[str]:
         """Letters along which a field varies."""
-        return frozenset(self.letters[axis] for axis in varying(f))
+        return frozenset([self.letters[axis] for axis in varying(f)])
 
     def keep(self, letters: frozenset[str]) -> list[int]:
         """Axes of the given letters."""
