@@ -27,7 +27,7 @@ from scripts.bench_compile import KINDS, apart, build
 from scripts.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-NETWORKS = {"import": ("LeNet", "ResNet-18", "transformer"), "train": ("LeNet", "CIFAR10", "VGG-like")}
+NETWORKS = {"import": ("LeNet", "ResNet-18", "transformer"), "train": ("LeNet", "CIFAR10", "VGG-like", "MLP")}
 NODES = 1_000
 PACKAGES = ("onnx", "numpy", "scipy", "protobuf", "torch")
 
