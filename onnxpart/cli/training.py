@@ -31,6 +31,7 @@ from onnxpart.page import write as page
 from onnxpart.page.content import content
 from onnxpart.planning.plan import OrderKind
 from onnxpart.report.records import PARTITION
+from onnxpart.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
     from onnxpart.torch.data.images import Normalize
@@ -395,7 +396,7 @@ def fit(
     """Split a network, train its parts, merge, and train the whole on.
 
     DIR gets trained.onnx, the report (report.md, report.json, pictures), the partition as a page (partition.html),
-    metrics.jsonl, the split (parts/), and the options (run.yaml).
+    metrics.jsonl, the split (parts/), and, from the start on, the options (run.yaml).
     """
     _need_runtime()
     draw, settings = pages().fit_pictures, written(context)
@@ -416,7 +417,9 @@ def fit(
     ):
 
         def told(stage: str, task: Task, epochs: range) -> Any:
-            progress.note(task.objective.note if stage == runs.fit.PARTS else "")
+            if stage == runs.fit.PARTS:  # the folder is there now
+                write_bytes(target / RUN, settings)
+                progress.note(task.objective.note)
             return progress.stage(stage, epochs, task.metric.name)
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,

@@ -308,7 +308,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on_from_it(here: Path, monk
         refused = run("fit", "chain.onnx", "-o", "out", *options, code=1)
         assert refused.stderr.startswith("error: out exists already; go on with --resume, ")
         monkeypatch.delenv("STOP")
-        run("fit", "chain.onnx", "-o", "out", *options, "--resume")
+        run("fit", "--config", "out/run.yaml", "--resume")
         assert equal("out/trained.onnx", "straight/trained.onnx")
         one, other = (json.loads(Path(f"{name}/report.json").read_text()) for name in ("out", "straight"))
         for key in ("parts", "whole"):
