@@ -58,9 +58,9 @@ def _session(model: onnx.ModelProto, options: Any) -> Any:
     """ONNX Runtime's session on the CPU; without its fusions in large graphs, and where they lose an output."""
     import onnxruntime
 
-    content = model.SerializeToString()
+    content, plain = model.SerializeToString(), onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if len(model.graph.node) > MANY_NODES:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = plain
 
     def load() -> Any:
         return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"], enable_fallback=0)
@@ -68,7 +68,9 @@ def _session(model: onnx.ModelProto, options: Any) -> Any:
     try:
         return load()
     except Exception:  # the runtime's exceptions share no base class
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if options.graph_optimization_level == plain:
+            raise
+        options.graph_optimization_level = plain
         return load()
 
 

@@ -104,3 +104,18 @@ def test_large_graphs_are_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> No
     levels = [vars(s)["_session"].get_session_options().graph_optimization_level.name for s in sessions]
     assert levels == ["ORT_ENABLE_ALL", "ORT_DISABLE_ALL"]
     assert [s.run({"v0": X[0]})["v4"].tolist() for s in sessions] == [[1.0, 2.0]] * 2
+
+
+@pytest.mark.parametrize(("most", "times"), [(0, 1), (4_000, 2)])
+def test_what_fails_without_fusions_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, most: int, times: int) -> None:
+    tried = []
+
+    def refuse(*arguments: object, **_: object) -> None:
+        tried.append(arguments)
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(runtime, "MANY_NODES", most)
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    with pytest.raises(OnnxpartError, match="no kernel"):
+        Session(affine())
+    assert len(tried) == times
