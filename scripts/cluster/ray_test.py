@@ -109,3 +109,7 @@ def test_two_workers_of_each_part_and_four_of_the_whole_train_like_one_process(
     assert fit.returncode == 0, said
     assert "resumed at step" in said
     check_alike(alone, model.parent / "many")
+    found = json.loads((model.parent / "many" / "report.json").read_text())
+    sizes, sent = found["sizes"], found["traffic"]
+    assert sent["parts_batch"] == 2 * 4 * sum(part["parameters"] for part in sizes["parts"])
+    assert sent["whole_batch"] == sent["data_parallel_batch"] == 6 * 4 * sizes["whole"]["parameters"]

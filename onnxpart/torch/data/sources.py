@@ -366,6 +366,8 @@ def _from_object(
 def _batches(found: Any, batch_size: int) -> Iterable[Any]:
     """Return an iterable of batches; samples are collated."""
     batches: Iterable[Any] = found
+    if hasattr(found, "iter_torch_batches"):  # a Dataset of Ray Data
+        return found.iter_torch_batches(batch_size=batch_size)  # type: ignore[no-any-return]
     if isinstance(found, torch_data.IterableDataset):
         batches = torch_data.DataLoader(found, batch_size=batch_size)
     return batches
