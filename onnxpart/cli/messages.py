@@ -61,6 +61,9 @@ class Commands(TyperGroup):
                 code = _tell(error, error.exit_code, as_json)
             except TyperException as error:
                 code = _tell(UsageError(_misuse(error)), error.exit_code, as_json)
+            except MemoryError as error:
+                what = f"memory isn't enough ({str(error).rstrip('.') or 'of this machine, or its limit'}); "
+                code = _tell(OnnxpartError(f"{what}use a machine with more, or take less with --outputs."), 1, as_json)
         sys.exit(code)
 
 
