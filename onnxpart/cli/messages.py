@@ -72,8 +72,13 @@ def _tell(error: OnnxpartError, code: int, as_json: bool) -> int:
     if as_json:
         tables.show_json({"error": str(error), "kind": type(error).__name__, "exit_code": code})
     else:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_line(str(error))}", err=True)
     return code
+
+
+def _line(text: str) -> str:
+    """Return a text with escapes in place of control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _misuse(error: TyperException) -> str:
@@ -98,7 +103,7 @@ def _warnings_once() -> Callable[..., None]:
     ) -> None:
         if str(message) not in told:
             told.add(str(message))
-            typer.echo(f"warning: {message}", err=True)
+            typer.echo(f"warning: {_line(str(message))}", err=True)
 
     return show
 

@@ -66,6 +66,16 @@ def test_where_memory_ends_is_a_sentence(given: str, monkeypatch: pytest.MonkeyP
     assert told.count("\n") == 1
 
 
+def test_a_terminal_gets_no_control_characters() -> None:
+    """Whoever wrote them into a name, and whoever says it: this domain is named by onnx's checker."""
+    model = BUILDERS["chain"]()
+    model.graph.node[0].domain = "no\x1b[31mwhere\nelse"
+    onnx.save_model(model, "odd.onnx")
+    told = run("inspect", "odd.onnx", code=1).stderr
+    assert r"no\x1b[31mwhere else" in told
+    assert told.count("\n") == 1
+
+
 def test_a_warning_is_one_line_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def warned(*_: object, **__: object) -> None:
         for text in ("beware", "mind the gap", "beware"):
