@@ -1,7 +1,8 @@
 """Compares this checkout with an earlier one: seconds of CPU of each stage of the compiler and of steps of training.
 
 A process in each checkout measures the same model, by turns, so that the machine's speed changes for both alike. A
-ratio is the median of the ratios of neighbouring turns.
+ratio is the median of the ratios of neighbouring turns. Models that are large in one way are measured once, and the
+most memory that they take as well.
 """
 
 import json
@@ -9,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -23,12 +24,13 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import light_names
-from scripts.bench_compile import KINDS, apart, build
+from scripts.bench_compile import KINDS, apart, build, vision
 from scripts.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {"import": ("LeNet", "ResNet-18", "transformer"), "train": ("LeNet", "CIFAR10", "VGG-like", "MLP")}
 NODES = 1_000
+LARGE = ("gemm 50000", "random 1000000", "branches 5000", "attention 392", "attention 1568")
 PACKAGES = ("onnx", "numpy", "scipy", "protobuf", "torch")
 
 
@@ -54,13 +56,19 @@ def side(checkout: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def ask(process: "subprocess.Popen[str]", kind: str, name: str) -> dict[str, float]:
-    """Seconds by stage of one turn, and their sum."""
+    """Seconds by stage of one turn.
+
+    :raises ChildProcessError: when the process ends before it has them.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{kind} {name}\n")
     process.stdin.flush()
-    seconds: dict[str, float] = json.loads(process.stdout.readline())
-    return {**seconds, "all": sum(seconds.values())}
+    line = process.stdout.readline()
+    if not line:
+        raise ChildProcessError(f"{name} ended with an error")
+    seconds: dict[str, float] = json.loads(line)
+    return seconds
 
 
 def compare(checkouts: tuple[Path, Path], kind: str, name: str, model: str, turns: int, pairs: int) -> Compared:
@@ -73,7 +81,7 @@ def compare(checkouts: tuple[Path, Path], kind: str, name: str, model: str, turn
                     new, old = ask(after, kind, model), ask(before, kind, model)
                 else:
                     old, new = ask(before, kind, model), ask(after, kind, model)
-                taken.append((old, new))
+                taken.append(tuple({**seconds, "all": sum(seconds.values())} for seconds in (old, new)))
     stages = list(taken[0][0])
     return Compared(
         name,
@@ -81,6 +89,31 @@ def compare(checkouts: tuple[Path, Path], kind: str, name: str, model: str, turn
         {stage: median(new[stage] for _, new in taken) for stage in stages},
         {stage: median(new[stage] / old[stage] for old, new in taken) for stage in stages},
     )
+
+
+def once(checkout: Path, model: Path) -> dict[str, float]:
+    """Seconds of CPU by stage and the peak in MiB, of a process of its own; nothing when it ends with an error."""
+    with side(checkout) as process, suppress(ChildProcessError):
+        return ask(process, "once", str(model))
+    return {}
+
+
+def large(checkouts: tuple[Path, Path], names: list[str]) -> Table:
+    """Seconds and peaks of large models, before and after."""
+    result = Table(title="large", caption="seconds of CPU; peaks in MiB")
+    stages = ("split", "merge", "verify", "peak")
+    for column in ("", *(f"{stage} {when}" for stage in stages for when in ("before", "after"))):
+        result.add_column(column, justify="right" if column else "left")
+    for name in names:
+        with TemporaryDirectory() as folder:
+            model = Path(folder) / f"{name}.onnx"
+            apart(build, name, model)
+            found = [once(checkout, model) for checkout in checkouts]
+        cells = [
+            (f"{side[stage]:,.1f}" if stage in side else "") if side else "fails" for stage in stages for side in found
+        ]
+        result.add_row(name, *cells)
+    return result
 
 
 def table(title: str, rows: list[Compared]) -> Table:
@@ -119,6 +152,9 @@ def main(
                 rows.append(compare(checkouts, kind, name, model, turns, pairs))
         if rows:
             console.print(table(kind, rows))
+    wanted = [name for name in (*LARGE, *vision()) if only in f"large {name}"]
+    if wanted:
+        console.print(large(checkouts, wanted))
     console.print(", ".join(f"{key} {value}" for key, value in machine(*PACKAGES).items()))
 
 

@@ -2,7 +2,7 @@
 
 The cost of a node of a chain, and of a branch of a Concat, must stay flat, as that of a unit in random order. That of
 attention must not grow with the pairs of positions, and that of a decoder not with the bytes of its weights, which are
-in external data.
+in external data. ViT and MViT at their real size are measured where torchvision is installed (scripts/setup-zoo).
 """
 
 import json
@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -52,6 +53,8 @@ UNITS = (10_000, 100_000, 1_000_000)
 """Of a hidden layer, in random order."""
 BRANCHES = (500, 5_000)
 HEADS, EACH = 2, 96
+VISION = {"vit_b_16": (1, 3, 224, 224), "mvit_v1_b": (1, 3, 16, 224, 224)}
+"""Networks of torchvision, and the shape of what they take."""
 ENOUGH_SECONDS = 10.0
 IMPORTS = 9
 PACKAGES = ("onnxpart", "onnx", "numpy", "scipy", "protobuf")
@@ -150,11 +153,27 @@ MADE: dict[str, Callable[[int], ModelProto]] = {
 """What models of a size are made by: `<name> <size>`."""
 
 
+def vision() -> list[str]:
+    """The networks of torchvision that can be exported here."""
+    return list(VISION) if find_spec("torchvision") is not None else []
+
+
+def export(name: str, path: Path) -> None:
+    """Export a network of torchvision, with random weights and a fixed batch of one."""
+    import torch
+    from torchvision import models
+
+    network = models.get_model(name, weights=None).eval()
+    torch.onnx.export(network, (torch.zeros(VISION[name]),), path, dynamo=False)
+
+
 def build(name: str, path: Path) -> None:
-    """Write the model of a name: one of the registry, one that is made, or `decoder <size>` of `scripts.decoder`."""
+    """Write the model of a name: the registry's, made here, torchvision's, or `decoder <size>` of `scripts.decoder`."""
     kind, _, size = name.partition(" ")
     if kind == "decoder":
         decoder.build(size, path)
+    elif kind in VISION:
+        export(name, path)
     else:
         onnx.save_model(MADE[kind](int(size)) if size else BUILDERS[name](), path)
 
@@ -241,7 +260,7 @@ def main(
     lengths = nodes or [1_000, 10_000, 100_000]
     names = [f"light_{name}" for name in light_names()] + [f"{kind} {n}" for kind in KINDS for n in lengths]
     made = {"attention": POSITIONS, "random": UNITS, "branches": BRANCHES, "decoder": decoder.SIZES}
-    names += [f"{kind} {size}" for kind, sizes in made.items() for size in sizes]
+    names += [f"{kind} {size}" for kind, sizes in made.items() for size in sizes] + vision()
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for name in (n for n in names if only in n):

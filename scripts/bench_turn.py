@@ -6,6 +6,7 @@ must be able to run it, so it only uses what the benchmarks have always had.
 
 import gc
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from onnx import ModelProto
 import onnxpart
 from models.builder import GraphBuilder
 
+LIMIT = 16 << 30
+"""Bytes of memory that a model may take that is measured once."""
 time.perf_counter = time.process_time  # the benchmarks' clock: other work on the machine doesn't count
 
 
@@ -30,6 +33,29 @@ def compiled(path: str) -> Callable[[], dict[str, float]]:
         run = bench_compile.Run(path)
         bench_compile.compile_model(Path(path), run)
         return run.seconds
+
+    return measure
+
+
+def once(path: str) -> Callable[[], dict[str, float]]:
+    """Return what splits, merges and verifies the model of a file, within `LIMIT`; `peak` is the most memory, in MiB.
+
+    Units are in random order in a model that is named so. Images and clips, which take long to run, aren't verified.
+    """
+    from scripts import bench_compile
+
+    def measure() -> dict[str, float]:
+        resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
+        run, name = bench_compile.Run(path), Path(path).stem
+        with run.stage("split"):
+            done = onnxpart.split(path, 2, order="random" if name.startswith("random") else "contiguous")
+            arrays = [onnxpart.arrays(part) for part in done.parts]
+        with run.stage("merge"):
+            onnxpart.merge(done.plan, arrays)
+        if not name.startswith(("vit", "mvit")):
+            with run.stage("verify"):
+                onnxpart.verify(done.analysis, done.plan)
+        return {**run.seconds, "peak": bench_compile.peak()}
 
     return measure
 
@@ -94,13 +120,14 @@ def trained(name: str) -> Callable[[], dict[str, float]]:
 
 @cache
 def measurement(kind: str, name: str) -> Callable[[], dict[str, float]]:
-    """Return what measures a model or network once; the first call for it, which warms up, is made here."""
-    if kind != "compile":
+    """Return what measures a model or network; the first call for it, which warms up, is made here."""
+    if kind not in ("compile", "once"):
         import torch
 
         torch.set_num_threads(1)
-    result = {"compile": compiled, "import": imported, "train": trained}[kind](name)
-    result()
+    result = {"compile": compiled, "once": once, "import": imported, "train": trained}[kind](name)
+    if kind != "once":
+        result()
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from importlib import import_module
@@ -79,6 +80,13 @@ def test_unreadable_file(here: Path, command: tuple[object, ...], content: bytes
 @pytest.mark.usefixtures("here")
 def test_folder_in_place_of_a_file() -> None:
     assert refused("inspect", ".") == ". is a folder; name the .onnx file in it."
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero"])
+def test_what_has_no_end_in_place_of_a_file(name: str, here: Path) -> None:
+    os.mkfifo(here / "pipe")
+    for command in (("inspect", name), ("split", name, "-k", 2)):
+        assert refused(*command) == f"{name} is a device or a pipe; name the .onnx file itself."
 
 
 def test_truncated_file(here: Path) -> None:
@@ -224,6 +232,11 @@ def test_external_data_of_a_constant_node_outside_the_folder(here: Path) -> None
     [
         (("-k", 0), "K is 0; ask for at least 1 part."),
         (("-k", -3), "K is -3; ask for at least 1 part."),
+        (
+            ("-k", 2, "--seed", -1),
+            "invalid value for '--seed': Input should be greater than or equal to 0; `onnxpart split --help` lists "
+            "what there is.",
+        ),
         (("-k", 10**6), "K is 1000000; ask for at most 32767 parts."),
         (("-k", 2, "--shares", "1,1,1"), "3 shares [1, 1, 1] for 2 parts; give 2 positive whole numbers."),
         (("-k", 2, "--shares", "1,0"), "2 shares [1, 0] for 2 parts; give 2 positive whole numbers."),

@@ -173,7 +173,7 @@ def split_(
         ),
     ] = None,
     order: Annotated[OrderKind, typer.Option(help="In which order units go to the parts.")] = "contiguous",
-    seed: Annotated[int, typer.Option(help="Seed of the random order and of fresh weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random order and of fresh weights.")] = 0,
     shares: Annotated[
         str | None, typer.Option(help="Relative sizes of the parts, as in 2,1,1. If omitted, they are equal.")
     ] = None,
@@ -323,7 +323,7 @@ def widen_(
     noise: Annotated[
         float, typer.Option(help="Uniform noise on the copies, as a share of each parameter's maximum.")
     ] = NOISE,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

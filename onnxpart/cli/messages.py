@@ -61,6 +61,9 @@ class Commands(TyperGroup):
                 code = _tell(error, error.exit_code, as_json)
             except TyperException as error:
                 code = _tell(UsageError(_misuse(error)), error.exit_code, as_json)
+            except MemoryError as error:
+                what = f"memory isn't enough ({str(error).rstrip('.') or 'of this machine, or its limit'}); "
+                code = _tell(OnnxpartError(f"{what}use a machine with more, or take less with --outputs."), 1, as_json)
         sys.exit(code)
 
 
@@ -69,8 +72,13 @@ def _tell(error: OnnxpartError, code: int, as_json: bool) -> int:
     if as_json:
         tables.show_json({"error": str(error), "kind": type(error).__name__, "exit_code": code})
     else:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_line(str(error))}", err=True)
     return code
+
+
+def _line(text: str) -> str:
+    """Return a text with escapes in place of control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _misuse(error: TyperException) -> str:
@@ -95,7 +103,7 @@ def _warnings_once() -> Callable[..., None]:
     ) -> None:
         if str(message) not in told:
             told.add(str(message))
-            typer.echo(f"warning: {message}", err=True)
+            typer.echo(f"warning: {_line(str(message))}", err=True)
 
     return show
 

@@ -40,6 +40,8 @@ def read(path: Path) -> onnx.ModelProto:
     """
     if path.is_dir():
         raise ModelError(f"{path} is a folder; name the .onnx file in it.")
+    if path.exists() and not path.is_file():  # which might never end
+        raise ModelError(f"{path} is a device or a pipe; name the .onnx file itself.")
     try:
         return onnx.load_model(path, load_external_data=False, format="protobuf")
     except FileNotFoundError:

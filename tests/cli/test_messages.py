@@ -54,6 +54,28 @@ def test_an_error_is_a_sentence_and_for_programs_an_object(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("given", ["", "Unable to allocate 8.00 GiB for an array with shape (1024, 1024, 1024)"])
+def test_where_memory_ends_is_a_sentence(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError(given)
+
+    monkeypatch.setattr(cli, "analyse", full)
+    told = run("inspect", "chain.onnx", code=1).stderr
+    assert told.startswith(f"error: memory isn't enough ({given}")
+    assert told.endswith("; use a machine with more, or take less with --outputs.\n")
+    assert told.count("\n") == 1
+
+
+def test_a_terminal_gets_no_control_characters() -> None:
+    """Whoever wrote them into a name, and whoever says it: this domain is named by onnx's checker."""
+    model = BUILDERS["chain"]()
+    model.graph.node[0].domain = "no\x1b[31mwhere\nelse"
+    onnx.save_model(model, "odd.onnx")
+    told = run("inspect", "odd.onnx", code=1).stderr
+    assert r"no\x1b[31mwhere else" in told
+    assert told.count("\n") == 1
+
+
 def test_a_warning_is_one_line_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def warned(*_: object, **__: object) -> None:
         for text in ("beware", "mind the gap", "beware"):

@@ -20,7 +20,7 @@ from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_a
 from onnxpart.torch.tensors import to_tensor
 from onnxpart.torch.training.optim import Slots
 
-VERSION = 1
+VERSION = 2
 METADATA = "onnxpart.checkpoint"
 """Key under which a file carries what isn't a tensor."""
 _TENSORS, _SLOTS = "module/", "optimizer/"
@@ -87,8 +87,8 @@ def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, bes
     for key, found in state.slots.items():
         arrays |= {f"{_SLOTS}{slot}/{key}": _to_array(tensor) for slot, tensor in found.items()}
     path = path_of(checkpoints, number, step)
-    text = json.dumps({"version": VERSION, "taken": state.taken, "checksum": _checksum(arrays), **beside})
-    save_arrays(arrays, path, {METADATA: text})
+    said = json.loads(json.dumps({"version": VERSION, "taken": state.taken, **beside}))
+    save_arrays(arrays, path, {METADATA: json.dumps({**said, "checksum": _checksum(said, arrays)})})
     return path
 
 
@@ -141,7 +141,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[PartState, dict[str, 
     for key, value in json.loads(json.dumps(identity)).items():
         _compare(path, key, value, found.get(key))
     arrays = {key: array[(slice(None),) if array.shape else ()] for key, array in read_safetensors(path).items()}
-    if found.get("checksum") != _checksum(arrays):
+    if found.pop("checksum", None) != _checksum(found, arrays):
         raise _damaged(path)
     tensors = {key.removeprefix(_TENSORS): to_tensor(a) for key, a in arrays.items() if key.startswith(_TENSORS)}
     slots: Slots = {}
@@ -156,8 +156,8 @@ def _damaged(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is damaged; delete it to go on from the one before.")
 
 
-def _checksum(arrays: Mapping[str, Array]) -> int:
-    result = 0
+def _checksum(said: Mapping[str, Any], arrays: Mapping[str, Array]) -> int:
+    result = zlib.crc32(json.dumps(said, sort_keys=True).encode())
     for name in sorted(arrays):
         result = zlib.crc32(arrays[name].tobytes(), zlib.crc32(name.encode(), result))
     return result

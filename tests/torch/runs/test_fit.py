@@ -90,13 +90,14 @@ def test_data_are_opened_once_where_k_is_advised(tmp_path: Path, monkeypatch: py
     assert (done.plan.k, opening) == (4, ["mnist5k"])
 
 
-@pytest.mark.parametrize(("units", "told"), [(512, False), (32, True)])
-def test_parts_that_are_too_narrow_are_named(tmp_path: Path, units: int, told: bool) -> None:
+@pytest.mark.parametrize(("units", "k", "told"), [(512, 2, False), (32, 2, True), (32, 1, False)])
+def test_parts_that_are_too_narrow_are_named(tmp_path: Path, units: int, k: int, told: bool) -> None:
     news, options = list[Event](), replace(OPTIONS, settings=Settings(2), engine="series")
     model = load(regression_mlp(0, inputs=784, hidden=(units,)))
-    fit(model, options, tmp_path / "out", lambda *_: news.append)
+    fit(model, options, tmp_path / "out", lambda *_: news.append, k=k)
     note = "parts have 16 units in their large layers; they learn badly with less than 128, so that a smaller -k may do"
     assert (Note(f"{note} better") in news) == told
+    assert any("large layers" in str(event) for event in news) == told
 
 
 def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None:

@@ -209,9 +209,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"part1-step000000018.safetensors is damaged; delete it to go on"):
             run(modules(), tmp_path, checkpoints={"resume": True})
     path.write_bytes(content)
-    text = read_metadata(path)[METADATA].replace('"version": 1', '"version": 99')
-    save_file(load_file(path), path, {METADATA: text})
-    with pytest.raises(CheckpointError, match="has format 99, but this version reads 1"):
+    arrays, text = load_file(path), read_metadata(path)[METADATA]
+    save_file(arrays, path, {METADATA: text.replace('"taken": 18', '"taken": 17')})
+    with pytest.raises(CheckpointError, match="is damaged"):
+        run(modules(), tmp_path, checkpoints={"resume": True})
+    save_file(arrays, path, {METADATA: text.replace('"version": 2', '"version": 99')})
+    with pytest.raises(CheckpointError, match="has format 99, but this version reads 2"):
         run(modules(), tmp_path, checkpoints={"resume": True})
     path.unlink()
     run(modules(), tmp_path, checkpoints={"resume": True})  # from step 16, which both parts have
