@@ -177,17 +177,21 @@ class Handle:
     def _arrays(self, states: Sequence[Mapping[str, Tensor]] | None) -> list[dict[str, np.ndarray]]:
         """For each part the arrays of its initializers, all that the module has; of all ranks' parts.
 
-        :raises MergeError: where one is missing.
+        :raises MergeError: where one is missing, or no tensor of floats.
         """
-        states = [part.state_dict() for part in self.parts] if states is None else states
-        arrays = [{tensor_name(key): TensorRows(unsharded(x))[()] for key, x in state.items()} for state in states]
-        for p, held in enumerate(arrays):
-            lacking = sorted(set(self.names.values()) - held.keys())
+        given: Sequence[Mapping[str, object]]
+        given = [part.state_dict() for part in self.parts] if states is None else states
+        arrays = []
+        for p, state in enumerate(given):
+            tensors = {tensor_name(key): value for key, value in state.items() if isinstance(value, Tensor)}
+            learned = {name for name, tensor in tensors.items() if tensor.is_floating_point()}
+            lacking = sorted(set(self.names.values()) - learned)
             if lacking:
                 raise MergeError(
-                    f"part {p} has no {lacking[0]!r}; undo what changed its layers (adapters, quantisation), or give "
-                    "the states of these parts."
+                    f"part {p} has no {lacking[0]!r} of floats; undo what changed its layers (adapters, quantisation), "
+                    "or give the states of these parts."
                 )
+            arrays.append({name: TensorRows(unsharded(tensor))[()] for name, tensor in tensors.items()})
         return gathered(arrays, self.mesh)
 
     def fused(self) -> FusedParts:

@@ -535,9 +535,16 @@ def test_parts_of_a_module_on_the_meta_device_are_read_from_its_files(
 
 def test_parts_whose_layers_were_changed_are_refused() -> None:
     parts, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
+    quantized = [{**part.state_dict(), "fc1.weight": part.fc1.weight.detach().to(torch.int8)} for part in parts]
+    packed = [{**part.state_dict(), "fc1.weight": (torch.qint8, None)} for part in parts]
+    for states in (quantized, packed):
+        with pytest.raises(MergeError, match=r"part 0 has no 'fc1.weight' of floats; undo what changed its layers"):
+            handle.merge(states)
     for part in parts:
         part.fc1 = nn.Sequential(part.fc1, nn.Linear(6, 6))
-    with pytest.raises(MergeError, match=r"part 0 has no 'fc1.bias'; undo what changed its layers \(adapters, quant"):
+    with pytest.raises(
+        MergeError, match=r"part 0 has no 'fc1.bias' of floats; undo what changed its layers \(adapters, quant"
+    ):
         handle.merge()
 
 
