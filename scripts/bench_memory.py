@@ -2,6 +2,7 @@
 
 The model is made here: weights of 256 and 512 MiB written to external data chunk by chunk, or a decoder in bfloat16.
 Each command of the command line runs in a process of its own; its peak must stay within the largest tensor and `SPARE`.
+With `--module` the decoder is a PyTorch module on the meta device, which `split_module` divides.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -166,8 +168,12 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where to make a folder for the files; it is deleted.")],
     size: Annotated[float, typer.Option(help="Weights of the model in GB; four times this must be free.")] = 6.0,
     decode: Annotated[str, typer.Option("--decoder", help=f"A decoder of {', '.join(decoder.SIZES)} instead.")] = "",
+    module: Annotated[str, typer.Option(help="The same as a PyTorch module, on the meta device and in a file.")] = "",
 ) -> None:
     """Split and merge a large model with external data, and measure the peak memory and the throughput."""
+    if module:
+        _module(module, folder)
+        return
     runs, console = [], Console()
     with tempfile.TemporaryDirectory(dir=folder) as name, Progress(console=console, transient=True) as progress:
         work = Path(name)
@@ -187,6 +193,46 @@ def main(
     print(table(runs, largest))
     print(f"\nModel of {total / GB:.1f} GB, largest tensor {largest / MB:,.0f} MB, {PARTS} parts.")
     print(", ".join(f"{key} {value}" for key, value in machine(*PACKAGES).items()))
+
+
+def peaks(size: str, folder: Path) -> dict[str, int]:
+    """Split a decoder on the meta device, and merge its parts; returns bytes, those of no file at their peaks.
+
+    To be run in a process of its own.
+    """
+    import torch
+
+    import onnxpart.torch
+    from scripts import decoder_module
+
+    torch.set_num_threads(1)
+    highest = 0
+
+    def watch() -> None:
+        nonlocal highest
+        while True:
+            highest = max(highest, memory(os.getpid())["RssAnon"])
+            time.sleep(PAUSE)
+
+    with torch.device("meta"):
+        module = decoder_module.Decoder(size)
+    path = folder / "model.safetensors"
+    found = {"weights": decoder_module.empty_file(module, path), "before": memory(os.getpid())["RssAnon"]}
+    threading.Thread(target=watch, daemon=True).start()
+    example = torch.zeros(2, 8, dtype=torch.long)
+    parts, handle = onnxpart.torch.split_module(module, example, PARTS, weights=path)
+    found["parts"] = sum(parameter.nbytes for part in parts for parameter in part.parameters())
+    found["split_module"] = highest
+    module.load_state_dict(handle.merge(), assign=True)
+    return found | {"merge": highest}
+
+
+def _module(size: str, folder: Path) -> None:
+    """Print what `split_module` and `merge` take of a decoder on the meta device."""
+    with tempfile.TemporaryDirectory(dir=folder) as name, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = pool.submit(peaks, size, Path(name)).result()
+    print(", ".join(f"{key} {value / MB:,.0f} MB" for key, value in found.items()))
+    print(", ".join(f"{key} {value}" for key, value in machine(*PACKAGES, "torch").items()))
 
 
 if __name__ == "__main__":

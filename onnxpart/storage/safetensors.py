@@ -46,6 +46,22 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     return result
 
 
+def read_shards(path: Path) -> dict[str, Stored]:
+    """The arrays of a safetensors file, or of the shards that an index names (`model.safetensors.index.json`).
+
+    :raises ModelError: when a file can't be read.
+    """
+    if path.suffix != ".json":
+        return read_safetensors(path)
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} can't be read as an index of safetensors files ({error}); name the index that was saved with them."
+        ) from None
+    return {name: array for shard in names for name, array in read_safetensors(path.parent / shard).items()}
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The texts that a safetensors file carries beside its arrays.
 

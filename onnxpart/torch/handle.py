@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,14 +23,15 @@ from onnxpart.inspection.obstacles import obstacles
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
 from onnxpart.merging.cross_weights import Edges, between, fill_edges
-from onnxpart.merging.merge import merge, unmerge
+from onnxpart.merging.merge import merge, merge_streams, unmerge
 from onnxpart.merging.optimizer_state import merge_states
 from onnxpart.planning.plan import Plan, from_ranges
 from onnxpart.planning.scaling import NORMALISATIONS
 from onnxpart.storage.draft import Draft
-from onnxpart.storage.rows import Array, stream
+from onnxpart.storage.rows import Rows, stream
+from onnxpart.storage.safetensors import read_shards
 from onnxpart.torch.exporter.export import Dynamic, Inputs, exported, input_names, returned
-from onnxpart.torch.exporter.module_state import uncompiled
+from onnxpart.torch.exporter.module_state import uncompiled, values_of
 from onnxpart.torch.fused_parts import FusedParts
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, tensor_name
@@ -36,7 +39,7 @@ from onnxpart.torch.interface import Forward, Interface
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
 from onnxpart.torch.ranks import check_alike, gathered, mesh_of, numbers_of
-from onnxpart.torch.tensors import to_array, to_tensor, to_tensor_like
+from onnxpart.torch.tensors import TensorRows, to_array, to_tensor, to_tensor_like, unsharded
 
 
 def split_module(
@@ -53,6 +56,7 @@ def split_module(
     dynamic: Dynamic | None = None,
     undivided: Sequence[str] = (),
     everywhere: bool = False,
+    weights: str | os.PathLike[str] | None = None,
 ) -> tuple[list[ImportedModule], Handle]:
     """Divide a module across its width into K modules that train alone, with a handle that merges them.
 
@@ -64,6 +68,8 @@ def split_module(
     :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
         `output_1` and so on. The others: see `split`. :param undivided: names of modules that every part is to have
         whole. :param everywhere: whether every rank gets all parts, for trainers in which all ranks train each network.
+    :param weights: of a module on the meta device the safetensors file, or the index of its shards: each part is read
+        from there, and what the graph computes isn't compared with the module.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
         it returns in training, and parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense, or ranks that don't have the same module.
@@ -71,7 +77,9 @@ def split_module(
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
     own, numbers = uncompiled(module), range(k) if everywhere else numbers_of(k)
-    draft = exported(own, example_inputs, exporter, dynamic)
+    stored = None if weights is None else values_of(own, read_shards(Path(weights)))
+    module = module if stored is None else own
+    draft = exported(own, example_inputs, exporter, dynamic, stored)
     model = replace(load(draft), name=type(own).__name__)
     every = [value.name for value in model.proto.graph.output]
     model = model if outputs is None else cut(model, outputs)
@@ -80,17 +88,17 @@ def split_module(
     whole = _within(names, undivided)
     divided = split(model, k, order=order, seed=seed, shares=shares, init=init, undivided=whole)
     if not everywhere:
-        check_alike(divided.plan.digest, module.state_dict())
+        check_alike(divided.plan.digest, {n: t for n, t in module.state_dict().items() if not t.is_meta})
     parts = [imported(divided.part_drafts[number], _trained(module, names)) for number in numbers]
     kept = [every.index(value.name) for value in model.proto.graph.output if value.name in every]
     if len(kept) == len(model.proto.graph.output):
-        interface = _interface(own, example_inputs, parts[0].inputs, kept)
+        interface = _interface(own, example_inputs, parts[0].inputs, kept, fake=stored is not None)
         for part in parts:
             _call_alike(part, interface)
     for part in parts:
         _train_alike(part, own)
     mesh = None if everywhere else mesh_of(k, _device(own).type)
-    return parts, Handle(module, parts, divided, names, frozenset(whole), mesh)
+    return parts, Handle(module, parts, divided, names, frozenset(whole), mesh, stored or {})
 
 
 def check_merge_at(merge_at: float, epochs: float) -> None:
@@ -110,7 +118,8 @@ class Handle:
     `names` gives for each key of the module's `state_dict` that the graph computes with the initializer's name; tied
     parameters share one. `undivided` are the initializers that every part has whole on request. `mesh`: the ranks that
     train this one's parts together, for `DistributedDataParallel` or `fully_shard`; None without a process group.
-    `parts` are this rank's own, and what merges calls for every rank.
+    `parts` are this rank's own, and what merges calls for every rank. `stored`: what a module on the meta device has in
+    files, by the keys of its `state_dict`.
     """
 
     module: nn.Module
@@ -119,6 +128,7 @@ class Handle:
     names: Mapping[str, str]
     undivided: Collection[str] = ()
     mesh: DeviceMesh | None = None
+    stored: Mapping[str, Rows] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """What was divided into what, on one line."""
@@ -140,6 +150,7 @@ class Handle:
             In a process group those of this rank's parts.
         :param keep: names of other parameters that keep theirs, too; True for all, as for a pretrained network.
         :returns: a `state_dict` that the module loads; what the graph doesn't use is as in the module.
+            A module on the meta device takes it by `load_state_dict(.., assign=True)`.
         :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
         """
         plan, state = self.split.plan, self.module.state_dict()
@@ -147,34 +158,40 @@ class Handle:
         edges = Edges(keep=None if given is None else frozenset(given))
         edges.check(plan)
         edges = edges.keeping(_kept(plan, gathered([_frozen(part) for part in self.parts], self.mesh)))
-        merged = merge(plan, self._arrays(states), into="original")
-        original = {self.names[key]: to_array(value) for key, value in state.items() if key in self.names}
-        filled = fill_edges(plan, {name: stream(array) for name, array in merged.items()}, original, edges)
-        merged = {name: rows.array() for name, rows in filled.items()}
-        return self.state_dict(merged)
+        merged = merge_streams(plan, self._arrays(states), into="original")
+        original = {
+            self.names[key]: self.stored[key] if value.is_meta else TensorRows(unsharded(value))
+            for key, value in state.items()
+            if key in self.names
+        }
+        return self.state_dict(fill_edges(plan, merged, original, edges))
 
-    def state_dict(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    def state_dict(self, arrays: Mapping[str, Rows]) -> dict[str, Tensor]:
         """The module's state, versions of its modules included, with arrays in it, by initializer."""
         result = self.module.state_dict()
         for key, value in result.items():
-            array = arrays.get(self.names.get(key, ""))
-            result[key] = value if array is None else to_tensor_like(value, array)
+            rows = arrays.get(self.names.get(key, ""), self.stored.get(key) if value.is_meta else None)
+            result[key] = value if rows is None else to_tensor_like(value, stream(rows).array())
         return result
 
     def _arrays(self, states: Sequence[Mapping[str, Tensor]] | None) -> list[dict[str, np.ndarray]]:
         """For each part the arrays of its initializers, all that the module has; of all ranks' parts.
 
-        :raises MergeError: where one is missing.
+        :raises MergeError: where one is missing, or no tensor of floats.
         """
-        states = [part.state_dict() for part in self.parts] if states is None else states
-        arrays = [{tensor_name(key): to_array(tensor) for key, tensor in state.items()} for state in states]
-        for p, held in enumerate(arrays):
-            lacking = sorted(set(self.names.values()) - held.keys())
+        given: Sequence[Mapping[str, object]]
+        given = [part.state_dict() for part in self.parts] if states is None else states
+        arrays = []
+        for p, state in enumerate(given):
+            tensors = {tensor_name(key): value for key, value in state.items() if isinstance(value, Tensor)}
+            learned = {name for name, tensor in tensors.items() if tensor.is_floating_point()}
+            lacking = sorted(set(self.names.values()) - learned)
             if lacking:
                 raise MergeError(
-                    f"part {p} has no {lacking[0]!r}; undo what changed its layers (adapters, quantisation), or give "
-                    "the states of these parts."
+                    f"part {p} has no {lacking[0]!r} of floats; undo what changed its layers (adapters, quantisation), "
+                    "or give the states of these parts."
                 )
+            arrays.append({name: TensorRows(unsharded(tensor))[()] for name, tensor in tensors.items()})
         return gathered(arrays, self.mesh)
 
     def fused(self) -> FusedParts:
@@ -336,7 +353,7 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
     )
     weights = [n for n in model.initializers if model.is_float(n) and n not in model.constants]
     for name in weights:
-        if name not in state or not _holds(state[name], array_of(model, name)):
+        if name not in state or not (state[name].is_meta or _holds(state[name], array_of(model, name))):
             raise OnnxpartError(
                 f"the exporter made the weight {name!r} of the module's parameters, and what the parts learn of it has "
                 "no way back into them; choose the other exporter."
@@ -362,8 +379,8 @@ def _holds(tensor: Tensor, array: np.ndarray) -> bool:
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    """Where a tensor is in memory: the same for tied ones."""
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+    """Where a tensor is in memory, or which one it is on the meta device: the same for tied ones."""
+    return tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride()
 
 
 def _trained(module: nn.Module, names: Mapping[str, str]) -> set[str]:
@@ -371,14 +388,17 @@ def _trained(module: nn.Module, names: Mapping[str, str]) -> set[str]:
     return {names[key] for key, _ in module.named_parameters(remove_duplicate=False) if key in names}
 
 
-def _interface(module: nn.Module, example_inputs: Inputs, inputs: Sequence[str], kept: Sequence[int]) -> Interface:
+def _interface(
+    module: nn.Module, example_inputs: Inputs, inputs: Sequence[str], kept: Sequence[int], *, fake: bool
+) -> Interface:
     """How a module is called, and what it returns of which a graph with these inputs has the results of these numbers.
 
-    The module runs once.
+    The module runs once, with tensors that have values unless they are to be fake.
     """
     names = input_names(module, example_inputs)
     parameter = {graph: name for name, graph in names.items()}
-    return Interface(module, names, [parameter[name] for name in inputs], returned(module, example_inputs), kept)
+    found = returned(module, example_inputs, fake=fake)
+    return Interface(module, names, [parameter[name] for name in inputs], found, kept)
 
 
 def _call_alike(part: ImportedModule, interface: Interface) -> None:
@@ -395,7 +415,7 @@ def _train_alike(part: ImportedModule, module: nn.Module) -> None:
 
 
 def _device(module: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in module.parameters() if not parameter.is_meta), torch.device("cpu"))
 
 
 def _frozen(part: ImportedModule) -> set[str]:

@@ -83,13 +83,16 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
 def to_tensor_like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
     """Copy an array into a new tensor of the dtype, device, layout and sharding of one of its shape.
 
-    Of a sharded tensor (`fully_shard`'s) every rank gives the whole array and keeps its shard.
+    Of a sharded tensor (`fully_shard`'s) every rank gives the whole array and keeps its shard; for one on the meta
+    device the result is on the CPU.
     """
     source = to_tensor(array)
     if hasattr(tensor, "device_mesh"):
         sharded: Any = tensor
         distribute = import_module("torch.distributed.tensor").distribute_tensor  # slow to import; here it is loaded
         source = distribute(source.to(tensor.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
+    if tensor.is_meta:
+        return source.to(tensor.dtype)
     return torch.empty_like(tensor, requires_grad=False).copy_(source)
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from onnxpart.errors import ModelError
 from onnxpart.storage.rows import stream
-from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
+from onnxpart.storage.safetensors import read_metadata, read_safetensors, read_shards, save_arrays
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.int8, np.uint8, np.bool_)
 ARRAYS = st.dictionaries(
@@ -47,3 +47,20 @@ def test_what_is_no_safetensors_file_is_said(tmp_path: Path) -> None:
     for read in (read_safetensors, read_metadata):
         with pytest.raises(ModelError, match="can't be read as safetensors"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        ("{", "index.json can't be read as an index"),
+        ('{"weights": {}}', "index.json can't be read as an index"),
+        ('{"weight_map": {"a": "lost.safetensors"}}', "lost.safetensors can't be read as safetensors"),
+        (None, "index.json can't be read as an index"),
+    ],
+)
+def test_what_is_no_index_of_shards_is_said(tmp_path: Path, index: str | None, problem: str) -> None:
+    path = tmp_path / "index.json"
+    if index is not None:
+        path.write_text(index)
+    with pytest.raises(ModelError, match=problem):
+        read_shards(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -478,11 +480,71 @@ def test_weights_of_a_large_module_are_read_where_they_are(monkeypatch: pytest.M
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun.pt", "one.onnx"]
 
 
+class Tied(nn.Module):
+    """A tied embedding, a norm of batches, and a buffer that no file holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.fc1, self.fc2 = nn.Embedding(50, 16), nn.Linear(16, 96), nn.Linear(96, 96)
+        self.norm, self.fc3, self.head = nn.BatchNorm1d(96), nn.Linear(96, 16), nn.Linear(16, 50, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("rates", torch.linspace(0.5, 1.5, 16), persistent=False)
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        h = self.fc1(self.embedding(tokens) * self.rates * torch.arange(1, tokens.shape[1] + 1)[:, None])
+        h = self.norm(self.fc2(h.relu()).transpose(1, 2)).transpose(1, 2)
+        return {"logits": self.head(self.fc3(h.relu()))}
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_parts_of_a_module_on_the_meta_device_are_read_from_its_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shards: bool
+) -> None:
+    torch.manual_seed(0)
+    module, tokens = Tied().to(torch.bfloat16), torch.randint(50, (3, 5))
+    with torch.device("meta"):
+        empty = Tied().to(torch.bfloat16)
+    empty.rates = module.rates
+    state = {name: tensor for name, tensor in module.state_dict().items() if name != "head.weight"}
+    path = tmp_path / "model.safetensors"
+    if shards:
+        monkeypatch.setattr(export_module, "LARGE", 0)
+        places = {name: f"{i % 2}.safetensors" for i, name in enumerate(state)}
+        for file in ("0.safetensors", "1.safetensors"):
+            save_file({name: state[name] for name in state if places[name] == file}, tmp_path / file)
+        path = tmp_path / "model.safetensors.index.json"
+        path.write_text(json.dumps({"weight_map": places}))
+    else:
+        save_file(state, path)
+    parts, handle = split_module(empty, {"tokens": tokens}, init="scaled", weights=path)
+    want, other = split_module(module, {"tokens": tokens}, init="scaled")
+    with pytest.raises(UsageError, match="torchscript can't export a module on the meta device; choose the exporter"):
+        split_module(empty, tokens, exporter="torchscript", weights=path)
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+    for part, same in zip(parts, want, strict=True):
+        for name, tensor in same.state_dict().items():
+            assert torch.equal(part.state_dict()[name], tensor), name
+        torch.testing.assert_close(part(tokens), same(tokens=tokens))
+    for keep in ((), True):
+        merged, expected = handle.merge(keep=keep), other.merge(keep=keep)
+        assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
+    empty.load_state_dict(merged, assign=True)
+    module.load_state_dict(merged)
+    assert torch.equal(empty.eval()(tokens)["logits"], module.eval()(tokens)["logits"])
+
+
 def test_parts_whose_layers_were_changed_are_refused() -> None:
     parts, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20))
+    quantized = [{**part.state_dict(), "fc1.weight": part.fc1.weight.detach().to(torch.int8)} for part in parts]
+    packed = [{**part.state_dict(), "fc1.weight": (torch.qint8, None)} for part in parts]
+    for states in (quantized, packed):
+        with pytest.raises(MergeError, match=r"part 0 has no 'fc1.weight' of floats; undo what changed its layers"):
+            handle.merge(states)
     for part in parts:
         part.fc1 = nn.Sequential(part.fc1, nn.Linear(6, 6))
-    with pytest.raises(MergeError, match=r"part 0 has no 'fc1.bias'; undo what changed its layers \(adapters, quant"):
+    with pytest.raises(
+        MergeError, match=r"part 0 has no 'fc1.bias' of floats; undo what changed its layers \(adapters, quant"
+    ):
         handle.merge()
 
 

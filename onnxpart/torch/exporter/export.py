@@ -12,7 +12,7 @@ import os
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,15 +27,15 @@ from onnxpart.ir.protos import SMALL, all_nodes, captured, constant_node, metada
 from onnxpart.ir.trainable import FROZEN
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import MAX_PROTOBUF, save
-from onnxpart.storage.rows import stream
+from onnxpart.storage.rows import Rows, stream
 from onnxpart.torch.exporter.check import difference
 from onnxpart.torch.exporter.dynamic_axes import Axes, differing, is_axes, with_batch
+from onnxpart.torch.exporter.fake import faked
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
-from onnxpart.torch.exporter.module_state import check_buffers, check_values, unchanged, uncompiled
+from onnxpart.torch.exporter.module_state import check_buffers, unchanged, uncompiled, values_of
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.interface import results
-from onnxpart.torch.tensors import TensorRows, to_array
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -80,19 +80,33 @@ def export(
     save(draft if size >= MAX_PROTOBUF else draft.model(), path)
 
 
-def exported(module: nn.Module, example_inputs: Inputs, exporter: str, dynamic: Dynamic | None = None) -> Draft:
-    """The model that `export` writes; large weights are in the module's memory."""
+def exported(
+    module: nn.Module,
+    example_inputs: Inputs,
+    exporter: str,
+    dynamic: Dynamic | None = None,
+    stored: Mapping[str, Rows] | None = None,
+) -> Draft:
+    """The model that `export` writes; large weights are in the module's memory.
+
+    :param stored: the weights of a module on the meta device, by name. Then what the model computes isn't tried.
+    """
     if exporter not in EXPORTERS:
         raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
     module = uncompiled(module)
-    check_values(module)
+    held = values_of(module, stored or {})
     inputs = _batches(_named(module, example_inputs))
     names = list(input_names(module, example_inputs).values())
     if dynamic is not None and not is_axes(dynamic):
         dynamic = differing(inputs, _batches(_named(module, cast(Inputs, dynamic))))
     axes = with_batch(inputs, dynamic or {})
-    call = _Call(module, inputs, not isinstance(example_inputs, Mapping), names, axes)
-    return _drafted(call, exporter)
+    positional = not isinstance(example_inputs, Mapping)
+    if stored is None:
+        return _drafted(_Call(module, inputs, positional, names, axes), exporter, held)
+    if exporter == "torchscript":
+        raise UsageError("torchscript can't export a module on the meta device; choose the exporter dynamo.")
+    with faked(module, inputs) as fakes:
+        return _drafted(_Call(module, fakes, positional, names, axes), "dynamo", held, check=False)
 
 
 def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
@@ -102,19 +116,27 @@ def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
 
 
 @torch.no_grad()
-def returned(module: nn.Module, example_inputs: Inputs) -> object:
-    """What a module returns for example inputs in training mode, in which it is exported; it is left as it was."""
-    call = _Call(module, _batches(_named(module, example_inputs)), not isinstance(example_inputs, Mapping), [], [])
-    with unchanged(module):
+def returned(module: nn.Module, example_inputs: Inputs, *, fake: bool) -> object:
+    """What a module returns for example inputs in training mode, in which it is exported; it is left as it was.
+
+    :param fake: whether tensors without values will do, as those of a module on the meta device.
+    """
+    inputs = _batches(_named(module, example_inputs))
+    with faked(module, inputs) if fake else contextlib.nullcontext(inputs) as taken, unchanged(module):
         module.train()
-        return call.returned()
+        return _Call(module, taken, not isinstance(example_inputs, Mapping)).returned()
 
 
 class _Call:
     """What an exporter is asked for: a module, its inputs by the names of its parameters, and what to call them."""
 
     def __init__(
-        self, module: nn.Module, inputs: Named, positional: bool, names: Sequence[str], axes: Sequence[dict[int, str]]
+        self,
+        module: nn.Module,
+        inputs: Named,
+        positional: bool,
+        names: Sequence[str] = (),
+        axes: Sequence[dict[int, str]] = (),
     ) -> None:
         self.module, self.inputs, self.names = module, inputs, list(names)
         self.outputs: list[str] = []
@@ -131,9 +153,10 @@ class _Call:
         found = self.module(*inputs.values()) if self.args else self.module(**inputs)
         return [tensor for _, tensor in results(found)]
 
-    def torchscript(self) -> ir.Model:
+    def torchscript(self, held: Mapping[str, Rows]) -> ir.Model:
         """Trace the module as it is.
 
+        :param held: the values of parameters and buffers, by name.
         :raises OnnxpartError: where a number is taken out of the inputs, which would be that of the example's.
         """
         from onnxscript import ir
@@ -154,16 +177,17 @@ class _Call:
                 f"at {place} the module takes a number out of what it computes from its inputs, as for a branch, and "
                 "tracing freezes it at that of the example's"
             )
-        held = {**dict(self.module.named_parameters(remove_duplicate=False)), **dict(self.module.named_buffers())}
         for value in [value for value in model.graph.inputs if value.name not in self.names]:
-            assert value.name is not None
             model.graph.inputs.remove(value)
-            value.const_value = ir.tensor(held[value.name].detach(), name=value.name)
+            value.const_value = _tensor(held, value)
             model.graph.register_initializer(value)
         return model
 
-    def dynamo(self) -> ir.Model:
-        """Take the module's program from torch.export."""
+    def dynamo(self, held: Mapping[str, Rows]) -> ir.Model:
+        """Take the module's program from torch.export.
+
+        :param held: see `torchscript`.
+        """
         sizes = {name: torch.export.Dim(name) for found in self.axes for name in found.values()}
         shapes: list[Any] = [{axis: sizes[name] for axis, name in found.items()} or None for found in self.axes]
         kinds = [parameter.kind for parameter in inspect.signature(self.module.forward).parameters.values()]
@@ -177,7 +201,17 @@ class _Call:
                 dynamic_shapes=tuple(shapes) if self.args else dict(zip(self.kwargs, shapes, strict=True)),
             )  # fmt: skip
         assert program is not None
+        for value in program.model.graph.initializers.values():
+            value.const_value = _tensor(held, value) if value.name in held else value.const_value
         return program.model
+
+
+def _tensor(held: Mapping[str, Rows], value: ir.Value) -> ir.TensorProtocol:
+    """The values held of a parameter or buffer."""
+    from onnxscript import ir
+
+    assert value.name is not None
+    return ir.tensor(held[value.name][()], name=value.name)
 
 
 @contextlib.contextmanager
@@ -263,16 +297,21 @@ def silent() -> Iterator[None]:
             os.close(old)
 
 
-def _drafted(call: _Call, exporter: str) -> Draft:
-    """The model as the first of the exporters that are allowed and can do it writes it."""
-    attempts: dict[str, Callable[[], ir.Model]] = {"torchscript": call.torchscript, "dynamo": call.dynamo}
+def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: bool = True) -> Draft:
+    """The model as the first of the exporters that are allowed and can do it writes it, with the values held."""
+    attempts = {
+        "torchscript": call.torchscript,
+        "dynamo": call.dynamo,
+    }
     module, problems = call.module, defaultdict[str, list[str]](list)
     for name in attempts if exporter == "auto" else [exporter]:
         try:
             with unchanged(module), silent():
                 module.train()
-                draft = folded(_with_constant_buffers(attempts[name](), call), module)
-            draft = for_training(draft, module, call.outputs)
+                draft = folded(_with_constant_buffers(attempts[name](held), call), module, held)
+            draft = for_training(draft, module, call.outputs, held)
+            if not check:
+                return draft
             with unchanged(module), silent():
                 module.eval()
                 problem = difference(draft, call.run, call.inputs, call.axes)
@@ -315,15 +354,16 @@ def _with_constant_buffers(model: ir.Model, call: _Call) -> ir.Model:
     return model
 
 
-def folded(model: ir.Model, module: nn.Module) -> Draft:
+def folded(model: ir.Model, module: nn.Module, held: Mapping[str, Rows]) -> Draft:
     """The model with its constants computed, but for what is made of parameters.
 
-    Of a model of at least `LARGE` bytes the parameters stay in the module's memory, as streams.
+    :param held: the values of parameters and buffers, by name. Of a model of at least `LARGE` bytes those of parameters
+        stay where they are, as streams.
     """
     from onnxscript import ir
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
-    own = dict(module.named_parameters(remove_duplicate=False))
+    own = {name for name, _ in module.named_parameters(remove_duplicate=False)}
 
     def should_fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in own for value in node.inputs) else None
@@ -341,15 +381,18 @@ def folded(model: ir.Model, module: nn.Module) -> Draft:
     if sum(tensor.nbytes for tensor in tensors.values()) >= LARGE:
         for name, tensor in tensors.items():
             if name in own and tensor.size > SMALL:
-                streams[name] = stream(TensorRows(own[name].detach()))
+                streams[name] = stream(held[name])
                 model.graph.initializers[name].const_value = ir.ExternalTensor(
-                    name, None, None, tensor.dtype, shape=ir.Shape(own[name].shape), name=name
+                    name, None, None, tensor.dtype, shape=ir.Shape(held[name].shape), name=name
                 )
     return Draft(ir.to_proto(model), streams)
 
 
-def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Draft:
-    """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named."""
+def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str], held: Mapping[str, Rows]) -> Draft:
+    """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named.
+
+    :param held: see `folded`.
+    """
     draft = _first_named(draft, module)
     graph = draft.proto.graph
     statistics, read_values = set(), {name for node in graph.node for name in node.input}
@@ -366,9 +409,8 @@ def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Dra
                 del node.output[1:]
     used = {name for node in graph.node for name in (*node.input, *captured(node))}
     initializers = {tensor.name: tensor for tensor in graph.initializer if tensor.name in used}
-    for name, buffer in module.named_buffers(remove_duplicate=False):
-        if name in statistics & initializers.keys():  # tracing has updated them
-            initializers[name].CopyFrom(numpy_helper.from_array(to_array(buffer), name))
+    for name in statistics & initializers.keys() & held.keys():  # tracing has updated them
+        initializers[name].CopyFrom(numpy_helper.from_array(held[name][()], name))
     own = {name for name, _ in module.named_parameters(remove_duplicate=False)} | statistics
     constants = [constant_node(tensor) for name, tensor in initializers.items() if name not in own]
     weights = [tensor for name, tensor in initializers.items() if name in own]
@@ -378,9 +420,9 @@ def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str]) -> Dra
     graph.node.extend(nodes)
     as_dropouts(graph)
     _name_outputs(graph, outputs)
-    held = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    if held & own:
-        known = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(held.intersection(t.name for t in weights)))}
+    fixed = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    if fixed & own:
+        known = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(fixed.intersection(t.name for t in weights)))}
         onnx.helper.set_model_props(draft.proto, known)
     return draft
 

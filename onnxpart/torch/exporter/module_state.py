@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from onnxpart.errors import OnnxpartError
+from onnxpart.storage.rows import Rows
+from onnxpart.torch.tensors import TensorRows
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -23,21 +25,31 @@ def uncompiled(module: nn.Module) -> nn.Module:
     return original
 
 
-def check_values(module: nn.Module) -> None:
-    """Check that a module has values to export.
+def values_of(module: nn.Module, stored: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Return the values of a module's parameters and buffers by all their names, where they are.
 
-    :raises OnnxpartError: for a parameter or buffer without values, or with a shard of them.
+    :param stored: those of a module on the meta device, by one of their names.
+    :raises OnnxpartError: for a parameter or buffer without values, with others than its own, or a shard of them.
     """
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    found: dict[int, Rows] = {id(tensor): stored[name] for name, tensor in tensors if tensor.is_meta and name in stored}
+    for name, tensor in tensors:
+        rows = found.setdefault(id(tensor), TensorRows(tensor))
         if is_lazy(tensor):
             problem = "has no shape yet; run the module once on a batch"
-        elif tensor.is_meta:
-            problem = "is on the meta device, where it has no values; load the weights first"
+        elif tensor.is_meta and isinstance(rows, TensorRows):
+            problem = "is on the meta device, where it has no values; load the weights first, or name their files"
         elif hasattr(tensor, "device_mesh"):
             problem = "is sharded, and its shards aren't divided; split the module before it is sharded, then the parts"
+        elif tensor.is_meta and (rows.shape, rows.dtype) != (tuple(tensor.shape), TensorRows(tensor).dtype):
+            problem = (
+                f"is {rows.dtype} {list(rows.shape)} in the file of its weights and {TensorRows(tensor).dtype} "
+                f"{list(tensor.shape)} in the module; name the file of this module, or make the module of that type"
+            )
         else:
             continue
         raise OnnxpartError(f"{type(module).__name__} can't be exported: {name!r} {problem}.")
+    return {name: found[id(tensor)] for name, tensor in tensors}
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 
 from onnxpart.errors import ModelError
 from onnxpart.torch.exporter.export import OPSET, first_line, folded, for_training, silent
+from onnxpart.torch.exporter.module_state import values_of
 
 
 def load_program(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -34,10 +35,11 @@ def load_program(path: str | os.PathLike[str]) -> onnx.ModelProto:
         with silent():
             made = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET)
             assert made is not None
-            draft = folded(made.model, module)
+            held = values_of(module, {})
+            draft = folded(made.model, module, held)
     except Exception as error:  # whatever the exporter raises
         raise ModelError(
             f"{path} can't be written as ONNX ({first_line(error)}); write what is named there in operations that "
             "ONNX has."
         ) from None
-    return for_training(draft, module, [value.name for value in draft.proto.graph.output]).model()
+    return for_training(draft, module, [value.name for value in draft.proto.graph.output], held).model()

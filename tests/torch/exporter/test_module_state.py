@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, distributed, nn
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch import split_module
-from onnxpart.torch.exporter.module_state import check_values, unchanged, uncompiled
+from onnxpart.torch.exporter.module_state import unchanged, uncompiled, values_of
 from tests.networks.forms import Net, X
 
 
 def test_a_module_without_values_is_refused() -> None:
-    with pytest.raises(
-        OnnxpartError, match=r"Net can't be exported: 'a.weight' is on the meta device, where it has no"
-    ):
-        check_values(Net().to("meta"))
     with pytest.raises(OnnxpartError, match=r"'0.weight' has no shape yet; run the module once on a batch"):
-        check_values(nn.Sequential(nn.LazyLinear(3)))
-    check_values(Net())
+        values_of(nn.Sequential(nn.LazyLinear(3)), {})
+    assert values_of(Net(), {}).keys() == Net().state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("stored", "problem"),
+    [
+        ({}, "'a.weight' is on the meta device, where it has no values; load the weights first, or name their files"),
+        (
+            {"a.weight": np.zeros((8, 5), np.float16)},
+            r"'a.weight' is float16 \[8, 5\] in the file .* and float32 \[8, 4\] in",
+        ),
+    ],
+)
+def test_files_without_the_weights_of_a_module_are_refused(stored: dict[str, np.ndarray], problem: str) -> None:
+    with pytest.raises(OnnxpartError, match=problem):
+        values_of(Net().to("meta"), stored)
 
 
 def test_a_sharded_module_is_refused() -> None:
