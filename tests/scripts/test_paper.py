@@ -115,10 +115,10 @@ def test_parts_may_have_an_order_of_their_own_to_learn_in() -> None:
 
 def test_advice_is_that_of_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[tuple[Any, ...]]()
-    row = Estimate(4, 64, series=1.5, parallel=3.0)
+    row = Estimate(4, 128, series=1.5, parallel=3.0)
     monkeypatch.setattr(advice, "estimate", lambda *given: asked.append(given) or Estimates(1.0, 0.1, 1, [row]))
     record, sentence = advice.advised(Plan(task, (), (4,)))
-    assert record["rows"] == [{"k": 4, "width": 64, "series": 1.5, "parallel": 3.0}]
+    assert record["rows"] == [{"k": 4, "width": 128, "series": 1.5, "parallel": 3.0}]
     assert (record["kind"], record["experiment"], record["k"]) == ("advice", "small", 4)
     assert sentence.startswith("Use -k 4")
     (_, options, ks, given), settings = asked[0], task(0).settings
