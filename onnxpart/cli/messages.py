@@ -86,7 +86,8 @@ def _misuse(error: TyperException) -> str:
     what = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     command = "onnxpart" if context is None else context.command_path
-    return f"{what[:1].lower()}{what[1:]}; `{command} --help` lists what there is."
+    end = "" if what.endswith("?") else ";"
+    return f"{what[:1].lower()}{what[1:]}{end} `{command} --help` lists what there is."
 
 
 def _warnings_once() -> Callable[..., None]:

@@ -55,8 +55,8 @@ class Training:
     data: Annotated[
         str,
         typer.Option(
-            help="The samples: mnist5k; cifar10:FOLDER (binary version); npz:FILE or FILE.npz (arrays named as the "
-            "graph's inputs, and `target`; to test, the same with test_ in front); folder:PATH (images by class); "
+            help="The samples: mnist5k; cifar10:FOLDER (binary version); npz:FILE or FILE.npz (arrays named after "
+            "the graph's inputs, and `target`; with test_ in front for testing); folder:PATH (images by class); "
             "hf:NAME_OR_FOLDER (a data set of the library datasets, with columns of the same names); module:function "
             "(gives a torch Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
             show_default=False,
@@ -77,7 +77,7 @@ class Training:
         str | None,
         typer.Option(
             help="What is measured on the test data by torchmetrics: accuracy, f1 (its mean over classes), auroc or "
-            "module:function (gives a Metric). If omitted the error rate, or R2 for mse.",
+            "module:function (gives a Metric). If omitted, the error rate, or R2 for mse.",
             show_default=False,
         ),
     ] = None

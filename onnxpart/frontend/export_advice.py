@@ -1,4 +1,4 @@
-"""How to export what other frameworks save, and what to leave out when exporting."""
+"""How to get ONNX from files that hold none, and what to leave out when exporting."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onnxpart.errors import ModelError
 _TORCH = "PyTorch weights: export the module with onnxpart.torch.export(module, example_inputs, 'model.onnx')"
 _KERAS = "a Keras model: export it with model.export('model.onnx', format='onnx')"
 _PICKLE = "a pickled object: export a scikit-learn model with skl2onnx.to_onnx(model, x[:1], options={'zipmap': False})"
+_ARRAYS = "arrays of numpy: name the model's file, and give arrays to train on with --data"
 FOREIGN = {
     ".bin": _TORCH,
     ".ckpt": _TORCH,
@@ -24,14 +25,18 @@ FOREIGN = {
     ".joblib": _PICKLE,
     ".pickle": _PICKLE,
     ".pkl": _PICKLE,
+    ".npy": _ARRAYS,
+    ".npz": _ARRAYS,
+    ".jpg": "an image: name the model's file",
+    ".png": "an image: name the model's file",
 }
 """Suffixes of files that hold no ONNX -> what is in them, and how to get ONNX."""
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse a file that another framework saved.
+    """Refuse a file that isn't a model, or that another framework saved.
 
-    :raises ModelError: when its suffix says so; the message tells how to export it.
+    :raises ModelError: when its suffix says so; the message says what to do.
     """
     kind = FOREIGN.get(path.suffix.lower())
     if kind is not None and path.is_file():

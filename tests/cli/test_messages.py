@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "UsageError",
             "invalid value for '--into': 'thin' is not one of ",
         ),
-        (("inspekt",), 2, "UsageError", "no such command 'inspekt'"),
+        (("inspekt",), 2, "UsageError", "no such command 'inspekt'. Did you mean 'inspect'? `onnxpart --help`"),
     ],
 )
 def test_an_error_is_a_sentence_and_for_programs_an_object(

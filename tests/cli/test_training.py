@@ -572,7 +572,7 @@ def test_fit_replaces_only_what_onnxpart_wrote(here: Path) -> None:
     refused = run("fit", "chain.onnx", "-o", "out", *options, code=1)
     assert refused.stderr.startswith("error: out holds data.npz, which onnxpart didn't write; ")
     (here / "file").write_text("dear")
-    assert "file is no folder" in run("fit", "chain.onnx", "-o", "file", *options, code=1).stderr
+    assert "file isn't a folder" in run("fit", "chain.onnx", "-o", "file", *options, code=1).stderr
     assert (here / "file").read_text() == "dear"
 
 

@@ -25,6 +25,8 @@ from onnxpart.frontend.export_advice import zipped
         ("m.h5", "model.export('model.onnx', format='onnx')"),
         ("m.tflite", "tf2onnx"),
         ("m.pkl", "options={'zipmap': False}"),
+        ("m.npz", "give arrays to train on with --data"),
+        ("m.png", "name the model's file"),
         ("m.safetensors", "export the module that they belong to"),
     ],
 )

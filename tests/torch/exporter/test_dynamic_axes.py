@@ -26,7 +26,7 @@ def example(batch: int, length: int, places: int) -> dict[str, Tensor]:
 def test_axes_along_which_examples_differ_are_of_any_size() -> None:
     assert differing(example(4, 5, 7), example(4, 6, 8)) == {"x": {1: "x_1"}, "y": {1: "x_1"}, "z": {0: "z_0"}, "n": {}}
     assert differing(example(4, 5, 7), example(4, 5, 7)) == {key: {} for key in "xyzn"}
-    with pytest.raises(UsageError, match=r"these ranks, {'x': 2}, and the other {'x': 1}; give two of a kind"):
+    with pytest.raises(UsageError, match=r"ranks {'x': 2}, those of the other {'x': 1}; give two with"):
         differing({"x": torch.ones(2, 3)}, {"x": torch.ones(2)})
 
 
