@@ -180,7 +180,7 @@ def lists(results: Sequence[Result]) -> str:
 def _general(reason: str) -> str:
     """A reason without the names of nodes, values and models, and without the next step."""
     reason = re.sub(r"^node '.*?' \((\w+)\)", r"\1", reason.partition(";")[0])
-    return re.sub(r"^test_\w+ is of", "the model is of", re.sub(r"'[^']*'", "a value", reason)).replace("|", "/")
+    return re.sub(r"^test_\w+ has", "the model has", re.sub(r"'[^']*'", "a value", reason)).replace("|", "/")
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def deepen(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Stack trained blocks into the deep network, MODEL, from which SHALLOW was made.
+    """Put back the blocks that `shallow` left out of MODEL.
 
     Where new blocks add nothing, it is checked that the deep network computes the same.
     """

@@ -41,7 +41,7 @@ def report(
         ),
     ] = Path("report.html"),
 ) -> None:
-    """Make a page that compares runs: their curves, and the time to an error.
+    """Make a page that compares runs: curves, and time to an error.
 
     For the experiments of the paper it has the paper's figures, too.
     """

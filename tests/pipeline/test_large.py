@@ -73,8 +73,8 @@ def test_ties_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = f"g (float[1, 4] x) => (float[1, 30] s40) {{ s0 = MatMul(x, w) k = MatMul(x, v) {sums} }}"
     monkeypatch.setattr(labels, "MAX_LABELS", 200)
     assert refusal(network(graph, ones("w", 4, 30), ones("v", 4, 30))) == (
-        "g: what Add 'sum6' makes is too large (axis 1 is 30 long, and at most 200 ties of units are kept); cut the "
-        "network in front of it with --outputs."
+        "g: the output of Add 'sum6' is too large (axis 1 is 30 long, and at most 200 ties of units are kept); use "
+        "--outputs to cut the network off before it."
     )
 
 

@@ -29,7 +29,7 @@ def draft(op_type: str, rows: str | int = "N") -> Draft:
         (draft("Neg"), torch.abs, "something other than the module on the example inputs"),
         (draft("Relu"), torch.abs, "something other than the module on the example inputs with the opposite sign"),
         (draft("Abs", 2), torch.abs, "the exported model doesn't run on a larger batch"),
-        (draft("RandomUniformLike"), torch.abs, ": RandomUniformLike 'node' is random in evaluation too"),
+        (draft("RandomUniformLike"), torch.abs, ": RandomUniformLike 'node' is random in evaluation, too"),
         (draft("Neg"), lambda x: torch.rand(x.shape), None),
     ],
     ids=["same", "other", "sign", "batch", "random", "trusted"],

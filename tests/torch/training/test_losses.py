@@ -37,8 +37,8 @@ def test_labels_are_smoothed_and_classes_weighed(axis: int) -> None:
 @pytest.mark.parametrize(
     ("smoothing", "weights", "sentence"),
     [
-        (1.0, (), "label smoothing is 1; it is a share"),
-        (-0.1, (), "label smoothing is -0.1; it is a share"),
+        (1.0, (), "label smoothing is 1; it must be at least 0"),
+        (-0.1, (), "label smoothing is -0.1; it must be at least 0"),
         (0.0, (1.0, 2.0), "class weights 1,2 aren't possible; give 3 positive numbers"),
         (0.0, (1.0, 2.0, 0.0), "class weights 1,2,0 aren't possible; give 3 positive numbers"),
     ],

@@ -108,7 +108,7 @@ def test_a_state_goes_into_arrays_and_back(kind: OptimizerKind) -> None:
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [
-        (OptimizerState("adam", 1, {"w": {"exp_avg": np.zeros(2)}}), "is one of adam, not sgd"),
+        (OptimizerState("adam", 1, {"w": {"exp_avg": np.zeros(2)}}), "is that of adam, not sgd"),
         (
             OptimizerState("sgd", 1, {"w": {"momentum_buffer": np.zeros(3)}}),
             r"'w' has shape \(3,\), the parameter \(2,\)",
