@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 from onnxpart.errors import OnnxpartError, needs
 from onnxpart.ir.protos import captured
 from onnxpart.storage import onnx_file as files
 from onnxpart.storage.draft import empty, fill, without_initializers
 from onnxpart.storage.rows import Array, stream
+from onnxpart.verification.pieces import pieces
 
 SMALL_MODEL = 1 << 22
 """A model whose weights have fewer bytes holds them, and is run by one thread: others would start too late."""
 MANY_NODES = 4_000
-"""A graph of more is run as it is: the time that ONNX Runtime takes to fuse nodes grows with the square of them."""
+"""A graph of more is run in pieces: the time that ONNX Runtime takes to load a graph grows with the square of them."""
+_NUMBERS = re.compile(r"tensor\((float|double|float16|u?int\d+|bool)\)")
+"""Types of what numpy hands from piece to piece."""
 
 
 def _refused(verb: str, error: Exception) -> OnnxpartError:
@@ -54,26 +59,6 @@ def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.
     return result, outside
 
 
-def _session(model: onnx.ModelProto, options: Any) -> Any:
-    """ONNX Runtime's session on the CPU; without its fusions in large graphs, and where they lose an output."""
-    import onnxruntime
-
-    content, plain = model.SerializeToString(), onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if len(model.graph.node) > MANY_NODES:
-        options.graph_optimization_level = plain
-
-    def load() -> Any:
-        return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"], enable_fallback=0)
-
-    try:
-        return load()
-    except Exception:  # the runtime's exceptions share no base class
-        if options.graph_optimization_level == plain:
-            raise
-        options.graph_optimization_level = plain
-        return load()
-
-
 class Session:
     """A model in ONNX Runtime; `outside` are the initializers that it declares external.
 
@@ -82,21 +67,13 @@ class Session:
 
     def __init__(self, model: onnx.ModelProto, outside: Mapping[str, Array] | None = None) -> None:
         with needs("verifying", "gpu"):
-            import onnxruntime
+            import onnxruntime  # noqa: F401
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may want the core
-        if not outside:
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._names = [value.name for value in model.graph.output]
         try:
-            if outside:
-                held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in outside.values()]
-                options.add_external_initializers(list(outside), held)
-            self._session = _session(model, options)
+            self._sessions = _loaded(model, outside or {})
         except Exception as error:  # the runtime's exceptions share no base class
             raise _refused("load", error) from None
-        self._names = [o.name for o in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model.
@@ -105,13 +82,56 @@ class Session:
         :returns: output name -> array.
         :raises OnnxpartError: when ONNX Runtime can't run it.
         """
-        known = {i.name for i in self._session.get_inputs()}
+        values = dict(feed)
         try:
-            values = self._session.run(self._names, {n: v for n, v in feed.items() if n in known})
+            for session in self._sessions:
+                known, names = ({v.name for v in found} for found in (session.get_inputs(), session.get_outputs()))
+                read = {name: value for name, value in values.items() if name in known}
+                values.update(zip(names, session.run(list(names), read), strict=True))
         except Exception as error:  # the runtime's exceptions share no base class
             raise _refused("run", error) from None
-        return dict(zip(self._names, values, strict=True))
+        return {name: values[name] for name in self._names}
 
     def run_all(self, feeds: Iterable[Mapping[str, Array]]) -> list[dict[str, Array]]:
         """Run the model on several inputs, one after the other (see `run`)."""
         return [self.run(feed) for feed in feeds]
+
+
+def _loaded(model: onnx.ModelProto, outside: Mapping[str, Array]) -> list[Any]:
+    """ONNX Runtime's sessions of a model, which run one after the other: several where the graph is large."""
+    if len(model.graph.node) <= MANY_NODES:
+        return [_session(model, outside)]
+    values, sessions = {value.name: value for value in model.graph.input}, []
+    for piece in pieces(model, MANY_NODES, values):
+        names = [tensor.name for tensor in piece.graph.initializer if tensor.name in outside]
+        sessions.append(_session(piece, {name: outside[name] for name in names}, fused=False))
+        for given in sessions[-1].get_outputs():
+            numbers = _NUMBERS.fullmatch(given.type)
+            if numbers is None:
+                return [_session(model, outside, fused=False)]
+            kind = TensorProto.DataType.Value(numbers[1].upper())
+            values[given.name] = helper.make_tensor_value_info(given.name, kind, None)
+    return sessions
+
+
+def _session(model: onnx.ModelProto, outside: Mapping[str, Array], fused: bool = True) -> Any:
+    """ONNX Runtime's session on the CPU; without its fusions where they lose an output, too."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may want the core
+    if not outside:
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+    held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in outside.values()]
+    options.add_external_initializers(list(outside), held)
+    if not fused:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, ["CPUExecutionProvider"], enable_fallback=0
+        )
+    except Exception:  # the runtime's exceptions share no base class
+        if not fused:
+            raise
+        return _session(model, outside, fused=False)

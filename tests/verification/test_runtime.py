@@ -93,29 +93,14 @@ def test_an_output_that_a_fusion_loses(capfd: pytest.CaptureFixture[str]) -> Non
     assert capfd.readouterr().out == ""
 
 
-def test_large_graphs_are_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's fusions take time that grows with the square of the nodes."""
-    nodes = [helper.make_node("Neg", [f"v{i}"], [f"v{i + 1}"]) for i in range(4)]
-    graph = helper.make_graph(nodes, "chain", [vector("v0", 2)], [vector("v4", 2)])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    sessions = [Session(model)]
-    monkeypatch.setattr(runtime, "MANY_NODES", 3)
-    sessions.append(Session(model))
-    levels = [vars(s)["_session"].get_session_options().graph_optimization_level.name for s in sessions]
-    assert levels == ["ORT_ENABLE_ALL", "ORT_DISABLE_ALL"]
-    assert [s.run({"v0": X[0]})["v4"].tolist() for s in sessions] == [[1.0, 2.0]] * 2
-
-
-@pytest.mark.parametrize(("most", "times"), [(0, 1), (4_000, 2)])
-def test_what_fails_without_fusions_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, most: int, times: int) -> None:
+def test_what_fails_is_tried_once_more_without_fusions(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def refuse(*arguments: object, **_: object) -> None:
         tried.append(arguments)
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(runtime, "MANY_NODES", most)
     monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
     with pytest.raises(OnnxpartError, match="no kernel"):
         Session(affine())
-    assert len(tried) == times
+    assert len(tried) == 2
