@@ -392,7 +392,7 @@ def test_data_that_vanish_meanwhile(here: Path) -> None:
 
 def test_a_model_in_memory_whose_data_are_elsewhere() -> None:
     model = onnx.load_model(outside(wide()), load_external_data=False)
-    with pytest.raises(ModelError, match="give the path of the model's file"):
+    with pytest.raises(ModelError, match="give the path of its file"):
         load(model)
 
 
