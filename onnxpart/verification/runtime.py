@@ -15,13 +15,13 @@ from onnxpart.storage.draft import empty, fill, without_initializers
 from onnxpart.storage.rows import Array, stream
 
 SMALL_MODEL = 1 << 22
-"""A model whose weights have fewer bytes holds them, and is run by one thread: others would start too late."""
+"""A model with fewer bytes of weights holds them itself, and one thread runs it: others would start too late."""
 MANY_NODES = 4_000
-"""A graph of more is run as it is: the time that ONNX Runtime takes to fuse nodes grows with the square of them."""
+"""A graph with more nodes is run without fusions: ONNX Runtime's time for them grows with the square of the nodes."""
 
 
 def _refused(verb: str, error: Exception) -> OnnxpartError:
-    """The error for what ONNX Runtime can't do."""
+    """The error for a model that ONNX Runtime refuses."""
     text = " ".join(str(error).split())[:300]
     return OnnxpartError(f"ONNX Runtime can't {verb} the model: {text}; check its operators.")
 
@@ -29,11 +29,11 @@ def _refused(verb: str, error: Exception) -> OnnxpartError:
 def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A copy of a model with other weights.
 
-    Initializers that nothing reads are left out: ONNX Runtime refuses those that are handed over beside a model.
+    Initializers that nothing reads are left out: ONNX Runtime refuses them if they are handed over beside a model.
 
     :param model: left as it is.
     :param values: initializer name -> array.
-    :returns: the model, and those arrays that are to be handed over beside it: large ones of a large model.
+    :returns: the model, and the arrays to hand over beside it: the large ones of a large model.
     """
     result, outside = without_initializers(model), {}
     large = sum(array.nbytes for array in values.values()) >= SMALL_MODEL
@@ -55,7 +55,7 @@ def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.
 
 
 def _session(model: onnx.ModelProto, options: Any) -> Any:
-    """ONNX Runtime's session on the CPU; without its fusions in large graphs, and where they lose an output."""
+    """ONNX Runtime's session on the CPU; without its fusions in large graphs, and if they lose an output."""
     import onnxruntime
 
     content, plain = model.SerializeToString(), onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -77,7 +77,7 @@ def _session(model: onnx.ModelProto, options: Any) -> Any:
 class Session:
     """A model in ONNX Runtime; `outside` are the initializers that it declares external.
 
-    :raises OnnxpartError: when ONNX Runtime can't load it, or isn't there.
+    :raises OnnxpartError: when ONNX Runtime can't load it, or isn't installed.
     """
 
     def __init__(self, model: onnx.ModelProto, outside: Mapping[str, Array] | None = None) -> None:
