@@ -175,7 +175,7 @@ def _compare(path: Path, key: str, mine: Any, theirs: Any) -> None:
 
 
 def _to_array(tensor: Tensor) -> Array:
-    """Return a tensor as an array of its own type, which shares its memory where it can."""
+    """Return a tensor as an array of its own type, which shares its memory if possible."""
     tensor = tensor.detach().cpu().contiguous()
     half = tensor.dtype == torch.bfloat16
     array: Array = (tensor.view(torch.int16) if half else tensor).numpy()

@@ -30,7 +30,7 @@ class Engine(Protocol):
         ...
 
     def evaluate(self, batch: Batch, meters: Sequence[Meter] = ()) -> Tensor:
-        """Return loss and metric over a batch [2, part], as in inference; the metric is 0 where there is none.
+        """Return loss and metric over a batch [2, part], as in inference; the metric is 0 if there is none.
 
         :param meters: one for each part, or none; each also gets the batch.
         """
@@ -50,7 +50,7 @@ class Engine(Protocol):
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name: auto (a GPU of CUDA, else the CPU), cpu, cuda, cuda:i or mps.
+    """Return the device of a name: auto (a CUDA GPU if there is one, otherwise the CPU), cpu, cuda, cuda:i or mps.
 
     :raises UsageError: when there is none.
     """

@@ -251,7 +251,7 @@ class _Run:
                 "batches": len(self.job.loader)}  # fmt: skip
 
     def _known_as(self, i: int, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What a checkpoint must say so that this run can go on: the same, or fewer epochs if the rates so far are the
+        """What a checkpoint must say so that a run can resume: the same, or fewer epochs if the rates so far are the
         same.
 
         A schedule that isn't constant is stretched over the new epochs, if this run trains them itself.

@@ -52,7 +52,7 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
     """Train each part of a job in a process of its own; the processes divide the CPU's threads.
 
     :raises UsageError: when data or loss can't be sent to another process.
-    :raises OnnxpartError: when a part fails, or its process ends; the others are ended, too.
+    :raises OnnxpartError: when a part fails or its process ends; the other processes are then ended.
     """
     context = torch.multiprocessing.get_context("spawn")
     stop = context.Event()
@@ -104,7 +104,7 @@ def start(send: Callable[[], Any]) -> Any:
 
 
 def _placed(job: Job, i: int) -> Job:
-    """Give a part a GPU of its own where there are several."""
+    """Give a part a GPU of its own if there are several."""
     if job.settings.device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
         return job
     device = f"cuda:{i % torch.cuda.device_count()}"
