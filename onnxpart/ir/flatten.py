@@ -107,7 +107,7 @@ class Flat:
 
 # -- nested to flat ---------------------------------------------------------------------------------------------
 def opaque_reason(node: NodeProto) -> str:
-    """Why the graphs inside an If, Loop or Scan can't be looked into; empty where they can."""
+    """Why the graphs inside an If, Loop or Scan can't be looked into; empty if they can."""
     for graph in graphs_of(node):
         if graph.sparse_initializer:
             return "it holds sparse initializers"

@@ -18,8 +18,7 @@ _NAMED = 8
 
 @dataclass(frozen=True)
 class Edges:
-    """How cross weights start: at zero, drawn with a `spread` (see `draw_edges`), or with the values of the original
-    network.
+    """How cross weights start: at zero, drawn with a `spread` (see `draw_edges`), or with their original values.
 
     `keep` names the initializers that keep theirs, whatever the spread; None: all do.
     """

@@ -274,7 +274,7 @@ def merge_folder(
 def _save_card(text: str | None, path: Path, force: bool) -> Path | None:
     """Write a model card, if there is one. A file in its place stays, unless `force` is given and onnxpart wrote it.
 
-    :returns: the card; None where none was written.
+    :returns: the card; None if none was written.
     """
     if text is None:
         return None

@@ -140,8 +140,7 @@ def state_file(model: Path) -> Path:
 
 
 def save_trained(files: Sequence[Path], trained: Iterable[tuple[Draft, OptimizerState | None]]) -> None:
-    """Write models, each with its optimiser's state beside it, all at once: all files are the old ones or all are the
-    new.
+    """Write models with their optimisers' states beside them, all at once: all files are the old ones or all the new.
 
     :param files: of the models, in one folder.
     :param trained: the model of each, and its state; if that is None, a state that is there is removed, since it is of

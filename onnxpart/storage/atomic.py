@@ -202,7 +202,7 @@ def left(folder: Path) -> list[tuple[Path, str, str]]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder, in order; none where there is no folder."""
+    """The names in a folder, in order; none if there is no folder."""
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 

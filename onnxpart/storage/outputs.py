@@ -151,7 +151,7 @@ def _check_inputs(path: Path, inputs: Iterable[Path]) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two names lead to the same file, by links, too."""
+    """Whether two names lead to the same file, also through links."""
     try:
         return one.samefile(other)
     except OSError:

@@ -107,7 +107,7 @@ def check_growth(analysis: Analysis, shallow: Draft, deep: Draft) -> Check:
 
 
 def _untried(analysis: Analysis, size: int, macs: int, later: str = "") -> str | None:
-    """Why models aren't run; None where they are.
+    """Why models aren't run; None if they are.
 
     :param size: bytes of the weights. :param macs: of all that would be run. :param later: what to do about it.
     """
@@ -123,9 +123,9 @@ def _untried(analysis: Analysis, size: int, macs: int, later: str = "") -> str |
 
 
 def _runs(analysis: Analysis, original: Path | None) -> bool:
-    """Whether ONNX Runtime runs the original model: as it came, not as it was rewritten, where there is a file.
+    """Whether ONNX Runtime runs the original model: if there is a file, as it came and not as it was rewritten.
 
-    It is run on `DRAWS` inputs, since an If in it may choose a branch that can't be run on some of them only.
+    It is run on `DRAWS` inputs, since on some of them an If may choose a branch that can't be run.
     """
     model, rng = analysis.model, np.random.default_rng(0)
     try:

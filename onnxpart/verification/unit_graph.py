@@ -34,8 +34,8 @@ def operator_graph(source: Model | onnx.ModelProto) -> nx.DiGraph:
 
     :param source: a loaded model, or ONNX's own.
     :returns: nodes `("operator", index)` with `kind`, `op_type`, `domain`, `name` and `("tensor", name)` with `kind`,
-        `name`, `shape` (None where it isn't known, and in it where it depends on a symbol) and `initializer`; edges
-        producer -> tensor -> consumer, `captured` where only a subgraph of the consumer reads the tensor.
+        `name`, `shape` (None if it isn't known; an axis is None if it depends on a symbol) and `initializer`; edges
+        producer -> tensor -> consumer, `captured` if only a subgraph of the consumer reads the tensor.
     """
     model = source if isinstance(source, Model) else Model(source, source.graph.name, "")
     proto, shapes = model.proto.graph, _shapes(model)

@@ -14,8 +14,7 @@ _LEARN, _TEST = "train", ("test", "validation")
 
 
 def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | None]:
-    """Return the training split of a data set, and its test split or None: the graph's inputs and the target as
-    tensors.
+    """Return the training split of a data set, and its test split or None: inputs and target as tensors.
 
     :param name: a folder, or a name on the hub. :param stream: read it from its beginning to its end, in its own order.
     :raises UsageError: without the library. :raises DataError: when the data set can't be read, or lacks columns.

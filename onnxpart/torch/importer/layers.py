@@ -17,8 +17,7 @@ _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def use_layers(graph: fx.Graph, root: nn.Module) -> None:
-    """Let a graph call layers in place of functions of their tensors, so that hooks on layers run; its results stay the
-    same.
+    """Let a graph call layers in place of functions of their tensors, so that hooks on layers run; its results stay.
 
     :param graph: changed in place. :param root: holds the graph's tensors; layers take the place of containers.
     """

@@ -86,7 +86,7 @@ class Node:
         return self.builder.tensor(value)
 
     def optional(self, index: int) -> torch.Tensor | None:
-        """Return an input as tensor at run time, or None where it isn't given."""
+        """Return an input as tensor at run time, or None if it isn't given."""
         return self.tensor(index) if self.has(index) else None
 
     def tensors(self) -> list[torch.Tensor]:

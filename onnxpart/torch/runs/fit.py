@@ -324,8 +324,8 @@ class _Run:
     def _controls(
         self, parts: Networks, span: range, times: Times, alone: list[Epoch]
     ) -> Iterator[tuple[str, list[Epoch]]]:
-        """Train the controls; yield names and curves. There is no control of copies if parts differ in shape, or are
-        copied anyway.
+        """Train the controls; yield names and curves. COPIES is left out if parts differ in shape, or are copied
+        anyway.
 
         :param span: the epochs of the whole. :param alone: the baseline's curve.
         """

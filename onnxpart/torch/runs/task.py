@@ -34,8 +34,7 @@ from onnxpart.torch.training.train import train
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and other
-    options.
+    """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and more.
 
     Checkpoints are written at intervals of steps or minutes, `keep` of each part; `resume` goes on from them.
     `steps_per_epoch` is for data without a length, `normalize` for images, `label_smoothing` and `class_weights` for
