@@ -24,7 +24,7 @@ def fans(partition: Partition, name: str, part: int | None) -> tuple[int, int]:
 
 
 def _units(partition: Partition, name: str, part: int | None) -> int:
-    """Units that a contraction's weight gives, in a part; None: in the whole."""
+    """Units that a contraction's weight makes, in a part; None: in the whole."""
     shape = _entering(partition, name, part)
     return prod(shape[axis] for axis in partition.analysis.state.weights[name].outputs)
 
@@ -47,8 +47,8 @@ INITS: tuple[InitKind, ...] = get_args(InitKind)
 def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, Stream]:
     """First weights of a part that aren't slices of the whole's (see `split`).
 
-    What is no weight of a contraction and, unless the slices are scaled, no bias, stays as sliced; so does what is
-    frozen.
+    Only the weights of contractions change, and with `he` and `glorot` the biases too. Everything else stays as sliced,
+    and so do frozen parameters.
     """
     analysis, result = partition.analysis, {}
     weights, biases = analysis.state.weights, set() if init == "scaled" else analysis.state.biases
@@ -68,7 +68,7 @@ def initial(partition: Partition, part: int, init: str, seed: int) -> dict[str, 
 
 
 def _factor(partition: Partition, name: str, part: int, init: str) -> float:
-    """What a weight's slice, or its random numbers, are multiplied by."""
+    """The factor of a weight's slice, or of its random numbers."""
     fan_in, fan_out = fans(partition, name, part)
     if init == "scaled":
         return sqrt(fans(partition, name, None)[0] / fan_in)
@@ -86,7 +86,7 @@ def _products(values: Stream, factor: float, size: int) -> Iterator[Array]:
 
 
 def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], init: str, bound: float, seed: tuple[int, ...]) -> Stream:
-    """Random numbers: normal with standard deviation `bound` for `he`, else uniform up to it."""
+    """Random numbers: normal with standard deviation `bound` for `he`, otherwise uniform in [-bound, bound]."""
     return Stream(shape, dtype, partial(_numbers, shape, dtype, init, bound, seed))
 
 

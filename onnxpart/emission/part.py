@@ -26,9 +26,9 @@ def emit_part(partition: Partition, part: int) -> onnx.ModelProto:
 
 
 def draft_part(partition: Partition, part: int, weights: Mapping[str, Stream] | None = None) -> Draft:
-    """One part as a model of its own; what is external in the source is a stream.
+    """One part as a model of its own; initializers that are external in the source are streams.
 
-    :param weights: to use instead of the slices of the whole's, in the part's shapes.
+    :param weights: to use in place of slices of the whole's weights, in the part's shapes.
     :returns: a valid model with the inputs and outputs of the whole, initializer names unchanged.
     :raises PartitionError: when the units of a tensor form no grid in the part.
     """
@@ -53,7 +53,7 @@ def draft_part(partition: Partition, part: int, weights: Mapping[str, Stream] | 
 def declare(division: Division, value: onnx.ValueInfoProto, tensor: str, part: int) -> None:
     """Declare the sizes that a part's piece of a tensor has (part -1: those of the whole, as they are).
 
-    What is of unknown shape isn't divided, and stays as it is.
+    A tensor of unknown shape isn't divided, and its declaration stays as it is.
     """
     kind, shapes = value.type.tensor_type, division.analysis.shapes
     if part < 0 or division.k == 1 or tensor not in shapes.shape:
@@ -74,8 +74,8 @@ def _same(name: str) -> str:
 class PartOperators:
     """Writes operators as part `part` has them.
 
-    `piece` gives the name of the part's piece of a tensor, and `copy` the copy of the graphs in If, Loop and Scan that
-    the operators stand in (-1: there is one).
+    `piece` gives the name of the part's piece of a tensor. `copy`: in which copy of the graphs in If, Loop and Scan the
+    operators stand (-1: there is one).
     """
 
     writer: Writer
@@ -109,7 +109,7 @@ class PartOperators:
             raise PartitionError(f"{where}; try another K or order.") from None
 
     def _within_shuffle(self, name: str) -> bool:
-        """Whether the part's elements of a tensor form no grid, as may be within a shuffle.
+        """Whether the part's elements of a tensor form no grid, which is allowed within a shuffle.
 
         :raises PartitionError: when they form none elsewhere.
         """
@@ -123,7 +123,7 @@ class PartOperators:
         return False
 
     def _select(self, op: Op, node: onnx.NodeProto) -> onnx.NodeProto:
-        """The end of a shuffle whose middle is no grid: one selection from where it starts."""
+        """The end of a shuffle whose middle is no grid: one selection from the tensor that the shuffle starts from."""
         analysis, name = self.division.analysis, op.outputs[0]
         root = analysis.virtual[op.inputs[0]]
         kept_root, kept = self.division.kept(root, self.part), self.division.kept(name, self.part)

@@ -22,9 +22,9 @@ from onnxpart.planning.plan import Plan, copy_name
 def scale_output(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     """The whole with its output scaled by 1/K in front of the output function (section 2.2).
 
-    It goes with weights that were merged with `normalize="output"`, where the parts' outputs add up. Where the
-    duplicated whole takes the mean of what exists once per part, that becomes the sum. What is added behind the meeting
-    point and is no part's own, such as an input that skips all layers, is multiplied by K.
+    Use it with weights that were merged with `normalize="output"`: the parts' outputs add up. The duplicated whole
+    takes the mean of tensors that exist once per part; that becomes the sum. A tensor that is added to the sum and
+    belongs to no part, such as an input that skips all layers, is multiplied by K.
 
     :param model: the duplicated whole or the original graph, or the proto of its draft; it is left as it is.
     :returns: a copy in which every tensor of `plan.mean` keeps its name and is scaled exactly once.
@@ -38,7 +38,7 @@ def scale_output(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
 
 
 class _Scaling:
-    """Scales tensors of a graph in place: `types` by name, `summed` holds the parts' sum, or leads to it."""
+    """Scales tensors of a graph in place. `types`: by name. `summed`: those that hold or lead to the parts' sum."""
 
     def __init__(self, model: onnx.ModelProto, plan: Plan, types: dict[str, int]) -> None:
         self.graph, self.plan, self.types = model.graph, plan, types
@@ -46,9 +46,9 @@ class _Scaling:
         self.taken.update(t.name for t in self.graph.initializer)
         self.summed = _summed(self.graph, plan)
         self.leads = set(plan.mean)
-        """Tensors that are scaled, or lead to one that is by linear operators alone."""
+        """Tensors that are scaled, or lead to a scaled one through linear operators only."""
         self.inner = list(self._linear(self.graph, self.leads))
-        """The operators in between: they take what isn't scaled yet."""
+        """The operators in between: they read tensors that aren't scaled yet."""
         self.nodes: list[onnx.NodeProto] = []
 
     def apply(self) -> None:
@@ -78,19 +78,19 @@ class _Scaling:
         return output
 
     def _sum(self, node: onnx.NodeProto, name: str) -> str:
-        """Let the parts' sum be what `node` gives, in place of their mean where it takes that."""
+        """Let `node` compute the parts' sum, in place of their mean if it computes that."""
         raw, k = unused(f"{name}__sum", self.taken), self.plan.k
         copies = list(takewhile(lambda pair: pair[1] == copy_name(name, pair[0]), enumerate(node.input)))
         _rename(node, name, raw)
         if node.op_type == "Mean" and len(copies) == len(node.input):
             if len(copies) == k:
                 node.op_type = "Sum"
-            else:  # the parts were merged from smaller ones, and those are what is averaged
+            else:  # the parts were merged from smaller ones, and the mean is over those
                 return self._times(raw, k, unused(f"{name}__sum", self.taken))
         return raw
 
     def _linear(self, graph: onnx.GraphProto, leads: set[str]) -> Iterator[onnx.NodeProto]:
-        """Nodes by which sums lead to any of some tensors; what they read is added to these."""
+        """Nodes through which sums lead to any of the tensors in `leads`; what they read is added to `leads`."""
         for node in reversed(graph.node):
             mean = _mean(node)
             if mean == "no" or leads.isdisjoint(node.output):
@@ -100,7 +100,7 @@ class _Scaling:
                 yield node
 
     def _check_inside(self, node: onnx.NodeProto, leads: set[str]) -> None:
-        """Check that in an If, Loop or Scan nothing is added to sums that is no part's own, or might not be.
+        """Check that an If, Loop or Scan adds nothing to sums but what surely belongs to a part.
 
         :raises MergeError: when something is.
         """
@@ -129,7 +129,7 @@ def _mean(node: onnx.NodeProto) -> Mean:
 
 
 def _summed(graph: onnx.GraphProto, plan: Plan) -> set[str]:
-    """The parameters of which merging took the sum, what is made of them, and activations that depend on parameters."""
+    """The parameters that merging summed, tensors made of them alone, and activations that depend on parameters."""
     pure = {tensor.name for tensor in graph.initializer}
     trained = {name for i in plan.initializers if not i.constant for name in _names(i.name, pure)}
     summed = {i.name for i in plan.initializers if i.after_reduction and not i.constant}

@@ -19,22 +19,22 @@ from onnxpart.ir.redraft import redraft
 from onnxpart.storage.draft import Draft
 
 METADATA = "onnxpart.depth"
-"""Key under which a shallow network says of which deep one it is."""
+"""Key under which a shallow network says which deep one it comes from."""
 
 
 @dataclass(frozen=True)
 class Depth:
     """How a deep network comes from a shallow one.
 
-    `digest`: the deep network's. `sources`: for each of its stacks, and each block there, the number of the block that
-    it starts as: the first ones as themselves, the others as these again and again.
+    `digest`: of the deep network. `sources`: for each stack and each of its blocks, the number of the block that it
+    starts as. The first blocks start as themselves, and the others repeat these.
     """
 
     digest: str
     sources: tuple[tuple[int, ...], ...]
 
     def kept(self, stack: int) -> int:
-        """How many blocks of a stack the shallow network has: the first ones."""
+        """How many blocks of a stack the shallow network keeps: the first ones."""
         return max(self.sources[stack]) + 1
 
     def to_json(self) -> str:
@@ -43,7 +43,7 @@ class Depth:
 
     @classmethod
     def of(cls, proto: onnx.ModelProto) -> Depth | None:
-        """What a model says; None where it says nothing that can be read."""
+        """What a model says; None if it says nothing that can be read."""
         try:
             found = json.loads(metadata_of(proto).get(METADATA, ""))
             result = cls(str(found["digest"]), tuple(tuple(map(int, each)) for each in found["sources"]))
@@ -88,7 +88,7 @@ def draft_shallow(model: Model, blocks: int) -> Draft:
 
 
 def _without(model: Model, kept: Sequence[tuple[Stack, int]], depth: Depth) -> Model:
-    """The model with so many blocks of its stacks; the last one kept gives what the last one gave."""
+    """The model with fewer blocks in its stacks; the last block that is kept makes what the stack's last one made."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     graph = proto.graph

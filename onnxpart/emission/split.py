@@ -108,8 +108,8 @@ def split(
 
     :param k: number of parts. :param order: contiguous, interleaved or random (with `seed`). :param shares: relative
         sizes of the parts. :param init: `slices` of the whole's weights; the same slices `scaled`, so that their
-        variance is inversely proportional to the fan-in as before; or fresh weights for the parts' smaller fan-in (`he`
-        normal, `glorot` uniform; biases then start at zero). :param undivided: initializers that every part is to have
+        variance is again inversely proportional to the fan-in; or fresh weights for the parts' smaller fan-in (`he`
+        normal, `glorot` uniform; biases then start at zero). :param undivided: initializers that every part has as a
         whole.
     :raises UsageError: for arguments that make no sense. :raises ModelError: for an unusable model.
     :raises PartitionError: when nothing can be divided.

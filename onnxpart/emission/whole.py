@@ -21,10 +21,10 @@ def emit_whole(partition: Partition) -> onnx.ModelProto:
 
 
 def draft_whole(partition: Partition) -> Draft:
-    """The duplicated whole: every mix, and every region that can't be divided, once per part.
+    """The duplicated whole: it has every mix, and every region that can't be divided, once per part.
 
-    :returns: a valid model. Where nothing is duplicated or replicated it is the original graph. What is external in the
-        source is a stream.
+    :returns: a valid model. If nothing is duplicated or replicated, it is the original graph. Initializers that are
+        external in the source are streams.
     :raises PartitionError: when the parts' pieces of a tensor can't be joined where they must be.
     """
     return _Whole(partition).draft
@@ -64,7 +64,7 @@ class _Whole:
                     self.writer.hold_slice(planned, part, copy_name(name, part))
 
     def _once(self, index: int) -> None:
-        """The operator over all units; the shape of what exists once per part is told by the first part's."""
+        """The operator over all units; the first part's piece gives the shape of what exists once per part."""
         op = self.analysis.ops[index]
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
@@ -79,7 +79,7 @@ class _Whole:
         return PartOperators(self.writer, self.division, part, lambda name: self._piece(name, part), copy)
 
     def _merged(self, name: str) -> str:
-        """The tensor over all units, joined from the parts' where need be."""
+        """The tensor over all units, joined from the parts' pieces if need be."""
         if not name or not self.partition.per_part(name):
             return name
         if not self.division.divided(name):
@@ -135,7 +135,7 @@ class _Whole:
         return self.done[name, part]
 
     def _make_piece(self, name: str, part: int) -> str:
-        """The same of a tensor that exists over all units: an array of the part's own, made again, or cut out."""
+        """A part's piece of a tensor that exists over all units: an array of the part, computed again, or cut out."""
         planned = self.plan.by_name.get(name)
         producer = self.analysis.producer.get(name)
         if planned is not None and planned.stored == "apart":

@@ -33,7 +33,7 @@ class Writer:
         self._names |= set(model.initializers)
 
     def unique(self, name: str) -> str:
-        """`name`, or that with a number behind it."""
+        """`name`, with a number behind it if it is taken."""
         return unused(name, self._names)
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -57,8 +57,8 @@ class Writer:
     ) -> None:
         """Append a node adapted to a part.
 
-        :param op: the operator in the whole. :param node: its copy, with the names to use. :param kept: the part's
-            indices of each tensor. :param rewrite: what its rule does to it; None where it stays as it is.
+        :param op: the operator in the whole. :param node: its copy, with its final names. :param kept: the part's
+            indices of each tensor. :param rewrite: what its rule does to it; None if the node stays as it is.
         :raises ModelError: when the operator's shapes contradict each other.
         """
         r = Rewrite(op, node, kept, self.unique)

@@ -6,8 +6,8 @@ from __future__ import annotations
 def parse(equation: str) -> tuple[list[str], str]:
     """Take an equation apart.
 
-    :returns: the letters of each operand and of the result, an ellipsis as three dots among them; where no result is
-        written it is the ellipsis and, in order, the letters that stand once.
+    :returns: the letters of each operand and of the result, with an ellipsis as three dots. An equation without a
+        result has the ellipsis as its result and then, in order, the letters that occur once.
     """
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")

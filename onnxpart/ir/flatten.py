@@ -1,9 +1,9 @@
 """Graphs inside nodes: one namespace for all, and control flow as a flat list of operators.
 
-The graphs inside If, Loop and Scan share one namespace with the graph around them (`share_names`), so that what is in
-them can stand in one list with everything else. In that list a control-flow operator is replaced by its graphs' nodes,
-between markers: one for each value that goes in (`ENTER`) and one for each that comes out (`LEAVE`). Rules, layout and
-emission treat markers as operators; `Unflattener` turns the list into nodes with graphs again.
+The graphs inside If, Loop and Scan share one namespace with the graph around them (`share_names`), so that their nodes
+can stand in one list with all others. In that list the nodes of its graphs replace a control-flow operator, between
+markers: one for each value that enters (`ENTER`) and one for each that leaves (`LEAVE`). Rules, layout and emission
+treat markers as operators; `Unflattener` turns the list into nodes with graphs again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from onnx import AttributeProto, GraphProto, NodeProto, helper
 from onnxpart.ir.protos import ATTRIBUTE_KINDS, graphs_of, is_onnx, set_repeated
 
 ENTER = "onnxpart.enter"
-"""The domain of markers of what goes into a graph."""
+"""The domain of the markers of values that enter a graph."""
 LEAVE = "onnxpart.leave"
-"""The domain of markers of what comes out of one."""
+"""The domain of the markers of values that leave a graph."""
 GRAPHS = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
 """Operators whose graphs are looked into, and the attributes that hold them."""
 Path = tuple[tuple[int, int], ...]
-"""Where a node stands: from the outermost on, the number of each region and which of its graphs (-1: its markers)."""
+"""Where a node stands: the number of each region, from the outermost inwards, and of its graph (-1: its markers)."""
 Place = tuple[Path, int]
 """A path, and the part whose copy of the regions it is in (-1: there is one for all)."""
 TOP: Place = ((), -1)
@@ -36,7 +36,7 @@ class Role(StrEnum):
     CONDITION = "condition"
     """Which branch an If takes."""
     COUNT = "count"
-    """The number of iterations at most, and in the body the iteration's."""
+    """The largest number of iterations; in the body, the number of the iteration."""
     GOING = "going"
     """Whether a Loop goes on."""
     LENGTHS = "lengths"
@@ -44,9 +44,9 @@ class Role(StrEnum):
     STATE = "state"
     """What one iteration hands on to the next."""
     EACH = "each"
-    """A sequence, of which each iteration sees or makes one element."""
+    """A sequence: each iteration sees or makes one element of it."""
     BRANCHES = "branches"
-    """What an If gives, of the branch that it takes."""
+    """A result of an If, from the branch that it takes."""
 
 
 def role_of(marker: NodeProto) -> Role:
@@ -55,12 +55,12 @@ def role_of(marker: NodeProto) -> Role:
 
 
 def axes_of(marker: NodeProto) -> list[int]:
-    """The axes that a marker takes away or adds, along which iterations or a batch lie."""
+    """The axes of iterations or of a batch, which a marker removes or adds."""
     return next((list(a.ints) for a in marker.attribute if a.name == "axes"), [])
 
 
 def state_of(marker: NodeProto) -> str:
-    """What the body calls the state that a marker takes out of it; empty for other markers."""
+    """The body's name for the state that a marker takes out of it; empty for other markers."""
     return next((a.s.decode() for a in marker.attribute if a.name == "state"), "")
 
 
@@ -72,7 +72,8 @@ class Misfit(Exception):
 class Region:
     """An If, Loop or Scan: its node without the graphs, its graphs without nodes, where its markers and nodes stand.
 
-    Markers read what they hand over; those of what comes out also what decides whether and how often it is computed.
+    A marker reads what it hands over. A marker of a value that leaves also reads what decides whether and how often the
+    value is computed.
     """
 
     node: NodeProto
@@ -92,7 +93,7 @@ class Flat:
     regions: dict[int, Region] = field(default_factory=dict)
 
     def inside(self, index: int) -> bool:
-        """Whether what operator `index` gives is inside another."""
+        """Whether the results of operator `index` are inside another operator."""
         return len(self.paths[index]) > (self.nodes[index].domain == LEAVE)
 
     def starting(self) -> dict[int, Region]:
@@ -106,7 +107,7 @@ class Flat:
 
 # -- nested to flat ---------------------------------------------------------------------------------------------
 def opaque_reason(node: NodeProto) -> str:
-    """Why the graphs inside an If, Loop or Scan can't be looked into; empty where they can."""
+    """Why the graphs inside an If, Loop or Scan can't be looked into; empty if they can."""
     for graph in graphs_of(node):
         if graph.sparse_initializer:
             return "it holds sparse initializers"

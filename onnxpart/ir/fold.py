@@ -27,9 +27,9 @@ _FOLDED = frozenset(
         "Trilu", "Unsqueeze", "Where", "Xor",
     )
 )  # fmt: skip
-"""The operators of shape arithmetic: what computes numbers from numbers, the same at each run."""
+"""The operators of shape arithmetic: they compute numbers from numbers, the same in each run."""
 _UNINFERRED = (onnx.defs.SchemaError, onnx.checker.ValidationError, KeyError, ValueError)
-"""What ONNX's inference raises for nodes about which it can't tell anything."""
+"""What ONNX's inference raises for nodes that it can't infer."""
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
 """Operators whose output has the input's shape although ONNX's inference doesn't say so in every version."""
 _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))
@@ -37,7 +37,7 @@ _FLOATS_LIKE_INPUT = frozenset(("Binarizer", "Imputer", "Normalizer", "Scaler"))
 
 
 _RUN = {"log": lambda *_: None, "verbose": 0, "opsets": {}, "new_ops": None, "existing_functions": {}}
-"""What onnx's reference operators want to know of where they run."""
+"""What onnx's reference operators ask of the runtime around them."""
 
 
 @cache
@@ -49,7 +49,7 @@ def _reference(op_type: str, opset: int) -> Any:
 
 
 def _size(op_type: str, values: Sequence[Any]) -> float:
-    """About how many elements an operator makes of known values, where these may be many from few."""
+    """About how many elements an operator makes of known values, for operators that make many of few."""
     first = values[0] if values else None
     if op_type == "ConstantOfShape" and first is not None:
         return float(np.prod(np.abs(first), dtype=np.float64))
@@ -67,7 +67,8 @@ def _size(op_type: str, values: Sequence[Any]) -> float:
 class Folding:
     """Folds values node by node, and fills in shapes that the inference left out.
 
-    `inferred` are the tensors of which it knew the shape, `contradicting` the outputs of nodes whose inputs don't fit.
+    `inferred`: the tensors whose shape the inference knew. `contradicting`: the outputs of nodes whose inputs don't
+    fit.
     """
 
     def __init__(self, shapes: Shapes, symbols: Mapping[str, int], found: int) -> None:
@@ -109,7 +110,7 @@ class Folding:
         self._believe(node)
 
     def refuses(self, node: onnx.NodeProto) -> bool:
-        """Whether a node that was visited can't run: shapes contradict each other, or it looks up beyond a table."""
+        """Whether a visited node can't run: its shapes contradict each other, or it looks up beyond a table."""
         shapes = self.shapes.shape
         if node.op_type == "Gather" and is_onnx(node) and node.input[0] in shapes:
             places, shape = self.shapes.folded.get(node.input[1]), shapes[node.input[0]]
@@ -131,7 +132,7 @@ class Folding:
         return result
 
     def _believe(self, node: onnx.NodeProto) -> None:
-        """Take the declared shape of an output for which there is no other."""
+        """Take the declared shape of an output that has no other."""
         for name in node.output:
             if name not in self.shapes.shape and name in self._declared:
                 self.shapes.dtype[name], self.shapes.shape[name] = self._declared[name]

@@ -26,13 +26,14 @@ INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 CARRIERS = frozenset(("Add", "Cast", "Concat", "Gather", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze"))
 """Operators through which ONNX's inference carries the integers of a list."""
 DOUBLINGS, MAX_LIST = 16, 1 << 20
-"""So many joins may make a list longer than this."""
+"""After this many joins a list may have more than this many integers."""
 
 
 def infer(model: Model) -> Shapes:
-    """Shapes of every tensor of `model`; tensors whose shape can't be told have no entry.
+    """Shapes of every tensor of `model`; a tensor of unknown shape has no entry.
 
-    :returns: those at the first sizes of `TRIALS` and `OTHER_SIZES` at which the fewest nodes can't run.
+    :returns: the shapes at those sizes of `TRIALS` and `OTHER_SIZES` that the fewest nodes refuse; the first ones if
+        several are equal.
     :raises ModelError: when the shapes contradict each other.
     """
     best = _infer(model, TRIALS)
@@ -46,7 +47,7 @@ def infer(model: Model) -> Shapes:
 
 
 def _refused(shapes: Shapes) -> int:
-    """How many nodes can't run at the sizes of `shapes`, and at the other ones."""
+    """How many nodes can't run at the sizes of `shapes` and at its other sizes."""
     return len(shapes.refused) + (len(shapes.other.refused) if shapes.other is not None else 0)
 
 
@@ -111,7 +112,7 @@ def _trial_shapes(model: Model, trial: Trial) -> tuple[dict[str, Shape], dict[st
 
 
 def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | None = None) -> Shapes:
-    """Shapes and values at one set of trial sizes; `states` are those of loops' states, where they are known."""
+    """Shapes and values at one set of trial sizes; `states`: the known shapes of loops' states."""
     shapes = Shapes(model)
     given, symbols = _trial_shapes(model, trial)
     light = _light(model, given)
@@ -131,7 +132,7 @@ def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | No
                 cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
             else:
                 fold.visit(node)
-                if not path and fold.refuses(node):  # a branch may hold what runs at other sizes alone
+                if not path and fold.refuses(node):  # a branch may run at other sizes only
                     shapes.refused.append(node.output[0])
     return shapes
 
@@ -158,7 +159,7 @@ def long_lists(graph: onnx.GraphProto) -> list[str]:
 
 
 def _carry(graph: onnx.GraphProto, count: dict[str, float]) -> None:
-    """Add how long the lists are, at least, that are made of those in `count` and of shapes."""
+    """Add the least length of each list that is made of lists in `count` and of shapes."""
     for node in graph.node:
         if node.op_type in ("Shape", "Size"):
             count[node.output[0]] = 1

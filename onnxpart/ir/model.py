@@ -16,9 +16,9 @@ from onnxpart.storage.onnx_file import Data
 from onnxpart.storage.rows import Array
 
 OLDEST_OPSET = 7
-"""Before this, broadcasting was an attribute."""
+"""Before this opset, broadcasting was an attribute."""
 _LABELLED = (Kind.PARAMETER, Kind.STATISTIC)
-"""What initializers are whose axes may be units."""
+"""The kinds of initializers whose axes may be units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,8 @@ class Model:
     """An ONNX model in canonical form: data, and what follows from them alone.
 
     `proto` is the model, `constants` the initializers that were Constant nodes, `parameters` those that are known to be
-    trained, `data` where its external data are,
-    `name` what to call it in messages, `digest` the SHA-256 of its graph, the values of large weights left out: it is
-    the same after training.
+    trained, `data` where its external data are, `name` what to call it in messages, `digest` the SHA-256 of its graph
+    without the values of large weights, so that training doesn't change it.
     """
 
     proto: onnx.ModelProto
@@ -70,12 +69,12 @@ class Model:
 
     @cached_property
     def kinds(self) -> dict[str, Kind]:
-        """What each initializer is to those that read it."""
+        """The kind of each initializer, by the operators that read it."""
         return kinds(self.proto.graph.initializer, self.flat.nodes)
 
     @cached_property
     def frozen(self) -> frozenset[str]:
-        """The parameters that aren't trained, as the model says itself."""
+        """The parameters that the model itself names as not trained."""
         return frozen(self.proto)
 
     @property

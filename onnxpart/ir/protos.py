@@ -21,7 +21,7 @@ _ONNX = ("", "ai.onnx")
 
 
 def normal_domain(domain: str) -> str:
-    """The domain of an operator, or of a set of them; that of ONNX itself, which has two names, is the empty string."""
+    """The domain of an operator or of a set of them; ONNX's own domain, which has two names, is the empty string."""
     return "" if domain in _ONNX else domain
 
 
@@ -31,7 +31,7 @@ def is_onnx(node: NodeProto, *op_types: str) -> bool:
 
 
 def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
-    """Opset version by domain; that of ONNX itself is the empty string, and always there."""
+    """Opset version by domain; ONNX's own domain is the empty string, and is always there."""
     return {"": 1} | {normal_domain(entry.domain): entry.version for entry in proto.opset_import}
 
 
@@ -85,7 +85,7 @@ def replace_reads(node: NodeProto, names: Mapping[str, str]) -> None:
 
 # -- one namespace ----------------------------------------------------------------------------------------------
 def unused(name: str, taken: set[str]) -> str:
-    """`name`, or that with a number behind it; it is in use from here on."""
+    """`name`, with a number behind it if it is taken; it is in use from here on."""
     result, i = name, 1
     while result in taken:
         result, i = f"{name}_{i}", i + 1
@@ -94,20 +94,20 @@ def unused(name: str, taken: set[str]) -> str:
 
 
 def names_of(graph: GraphProto) -> set[str]:
-    """Names of the values that come into being in a graph and in those inside it, initializers apart."""
+    """Names of the values that a graph and the graphs inside it define, without initializers."""
     found = {value.name for inner in all_graphs(graph) for value in inner.input}
     return found.union(*(node.output for node in all_nodes(graph)))
 
 
 def set_repeated(field_: Any, values: Sequence[Any]) -> None:
-    """Let a repeated field hold `values`, some of which may be its own."""
+    """Set a repeated field to `values`; some of them may be its own."""
     copies = [type(v).FromString(v.SerializeToString()) for v in values]
     del field_[:]
     field_.extend(copies)
 
 
 def keep(field_: Any, wanted: Callable[[Any], bool]) -> None:
-    """Leave out the entries of a repeated field that aren't wanted."""
+    """Remove the entries of a repeated field that aren't wanted."""
     for i in reversed(range(len(field_))):
         if not wanted(field_[i]):
             del field_[i]
@@ -151,7 +151,7 @@ def light_copy(proto: onnx.ModelProto, *fields: str) -> onnx.ModelProto:
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the bytes of large weights, which stand as inputs instead."""
+    """The model without the bytes of large weights, which become inputs instead."""
     light = light_copy(proto, "node", "output", "sparse_initializer", "quantization_annotation")
     light.ir_version = max(proto.ir_version, 4)
     light.functions.extend(proto.functions)

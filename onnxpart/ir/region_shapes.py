@@ -1,4 +1,4 @@
-"""Shapes of what goes into the graphs of If, Loop and Scan, and of what comes out."""
+"""Shapes of values that enter or leave the graphs of If, Loop and Scan."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from onnxpart.ir.shapes import TRIALS, Shape, Shapes, Trial
 
 
 def cross(shapes: Shapes, region: Region, node: NodeProto, trial: Trial, states: Mapping[str, Shape | None]) -> None:
-    """Record the shape and type of what a marker gives; nothing where it can't be told.
+    """Record the shape and type of a marker's output; nothing if they aren't known.
 
-    :param states: shapes of states in the body that aren't those of the first ones (None: not known).
+    :param states: shapes of states in the body that differ from those before the first iteration (None: not known).
     """
     role = role_of(node)
     if not node.output or not node.output[0]:
@@ -36,7 +36,7 @@ def cross(shapes: Shapes, region: Region, node: NodeProto, trial: Trial, states:
 
 
 def _record(shapes: Shapes, region: Region, node: NodeProto, shape: Shape, trial: Trial) -> None:
-    """Record the shape of what a marker gives, of what goes in or out of the given shape."""
+    """Record the shape of a marker's output, from the given shape of its input."""
     out, role, axes = node.output[0], role_of(node), axes_of(node)
     if node.domain == ENTER:
         if role == Role.EACH:
@@ -91,7 +91,7 @@ def grown(shapes: Shapes) -> dict[str, Shape | None]:
 
 
 def _sizes(shapes: Shapes, region: Region, unknown: int, count: int) -> list[int] | None:
-    """Sizes of the axes along which the iterations' results lie: `count` of them, the iterations' last."""
+    """Sizes of the last `count` axes of the batch and the iterations, in this order; None if they aren't known."""
     if region.node.op_type == "Loop":
         return [_trips(shapes, region, unknown)]
     found = set()
@@ -109,7 +109,7 @@ def _sizes(shapes: Shapes, region: Region, unknown: int, count: int) -> list[int
 
 
 def repeats(shapes: Shapes, path: Path) -> int:
-    """How often what stands at a path is run, under the trial values; each branch of an If counts as taken."""
+    """How often the nodes at a path run under the trial values; each branch of an If counts as taken."""
     regions = [shapes.model.flat.regions[number] for number, _ in path]
     return prod(prod(_sizes(shapes, region, TRIALS[0].iterations, 2) or [1]) for region in regions)
 

@@ -12,7 +12,7 @@ from onnxpart.ir.protos import constant_value, graphs_of, live, set_repeated, un
 def share_names(graph: GraphProto) -> set[str]:
     """Give every value in the graphs inside `graph` a name of its own, and make their parameters initializers of it.
 
-    What a graph hands on without computing it passes through an Identity.
+    A value that a graph hands on without computing it passes through an Identity.
 
     :returns: the initializers that were Constant nodes.
     """

@@ -23,15 +23,15 @@ from onnxpart.storage.rows import Array
 Shape = tuple[int, ...]
 NDBool = np.ndarray[Any, np.dtype[np.bool_]]
 SELECTIONS = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
-"""Operators the size of whose results depends on the data."""
+"""Operators whose results have a size that depends on the data."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The numbers that are put in place of those that only a run knows.
+    """The numbers in place of those that are known only at run time.
 
-    Of symbols: along axis 0, along other axes, and along images' height and width. `iterations` is how often a Loop is
-    repeated, `iteration` the one of them that is looked at, `found` how many elements are chosen by their values.
+    Sizes of symbols: along axis 0, along other axes, and along images' height and width. `iterations`: how often a Loop
+    is repeated. `iteration`: the one that is looked at. `found`: how many elements are chosen by their values.
     """
 
     batch: int
@@ -43,7 +43,7 @@ class Trial:
 
 
 TRIALS = (Trial(2, 16, 224, 16, 0, 5), Trial(3, 24, 256, 24, 1, 7), Trial(2, 16, 224, 16, 0, 7))
-"""What is inferred with: what differs under the second depends on sizes, what does under the third on data."""
+"""The trials. What differs in the second depends on sizes; what differs in the third depends on data."""
 OTHER_SIZES = (((4, 56), (6, 64)), ((3, 28), (2, 32)), ((1024, 224), (1536, 256)))
 """Lengths and images' sizes to try, in the first trial and in the second, where a network can't run at those above.
 
@@ -55,9 +55,9 @@ A table of positions may be shorter, and a window longer.
 class Shapes:
     """Shape, element type and (where known) value of every tensor, under one set of trial values.
 
-    `guessed` are values that hold for one iteration of a loop: they tell shapes, and nothing else. `refused` are the
-    outputs of nodes that can't run at these sizes. `other` is the same at other sizes of the symbols; `by_data` at the
-    same sizes, where other data are found by what selects.
+    `guessed`: values that hold for one iteration of a loop; they tell shapes, and nothing else. `refused`: the outputs
+    of nodes that can't run at these sizes. `other`: the same at other sizes of the symbols. `by_data`: the same at
+    these sizes, if operators that select by value find another number of elements.
     """
 
     model: Model
@@ -96,7 +96,7 @@ class Shapes:
         return np.asarray(mine != other)
 
     def sized_by_data(self, name: str) -> bool:
-        """Whether the size of a tensor depends on the values of others and not on their sizes alone."""
+        """Whether the size of a tensor depends on the values of others, and not only on their sizes."""
         mine, other = self.shape.get(name), self.by_data and self.by_data.shape.get(name)
         return mine is not None and other is not None and mine != other
 
@@ -108,7 +108,7 @@ def declared_values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
 
 
 def record(shapes: Shapes, name: str, type_: onnx.TypeProto, unknown: int | None = None) -> None:
-    """Enter the element type and, where it is known, the shape of a value; `unknown` stands for sizes that aren't."""
+    """Enter the element type and, if it is known, the shape of a value; `unknown` stands for unknown sizes."""
     if not type_.HasField("tensor_type"):
         return
     tensor = type_.tensor_type

@@ -1,4 +1,4 @@
-"""Which initializers training changes, told by the operators that read them and the inputs where they stand."""
+"""Which initializers training changes, by the operators and inputs that read them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, 
 
 
 FROZEN = "frozen_parameters"
-"""Key under which a model names, as a list in JSON, parameters that aren't trained."""
+"""Key under which a model names parameters that aren't trained, as a list in JSON."""
 
 
 def frozen(proto: ModelProto) -> frozenset[str]:
-    """The parameters of a model that aren't trained, as it says itself."""
+    """The parameters that a model itself names as not trained."""
     try:
         names = json.loads(metadata_of(proto).get(FROZEN, "[]"))
     except ValueError:
@@ -29,16 +29,16 @@ def frozen(proto: ModelProto) -> frozenset[str]:
 
 
 class Kind(IntEnum):
-    """What an initializer is; where several operators read it, the highest counts."""
+    """What an initializer is; if several operators read it, the highest counts."""
 
     CONSTANT = 0
-    """A number of a formula, as an exponent or an epsilon; and whatever isn't floating-point."""
+    """A number of a formula, such as an exponent or an epsilon, and everything that isn't floating-point."""
     STATISTIC = 1
     """What a layer keeps of the data that it has seen: it has units, and no gradient."""
     PARAMETER = 2
     """A weight, bias or scale: it has units, and a gradient."""
     SETTING = 3
-    """What an operator is told, as bounds or factors of size."""
+    """A setting of an operator, such as bounds or scales."""
 
 
 _P, _S = Kind.PARAMETER, Kind.SETTING
@@ -64,7 +64,7 @@ SLOTS: Mapping[str, Mapping[int, Kind]] = {
     "Resize": {1: _S, 2: _S, 3: _S},
     "Upsample": {1: _S},
 }
-"""What floats are by operator and input. At any other input several are a parameter, and a single one is a constant."""
+"""What floats are, by operator and input. At other inputs several floats are a parameter, and one is a constant."""
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _STEPS = frozenset(
     (
@@ -74,15 +74,15 @@ _STEPS = frozenset(
 )  # fmt: skip
 """Operators that make no floats of floats, so that none of their inputs has a gradient; a Cast may be one."""
 _MOVED = frozenset(("Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
-"""Operators whose first input has a gradient where their output has one."""
+"""Operators whose first input has a gradient if their output has one."""
 
 
 def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[str, Kind]:
     """What each initializer is, by name.
 
-    :param nodes: all that may read them, in order, those inside others included; what an Identity gives is what goes
-        into it.
-    :returns: constants for those that nothing reads, too, unless they hold several floats.
+    :param nodes: all nodes that may read them, in order, with those inside others. The output of an Identity counts as
+        its input.
+    :returns: a kind for each initializer. One that nothing reads is a constant, unless it holds several floats.
     """
     floats = {tensor.name: tensor for tensor in tensors if tensor.data_type in FLOATS}
     nodes = list(nodes)
@@ -109,7 +109,7 @@ def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[
 
 
 def _with_gradient(nodes: Sequence[NodeProto]) -> set[str]:
-    """The values that have a gradient: all but those of which nothing is read but that they are equal, or the like."""
+    """The values that have a gradient: all but those that are only compared, counted or the like."""
     result: set[str] = set()
     read: set[str] = set()
     for node in reversed(nodes):
@@ -123,6 +123,6 @@ def _with_gradient(nodes: Sequence[NodeProto]) -> set[str]:
 
 
 def _by_size(tensor: TensorProto, added: bool) -> Kind:
-    """What floats are where the table says nothing; a vector that is `added` to a product is its bias."""
+    """What floats are if the table doesn't list them; a vector that is `added` to a product is its bias."""
     size = prod(tensor.dims)
     return Kind.PARAMETER if size > 1 or (added and tensor.dims) else Kind.CONSTANT

@@ -15,7 +15,7 @@ from onnxpart.ir.scopes import share_names
 def normal(graph: GraphProto, opset: int) -> set[str]:
     """Bring the graphs inside a graph's nodes into the form in which `Unflattener` writes them (see `share_names`).
 
-    They may read less of what is outside then, so nodes that lead nowhere any more are left out.
+    They may then read fewer outer values, so nodes that lead nowhere any more are left out.
 
     :returns: the initializers that were Constant nodes in them. :raises Misfit: when they don't fit their nodes.
     """
@@ -31,7 +31,7 @@ def normal(graph: GraphProto, opset: int) -> set[str]:
 
 
 def held(leaves: NodeProto, i: int) -> str:
-    """The tensor of which the `i`-th graph gives what a marker takes out of it: after it was cut, where it is."""
+    """The tensor whose sizes the `i`-th graph declares for the output that a marker takes out."""
     whole = str(leaves.output[0]) if role_of(leaves) == Role.BRANCHES else state_of(leaves)
     return whole or str(leaves.input[i])
 
@@ -39,8 +39,8 @@ def held(leaves: NodeProto, i: int) -> str:
 class Unflattener:
     """Nodes in the making, each put in its place; `home` says where a value is seen.
 
-    `declare` adapts what is declared of a value that goes in or out, which holds what a tensor of the network does, to
-    the part whose copy of the region it is in.
+    `declare` adapts the declared type of a value that enters or leaves a region. The value stands for a tensor of the
+    network, and its sizes become those of the part whose copy of the region it is in.
     """
 
     def __init__(self, regions: Mapping[int, Region], declare: Callable[[ValueInfoProto, str, int], None]) -> None:
@@ -69,13 +69,13 @@ class Unflattener:
             self._close(region, markers, number, path[:-1], copy)
 
     def insert(self, node: NodeProto) -> None:
-        """Put a node as far out as what it reads is seen."""
+        """Put a node in the outermost place that sees everything it reads."""
         self.append(
             node, max((self.home.get(n, TOP) for n in node.input), key=lambda place: len(place[0]), default=TOP)
         )
 
     def _close(self, region: Region, markers: Sequence[NodeProto], number: int, outer: Path, copy: int) -> None:
-        """Make the node of a region of its markers and of what stands in its graphs."""
+        """Make the node of a region from its markers and the nodes in its graphs."""
         enters, leaves = markers[: len(region.enters)], markers[len(region.enters) :]
         node = NodeProto()
         node.CopyFrom(region.node)

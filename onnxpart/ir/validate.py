@@ -12,7 +12,7 @@ from onnxpart.ir.model import Model
 from onnxpart.ir.protos import all_graphs, all_nodes, constant_value, graphs_of, is_onnx, without_weights
 
 Contract = Callable[[Model], Iterator[str]]
-"""What holds of a model: gives a sentence for each thing that doesn't."""
+"""A contract of a model: gives a sentence for each breach."""
 _STATISTICS = (3, 4)
 """Inputs of BatchNormalization."""
 
@@ -36,7 +36,7 @@ def validate(model: Model, contracts: Iterable[Contract] = ()) -> None:
 
 
 def check_light(light: onnx.ModelProto) -> None:
-    """Let ONNX check a model without weights; outputs get a type and a shape, for which the checker asks.
+    """Let ONNX check a model without weights; outputs get a type and a shape, which the checker asks for.
 
     :raises onnx.checker.ValidationError: when it isn't valid.
     """
@@ -73,7 +73,7 @@ def no_functions(model: Model) -> Iterator[str]:
 
 
 def own_statistics(model: Model) -> Iterator[str]:
-    """What a batch norm keeps of its data is read by nothing else, unless that is the same layer once more."""
+    """Nothing else reads the statistics of a batch norm, except the same layer once more."""
     uses: dict[str, set[tuple[object, ...]]] = {}
     statistics = set()
     for node in all_nodes(model.proto.graph):

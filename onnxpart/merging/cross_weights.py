@@ -1,4 +1,4 @@
-"""Cross weights: those between units of different parts, which no part has; zero after a merge, or filled here."""
+"""Cross weights: those between units of different parts. No part has them; a merge leaves them zero or fills them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from onnxpart.planning.plan import InitializerPlan, Plan
 from onnxpart.storage.rows import CHUNK, Array, Rows, Stream, stream, windows
 
 _NAMED = 8
-"""So many initializers are named in an error."""
+"""At most this many initializers are named in an error."""
 
 
 @dataclass(frozen=True)
 class Edges:
-    """How cross weights start: at zero, drawn with a `spread` (see `draw_edges`), or as in the network that was split.
+    """How cross weights start: at zero, drawn with a `spread` (see `draw_edges`), or with their original values.
 
     `keep` names the initializers that keep theirs, whatever the spread; None: all do.
     """
@@ -36,13 +36,13 @@ class Edges:
         return [name for name in between(plan) if self.keeps(name)]
 
     def keeping(self, names: Collection[str]) -> Edges:
-        """The same, and these initializers keep theirs, too."""
+        """The same edges, but these initializers keep theirs, too."""
         return self if self.keep is None else replace(self, keep=self.keep | frozenset(names))
 
     def check(self, plan: Plan) -> None:
-        """Check that what is named has cross weights.
+        """Check that the named initializers have cross weights.
 
-        :raises UsageError: when it hasn't.
+        :raises UsageError: when one has none.
         """
         have = between(plan)
         for name in sorted((self.keep or frozenset()) - set(have)):
@@ -66,11 +66,11 @@ def fill_edges(
 ) -> dict[str, Stream]:
     """Fill the cross weights of a merge as `edges` says, a few rows at a time; leave everything else as it is.
 
-    Where some are kept the whole no longer computes the mean of its parts.
+    If some are kept or drawn, the whole no longer computes the mean of its parts.
 
     :param plan: the plan that the parts were merged by.
     :param whole: initializer name -> array in the whole's shape, as from `merge`; weights, no momenta.
-    :param original: the same of the network that was split; of what it lacks nothing is kept.
+    :param original: the same of the original network; an initializer that it lacks keeps nothing.
     :returns: initializer name -> array of the same shape and dtype.
     :raises UsageError: when the spread is negative.
     """
@@ -82,7 +82,7 @@ def fill_edges(
 
 
 def _kept(initializer: InitializerPlan, whole: Stream, original: Rows) -> Stream:
-    """The array with the original's elements where no part has any."""
+    """The array, with the original's elements in the places that no part has."""
 
     def chunks(size: int) -> Iterator[Array]:
         for rows, array in _rows(whole, size):
@@ -98,7 +98,7 @@ def draw_edges(plan: Plan, whole: Mapping[str, Array], spread: float, *, seed: i
 
     :param plan: the plan that the parts were merged by.
     :param whole: initializer name -> array in the whole's shape, as from `merge`; weights, no momenta.
-    :param spread: standard deviation, as a share of that of the initializer's elements that are in parts.
+    :param spread: standard deviation, relative to that of the initializer's elements in the parts.
     :param seed: of the draws.
     :returns: initializer name -> array of the same shape and dtype; elements that are in a part are as they were.
     :raises UsageError: when the spread is negative.
@@ -123,7 +123,7 @@ def draw_streams(plan: Plan, whole: Mapping[str, Stream], spread: float, *, seed
 
 
 def _has_cross_weights(initializer: InitializerPlan) -> bool:
-    """Whether an element of the whole may be in no part: two of its axes are divided."""
+    """Whether elements of the whole may be in no part: two axes are divided."""
     return any(sum(ranges is not None for ranges in block) > 1 for blocks in initializer.blocks for block in blocks)
 
 

@@ -26,15 +26,15 @@ from onnxpart.storage.draft import Draft
 from onnxpart.storage.rows import Array, Rows, Stream, stream
 
 New = Literal["copies", "zero"]
-"""How new blocks start: as copies of trained ones, or as such whose last weights are zero, so that they add nothing."""
+"""How new blocks start: as copies of trained ones, or as copies whose last weights are zero, which add nothing."""
 
 
 @dataclass(frozen=True)
 class Growth:
     """What each initializer of a deep network starts as.
 
-    `sources`: those of new blocks -> those of the shallow network that they are copies of; all others have their own.
-    `zeros`: those of new blocks that start at zero instead. `new`: how new blocks start.
+    `sources`: each initializer of a new block -> the initializer of the shallow network that it copies; all others have
+    their own. `zeros`: initializers of new blocks that start at zero instead. `new`: how new blocks start.
     """
 
     sources: Mapping[str, str]
@@ -51,8 +51,8 @@ def growth(
 
     :param shallow: what `shallow` made of `network`, trained or not, or its parts merged into it.
     :param new: how new blocks start (see `New`).
-    :raises MergeError: when `shallow` is something else; when blocks share parameters, so that they can't be copies of
-        different ones, or zero in one alone; when there are no zeros by which a block adds nothing.
+    :raises MergeError: when `shallow` is another network; when blocks share parameters, so that they can't copy
+        different ones, or be zero in only one; when no zeros make a block add nothing.
     """
     model, small = (source if isinstance(source, Model) else load(source) for source in (network, shallow))
     found = stacks(model)
@@ -83,7 +83,7 @@ def growth(
 
 
 def _depth(model: Model, small: Model, counts: Sequence[int]) -> Depth:
-    """What a shallow network says of the deep one, whose stacks have so many blocks.
+    """What a shallow network says of the deep one; the deep one's stacks have `counts` blocks.
 
     :raises MergeError: when it says nothing, is of another network, or was merged into another graph.
     """
@@ -103,7 +103,7 @@ def _depth(model: Model, small: Model, counts: Sequence[int]) -> Depth:
 
 
 def _copy(model: Model, names: Mapping[str, str], copied: dict[str, str]) -> None:
-    """Add what some initializers are copies of to what is known of others.
+    """Add the sources of some initializers to the known ones.
 
     :raises MergeError: when one would be a copy of two.
     """
@@ -120,8 +120,9 @@ def deepen(grown: Growth, arrays: Mapping[str, Array]) -> dict[str, Array]:
 
     :param grown: see `growth`.
     :param arrays: the shallow network's: initializer name -> array.
-    :returns: initializer name -> array of the deep network, for all that the shallow one has or new blocks copy.
-    :raises MergeError: when one is missing that new blocks copy.
+    :returns: initializer name -> array of the deep network, for all initializers that the shallow one has or that new
+        blocks copy.
+    :raises MergeError: when an array that new blocks copy is missing.
     """
     return {name: rows.array() for name, rows in deepen_streams(grown, arrays).items()}
 
@@ -129,7 +130,7 @@ def deepen(grown: Growth, arrays: Mapping[str, Array]) -> dict[str, Array]:
 def deepen_streams(grown: Growth, arrays: Mapping[str, Rows]) -> dict[str, Stream]:
     """Fill a deep network a few rows at a time (see `deepen`).
 
-    :raises MergeError: when an array is missing that new blocks copy.
+    :raises MergeError: when an array that new blocks copy is missing.
     """
     missing = next((old for old in grown.sources.values() if old not in arrays), None)
     if missing is not None:
@@ -151,8 +152,8 @@ def _zero(like: Stream) -> Stream:
 def deepen_state(grown: Growth, state: OptimizerState, *, squared: Collection[str] = ()) -> OptimizerState:
     """The optimiser's state of a shallow network -> that of the deep one.
 
-    Copies have the slots of their originals. Where new blocks start so that they add nothing, their momenta are zero,
-    but second moments stay: zeros would make the first steps too long.
+    Copies have the slots of their originals. If new blocks add nothing at first, their momenta are zero, but their
+    second moments stay: zeros would make the first steps too long.
 
     :param state: of the optimiser that trained the shallow network.
     :param squared: slots that hold second moments besides `SQUARED`.
@@ -172,7 +173,7 @@ def deepened(network: Model, shallow: Model, grown: Growth) -> Draft:
     """The deep network with the weights of the shallow one.
 
     :param grown: see `growth`.
-    :raises MergeError: when the shallow network lacks weights of it, or has them in other shapes.
+    :raises MergeError: when the shallow network lacks some of its weights, or has them in other shapes.
     """
     own = [name for name in network.initializers if name not in network.constants and network.is_float(name)]
     lacking = next((n for n in own if n not in {*shallow.initializers, *grown.sources} and network.trainable(n)), None)
@@ -195,13 +196,13 @@ def deepen_file(
 
     The state that training left beside the shallow network goes with it (see `deepen_state`).
 
-    :param shallow: a file that `shallow` wrote, trained, or merged of its parts.
-    :param network: the deep network, which it was made of.
+    :param shallow: a file that `shallow` wrote, trained since or merged from its parts.
+    :param network: the deep network that the shallow one was made from.
     :param out: the model to write.
     :param new: how new blocks start (see `New`).
     :param force: replace a file that exists.
-    :param check: tries what is about to be written: it is called with the deep network as it was, the shallow one, and
-        the deep one as it will be. Nothing is written if it raises an error.
+    :param check: called before the file is written, with the deep network as it was, the shallow one, and the deep one
+        as it will be. Nothing is written if it raises an error.
     :raises MergeError: when the two don't belong together, or new blocks can't start so (see `growth`).
     :raises ModelError: when a file can't be read or written.
     """

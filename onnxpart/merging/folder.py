@@ -46,12 +46,12 @@ _FLOAT_TYPES = frozenset(np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for kin
 CARD = "README.md"
 """The model card beside a merged model, as Hugging Face names it."""
 _NAMED = 8
-"""So many initializers are named in a warning."""
+"""At most this many initializers are named in a warning."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Names of merged initializers; of those with cross weights, which `kept` them, and others, drawn with `spread`.
+    """Names of merged initializers: all, those that `kept` their cross weights, and `others`, drawn with `spread`.
 
     `card` is the model card, if one was written.
     """
@@ -70,7 +70,7 @@ def read_plan(folder: Path) -> Plan:
     """
     path, part = folder / PLAN, folder / part_file(0)
     for place in (folder.parent, folder):
-        clear(place)  # what a command that was killed had ready, or set aside, takes its place
+        clear(place)  # files that a killed command had ready or set aside take their places
     if path.is_file():
         return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
     props = metadata_of(load(part).proto) if part.is_file() else {}
@@ -83,7 +83,7 @@ def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
     """The parts of a plan from files.
 
     :param plan: the plan that the parts were made by.
-    :param files: one per part, in any order where they say which part they are.
+    :param files: one per part; in any order, if they say which part they are.
     :returns: the parts, in the plan's order.
     :raises MergeError: when a part is missing, given twice, or of another split.
     """
@@ -104,7 +104,7 @@ def read_parts(plan: Plan, files: Sequence[Path]) -> list[Model]:
 def _of_plan(plan: Plan, path: Path) -> Model:
     """A part of a plan, from its file.
 
-    :raises MergeError: when it says that it is of another split.
+    :raises MergeError: when it says that it is a part of another split.
     """
     model = load(path)
     if not _carries(model, plan):
@@ -113,9 +113,9 @@ def _of_plan(plan: Plan, path: Path) -> Model:
 
 
 def _carries(model: Model, plan: Plan) -> bool:
-    """Whether a model carries a plan or none; text that is the plan's own isn't parsed, which takes long.
+    """Whether a model carries this plan, or none; the plan's own text isn't parsed, since that takes long.
 
-    :raises MergeError: when it carries what is no plan.
+    :raises MergeError: when it carries something else in its place.
     """
     text = metadata_of(model.proto).get(METADATA)
     return text is None or text == plan.to_json() or Plan.from_json(text, model.name) == plan
@@ -124,7 +124,7 @@ def _carries(model: Model, plan: Plan) -> bool:
 def _check_count(plan: Plan, files: Sequence[Path]) -> None:
     """Check that there is one file per part.
 
-    :raises MergeError: when there is not.
+    :raises MergeError: when there are more or fewer.
     """
     if len(files) != plan.k:
         raise MergeError(f"the plan has {plan.k} parts, but {len(files)} files were given; name one file per part.")
@@ -145,7 +145,7 @@ def original(folder: Path, plan: Plan) -> Model:
 def read_whole(folder: Path, plan: Plan) -> Model:
     """The duplicated whole that the plan's parts merge into.
 
-    :raises MergeError: when the folder's is another network's, or of another split.
+    :raises MergeError: when the folder's whole is of another network or another split.
     """
     model = load(folder / WHOLE)
     if not _carries(model, plan):
@@ -158,7 +158,7 @@ def read_whole(folder: Path, plan: Plan) -> Model:
 
 
 def in_types_of(network: Model, parts: Sequence[Mapping[str, Rows]]) -> list[dict[str, Rows]]:
-    """The parts' arrays in the types of the network's initializers; floats are converted, which is warned of.
+    """The parts' arrays in the types of the network's initializers; floats are converted, with a warning.
 
     :raises MergeError: when one holds no floats where the network has some, or the other way round.
     """
@@ -188,9 +188,9 @@ def part_arrays(folder: Path, plan: Plan, files: Sequence[Path] | None = None) -
 
     :param folder: the folder of the split.
     :param plan: its plan.
-    :param files: one per part, ONNX (in any order, where they say which part they are) or all of them safetensors of
-        the parts' weights (in order); the folder's parts when omitted.
-    :returns: for each part, initializer name -> array, which is mapped, not read, where it is external.
+    :param files: one per part: ONNX (in any order, if they say which part they are), or safetensors of the parts'
+        weights (in order); the folder's parts when omitted.
+    :returns: for each part, initializer name -> array; an external one is mapped, not read.
     :raises MergeError: when a part is missing, given twice, or of another split.
     """
     if files is None:
@@ -237,7 +237,7 @@ def merge_folder(
     :param edges: how cross weights start; those of parameters that the network says are frozen are kept.
     :param initializers: a safetensors file to write the merged initializers to.
     :param force: replace files that exist.
-    :returns: the merged initializers, and what became of their cross weights.
+    :returns: the names of the merged initializers, and what became of their cross weights.
     :raises MergeError: when the parts don't fit the plan, or the output can't be scaled (see `scale_output`).
     :raises ModelError: when a file can't be read or written.
     """
@@ -272,9 +272,9 @@ def merge_folder(
 
 
 def _save_card(text: str | None, path: Path, force: bool) -> Path | None:
-    """Write a model card, where there is one. What is in its place stays, unless `force` and onnxpart wrote it.
+    """Write a model card, if there is one. A file in its place stays, unless `force` is given and onnxpart wrote it.
 
-    :returns: the card; None where none was written.
+    :returns: the card; None if none was written.
     """
     if text is None:
         return None
@@ -331,9 +331,9 @@ def widen_part(
 ) -> list[str]:
     """Fill the whole from one trained part into a file (see `net2wider.widen`); external data go from file to file.
 
-    :param part: ONNX, or safetensors of its weights.
+    :param part: an ONNX file, or a safetensors file of its weights.
     :param out: the model to write.
-    :param folder: the folder of its split; the one that it lies in when omitted.
+    :param folder: the folder of its split; the part's own folder when omitted.
     :param into: the duplicated whole, or the original graph.
     :param noise: on the copies (see `net2wider.widen`).
     :param seed: of the noise.
@@ -354,13 +354,13 @@ def widen_part(
 
 
 def _files_read(folder: Path, plan: Plan, parts: Sequence[Path] | None) -> list[Path]:
-    """What is read of a split, which mustn't be written to: its folder's files, or those given of the parts."""
+    """Files of a split that are read, so they mustn't be replaced: its folder's, or the given files of the parts."""
     parts = part_files(folder, plan.k) if parts is None else parts
     return [folder / PLAN, folder / WHOLE, folder / ORIGINAL, *parts, *(state_file(part) for part in parts)]
 
 
 def check_model(path: Path, force: bool, read: list[Path]) -> None:
-    """Refuse to write a model and its optimiser's state where something is that mustn't be replaced."""
+    """Refuse to write a model and its optimiser's state over something that mustn't be replaced."""
     check_file(path, force, read)
     check_file(state_file(path), True, read)
 
@@ -374,7 +374,7 @@ def save_filled(draft: Draft, state: OptimizerState | None, path: Path) -> None:
 
 
 def filled(model: Model, merged: Mapping[str, Stream]) -> Draft:
-    """The model with the merged initializers; those that are external in it stay streams.
+    """The model with the merged initializers; external ones stay streams.
 
     :param model: the duplicated whole, or the original.
     :param merged: initializer name -> array in the model's shape.

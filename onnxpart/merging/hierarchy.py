@@ -1,7 +1,7 @@
 """K parts -> fewer and larger ones: the hierarchical training of section 4, one step at a time.
 
-Neighbours make up a larger part, so any K that isn't prime is a hierarchy: 8 parts merge to 4, these to 2, and these to
-the whole, with training in between. Only the first K is chosen when the network is split.
+Neighbouring parts merge into a larger one, so any K that isn't prime is a hierarchy: 8 parts merge to 4, these to 2,
+and these to the whole, with training in between. Only the first K is chosen when the network is split.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ _FINEST = "onnxpart.finest"
 def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split:
     """Merge parts into `k` larger ones, which train and merge on like the parts of a split.
 
-    A larger part computes, at its linear outputs, the mean of those that it is made of: what mixes units, or can't be
-    divided, exists in it once for each part of the first split. If nothing is trained in between, merging step by
-    step gives the same whole as merging at once. Parameters that the network says are frozen keep the weights between
-    parts.
+    At its linear outputs a larger part computes the mean of the parts that it is made of. Operators that mix units or
+    can't be divided exist in it once for each part of the first split. If nothing is trained in between, merging step
+    by step gives the same whole as merging at once. Parameters that the network says are frozen keep the weights
+    between parts.
 
-    :param split: what the parts are of: a split, or a result of this function.
-    :param parts: for each part, in order, initializer name -> array in the part's shape, of all that the plan has.
+    :param split: where the parts come from: a split, or a result of this function.
+    :param parts: for each part, in order, initializer name -> array in the part's shape, for all initializers of the
+        plan.
     :param k: more than 1, and a divisor of the number of parts.
     :returns: a split into `k` parts with the merged weights, and the whole that they merge into. For momenta see
         `merge_states_to`.
@@ -91,7 +92,7 @@ def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) 
 
 
 def _finest(split: Split) -> Partition:
-    """The partition of the first split, which says what exists how often in the whole."""
+    """The partition of the first split; it says how often each thing exists in the whole."""
     props = metadata_of(split.whole_draft.proto)
     if _FINEST not in props:
         return split.partition
@@ -99,7 +100,7 @@ def _finest(split: Split) -> Partition:
 
 
 def _duplicated(finest: Plan, coarse: Partition, part: int, larger: Draft, merged: Mapping[str, Stream]) -> Draft:
-    """A larger part that holds what mixes units, or can't be divided, once for each of the smallest parts in it."""
+    """A larger part; operators that mix units or can't be divided exist once for each of the smallest parts in it."""
     network = analyse(load(larger.model()))
     draft = draft_whole(_inner(network, finest, coarse, part))
     onnx.helper.set_model_props(draft.proto, metadata_of(larger.proto))
@@ -110,7 +111,7 @@ def _duplicated(finest: Plan, coarse: Partition, part: int, larger: Draft, merge
 
 
 def _inner(network: Analysis, finest: Plan, coarse: Partition, part: int) -> Partition:
-    """The division of a larger part, which `network` is about, into the smallest ones in it."""
+    """The division of a larger part into the smallest ones in it; `network` is the analysis of the larger part."""
     size = finest.k // coarse.plan.k
     mixes = {name for node in finest.duplicated_nodes for name in coarse.analysis.ops[node].outputs}
     nodes = frozenset(i for i, op in enumerate(network.ops) if not mixes.isdisjoint(op.outputs))
@@ -120,7 +121,7 @@ def _inner(network: Analysis, finest: Plan, coarse: Partition, part: int) -> Par
 
 
 def _members(network: Analysis, division: Division, finest: Plan, part: int) -> Parts:
-    """Which of the smallest parts in a larger part the units of its network are: the part of each of its labels."""
+    """For each label of a larger part's network: which of the smallest parts in it has the unit."""
     first, source = part * (finest.k // division.k), finest.parts_of_labels()
     parts = np.full(network.labels.count, ANYWHERE, np.int16)
     for name, fields in network.state.fields.items():
@@ -190,7 +191,7 @@ def _inside(fine: InitializerPlan, coarse: InitializerPlan, part: int, members: 
 
 
 def _placed(block: Block, outer: Sequence[Block], shape: tuple[int, ...]) -> Iterator[Block]:
-    """Where a block of the whole is in the array that other blocks, one under the other, make up."""
+    """Where a block of the whole is in an array that consists of other blocks, one under the other."""
     if not shape:
         yield block
         return
@@ -205,7 +206,7 @@ def _placed(block: Block, outer: Sequence[Block], shape: tuple[int, ...]) -> Ite
 
 
 def _positions(mine: Ranges | None, theirs: Ranges | None, size: int) -> Ranges | None:
-    """Positions of indices among others that they are all of; None: everywhere."""
+    """Positions of indices among others, which contain all of them; None: everywhere."""
     kept = np.searchsorted(_indices(theirs, size), _indices(mine, size))
     return None if mine == theirs else to_ranges(kept)
 

@@ -28,13 +28,13 @@ def merge(
 
     :param plan: the plan that the parts were made by.
     :param parts: for each part, in order, initializer name -> array in the part's shape; weights, gradients or momenta;
-        any subset of the plan's initializers, the same for every part. Other names are ignored.
+        any subset of the plan's initializers, but the same for every part. Other names are ignored.
     :param into: the duplicated whole, or the original graph.
     :param normalize: `weights` divides the weights of the output by K; `output` sums weights and biases of the output
         as they are, for a network whose output is scaled by 1/K.
     :returns: initializer name -> array in the whole's shape and the parts' dtype; elements in no part are zero,
-        elements in every part are means. What the duplicated whole holds once per part is in the result once per part
-        (see `plan.copy_name`).
+        elements in every part are means. An initializer that the duplicated whole holds once per part is in the result
+        once per part (see `plan.copy_name`).
     :raises MergeError: when the parts don't fit the plan.
     """
     streams = merge_streams(plan, parts, into=into, normalize=normalize)
@@ -66,7 +66,7 @@ def merge_streams(
 
 
 def held(plan: Plan, parts: Sequence[Mapping[str, Rows]]) -> list[InitializerPlan]:
-    """The initializers of which every part holds an array, or copies.
+    """The initializers that every part holds, as an array or as copies.
 
     :param plan: the plan that the parts were made by.
     :param parts: for each part, in order, initializer name -> array.
@@ -91,7 +91,7 @@ def held(plan: Plan, parts: Sequence[Mapping[str, Rows]]) -> list[InitializerPla
 
 
 def copies(part: Mapping[str, Rows], name: str) -> list[Rows]:
-    """What a part holds of an initializer; one that was merged from others may hold their copies beside each other."""
+    """A part's arrays of an initializer; a part that was merged from others may hold their copies beside each other."""
     if copy_name(name, 0) not in part:
         return [part[name]] if name in part else []
     return [part[n] for n in takewhile(part.__contains__, (copy_name(name, p) for p in range(len(part))))]
@@ -100,7 +100,7 @@ def copies(part: Mapping[str, Rows], name: str) -> list[Rows]:
 def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
     """Check the shape of a part's array.
 
-    :raises MergeError: when the plan says another one.
+    :raises MergeError: when it isn't the plan's.
     """
     want = initializer.part_shape(part)
     if tuple(array.shape) != want:
@@ -111,13 +111,13 @@ def _check(initializer: InitializerPlan, part: int, array: Rows) -> None:
 
 
 def unmerge(plan: Plan, whole: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Slice the whole's arrays into the parts' whose merge they are: a reduction's weights times K, the rest as it is.
+    """Slice the whole's arrays into parts that merge to them: a reduction's weights times K, the rest as it is.
 
     :param plan: the plan of the parts that are wanted.
     :param whole: initializer name -> array in the original graph's shape, weights or momenta; any subset of the plan's
         initializers. Other names are ignored.
     :returns: for each part, in order, initializer name -> array in the part's shape and the whole's dtype. Merged into
-        the original graph they give `whole` but for rounding where an element is in a part, and zero elsewhere.
+        the original graph they give `whole` again, but for rounding; elements that are in no part become zero.
     :raises MergeError: when an array doesn't fit the plan.
     """
     parts: list[dict[str, Array]] = [{} for _ in range(plan.k)]
@@ -137,7 +137,7 @@ def unmerge(plan: Plan, whole: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 
 def _unscaled(initializer: InitializerPlan, array: Array) -> Array:
-    """What the parts hold of the whole's array: each element by what its sum over them is divided by."""
+    """The whole's array as the parts hold it: each element times the divisor of its sum over the parts."""
     divisor = scale(initializer, "original", "weights", len(initializer.blocks))
     if divisor is None:
         return array
@@ -155,7 +155,7 @@ def scatter(
 ) -> Array:
     """Merge one initializer (see `merge`).
 
-    Where parts overlap, sums are taken in float64. Where they don't, weights are divided in float32 at least. Both are
+    Elements in several parts are summed in float64. Weights in one part are divided in float32 at least. Both are
     rounded once to the parts' dtype.
 
     :param initializer: its entry in the plan.
@@ -170,7 +170,7 @@ def scatter(
 def scatter_stream(initializer: InitializerPlan, arrays: Sequence[Rows], *, into: Into, normalize: Normalize) -> Stream:
     """Merge one initializer a few rows at a time (see `scatter`).
 
-    Warns once of each array, but for constants, that holds NaN or infinite values.
+    Warns once of each array with NaN or infinite values, except constants.
     """
     divisor = scale(initializer, into, normalize, len(arrays))
     combine = _join if initializer.disjoint else _average
@@ -188,7 +188,7 @@ def scatter_stream(initializer: InitializerPlan, arrays: Sequence[Rows], *, into
 def _pieces(
     initializer: InitializerPlan, arrays: Sequence[Rows], rows: tuple[int, int], infinite: set[int]
 ) -> Iterator[tuple[Index, Array]]:
-    """What the parts hold of some rows of the whole, and where in those rows; notes the parts that aren't finite."""
+    """The parts' pieces of some rows of the whole, and their places there; notes the parts that aren't finite."""
     for p, array in enumerate(arrays):
         for index, mine in initializer.pieces(p, *rows):
             piece = array[mine]
@@ -200,7 +200,7 @@ def _pieces(
 def _join(
     initializer: InitializerPlan, arrays: Sequence[Rows], scale: int | None, rows: tuple[int, int], infinite: set[int]
 ) -> Array:
-    """Rows of the whole of which no element is in two parts."""
+    """Rows of the whole, if no element is in two parts."""
     dtype = arrays[0].dtype
     whole = np.zeros(rows_shape(initializer.shape, *rows), dtype)
     for index, piece in _pieces(initializer, arrays, rows, infinite):
@@ -211,7 +211,7 @@ def _join(
 def _average(
     initializer: InitializerPlan, arrays: Sequence[Rows], scale: int | None, rows: tuple[int, int], infinite: set[int]
 ) -> Array:
-    """Rows of the whole of which elements are in several parts."""
+    """Rows of the whole, if elements are in several parts."""
     total = np.zeros(rows_shape(initializer.shape, *rows), np.float64)
     count = np.zeros(total.shape, np.int16)
     for index, piece in _pieces(initializer, arrays, rows, infinite):

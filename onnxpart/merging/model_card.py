@@ -13,15 +13,15 @@ from onnxpart.planning.plan import Plan
 from onnxpart.storage.outputs import GENERATOR
 
 ARCHITECTURE, BASE_MODEL = "transformers.architecture", "transformers.base_model"
-"""Keys under which a model's metadata name the class that it was, and the model on the Hub that it was made from."""
+"""Keys of a model's metadata: the class of the original model, and the model on the Hub that it was made from."""
 
 
 def model_card(name: str, whole: Model, plan: Plan, into: Into, normalize: Normalize, edges: Edges) -> str | None:
-    """Return the card of a merged model, with what the plan says and no more.
+    """Return the card of a merged model; it says what the plan says, and no more.
 
     :param name: of the model's file. :param whole: the network that was filled. :param plan: of the parts.
     :param into: which whole that is. :param normalize: what was divided by K. :param edges: how cross weights start.
-    :returns: Markdown with a YAML front matter; None where transformers didn't save the model.
+    :returns: Markdown with a YAML front matter; None if transformers didn't save the model.
     """
     origin = metadata_of(whole.proto)
     if ARCHITECTURE not in origin:

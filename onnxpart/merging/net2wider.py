@@ -36,9 +36,9 @@ def widen(
 ) -> dict[str, Array]:
     """Fill the whole with K copies of one trained part, every layer duplicated.
 
-    Each copy of a unit gets a share of 1/K of what went out of the unit. Without noise the duplicated whole computes
-    exactly what the part does, and so does the original graph where nothing is duplicated. In the original graph a mix
-    sees the copies side by side: LayerNormalization isn't affected, LRN is. Momenta start at zero.
+    Each copy of a unit gets 1/K of the unit's outgoing weights. Without noise the duplicated whole computes exactly
+    what the part does, and so does the original graph if nothing is duplicated. In the original graph a mix sees the
+    copies side by side: LayerNormalization isn't affected, LRN is. Momenta start at zero.
 
     :param analysis: the analysis of the original network.
     :param plan: the plan that the part was made by.
@@ -49,8 +49,8 @@ def widen(
     :param seed: of the noise.
     :returns: initializer name -> array in the whole's shape, as from `merge`.
     :raises UsageError: when the noise is negative.
-    :raises MergeError: when an array is missing or of another shape, or when the parts aren't alike: copies of one fill
-        the places of the others only where every layer divides evenly.
+    :raises MergeError: when an array is missing or of another shape, or when the parts aren't alike: copies of one part
+        fill the places of the others only if every layer divides evenly.
     """
     streams = widen_streams(analysis, plan, part, into=into, noise=noise, seed=seed)
     return {name: widened.array() for name, widened in streams.items()}
@@ -98,12 +98,12 @@ def _copied(initializer: InitializerPlan) -> bool:
 
 
 def _is_grid(initializer: InitializerPlan) -> bool:
-    """Whether what each part holds is given along each axis on its own."""
+    """Whether each part's elements are given by indices along each axis."""
     return bool(initializer.shape) and all(len(blocks) == 1 for blocks in initializer.blocks)
 
 
 def check_alike(partition: Partition) -> None:
-    """Check that the parts differ in nothing but the values of parameters, so that the whole may be copies of one.
+    """Check that the parts differ only in the values of parameters, so that copies of one can fill the whole.
 
     :raises MergeError: when they do.
     """
@@ -123,7 +123,7 @@ def check_alike(partition: Partition) -> None:
 
 
 def _outline(part: Draft) -> dict[str, bytes]:
-    """What a part computes, float initializers left out: what makes each value."""
+    """What a part computes, without float initializers: for each value, how it is made."""
     graph = part.proto.graph
     found = {f"initializer {t.name!r}": t.SerializeToString() for t in graph.initializer if t.data_type not in FLOATS}
     for node in graph.node:
@@ -157,7 +157,7 @@ def _between(division: Division, name: str) -> bool:
 
 
 def _sums(partition: Partition, name: str, user: int) -> bool:
-    """The same for one operator that reads the weight."""
+    """The same for one operator that reads the weight (see `_shared_out`)."""
     analysis, division = partition.analysis, partition.division
     state, op, rule = analysis.state, analysis.ops[user], analysis.rules[user]
     if rule is None or rule.kind == "source":
@@ -179,8 +179,8 @@ def _sums(partition: Partition, name: str, user: int) -> bool:
 def _tiled(initializer: InitializerPlan, array: Rows, into: Into) -> Stream:
     """A weight between units in all its copies, also between parts.
 
-    An element at units of d axes is read once for each copy of all units but one: it is divided by K to the d - 1, and
-    by what merging divides it by.
+    If d axes of a weight are of units, an element is read once for each copy of all these units but one. So it is
+    divided by K to the power d - 1, and by the divisor of merging.
     """
     k, shape = len(initializer.blocks), initializer.shape
     merged = scale(initializer, into, "weights", k) or 1
@@ -204,7 +204,7 @@ def _tiled(initializer: InitializerPlan, array: Rows, into: Into) -> Stream:
 
 
 def _share(k: int, units: Sequence[NDArray[np.int64]]) -> Array:
-    """What to multiply the elements by, from which indices along each axis are units of one part (1) or not (0)."""
+    """The factor of each element; `units`: for each axis and index, whether it is a unit of one part (1) or not (0)."""
     axes = np.zeros((1,) * len(units), np.int64)
     for axis, along in enumerate(units):
         axes = axes + along.reshape(-1, *(1,) * (len(units) - 1 - axis))
@@ -212,7 +212,7 @@ def _share(k: int, units: Sequence[NDArray[np.int64]]) -> Array:
 
 
 def _place(kept: Sequence[Ranges | None], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each index along an axis where the part holds what goes there, and 1 if it is one part's only, else 0."""
+    """For each index along an axis: where the part holds its element, and 1 if only one part has it, else 0."""
     place, count = np.zeros(size, np.int64), np.zeros(size, np.int64)
     for ranges in kept:
         held = np.arange(size) if ranges is None else from_ranges(ranges)

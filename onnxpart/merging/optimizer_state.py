@@ -20,7 +20,7 @@ from onnxpart.storage.rows import Array
 from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
 
 SQUARED = frozenset({"acc_delta", "exp_avg_sq", "max_exp_avg_sq"})
-"""Slots that hold squares of gradients, or of steps."""
+"""Slots that hold squares of gradients or of steps."""
 METADATA = "onnxpart.optimizer"
 """Key under which a file carries what isn't an array."""
 _SUFFIX = ".optimizer.safetensors"
@@ -53,9 +53,9 @@ def merge_states(
 ) -> OptimizerState:
     """Merge the states of all parts, in order, into the whole's (see `merge.merge`).
 
-    Momenta and first moments of gradients go like the weights. Second moments get the square of the weights' scale.
-    Where an element of the whole is s times the sum of those of c parts, its second moment is s^2 c times the sum of
-    theirs: s^2 times the part's own where c = 1, and the mean where the weights' is.
+    Momenta and first moments of gradients merge like the weights. Second moments get the square of the weights' scale.
+    If an element of the whole is s times the sum of those of c parts, its second moment is s^2 c times the sum of
+    theirs. That is s^2 times the part's own if c = 1, and the mean if the weights' is a mean.
 
     :param plan: the plan that the parts were made by.
     :param states: of the parts, in order.
@@ -83,9 +83,9 @@ def merge_states(
 
 
 def unmerge_states(plan: Plan, state: OptimizerState) -> list[OptimizerState]:
-    """Slice the whole's state into the parts' whose merge it is, as the original graph has it (see `merge.unmerge`).
+    """Slice the original graph's state into states of parts that merge to it (see `merge.unmerge`).
 
-    They aren't reset: a part trains on from where the whole is, and each slot is scaled like its weight.
+    The states aren't reset: a part trains on from where the whole is, and each slot is scaled like its weight.
 
     :param plan: the plan of the parts that are wanted.
     :param state: of the optimiser that trained the original graph.
@@ -118,7 +118,7 @@ def save_state(state: OptimizerState, path: str | os.PathLike[str]) -> None:
 def load_state(path: str | os.PathLike[str]) -> OptimizerState:
     """Read a state that `save_state` wrote.
 
-    :raises ModelError: when the file can't be read, or is something else.
+    :raises ModelError: when the file can't be read, or holds no state.
     """
     path = Path(path)
     stored = read_safetensors(path)
@@ -135,16 +135,17 @@ def load_state(path: str | os.PathLike[str]) -> OptimizerState:
 
 
 def state_file(model: Path) -> Path:
-    """Where the state of the optimiser that trained a model's file is: beside it."""
+    """The file of the state of the optimiser that trained a model: beside the model's file."""
     return model.with_suffix(_SUFFIX)
 
 
 def save_trained(files: Sequence[Path], trained: Iterable[tuple[Draft, OptimizerState | None]]) -> None:
-    """Write models and beside each the state of its optimiser, all at once: all of them are the old ones or the new.
+    """Write models with their optimisers' states beside them, all at once: all files are the old ones or all the new.
 
     :param files: of the models, in one folder.
-    :param trained: the model of each, and the state; without one, what is there goes, which is of other weights.
-    :raises ModelError: when they can't be written; all is as it was, then.
+    :param trained: the model of each, and its state; if that is None, a state that is there is removed, since it is of
+        other weights.
+    :raises ModelError: when they can't be written; all files are then as they were.
     """
     outdated = [name for path in files for name in (*own_data(path), state_file(path).name)]
     with replacing_files(files[0], outdated) as fresh:

@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, even if the process is killed; what a killed one left is cleared.
+"""Files and folders that appear whole or not at all, even if the process is killed; its remains are cleared later.
 
-What is under way has a name that says whose it is: `.NAME.HOST-PID-TOKEN.KIND`, where the kind is `onnxpart` (not ready
-yet, or no longer needed), `onnxpart-old` (a folder set aside until the new one is in its place), or `onnxpart-ready`
-(files that belong together, all there, on the way to their places).
+While a file or folder is being written, its name says whose it is: `.NAME.HOST-PID-TOKEN.KIND`, where the kind is
+`onnxpart` (not ready yet, or no longer needed), `onnxpart-old` (the old folder, set aside until the new one is in its
+place), or `onnxpart-ready` (files that belong together, complete, on the way to their places).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import BinaryIO
 from onnxpart.errors import ModelError
 
 NEW, OLD, READY = "onnxpart", "onnxpart-old", "onnxpart-ready"
-"""Kinds of what is under way."""
+"""Kinds of files and folders that are being written."""
 _OUTDATED = f".outdated.{NEW}"
-"""Beside files that are ready: names of what is removed when they are in their places."""
+"""A file beside those that are ready: names of what is removed when they are in their places."""
 _SYNCHRONIZE = 0x00100000
-"""The right to wait for a process, which any other of the same user has on Windows."""
+"""The right to wait for a process; on Windows every process of the same user has it."""
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _NAME = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-\w{8}\.(onnxpart(?:-old|-ready)?)", re.DOTALL)
 
@@ -68,13 +68,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_files(path: Path, outdated: Iterable[str] = ()) -> Iterator[Path]:
-    """A folder for `path` and files beside it: all take their places at once at the end, or all vanish on an error.
+    """A folder for `path` and files beside it: at the end all take their places at once, or on an error all vanish.
 
-    When the folder is complete, it gets a name that says so. From then on the next process (see `clear`) moves into
-    place what the writer didn't. A file takes its place after those whose names begin with its own: a model after its
-    external data.
+    When the folder is complete, it gets a name that says so. From then on, if the writer is killed, the next process
+    (see `clear`) moves the files into place. A file takes its place after the files whose names begin with its own: a
+    model after its external data.
 
-    :param outdated: names of what else is beside `path` and is removed then, unless it is replaced.
+    :param outdated: names of other files beside `path` that are removed then, unless they are replaced.
     :raises ModelError: when they can't be written, or something other than a file is there.
     """
     folder = path.parent
@@ -100,10 +100,10 @@ def replacing_files(path: Path, outdated: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def _settle(ready: Path, folder: Path) -> None:
-    """Put files in their places, and remove what is outdated then; whatever another process is faster with is done."""
+    """Put files in their places, and then remove what is outdated; another process may do some of it first."""
     try:
         outdated = json.loads((ready / _OUTDATED).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # all is done but for this
+    except FileNotFoundError:  # only this is left to do
         with suppress(OSError):
             ready.rmdir()
         return
@@ -119,9 +119,9 @@ def _settle(ready: Path, folder: Path) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A folder under a temporary name, which becomes `folder` at the end, or vanishes when something goes wrong.
 
-    What is there before is set aside by one rename, the new one put in its place by another, and only then removed.
+    One rename sets the old folder aside, another one puts the new one in its place, and then the old one is removed.
 
-    :raises ModelError: when it can't be written; a file in it that can't be is named as it would be called.
+    :raises ModelError: when it can't be written; the error gives a file in it the name that it would have got.
     """
     target = folder if folder.name not in ("", "..") else folder.resolve()
     try:
@@ -171,7 +171,7 @@ def check_plain(path: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Finish what writers that were killed had ready in a folder, put back what they set aside, and remove the rest.
+    """Clear up after killed writers in a folder: finish what was ready, put back what was set aside, remove the rest.
 
     :raises ModelError: when what is ready can't be put in its place.
     """
@@ -189,9 +189,9 @@ def clear(folder: Path) -> None:
 
 
 def left(folder: Path) -> list[tuple[Path, str, str]]:
-    """What writers left in a folder: path, name of what was written, kind.
+    """What killed writers left in a folder: path, name of what was written, kind.
 
-    What isn't ready counts if its process on this machine has ended; what is ready always counts.
+    Ready files always count. Others count if their process ran on this machine and has ended.
     """
     found = []
     for name in names_in(folder):
@@ -202,7 +202,7 @@ def left(folder: Path) -> list[tuple[Path, str, str]]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder, in order; none where there is no folder."""
+    """The names in a folder, in order; none if there is no folder."""
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
@@ -216,7 +216,7 @@ def _prefix(name: str) -> str:
 
 def _lives(pid: int) -> bool:
     """Return whether a process of this machine is there."""
-    if sys.platform == "win32":  # where os.kill would send it Ctrl-C
+    if sys.platform == "win32":  # os.kill would send it Ctrl-C there
         handle = ctypes.windll.kernel32.OpenProcess(_SYNCHRONIZE, False, pid)
         if handle:
             ctypes.windll.kernel32.CloseHandle(handle)
@@ -231,7 +231,7 @@ def _lives(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; a link, not what it points to."""
+    """Remove a file, or a folder with its contents; of a link the link itself."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

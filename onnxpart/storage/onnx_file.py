@@ -27,14 +27,14 @@ SMALL_TENSOR = 1024
 ALIGNMENT = 4096
 """External tensors start at multiples of this many bytes."""
 DATA = ".data"
-"""Behind a model's file name, and a number where that is taken: the file of its external data."""
+"""The end of the name of a model's external data, behind the model's file name, and a number if that name is taken."""
 Data: TypeAlias = Path | Mapping[str, Stream]
-"""Where a model has its external data: in files of a folder, or in memory by what tensors name as their location."""
+"""Where a model has its external data: in files of a folder, or in memory by the location that tensors name."""
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 def read(path: Path) -> onnx.ModelProto:
-    """The model in a file, its external data left where they are.
+    """The model in a file; its external data stay where they are.
 
     :raises ModelError: when the file is missing or damaged.
     """
@@ -148,7 +148,7 @@ def stored(tensor: TensorProto, folder: Path) -> Stored:
 
 
 def tensor_rows(tensor: TensorProto, data: Data | None) -> Rows:
-    """An initializer, to be read a few rows at a time if it is external: then `data` has its numbers."""
+    """An initializer; if it is external, it is read from `data` a few rows at a time."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return to_array(tensor)
     assert data is not None
@@ -156,14 +156,14 @@ def tensor_rows(tensor: TensorProto, data: Data | None) -> Rows:
 
 
 def locate(tensor: TensorProto) -> None:
-    """Let an external tensor's numbers be those of its present name in memory, whatever its name will be."""
+    """Let an external tensor find its numbers in memory by its present name, even if it is renamed."""
     del tensor.external_data[:]
     tensor.external_data.add(key="location", value=tensor.name)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
-    """Write a model whole or not at all: at every moment there is the old one with its data, or the new one with its.
+    """Write a model whole or not at all: at every moment the old one or the new one is there, each with its data.
 
     :raises ModelError: when the folder can't be written, or `path` is something other than a file.
     """
@@ -174,11 +174,11 @@ def save(model: onnx.ModelProto | Draft, path: str | os.PathLike[str]) -> None:
 
 
 def write(model: onnx.ModelProto | Draft, path: Path, home: Path) -> None:
-    """Write a model into a folder from which it goes to another (see `atomic.replacing_files`).
+    """Write a model into a folder; from there it goes to another one (see `atomic.replacing_files`).
 
-    What protobuf can't hold (2 GB), and what has streams, is written with external data: tensors of at least
-    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time; where there
-    is a file of that name in `home`, to `<name>.1.data` and so on.
+    A model that protobuf can't hold (2 GB), or that has streams, is written with external data. Tensors of at least
+    `SMALL_TENSOR` bytes go one after the other to `<name>.data` beside it, a few rows in memory at a time. If `home`
+    has a file of that name, they go to `<name>.1.data`, and so on.
 
     :param home: the other folder.
     :raises ModelError: when it can't be written.
@@ -207,16 +207,16 @@ def data_files(path: Path) -> list[Path]:
 
 
 def is_data_of(name: str, model: str) -> bool:
-    """Whether a file's name is one that `save` gives to external data of a model's file."""
+    """Whether a file has a name that `save` gives to the external data of a model's file."""
     return re.fullmatch(rf"{re.escape(model)}(\.\d+)?{re.escape(DATA)}", name) is not None
 
 
 def own_data(path: Path) -> list[str]:
-    """Names of the files that the model in `path` has its external data in, where `save` named them."""
+    """Names of the files with external data of the model in `path`, if `save` named them."""
     names = {name for name in names_in(path.parent) if is_data_of(name, path.name)} if path.is_file() else set()
     try:
         return sorted(names & {file.name for file in data_files(path)}) if names else []
-    except ModelError:  # what is there is no model
+    except ModelError:  # the file isn't a model
         return []
 
 
@@ -242,7 +242,7 @@ def _numbers(tensor: TensorProto) -> Array:
 
 
 def _append(tensor: TensorProto, source: Stream, file: BinaryIO, location: str) -> TensorProto:
-    """Write a tensor's numbers behind what is in a file of external data; returns a tensor that says where."""
+    """Append a tensor's numbers to a file of external data; returns a tensor that says where they are."""
     offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
     file.seek(offset)
     length = write_rows(source, file)

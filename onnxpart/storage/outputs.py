@@ -1,4 +1,4 @@
-"""What may be written where: nothing is replaced but what onnxpart wrote, and nothing that was read."""
+"""What may be replaced: only what onnxpart wrote, and nothing that was read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from onnxpart.storage.onnx_file import data_files, read
 from onnxpart.storage.safetensors import read_metadata
 
 MARK = {"onnxpart.written": "yes"}
-"""What a file has in its metadata if nothing else there comes from onnxpart."""
+"""Metadata of a file that has no other metadata from onnxpart."""
 GENERATOR = "<!-- written by onnxpart -->"
-"""What a page, and a picture beside it, carries at its beginning."""
+"""The beginning of a page, and of a picture beside it."""
 _PREFIX, _HEAD = "onnxpart.", 1024
 _KNOWN = re.compile(
     r"plan\.json|(part\d+|whole|original|merged|trained)(\.onnx((\.\d+)?\.data)?|\.optimizer\.safetensors|\.training)"
@@ -24,7 +24,7 @@ _KNOWN = re.compile(
 )
 """Names of what onnxpart writes into the folder of a split, or of a training run, and into those in it."""
 _PLANS = ("plan.json", "part0.onnx", "parts/plan.json")
-"""What tells such a folder."""
+"""Files by which such a folder is recognized."""
 
 
 def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
@@ -32,7 +32,8 @@ def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
 
     :param force: replace a file that onnxpart wrote. :param inputs: files that are read, which are never replaced, nor
         their external data.
-    :raises ModelError: when it is an input, a link, no file, or exists, unless `force` and it is onnxpart's.
+    :raises ModelError: when it is an input, a link, or not a file; or when it exists, unless `force` is given and
+        onnxpart wrote it.
     """
     check_plain(path)
     if not path.exists():
@@ -49,8 +50,8 @@ def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
 
     :param force: replace a folder that holds nothing, or only what onnxpart wrote. :param inputs: files and folders
         that are read, which are never replaced.
-    :raises ModelError: when an input is in it, when it is a link or no folder, or exists, unless `force` and it is
-        onnxpart's.
+    :raises ModelError: when an input is in it; when it is a link, or not a folder; or when it exists, unless `force` is
+        given and onnxpart wrote it.
     """
     if not path.exists() and path.parent.is_dir():
         clear(path.parent)
@@ -69,12 +70,12 @@ def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
 
 
 def is_mark(key: str) -> bool:
-    """Whether a key of metadata is one of onnxpart's."""
+    """Whether a key of metadata is onnxpart's."""
     return key.startswith(_PREFIX)
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is one that onnxpart wrote, or empty."""
+    """Whether onnxpart wrote a file, or it is empty."""
     if not path.is_file() or path.is_symlink():
         return False
     with path.open("rb") as file:
@@ -102,7 +103,7 @@ def _with_data(path: Path) -> list[Path]:
 
 
 def _stranger(folder: Path) -> str | None:
-    """What in a folder onnxpart didn't write; None where it wrote everything."""
+    """A file in a folder that onnxpart didn't write; None if it wrote everything."""
     if any(_is_plan(folder / name) for name in _PLANS):
         return _unknown(folder)
     return next(iter(names_in(folder)), None)
@@ -150,7 +151,7 @@ def _check_inputs(path: Path, inputs: Iterable[Path]) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two names lead to the same file, by links, too."""
+    """Whether two names lead to the same file, also through links."""
     try:
         return one.samefile(other)
     except OSError:

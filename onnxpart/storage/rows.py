@@ -17,7 +17,7 @@ from onnxpart.errors import ModelError
 
 Array = NDArray[Any]
 RowIndex: TypeAlias = tuple[()] | tuple[slice]
-"""Which rows of an array, counted along axis 0; nothing for an array without axes."""
+"""Which rows of an array, counted along axis 0; the empty tuple for an array without axes."""
 CHUNK = 1 << 24
 """Bytes in memory at a time."""
 ALL = 1 << 62
@@ -25,7 +25,7 @@ ALL = 1 << 62
 
 
 class Rows(Protocol):
-    """What any rows can be read from: an array, or one in a file."""
+    """Anything whose rows can be read: an array in memory, or one in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class Stored:
 
 
 def _bytes(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
-    """Return bytes of a file: mapped, but on Windows, where no mapped file can be replaced, read.
+    """Return bytes of a file: mapped, or on Windows read, since a mapped file can't be replaced there.
 
     :raises OSError, ValueError: when it is shorter, or can't be read.
     """
@@ -78,7 +78,7 @@ def _bytes(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Cast:
-    """An array in another type; what that can't hold becomes infinite."""
+    """An array in another type; a number that is too large for it becomes infinite."""
 
     rows: Rows
     dtype: np.dtype[Any]
@@ -97,8 +97,8 @@ class Cast:
 class Stream:
     """An array that is made a few rows at a time, from the first to the last.
 
-    `chunks` gives consecutive rows in pieces of about as many bytes as it is told; their values don't depend on that.
-    `rows`: what they are the rows of, where that is there already.
+    `chunks` takes a number of bytes, and gives consecutive rows in pieces of about that size; the values don't depend
+    on it. `rows`: the source of the rows, if they exist already.
     """
 
     shape: tuple[int, ...]
@@ -118,7 +118,7 @@ class Stream:
 
 
 def stream(rows: Rows) -> Stream:
-    """All rows of an array; a stream as it is."""
+    """All rows of an array as a stream; a stream is returned as it is."""
     return rows if isinstance(rows, Stream) else Stream(rows.shape, rows.dtype, partial(_chunks, rows), rows)
 
 
@@ -128,7 +128,7 @@ def _chunks(rows: Rows, size: int) -> Iterator[Array]:
 
 
 def windows(shape: Sequence[int], dtype: np.dtype[Any], size: int) -> Iterator[tuple[int, int]]:
-    """First row, and the one behind the last, of consecutive pieces of about `size` bytes.
+    """First row and end row of consecutive pieces of about `size` bytes.
 
     An array without axes counts as one row.
     """

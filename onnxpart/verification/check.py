@@ -22,20 +22,20 @@ from onnxpart.verification.oracles import TOLERANCE, growth_deviation, verify
 from onnxpart.verification.runtime import Session, assemble
 
 MOST_BYTES = 1 << 29
-"""Of weights: whole and parts are in memory a few times over."""
+"""Most bytes of weights: whole and parts are in memory a few times over."""
 MOST_ELEMENTS = 1 << 26
-"""Of a tensor, at the sizes that symbolic dimensions have in a run."""
+"""Most elements of a tensor, at the sizes of symbolic dimensions in a run."""
 MOST_MACS = 20_000_000_000
-"""Multiply-accumulates of a run of whole and parts: some ten seconds on one core for all that is run."""
+"""Most multiply-accumulates of a run of whole and parts: all runs together take some ten seconds on one core."""
 DRAWS = 16
-"""Inputs on which an original model is run, when what was split can't be."""
+"""The number of inputs on which the original model is run, if the split model can't be."""
 
 
 @dataclass(frozen=True)
 class Check:
     """The result: the largest deviation relative to the outputs' standard deviation, or why nothing was checked.
 
-    `holds` is what was found to be so.
+    `holds` says in words what was checked.
     """
 
     deviation: float | None
@@ -53,11 +53,11 @@ class Check:
 def check(split: Split, sizes: Sizes, original: Path | None = None) -> Check:
     """Run parts and whole on a small input, at two sizes of every symbolic dimension, and compare them.
 
-    Both oracles are asked (see `verify`), on the parts' own weights. Models of more than `MOST_BYTES` or `MOST_MACS`,
-    those that ONNX Runtime can't run as they came, and all where it isn't installed, aren't checked.
+    Both oracles are asked (see `verify`), on the parts' own weights. Models aren't checked if they have more than
+    `MOST_BYTES` or `MOST_MACS`, if ONNX Runtime can't run the original, or if it isn't installed.
 
-    :param sizes: those of the split. :param original: the file that the model came in; None for a model in memory, and
-        for one of which some outputs were chosen.
+    :param sizes: the sizes of the whole and of the parts. :param original: the file that the model came in; None for a
+        model in memory, and for one of which some outputs were chosen.
     :raises VerificationError: when the whole isn't the parts' mean, or can't be run although the original can.
     """
     macs = sizes.whole.macs + sum(part.macs for part in sizes.parts)
@@ -107,7 +107,7 @@ def check_growth(analysis: Analysis, shallow: Draft, deep: Draft) -> Check:
 
 
 def _untried(analysis: Analysis, size: int, macs: int, later: str = "") -> str | None:
-    """Why models aren't run; None where they are.
+    """Why models aren't run; None if they are.
 
     :param size: bytes of the weights. :param macs: of all that would be run. :param later: what to do about it.
     """
@@ -123,9 +123,9 @@ def _untried(analysis: Analysis, size: int, macs: int, later: str = "") -> str |
 
 
 def _runs(analysis: Analysis, original: Path | None) -> bool:
-    """Whether ONNX Runtime runs the original model: as it came, not as it was rewritten, where there is a file.
+    """Whether ONNX Runtime runs the original model: if there is a file, as it came and not as it was rewritten.
 
-    It is run on `DRAWS` inputs, since an If in it may choose a branch that can't be run on some of them only.
+    It is run on `DRAWS` inputs, since on some of them an If may choose a branch that can't be run.
     """
     model, rng = analysis.model, np.random.default_rng(0)
     try:

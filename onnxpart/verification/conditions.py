@@ -18,10 +18,10 @@ def check_conditions(analysis: Analysis, plan: Plan) -> list[str]:
     """The conditions of section 2.2 that a plan breaks, each with what breaks it.
 
     1. Each part is a complete flow: its nodes lie on paths from an input to an output. 2. Each vertex-induced subgraph
-    is a valid network: its only sources are inputs, its only sinks outputs, and its parameters belong to its units.
-    3. Inputs and outputs are those of the whole. 4. Every hidden unit is in exactly one part, unless it is replicated.
-    5. Every element of a parameter is in at most one part, unless it is an output unit's or replicated. What lies on
-    no path in the whole network either is left out.
+    is a valid network: its only sources are inputs, its only sinks outputs, and its parameters belong to its units. 3.
+    Inputs and outputs are those of the whole. 4. Every hidden unit is in exactly one part, unless it is replicated. 5.
+    Every element of a parameter is in at most one part, unless it is an output unit's or replicated. Nodes that lie on
+    no path in the whole network are left out.
 
     :param analysis: the analysis that `plan` was made from.
     :returns: a sentence for each breach, sorted; none when all conditions hold.

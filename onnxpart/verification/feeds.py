@@ -15,7 +15,7 @@ from onnxpart.storage.rows import Array
 
 
 def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Random inputs for a model: normal floats, integers that are valid indices where they are used as such.
+    """Random inputs for a model: normal floats, and integers that are valid indices if they are used as indices.
 
     The count of a Loop is 2 or 3, and its condition true. The condition of an If is true in the first trial only.
 
@@ -42,7 +42,7 @@ def inputs(analysis: Analysis, trial: int, rng: np.random.Generator) -> dict[str
 
 
 def _readers(analysis: Analysis, name: str, passing: Callable[[Op], bool]) -> Iterator[tuple[Op, str]]:
-    """The operators that read a value, or what those that are `passing` make of it, and what each of them reads."""
+    """The operators that read a value, directly or through `passing` operators, and what each of them reads."""
     waiting, seen = [name], {name}
     while waiting:
         value = waiting.pop()
@@ -55,7 +55,7 @@ def _readers(analysis: Analysis, name: str, passing: Callable[[Op], bool]) -> It
 
 
 def _role(analysis: Analysis, name: str) -> Role | None:
-    """What an input decides about an If or Loop, if it does."""
+    """What an input decides about an If or Loop, if anything."""
     moving = ("Cast", "Identity", "Reshape", "Squeeze")
     for op, _ in _readers(analysis, name, lambda op: op.op_type in moving):
         if op.domain == ENTER and role_of(op.node) in (Role.CONDITION, Role.COUNT, Role.GOING):
@@ -64,7 +64,7 @@ def _role(analysis: Analysis, name: str) -> Role | None:
 
 
 def _limit(analysis: Analysis, name: str) -> int:
-    """One more than the largest number that look-ups and sequences allow that this input counts; 2 for another one."""
+    """One more than the largest number that look-ups and sequences allow an input to hold; 2 if it has none."""
     limits = []
     for op, value in _readers(analysis, name, lambda op: op.op_type == "Cast" or op.domain == ENTER):
         if op.op_type == "Gather" and op.inputs[1] == value:

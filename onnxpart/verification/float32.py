@@ -12,7 +12,7 @@ from onnxpart.storage.draft import fill, to_array
 from onnxpart.storage.rows import Array
 
 HALF = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16))
-"""ONNX Runtime has few kernels for these on a CPU, and rounds after each."""
+"""Types that ONNX Runtime has few CPU kernels for; it rounds after each."""
 _TYPE_ATTRIBUTES = frozenset(("dtype", "output_dtype", "output_datatype", "softmax_precision", "stash_type", "to"))
 """Attributes that name an element type."""
 

@@ -1,4 +1,4 @@
-"""Two oracles in ONNX Runtime: the ensemble identity and the block identity, on weights that hide nothing."""
+"""Two oracles in ONNX Runtime: the ensemble identity and the block identity, on weights that hide no mistake."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from onnxpart.verification.weights import MASKED, damping, draw, scaled
 TOLERANCE = 1e-4
 """Largest deviation allowed, relative to the spread (standard deviation) of what is compared."""
 TOLERANCE_DOUBLE = 1e-11
-"""The same for models that are computed in float64 throughout."""
+"""The same limit for models that are computed in float64 throughout."""
 FLAT = 0.1
-"""Values that spread less than this share of the largest are measured by that share: rounding isn't a deviation."""
+"""If values spread less than this share of the largest, that share is the measure: rounding isn't a deviation."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Finding:
 class Verdict:
     """What the oracles say.
 
-    `against` is the graph that was compared with the parts; `behind` are the network's outputs that aren't the mean of
-    the parts' but are computed from one, such as the result of an output function.
+    `against`: the graph that was compared with the parts. `behind`: outputs of the network that aren't the mean of the
+    parts' outputs but are computed from it, such as the result of an output function.
     """
 
     against: str
@@ -95,7 +95,7 @@ def verify(
     :param parts: the emitted parts; emitted here when omitted.
     :param whole: the duplicated whole; emitted here when omitted.
     :param seed: of fresh weights and inputs.
-    :param fresh: compare on freshly drawn weights, too, beside the parts' own.
+    :param fresh: also compare on freshly drawn weights, besides the parts' own.
     :returns: one finding per oracle, set of weights and batch size.
     :raises MergeError: when the plan is of another model.
     :raises OnnxpartError: when ONNX Runtime can't run the models.
@@ -120,12 +120,12 @@ def verify(
 
 
 def growth_deviation(analysis: Analysis, shallow: Draft, deep: Draft, *, seed: int = 0) -> float | None:
-    """How far the outputs of a deep network are from those of the shallow one that it was made from.
+    """How far the outputs of a deep network are from those of its shallow one.
 
     :param analysis: of the deep network.
     :param seed: of the inputs, at two sizes of every symbolic dimension.
-    :returns: the largest deviation of an output of floats, relative to its standard deviation; None where there is
-        none.
+    :returns: the largest deviation of an output of floats, relative to its standard deviation; None if no output has
+        floats.
     :raises OnnxpartError: when ONNX Runtime can't run the models.
     """
     rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def growth_deviation(analysis: Analysis, shallow: Draft, deep: Draft, *, seed: i
 def _on_fresh(
     runs: _Runs, drawn: Sequence[dict[str, Array]], trials: Iterable[int], rng: np.random.Generator
 ) -> list[Finding]:
-    """The findings on freshly drawn weights, damped where rounding has grown with the activations."""
+    """The findings on freshly drawn weights, which are damped if rounding grew with the activations."""
     found = runs.compare("fresh", drawn, trials, rng)
     if all(f.holds for f in found):
         return found
@@ -155,7 +155,7 @@ def _symbolic(analysis: Analysis) -> bool:
 
 
 class _Runs:
-    """Runs the whole and the parts, one after the other, with taps on what is compared.
+    """Runs the whole and the parts, one after the other; the compared tensors are outputs there.
 
     `types` are the element types that are computed in float32.
     """
@@ -189,7 +189,7 @@ class _Runs:
     ) -> list[Finding]:
         """Compare the merged whole with the parts.
 
-        :param label: what the weights are called.
+        :param label: the name of the weights.
         :param values: for each part, initializer name -> array.
         :param trials: which sizes symbolic dimensions have.
         :param rng: draws the inputs.
@@ -248,14 +248,14 @@ def _finding(oracle: str, label: str, batch: int, deviations: Mapping[str, float
 
 
 def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
-    """Largest difference relative to the spread of `b`, or to that given for what is no output of the network."""
+    """Largest difference relative to the spread of `b`, or to the given one for a tensor that isn't an output."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if not a.size and not b.size:  # of what a loop that isn't run collects ONNX Runtime may not know the rank
+    if not a.size and not b.size:  # the rank may be unknown if a loop has no iterations
         return 0.0
     if a.shape != b.shape:
         return float("inf")
     alike = (np.abs(b) > MASKED) & (np.abs(a) > MASKED) & (np.sign(a) == np.sign(b))
-    if spread is not None and not np.isnan(a).all():  # in between, a softmax of nothing but masks is no number
+    if spread is not None and not np.isnan(a).all():  # in between, a softmax over masks alone is NaN
         alike |= np.isnan(a) & np.isnan(b)
     a, b = a[~alike], b[~alike]
     scale = _spread(b) if spread is None else spread
@@ -266,7 +266,7 @@ def _deviation(a: Array, b: Array, spread: float | None = None) -> float:
 
 
 def _spread(value: Array) -> float:
-    """Standard deviation of what is no mask."""
+    """Standard deviation of the elements that aren't masks."""
     value = value[np.abs(value) <= MASKED]
     return float(np.std(value, dtype=np.float64)) if value.size else 0.0
 
@@ -283,9 +283,9 @@ def _batchwise(kept: Array | None, size: int) -> Array:
 
 
 def _hidden(partition: Partition, models: Iterable[onnx.ModelProto]) -> list[str]:
-    """Divided tensors that the whole holds over all units, and every part: what the block identity compares.
+    """The tensors that the block identity compares: divided ones that the whole holds over all units, and every part.
 
-    Those that the whole holds divided by K, in front of a reduction (see `Upstream`), are left out.
+    Tensors that the whole holds divided by K, in front of a reduction (see `Upstream`), are left out.
     """
     present = set.intersection(*({n for node in model.graph.node for n in node.output} for model in models))
     result = []
@@ -316,9 +316,9 @@ def _on_dynamic(division: Division, name: str) -> list[bool]:
 
 
 def _smooth(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with quantized activations let through as they are, where one scale is for all of them.
+    """The model without the rounding of quantized activations, if one scale is for all of them.
 
-    A deviation in the last digit in front of a rounding would be a whole step behind it.
+    A deviation in the last digit before rounding would be a whole step after it.
     """
     tensors = [
         (n.output[0], a.t) for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
@@ -337,7 +337,7 @@ def tap(model: onnx.ModelProto, names: Sequence[str], analysis: Analysis) -> onn
     """Make tensors outputs of a model.
 
     :param model: changed in place.
-    :param names: of the tensors; those that are outputs already are left out.
+    :param names: of the tensors; outputs of the model are left out.
     :param analysis: knows their element types.
     :returns: the model.
     """

@@ -18,15 +18,15 @@ from onnxpart.storage.rows import Array, stream
 from onnxpart.verification.pieces import pieces
 
 SMALL_MODEL = 1 << 22
-"""A model whose weights have fewer bytes holds them, and is run by one thread: others would start too late."""
+"""A model with fewer bytes of weights holds them itself, and one thread runs it: others would start too late."""
 MANY_NODES = 4_000
-"""A graph of more is run in pieces: the time that ONNX Runtime takes to load a graph grows with the square of them."""
+"""A graph with more nodes is run in pieces: the time that ONNX Runtime takes to load a graph grows with the square of them."""
 _NUMBERS = re.compile(r"tensor\((float|double|float16|u?int\d+|bool)\)")
 """Types of what numpy hands from piece to piece."""
 
 
 def _refused(verb: str, error: Exception) -> OnnxpartError:
-    """The error for what ONNX Runtime can't do."""
+    """The error for a model that ONNX Runtime refuses."""
     text = " ".join(str(error).split())[:300]
     return OnnxpartError(f"ONNX Runtime can't {verb} the model: {text}; check its operators.")
 
@@ -34,11 +34,11 @@ def _refused(verb: str, error: Exception) -> OnnxpartError:
 def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A copy of a model with other weights.
 
-    Initializers that nothing reads are left out: ONNX Runtime refuses those that are handed over beside a model.
+    Initializers that nothing reads are left out: ONNX Runtime refuses them if they are handed over beside a model.
 
     :param model: left as it is.
     :param values: initializer name -> array.
-    :returns: the model, and those arrays that are to be handed over beside it: large ones of a large model.
+    :returns: the model, and the arrays to hand over beside it: the large ones of a large model.
     """
     result, outside = without_initializers(model), {}
     large = sum(array.nbytes for array in values.values()) >= SMALL_MODEL
@@ -62,7 +62,7 @@ def assemble(model: onnx.ModelProto, values: Mapping[str, Array]) -> tuple[onnx.
 class Session:
     """A model in ONNX Runtime; `outside` are the initializers that it declares external.
 
-    :raises OnnxpartError: when ONNX Runtime can't load it, or isn't there.
+    :raises OnnxpartError: when ONNX Runtime can't load it, or isn't installed.
     """
 
     def __init__(self, model: onnx.ModelProto, outside: Mapping[str, Array] | None = None) -> None:

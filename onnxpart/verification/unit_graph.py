@@ -32,10 +32,10 @@ Mask = NDArray[np.bool_]
 def operator_graph(source: Model | onnx.ModelProto) -> nx.DiGraph:
     """Operators and tensors of a model as a bipartite graph.
 
-    :param source: a model, loaded or as ONNX has it.
+    :param source: a loaded model, or ONNX's own.
     :returns: nodes `("operator", index)` with `kind`, `op_type`, `domain`, `name` and `("tensor", name)` with `kind`,
-        `name`, `shape` (None where it isn't known, and in it where it depends on a symbol) and `initializer`; edges
-        producer -> tensor -> consumer, `captured` where only a subgraph of the consumer reads the tensor.
+        `name`, `shape` (None if it isn't known; an axis is None if it depends on a symbol) and `initializer`; edges
+        producer -> tensor -> consumer, `captured` if only a subgraph of the consumer reads the tensor.
     """
     model = source if isinstance(source, Model) else Model(source, source.graph.name, "")
     proto, shapes = model.proto.graph, _shapes(model)
@@ -78,9 +78,9 @@ def unit_graph(analysis: Analysis, plan: Plan, by: By = "block") -> nx.DiGraph:
     :param by: `block` makes one node of the units of a layer in a part, and of each input and output; `class` one of
         each unit class, and of each neuron of an output, or of an input that a contraction reads.
     :returns: nodes with `kind` (input, hidden, output, or replicated: hidden units that every part has), `part` (None:
-        every part), `layer` (title of the operator where the units come into being, or name of the input or output)
-        and `size` in units; edges where a weight leads from one to another, or what is shared enters directly, with
-        `cross`: between parts, so that the merged network has zeros there. Loops are left out.
+        every part), `layer` (title of the operator where the units come into being, or name of the input or output) and
+        `size` in units; edges where a weight leads from one node to another, or a shared value enters directly. An edge
+        has `cross`: it is between parts, so the merged network has zeros there. Loops are left out.
     :raises MergeError: when the plan is of another model.
     """
     return _Units(analysis, plan, by).graph
@@ -97,14 +97,14 @@ def part_subgraph(graph: nx.DiGraph, part: int) -> nx.DiGraph:
 
 
 def _numbers(op: Op, name: str) -> bool:
-    """Whether an operator that makes units takes a tensor for rows of a table or lengths of sequences."""
+    """Whether an operator that makes units takes a tensor as rows of a table or as lengths of sequences."""
     return op.op_type in ("Gather", "GatherND") or (op.op_type in GATES and op.inputs[LENGTHS : LENGTHS + 1] == (name,))
 
 
 class _Units:
     """Builds a `unit_graph`, tensor by tensor.
 
-    `carried` are the nodes that a tensor's undivided elements stand for, `ids` each label's hidden node (-1: none).
+    `carried`: the nodes that a tensor's undivided elements stand for. `ids`: each label's hidden node (-1: none).
     """
 
     def __init__(self, analysis: Analysis, plan: Plan, by: By) -> None:
@@ -154,7 +154,7 @@ class _Units:
         return nodes
 
     def _input_size(self, name: str) -> int:
-        """Neurons of an input: its channels or features where a contraction reads it, else one."""
+        """Neurons of an input: its channels or features if a contraction reads it, otherwise one."""
         shape = self.analysis.shapes.shape.get(name, ())
         for index in self.analysis.consumers.get(name, []):
             op = self.analysis.ops[index]
@@ -164,7 +164,7 @@ class _Units:
         return 1
 
     def _output_size(self, name: str) -> int:
-        """Neurons of an output: the labels in it, before they are shared; else what lies along its last axis."""
+        """Neurons of an output: its labels, before they are shared; without labels, the size of its last axis."""
         fields = self.analysis.fields(name)
         shape = self.analysis.shapes.shape.get(name) or (1,)
         return max((len(np.unique(f)) for f in fields), default=shape[-1])
@@ -198,7 +198,7 @@ class _Units:
         return any(n in state.depends_on_parameters and n in state.weights_only for n in names)
 
     def _final(self) -> list[bool]:
-        """For each operator whether no other operator behind it makes units: its results are the outputs'."""
+        """For each operator, whether no operator behind it makes units, so that its units are the outputs'."""
         count = len(self.analysis.ops)
         final = [True] * count
         for index in reversed(range(count)):
@@ -208,7 +208,7 @@ class _Units:
         return final
 
     def _visit(self, index: int) -> None:
-        """Add what an operator leads to: edges from what it reads, and what its results carry."""
+        """Add an operator: edges from the nodes that it reads, and the nodes that its results carry."""
         analysis, op, rule = self.analysis, self.analysis.ops[index], self.analysis.rules[index]
         if rule is not None and rule.kind == "source":
             return
@@ -227,7 +227,7 @@ class _Units:
                 self._lead(frozenset().union(*(self._all(n) for n in direct)), units)
 
     def _rest(self, index: int, names: list[str], partly: bool) -> frozenset[Node]:
-        """What the undivided elements of an operator's result carry."""
+        """The nodes that the undivided elements of an operator's result carry."""
         if not self.weighted[index] or self.final[index]:
             return frozenset().union(*(self.carried.get(n, frozenset()) if partly else self._all(n) for n in names))
         node: Node = ("replicated", index)
@@ -248,7 +248,7 @@ class _Units:
             yield sources, targets if not self.final[op.index] else frozenset()
 
     def _by_group(self, name: str, group: int) -> list[frozenset[Node]]:
-        """What the channels of each group carry."""
+        """The nodes that the channels of each group carry."""
         if len(self.inputs.get(name, ())) % group == 0 and name in self.inputs:
             size = len(self.inputs[name]) // group
             return [frozenset(self.inputs[name][i * size : (i + 1) * size]) for i in range(group)]

@@ -1,4 +1,4 @@
-"""Weights drawn afresh, on which errors show: a training run's first values, and what the oracles try."""
+"""Fresh random weights, on which mistakes show: a training run's first values, and what the oracles try."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from onnxpart.planning.plan import slice_array
 from onnxpart.storage.rows import Array
 
 MASKED = 1e30
-"""Values beyond this are masks, infinite or as good as that: they compare by sign."""
+"""Larger values are masks, infinite or nearly so: they compare by sign."""
 SCATTER = 0.3
-"""Standard deviation of the factors that fresh parameters are scaled by, and of those that were zero."""
+"""Standard deviation of the factors of fresh parameters, and of fresh parameters that were zero."""
 BRANCH = 0.5
-"""Size of a branch next to the trunk that it is added to, where weights are damped."""
+"""Size of a branch relative to the trunk that it is added to, if weights are damped."""
 
 
 def draw(partition: Partition, part: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Draw fresh weights for a part that keep the variance of what flows through it, so that errors show.
+    """Draw fresh weights for a part that keep the variance of its activations, so that mistakes show.
 
-    Weights of contractions are normal with variance 1 / fan-in, so that neither residual streams nor what is fed back
-    outgrow rounding. Other parameters are the whole's, each element scaled by a random factor: signs and masks stay.
+    Weights of contractions are normal with variance 1 / fan-in, so that neither residual streams nor recurrent states
+    grow until rounding hides mistakes. Other parameters are the whole's, each element scaled by a random factor: signs
+    and masks stay.
 
     :param part: the part's index.
     :param rng: draws them.
-    :returns: initializer name -> array in the part's shape and the whole's dtype, for what is trained.
+    :returns: initializer name -> array in the part's shape and the whole's dtype, for each trained initializer.
     """
     analysis, result = partition.analysis, {}
     for initializer in partition.plan.initializers:
@@ -51,7 +52,7 @@ def draw(partition: Partition, part: int, rng: np.random.Generator) -> dict[str,
 
 
 def scaled(analysis: Analysis) -> dict[str, str]:
-    """The tensor that scales the result of each contraction with a weight and each batch normalisation.
+    """For each contraction with a weight and each batch normalisation, the tensor that scales its result.
 
     :returns: result -> tensor.
     """
@@ -68,10 +69,10 @@ def scaled(analysis: Analysis) -> dict[str, str]:
 
 
 def damping(analysis: Analysis, spread: Mapping[str, float]) -> dict[str, float]:
-    """Factors on weights that keep what flows through a network from growing with its depth.
+    """Factors on weights that keep a network's activations from growing with its depth.
 
-    Without normalisation, branches that are added up grow, and rounding with them where gates saturate: each branch is
-    made as large as what it is made of, and `BRANCH` of that.
+    Without normalisation, sums of branches grow, and so does rounding if gates saturate. Each branch is scaled to at
+    most `BRANCH` times the size of its input.
 
     :param spread: standard deviation in one run, by name, of the results that `scaled` lists.
     :returns: initializer -> factor.

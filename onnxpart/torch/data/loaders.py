@@ -1,4 +1,4 @@
-"""Batches: the graph's inputs and a target, in an order that depends on a seed and the epoch's number alone."""
+"""Batches: the graph's inputs and a target, in an order that depends only on a seed and the epoch's number."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TensorLoader:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse data of no samples or of unequal lengths.
+        """Refuse data without samples, or of unequal lengths.
 
         :raises DataError: when they are.
         """
@@ -68,8 +68,8 @@ class TensorLoader:
 class DatasetLoader:
     """Samples of a torch Dataset with a length, read by `workers` processes (0: this one).
 
-    What the dataset draws at random depends on the seed, the epoch and the batch alone, whatever the workers. `names`
-    are the graph's inputs (see `to_batch`).
+    The dataset's random numbers depend only on the seed, the epoch and the batch, not on the workers. `names`: the
+    graph's inputs (see `to_batch`).
     """
 
     dataset: torch_data.Dataset[Any]
@@ -96,7 +96,7 @@ class DatasetLoader:
             batch_size=None,
             num_workers=self.workers,
             worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),  # else it would draw a seed that nothing needs from torch's own
+            generator=torch.Generator(),  # otherwise it would draw a seed that nobody needs from torch's own
         )
         batches = iter(loader)
         while True:
@@ -117,7 +117,7 @@ class DatasetLoader:
 
 @dataclass(frozen=True)
 class ForeignLoader:
-    """A DataLoader whose order is its own, or another iterable of batches; without a length, an epoch goes to its end.
+    """A DataLoader with its own order, or another iterable of batches; without a length, an epoch goes to its end.
 
     The generators are seeded for every batch, and left as they were.
     """
@@ -135,7 +135,7 @@ class ForeignLoader:
         return len(self.loader)  # type: ignore[arg-type]
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch `start` on; those before it are read, too."""
+        """Yield the batches of an epoch from batch `start` on; the batches before it are also read."""
         length = length_of(self.loader)
         batches = _begun(self.loader, _mixed(self.seed, number))
         for i in count():
@@ -153,7 +153,7 @@ class ForeignLoader:
 
 
 class Opened:
-    """An iterable that a function of the user's makes: anew in each process, and for each pass if it has only one."""
+    """An iterable that a user's function makes: a new one in each process, and for each pass if it allows only one."""
 
     def __init__(self, make: Callable[[], Iterable[Any]]) -> None:
         self.make = make
@@ -161,13 +161,13 @@ class Opened:
 
     @property
     def made(self) -> Iterable[Any]:
-        """What the function made last."""
+        """The iterable that the function made last."""
         if self._made is None:
             self._made = self.make()
         return self._made
 
     def __iter__(self) -> Iterator[Any]:
-        """Return an iterator from the beginning."""
+        """Return an iterator over the data from their beginning."""
         if isinstance(self._made, Iterator):
             self._made = None
         return iter(self.made)
@@ -180,8 +180,8 @@ class Opened:
 class StreamLoader:
     """Batches of data without a length, in their own order: every `length` of them are an epoch.
 
-    An epoch goes on where the one before ended, and data that end begin anew. The generators are seeded for every
-    batch, and left as they were. Batches before the one that is asked for are read, too, unless that one comes next.
+    An epoch goes on where the one before ended, and data that end begin again. The generators are seeded for every
+    batch, and left as they were. To get a batch that doesn't come next, all batches before it are read.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class StreamLoader:
     ) -> None:
         self.stream, self.names, self.length, self.seed, self.steps = stream, names, length, seed, steps
         self.passes: list[int] = []
-        """Batches that were read when the data ended, once for each time."""
+        """For each time that the data ended, the number of batches that were read until then."""
         self._at = 0
         self._batches: Iterator[Any] | None = None
 
@@ -200,7 +200,7 @@ class StreamLoader:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on.
 
-        :raises DataError: when the data end, and yield nothing more from their beginning.
+        :raises DataError: when the data end, and yield nothing in the next pass.
         """
         for position in range(number * self.length + start, (number + 1) * self.length):
             if position < self._at:
@@ -214,7 +214,7 @@ class StreamLoader:
         return StreamLoader(self.stream, self.names, self.length, self.seed, (*self.steps, prepare))
 
     def state(self) -> str | None:
-        """Return where the data are, for `restore`; None where they can't tell (they have no `state_dict`)."""
+        """Return the position of the data for `restore`; None if they can't tell it (they have no `state_dict`)."""
         stateful = _stateful(self.stream.made)
         if self._batches is None or stateful is None:
             return None
@@ -223,7 +223,7 @@ class StreamLoader:
         return base64.b64encode(content.getvalue()).decode()
 
     def restore(self, state: str) -> bool:
-        """Let the data go on where they were; return whether they can.
+        """Let the data go on from a position; return whether they can.
 
         :raises DataError: when they fail at it.
         """
@@ -232,7 +232,7 @@ class StreamLoader:
             return False
         try:
             self._at, self.passes, inner = torch.load(io.BytesIO(base64.b64decode(state)), weights_only=True)
-        except pickle.UnpicklingError:  # it isn't made of numbers, texts and tensors alone
+        except pickle.UnpicklingError:  # it holds more than numbers, texts and tensors
             return False
         try:
             stateful.load_state_dict(inner)
@@ -242,7 +242,7 @@ class StreamLoader:
         return True
 
     def _read(self) -> Any:
-        """Return the next batch, of the next pass where one has ended."""
+        """Return the next batch; if a pass has ended, that of the next pass."""
         for _ in range(2):
             batches = self._begun() if self._batches is None else self._batches
             found = _next(batches, _mixed(self.seed, len(self.passes), self._at))
@@ -260,27 +260,27 @@ class StreamLoader:
         )
 
     def _begun(self) -> Iterator[Any]:
-        """Begin a pass, where its number is known to the data."""
+        """Begin a pass, and tell the data its number."""
         made = self.stream.made
         tell = getattr(made, "set_epoch", None) or getattr(getattr(made, "dataset", None), "set_epoch", None)
-        if tell is not None:  # by which streams of the library datasets draw another order
+        if tell is not None:  # streams of the library datasets then draw another order
             tell(len(self.passes))
         return _begun(self.stream, _mixed(self.seed, len(self.passes)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what goes to another process, where the data are read from their beginning."""
+        """Return what goes to another process, which reads the data from their beginning."""
         return {**vars(self), "passes": [], "_at": 0, "_batches": None}
 
 
 def _stateful(stream: Any) -> Any:
-    """Return what tells where a stream is: itself, or the dataset that a DataLoader reads in this process; or None."""
+    """Return what tells a stream's position: it, or the dataset that a DataLoader reads in this process; or None."""
     if not hasattr(stream, "state_dict") and isinstance(stream, torch_data.DataLoader) and not stream.num_workers:
         stream = stream.dataset
     return stream if hasattr(stream, "state_dict") and hasattr(stream, "load_state_dict") else None
 
 
 def length_of(found: object) -> int | None:
-    """Return a length; None of what has none."""
+    """Return a length; None if there is none."""
     try:
         return len(found)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
@@ -288,7 +288,7 @@ def length_of(found: object) -> int | None:
 
 
 def _begun(batches: Iterable[Any], seed: int) -> Iterator[Any]:
-    """Begin a pass, with generators that are seeded."""
+    """Begin a pass with seeded generators."""
     with _seeded(seed):
         try:
             return iter(batches)
@@ -297,7 +297,7 @@ def _begun(batches: Iterable[Any], seed: int) -> Iterator[Any]:
 
 
 def _next(batches: Iterator[Any], seed: int) -> Any:
-    """Return the next batch, read with generators that are seeded; None at the end."""
+    """Return the next batch, read with seeded generators; None at the end."""
     with _seeded(seed):
         try:
             return next(batches, None)
@@ -312,7 +312,7 @@ def _prepared(batch: Batch, steps: Sequence[Prepare]) -> Batch:
 
 
 class _Seeded(torch_data.Dataset[Any]):
-    """Whole batches of a dataset, by seed and indices; an error is returned, so that it comes whole from a worker."""
+    """Whole batches of a dataset, by seed and indices; errors are returned, so a worker hands them on unchanged."""
 
     def __init__(self, dataset: torch_data.Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.dataset, self.collate = dataset, collate
@@ -321,7 +321,7 @@ class _Seeded(torch_data.Dataset[Any]):
         seed, indices = chosen
         with _seeded(seed):
             try:
-                many = getattr(self.dataset, "__getitems__", None)  # a sample at a time is slow to some, as to datasets
+                many = getattr(self.dataset, "__getitems__", None)  # single samples are slow in datasets
                 return self.collate(many(indices) if many else [self.dataset[i] for i in indices])
             except DataError as error:
                 return error
@@ -339,7 +339,7 @@ def _unreadable(error: BaseException) -> DataError:
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Let Ctrl-C and the signals to end be the business of the process that trains."""
+    """Ignore Ctrl-C and the signals to end; the process that trains handles them."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -375,8 +375,8 @@ def _order(count: int, batch_size: int, seed: int, number: int, shuffle: bool) -
 def to_batch(found: Any, names: Sequence[str]) -> Batch:
     """Return a batch from what a dataset yields: (inputs, target), (input, .., target), or a dictionary.
 
-    A dictionary, and `inputs` that are one, has the graph's input names; the target's is `target`, unless it is the
-    only other. Others go by position.
+    The keys of a dictionary, also one as `inputs`, are the graph's input names. The target's key is `target`, or the
+    only key that is left. Other inputs go by position.
 
     :raises DataError: when inputs are missing or left over.
     """

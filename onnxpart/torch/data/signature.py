@@ -1,4 +1,4 @@
-"""What a graph's inputs are called and look like, and whether samples fit them."""
+"""Names, types and shapes of a graph's inputs, and whether samples fit them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DTYPES: dict[int, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Port:
-    """An input of a graph; a dimension is a size, a symbol, or None where it may be anything."""
+    """An input of a graph; a dimension is a size, a symbol, or None if it may be anything."""
 
     name: str
     dtype: torch.dtype
@@ -41,7 +41,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs of a graph, in its order. Called on samples it checks them, and gives them the graph's dtypes."""
+    """The inputs of a graph, in its order. A call with samples checks them, and gives them the graph's dtypes."""
 
     ports: tuple[Port, ...]
 
@@ -52,7 +52,7 @@ class Signature:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The number of samples in a batch, where the graph fixes it."""
+        """The number of samples in a batch, if the graph fixes it."""
         return next((port.dims[0] for port in self.ports if isinstance(port.dims[0], int)), None)
 
     def __call__(self, samples: Batch) -> Batch:
@@ -74,7 +74,7 @@ class Signature:
 
 
 def signature(graph: onnx.GraphProto) -> Signature:
-    """Return the inputs of a graph that are no initializers.
+    """Return the inputs of a graph that aren't initializers.
 
     :raises DataError: for an input that can't hold samples.
     """
@@ -105,7 +105,7 @@ def _fitted(tensor: Tensor, port: Port, sizes: dict[str, int]) -> Tensor:
 
 
 def fits(shape: Sequence[int], dims: Sequence[int | str | None]) -> bool:
-    """Whether a shape is one that dimensions allow."""
+    """Whether dimensions allow a shape."""
     return len(shape) == len(dims) and all(d == n or not isinstance(d, int) for n, d in zip(shape, dims, strict=True))
 
 

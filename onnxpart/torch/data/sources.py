@@ -49,7 +49,7 @@ FORMS = "mnist5k, cifar10:FOLDER, npz:FILE, folder:PATH, hf:NAME_OR_FOLDER or mo
 
 @dataclass(frozen=True)
 class Data:
-    """Samples to learn, and to test if there are any."""
+    """Training data, and test data if there are any."""
 
     train: Source
     test: Source | None
@@ -90,11 +90,12 @@ def open_data(
 ) -> Data:
     """Return the samples that `text` names, one of `FORMS`, checked against the graph's inputs.
 
-    What is in memory is checked whole, else the first batch now and every other when it is read. `workers` processes
-    read what isn't in memory; a DataLoader of the user's keeps its own batch size and workers.
+    Data in memory are checked whole. Of other data the first batch is checked now, and every other one when it is read;
+    `workers` processes read them. A user's DataLoader keeps its own batch size and workers.
 
-    :param steps_per_epoch: batches in an epoch, of data to learn that have no length. :param normalize: of images.
-    :raises UsageError: for a text of another form, a function that can't be imported, or what is for other data.
+    :param steps_per_epoch: batches in an epoch, for training data without a length. :param normalize: of images.
+    :raises UsageError: for a text of another form, a function that can't be imported, or an option that is for other
+        data.
     :raises DataError: when the data can't be read, are empty, or don't fit the graph.
     """
     kind, rest = _form(text)
@@ -130,7 +131,7 @@ def _form(text: str) -> tuple[str, str]:
 
 
 def _likely(text: str) -> str:
-    """Return the form that a text of none was meant to have, or all of them."""
+    """Return the likely form of a text that has none, or all forms."""
     path = Path(text)
     if path.suffix == ".npy":
         return (
@@ -142,7 +143,7 @@ def _likely(text: str) -> str:
 
 
 def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
-    """Read the first batch, which checks it, and compare its size with one that the graph fixes."""
+    """Read the first batch, which checks it, and compare its size with the graph's fixed size."""
     samples, _ = next(source.epoch(0), ((), None))
     if not samples:
         raise DataError("the data hold no samples; give at least one.")
@@ -164,7 +165,7 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 
 # -- images in memory -------------------------------------------------------------------------------------------------
 def read_by(text: str) -> list[Path]:
-    """The file or folder of this machine that data are read from, where `text` names one."""
+    """The file or folder on this machine that `text` names, if it names one."""
     kind, rest = _form(text)
     return [Path(rest)] if kind in _OPENERS and rest and "://" not in rest else []
 
@@ -176,7 +177,7 @@ def _mnist5k(loading: _Loading) -> Data:
 
 
 def _cifar10(folder: str, loading: _Loading) -> Data:
-    """For a graph that takes smaller images: pieces from anywhere, also mirrored, to learn; the middle to test."""
+    """For a graph that takes smaller images: random crops, also mirrored, to train; the middle to test."""
     name = f"cifar10:{folder}"
     port = _only_port(name, loading.inputs)
     train, test = cifar10(Path(folder))
@@ -213,7 +214,7 @@ def _npz(path: str, loading: _Loading) -> Data:
 def _read_npz(path: str) -> dict[str, NDArray[Any]]:
     """Read the named arrays of a file, on this machine or wherever fsspec reads (`s3://`, `gs://`, ..).
 
-    :raises DataError: when it is no file of such arrays, or can't be read.
+    :raises DataError: when it isn't a file of such arrays, or can't be read.
     """
     try:
         opened = fsspec.open(path, "rb").open()
@@ -235,7 +236,7 @@ def _read_npz(path: str) -> dict[str, NDArray[Any]]:
 def _arrays(
     path: str, arrays: Mapping[str, NDArray[Any]], prefix: str, names: Sequence[str]
 ) -> tuple[list[Tensor], Tensor]:
-    """Return the samples of arrays named as the graph's inputs, with a prefix."""
+    """Return the samples from arrays with the names of the graph's inputs behind a prefix."""
     wanted = [prefix + name for name in (*names, TARGET)]
     for name in wanted:
         if name not in arrays:
@@ -288,7 +289,7 @@ def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
 
 # -- functions --------------------------------------------------------------------------------------------------------
 def find_function(text: str, what: str) -> Callable[..., Any]:
-    """Return the function that `module:function` names; modules in the current folder are found, too.
+    """Return the function that `module:function` names; modules in the current folder are also found.
 
     :raises UsageError: when it can't be imported.
     """
@@ -309,7 +310,7 @@ def find_function(text: str, what: str) -> Callable[..., Any]:
 
 
 def _from_function(text: str, loading: _Loading) -> Data:
-    """Return the batches of what a function of the user's gives, or of the two of which it gives a pair."""
+    """Return the batches of a user's function's result: training data, or a pair of training and test data."""
     function = find_function(text, "data")
     try:
         made = function()
@@ -325,7 +326,7 @@ def _hf(name: str, loading: _Loading) -> Data:
 
 
 def _from_made(text: str, function: Callable[..., Any], made: Any, loading: _Loading) -> Data:
-    """Return the batches of what a function made, a pair or what is to learn; it is called again for streams."""
+    """Return the batches of a function's result, a pair or training data; for streams the function is called again."""
     pair = isinstance(made, tuple) and len(made) == 2
     train, test = made if pair else (made, None)
     again = partial(_made_again, function, 0 if pair else None, loading.batch_size)
@@ -335,7 +336,7 @@ def _from_made(text: str, function: Callable[..., Any], made: Any, loading: _Loa
 
 
 def _made_again(function: Callable[..., Any], place: int | None, batch_size: int) -> Iterable[Any]:
-    """Call a function of the user's; return the batches of what it gives, or of what is at a place of that."""
+    """Call a user's function; return the batches of its result, or of the result's element at `place`."""
     made = function()
     return _batches(made if place is None else made[place], batch_size)
 
@@ -343,7 +344,7 @@ def _made_again(function: Callable[..., Any], place: int | None, batch_size: int
 def _from_object(
     text: str, found: Any, loading: _Loading, again: Callable[[], Iterable[Any]], *, train: bool
 ) -> Source:
-    """Return the batches of what a function of the user's gave; of streams those of what it gives when called again."""
+    """Return the batches of a user's function's result; for streams those of the results of further calls."""
     if hasattr(found, "__getitem__") and not isinstance(found, torch_data.IterableDataset):
         if length_of(found) is None:
             raise DataError(f"{text} gives a {type(found).__name__} without a length; define __len__.")
@@ -364,7 +365,7 @@ def _from_object(
 
 
 def _batches(found: Any, batch_size: int) -> Iterable[Any]:
-    """Return an iterable of batches; samples are collated."""
+    """Return an iterable of batches; samples are collated into batches."""
     batches: Iterable[Any] = found
     if hasattr(found, "iter_torch_batches"):  # a Dataset of Ray Data
         return found.iter_torch_batches(batch_size=batch_size)  # type: ignore[no-any-return]
@@ -374,7 +375,7 @@ def _batches(found: Any, batch_size: int) -> Iterable[Any]:
 
 
 def _from_loader(loader: Iterable[Any], loading: _Loading) -> Source:
-    """Return the batches of a loader; of a plain DataLoader they are read anew by `DatasetLoader`, which can resume."""
+    """Return the batches of a loader; a plain DataLoader becomes a `DatasetLoader`, which can resume."""
     if not isinstance(loader, torch_data.DataLoader):
         return ForeignLoader(loader, loading.inputs.names, loading.seed)
     plain = type(loader.sampler) in (torch_data.RandomSampler, torch_data.SequentialSampler)

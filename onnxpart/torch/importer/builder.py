@@ -28,7 +28,7 @@ from onnxpart.torch.importer.values import Constant, Info, Integers, Unknown, Va
 from onnxpart.torch.tensors import DTYPES, HALVES, to_array, to_tensor
 
 _UNSIGNED = {TensorProto.UINT16: np.uint16, TensorProto.UINT32: np.uint32, TensorProto.UINT64: np.uint64}
-"""Types that torch stores but hardly computes with: operators get them as int64."""
+"""Types that torch stores but has few operators for: operators get them as int64."""
 _TYPELESS = frozenset(
     (
         "BitCast", "ConcatFromSequence", "Identity", "If", "Loop", "Optional", "OptionalGetElement", "Scan",
@@ -37,7 +37,7 @@ _TYPELESS = frozenset(
 )  # fmt: skip
 """Operators that take values of any type as they are."""
 _SMALL = 1024
-"""Constants of up to so many elements are computed with while importing."""
+"""Constants of at most this many elements are computed with while importing."""
 _NOT_COMPUTED = frozenset(
     (
         "Bernoulli", "Dropout", "Identity", "If", "Loop", "Optional", "OptionalGetElement", "OptionalHasElement",
@@ -49,10 +49,10 @@ B = TypeVar("B", bound=Body)
 
 @dataclass
 class Scope:
-    """What the graphs of a model have in common.
+    """What all graphs of a model share.
 
-    `trainable` are the initializers that are parameters, `tensors` all tensors that a graph reads, `taken` is which
-    branch an If takes whose condition is known, by its first output.
+    `trainable`: the initializers that are parameters. `tensors`: all tensors that a graph reads. `taken`: by its first
+    output, which branch an If with a known condition takes.
     """
 
     opsets: Mapping[str, int]
@@ -90,7 +90,7 @@ class Builder:
             self._add_node(node)
 
     def finish(self, graph: onnx.GraphProto, make: Callable[[], B]) -> B:
-        """Close the graph with its outputs, and return the module that is made for it, with what it needs."""
+        """Close the graph with its outputs, and return its module, with the tensors and modules that it needs."""
         results = [cast(fx.Proxy, self.tensor(self._value(value.name, None))).node for value in graph.output]
         single = self.outer is None and len(results) == 1
         self.graph.output(results[0] if single else tuple(results))
@@ -104,7 +104,7 @@ class Builder:
         return module
 
     def _furnish(self, module: Body) -> None:
-        """Put what the graph reads and calls into its module, layers of torch's own kinds where it shows them."""
+        """Put into the module what its graph reads and calls; layers that the graph shows become torch's own."""
         own = {*dir(module), "program"}
         read = keys(_targets(self.graph, "get_attr"), own)
         taken = {key.partition(".")[0] for key in read.values()} | own
@@ -161,7 +161,7 @@ class Builder:
         return inner.finish(graph, Body), tuple(inner.captures)
 
     def take(self, node: Node, then: bool) -> tuple[Value, ...]:
-        """Add the branch of an If that is taken to this graph; return its outputs."""
+        """Add the taken branch of an If to this graph; return its outputs."""
         self.scope.taken[node.outputs[0]] = then
         graph = branch_of(node.proto, then)
         self.add_graph(graph)
@@ -191,7 +191,7 @@ class Builder:
         self.values |= {name: self._narrow(name, value, proto.op_type) for name, value in pairs}
 
     def _computed(self, node: Node) -> tuple[Value, ...] | None:
-        """Compute a node of small constants that no training changes; None for other nodes."""
+        """Compute a node whose inputs are small constants that training doesn't change; None for other nodes."""
         arrays = [node.constant(index) for index in range(len(node.inputs))]
         known = all(self._is_fixed(value) for value in node.inputs if value is not None)
         if node.domain or not arrays or node.op_type in _NOT_COMPUTED or not known:
@@ -200,7 +200,7 @@ class Builder:
             inputs = [None if array is None else to_tensor(array) for array in arrays]
             found = computed(node.proto, node.opset, inputs, node.results)
         except (IndexError, NotImplementedError, RuntimeError, ValueError, OnnxpartError):
-            return None  # what is wrong is said at run time, or not at all where nobody needs it
+            return None  # an error shows at run time, or not at all if nobody needs the value
         if any(x.numel() > _SMALL or x.dtype in HALVES for x in found):
             return None
         return tuple(Constant(name, to_array(x)) for name, x in zip(node.outputs, found, strict=False))
@@ -221,14 +221,14 @@ class Builder:
             return tuple(result[i] for i in range(len(node.outputs)))
 
     def _set_origin(self, last: fx.Node | None, title: str) -> None:
-        """Tell the calls that were entered after `last` which node they stand for."""
+        """Note in the calls that were entered after `last` which node they stand for."""
         for entered in reversed(self.graph.nodes):
             if entered is last:
                 return
             entered.meta[ORIGIN] = title
 
     def _widen(self, names: Sequence[str], inputs: list[Value | None], infos: list[Info]) -> None:
-        """Put int64 in place of inputs of unsigned types, once for each value."""
+        """Replace inputs of unsigned types by int64, once for each value."""
         for i, (name, value) in enumerate(zip(names, inputs, strict=True)):
             if infos[i].dtype not in _UNSIGNED or value is None:
                 continue
@@ -312,5 +312,5 @@ def _is_port(node: fx.Node) -> bool:
 
 
 def _targets(graph: fx.Graph, kind: str) -> dict[str, None]:
-    """What the nodes of a kind name, in the order of their first use."""
+    """The targets of the nodes of a kind, in the order of their first use."""
     return dict.fromkeys(str(node.target) for node in graph.nodes if node.op == kind)

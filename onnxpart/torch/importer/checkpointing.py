@@ -1,4 +1,4 @@
-"""Activations are kept at residual blocks alone, and what is within a block is computed again for the gradients."""
+"""Only activations between residual blocks are kept, and those within a block are computed again for the gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxpart.torch.importer.graph_module import Program
 
 @dataclass(frozen=True)
 class _Block:
-    """Some calls of a graph in their order, as a program of the values that they read; the last gives the results."""
+    """Some calls of a graph in order, as a program of the values that they read; the last call gives the results."""
 
     program: Program
     inputs: Sequence[str]
@@ -37,8 +37,9 @@ class _Block:
 class Checkpointed(Program):
     """A program that keeps one tensor between residual blocks for the gradients, and computes the rest twice.
 
-    :param trained: names of the calls whose results depend on parameters; a block ends where one of them is handed on.
-    :raises UsageError: for a graph without such blocks.
+    :param trained: names of the calls whose results depend on parameters; a block ends where later calls read only one
+        of these results.
+    :raises UsageError: for a graph without residual blocks.
     """
 
     def __init__(self, graph: fx.Graph, trained: Collection[str]) -> None:
@@ -51,7 +52,7 @@ class Checkpointed(Program):
             )
 
     def __reduce__(self) -> Any:
-        """Return the graph as rows, and what depends on parameters."""
+        """Return the graph as rows, and the names of calls that depend on parameters."""
         return _restored, (self.plain, self.trained)
 
     def _run(self, module: nn.Module, *inputs: Any) -> Any:
@@ -80,13 +81,13 @@ def _restored(plain: Program, trained: Collection[str]) -> Checkpointed:
 
 
 def _contexts(buffers: Sequence[Tensor]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What a block is computed in, and computed again."""
+    """The contexts in which a block is computed, and computed again."""
     return contextlib.nullcontext(), _unwritten(buffers)
 
 
 @contextlib.contextmanager
 def _unwritten(buffers: Sequence[Tensor]) -> Iterator[None]:
-    """Afterwards buffers are as before: what is computed again counts once in running statistics."""
+    """Restore buffers afterwards, so that a batch that is computed again counts once in running statistics."""
     before = [buffer.clone() for buffer in buffers]
     try:
         yield
@@ -97,7 +98,7 @@ def _unwritten(buffers: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _blocks(graph: fx.Graph, trained: Collection[str]) -> list[_Block]:
-    """The graph's calls, cut behind each residual block."""
+    """The graph's calls, cut after each residual block."""
     calls = [node for node in graph.nodes if node.op.startswith("call")]
     place = {node: i for i, node in enumerate(calls)}
     last = {node: max((place.get(user, len(calls)) for user in node.users), default=-1) for node in calls}
@@ -125,7 +126,7 @@ def trained_calls(graph: fx.Graph, module: nn.Module) -> set[str]:
 
 
 def _block(calls: Sequence[fx.Node], graph: fx.Graph, place: dict[fx.Node, int], end: bool) -> _Block:
-    """A piece of a graph with what it reads and, unless it is the end, what is read behind it."""
+    """A piece of a graph, with the values that it reads and, unless it is the end, those that later pieces read."""
     (results,) = (node for node in graph.nodes if node.op == "output")
     readers = [*calls, results] if end else calls
     read = dict.fromkeys(n for node in readers for n in node.all_input_nodes)

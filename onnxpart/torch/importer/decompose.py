@@ -1,4 +1,4 @@
-"""Functions written out, and the types of all values: what the importer needs of a model before its one pass."""
+"""Inlined functions and branches that are known: what the importer does to a model before its one pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DOMAIN = "onnxpart.inlined"
 
 
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace local functions, and composite operators without an entry, by what they consist of."""
+    """Replace local functions, and composite operators without an entry, by their bodies."""
     while True:
         proto = without_functions(proto)
         opsets = opsets_of(proto)
@@ -37,10 +37,10 @@ def branch_of(node: onnx.NodeProto, then: bool) -> onnx.GraphProto:
 
 
 def with_branches(proto: onnx.ModelProto, taken: Mapping[str, bool]) -> onnx.ModelProto:
-    """Put the branch that is taken, by the first output of its If, in place of the If."""
+    """Replace each If in `taken` by its branch; `taken` names an If by its first output."""
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    for graph in reversed(list(all_graphs(result.graph))):  # the inner ones first
+    for graph in reversed(list(all_graphs(result.graph))):  # inner ones first
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
             if node.op_type != "If" or node.output[0] not in taken:
@@ -62,7 +62,7 @@ def _has_entry(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
 
 
 def _function_schema(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
-    """Return the schema of an operator that is a function, or None; its type stub lacks what it has."""
+    """Return the schema of an operator that is a function, or None; onnx's type stub lacks its methods."""
     domain = normal_domain(node.domain)
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
@@ -93,7 +93,7 @@ def _written_out(proto: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.Mode
 def _function(
     node: onnx.NodeProto, schema: Any, types: Mapping[str, onnx.TypeProto], opsets: Mapping[str, int]
 ) -> onnx.FunctionProto | None:
-    """Return what an operator consists of, for its inputs' types; a body is valid up to the next one's opset."""
+    """Return an operator's body for its inputs' types; a body is valid up to the opset of the next one."""
     versions = [v for v in schema.function_opset_versions if v <= opsets[""]]
     if versions:
         body = schema.get_function_with_opset_version(max(versions))

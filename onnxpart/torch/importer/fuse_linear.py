@@ -1,4 +1,4 @@
-"""Products with a weight, and the bias added to them, as linear layers, which torch computes fastest."""
+"""Products with a weight, with the bias that is added to them, as linear layers, which torch computes fastest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fuse(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _use_transposed(product: fx.Node, tensors: Mapping[str, Tensor]) -> None:
-    """A product with a weight that is transposed for it is a linear layer."""
+    """Make a linear layer of a product with a transposed weight."""
     x, turned = product.args
     if not isinstance(turned, fx.Node) or turned.target != "permute" or turned.args[1] != [1, 0]:
         return
@@ -34,7 +34,7 @@ def _use_transposed(product: fx.Node, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _take_in_bias(graph: fx.Graph, add: fx.Node, tensors: Mapping[str, Tensor]) -> None:
-    """A vector that is added to a product alone is the linear layer's bias."""
+    """Make the linear layer's bias of a vector that is added to a product, if nothing else reads the product."""
     for product, bias in (add.args, add.args[::-1]):
         if _rank(bias, tensors) != 1 or not isinstance(product, fx.Node) or len(product.users) > 1:
             continue
@@ -60,7 +60,7 @@ def _shape(value: object, tensors: Mapping[str, Tensor]) -> torch.Size:
 
 
 def _rank(value: object, tensors: Mapping[str, Tensor]) -> int | None:
-    """Return the rank of a tensor that the module holds; None for others."""
+    """Return the rank of a tensor that the module holds; None for other values."""
     if not isinstance(value, fx.Node) or value.op != "get_attr":
         return None
     return tensors[str(value.target)].dim()

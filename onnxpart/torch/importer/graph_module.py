@@ -1,4 +1,4 @@
-"""A module that runs a graph of torch.fx, which is pickled as it is, and knows which node of the model failed."""
+"""A module that runs a graph of torch.fx. The graph can be pickled, and tells which node of the model failed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Result:
 _Row = tuple[str, str, Any, Any, Any, str]
 """Kind, name, target, arguments, keyword arguments and origin of a node."""
 ORIGIN = "origin"
-"""Key under which a call's `meta` says which node of the model it stands for."""
+"""Key of a call's `meta`: the node of the model that it stands for."""
 
 
 class Program:
@@ -32,7 +32,7 @@ class Program:
         self.recompile()
 
     def recompile(self) -> None:
-        """Make the code anew, after the graph has changed."""
+        """Make the code again, after the graph has changed."""
         written = self.graph.python_code("self")
         self.code = written.src
         names = dict(written.globals)
@@ -44,9 +44,9 @@ class Program:
         return _restored, ([_row(node) for node in self.graph.nodes],)
 
     def failed(self, error: Exception) -> str | None:
-        """Return which node of the model `run` failed in; None where the error is not of this graph's code.
+        """Return which node of the model `run` failed in; None if the error isn't from this graph's code.
 
-        `run` keeps each call's result under the call's name, so the first call without one is what failed.
+        `run` keeps each call's result under the call's name, so the first call without one failed.
         """
         frame = _frame_of(self.run.__code__, error.__traceback__)
         if frame is None:

@@ -30,13 +30,12 @@ from onnxpart.torch.tensors import DTYPES
 def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModule:
     """Turn a model into a module that computes the same, can be trained, and knows its initializers' names.
 
-    The module takes the graph's inputs by position or name and returns a tensor, or a tuple for several outputs.
-    It is in training mode, as torch modules are at first; call `eval()` for inference. Float initializers that are
-    weights are parameters, one each however often it is used, without gradients where the model says that they are
-    frozen; batch-norm statistics and other constants are buffers. Batch norm and dropout act in training whatever the
-    file says, with its momentum.
-    External data and streams are copied one initializer after the other. A model whose batch norms were folded
-    when it was exported trains as it stands; a warning says so.
+    The module takes the graph's inputs by position or name and returns a tensor, or a tuple for several outputs. It is
+    in training mode, like every new torch module; call `eval()` for inference. Each float initializer that is a weight
+    is one parameter, however often it is used; a frozen one has no gradient. Batch-norm statistics and other constants
+    are buffers. In training mode batch norm and dropout train, whatever the file says, with the file's momentum.
+    External data and streams are copied one initializer after the other. A model whose batch norms were folded by the
+    exporter trains as it is, with a warning.
 
     :raises OnnxpartError: for a file that can't be read, an operator without an entry in the table, or a form
         that torch can't do.
@@ -45,7 +44,7 @@ def import_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> ImportedModu
 
 
 def imported(model: onnx.ModelProto | Draft | str | os.PathLike[str], parameters: Collection[str]) -> ImportedModule:
-    """The same as `import_onnx`, but that these initializers are parameters, too, whatever their size."""
+    """The same as `import_onnx`, but the given initializers are parameters, too, whatever their size."""
     proto, _, data = read_checked(model)
     _check_types(proto.graph)
     for sentence in advice(proto):
@@ -60,7 +59,7 @@ def imported(model: onnx.ModelProto | Draft | str | os.PathLike[str], parameters
         if value.name not in names
     }
     builder = _built(proto, data, parameters)
-    while builder.scope.taken:  # of what is behind an If whose branch is known more is known without it
+    while builder.scope.taken:  # without an If more is known of what comes after it
         proto = with_branches(proto, builder.scope.taken)
         builder = _built(proto, data, parameters)
     module = builder.finish(proto.graph, lambda: ImportedModule(inputs, names))

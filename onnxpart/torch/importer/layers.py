@@ -1,4 +1,4 @@
-"""Calls that read all the tensors of one module become calls of a layer of torch's own kind in its place."""
+"""Calls that read all tensors of one module become calls of torch's own layer in its place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnxpart.torch.importer.operators.modules import BatchNorm
 Settings: TypeAlias = Mapping[str, Any]
 Tensors: TypeAlias = Mapping[str, Tensor]
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
-"""What layers call their tensors, and functions the arguments for them."""
+"""Layers' names of their tensors, and functions' names of the arguments for these."""
 
 
 def use_layers(graph: fx.Graph, root: nn.Module) -> None:
-    """Let a graph call layers where it reads their tensors, so that hooks on them run; what it computes stays.
+    """Let a graph call layers in place of functions of their tensors, so that hooks on layers run; its results stay.
 
     :param graph: changed in place. :param root: holds the graph's tensors; layers take the place of containers.
     """
@@ -47,7 +47,7 @@ def use_layers(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def _own(given: Settings, root: nn.Module) -> tuple[str, Tensors]:
-    """The module whose tensors are those of a call, and these by their names there; no module where there is none."""
+    """The path of the module that has just the tensors of a call, and these by name; empty if there is none."""
     sources = {name: given[name] for name in _TENSORS if given.get(name) is not None}
     targets = {name: str(v.target) for name, v in sources.items() if isinstance(v, fx.Node) and v.op == "get_attr"}
     paths = {target.removesuffix(f".{name}") for name, target in targets.items()}

@@ -1,4 +1,4 @@
-"""The imported module, and the way of its tensors into arrays and back, by the initializers' names."""
+"""The imported module; its tensors become arrays by initializer name, and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from onnxpart.torch.tensors import to_array, to_tensor, unescape
 
 
 class ImportedModule(Body):
-    """A model as a module: its tensors in the tree that their names draw, in layers of torch's own kinds.
+    """A model as a module: its tensors are in the tree that their names make, in torch's own layers.
 
-    `inputs` are the names of the graph's inputs, with the sizes behind the batch that the model is made for (0: any),
-    `initializers` those of the model's initializers.
+    `inputs`: the names of the graph's inputs, with the sizes of their axes after the batch (0: any). `initializers`:
+    the names of the model's initializers.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[int]], initializers: frozenset[str]) -> None:
@@ -31,8 +31,8 @@ class ImportedModule(Body):
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Compute the outputs from the inputs, both in graph order; the last inputs may go by their names.
 
-        :raises OnnxpartError: where torch can't compute a node from what it is given, or an input has another size than
-            the model is made for: what a loop over it became is then as long as that.
+        :raises OnnxpartError: when torch can't compute a node from its inputs, or when an input has another size than
+            the model: a loop over that axis may have been unrolled for the model's size.
         """
         if named:
             inputs = (*inputs, *self._in_order(named, self.inputs[len(inputs) :]))
@@ -60,11 +60,11 @@ class ImportedModule(Body):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Keep activations at residual blocks alone, and compute the rest again for the gradients.
+        """Keep only activations between residual blocks, and compute the rest again for the gradients.
 
-        The Trainer of transformers calls this where it is told to; of its options there are only the defaults here.
+        The Trainer of transformers calls this on request. Only the defaults of its options are supported.
 
-        :raises UsageError: for other options, and a network without residual blocks.
+        :raises UsageError: for other options, and for a network without residual blocks.
         """
         if (activation_checkpointing_kwargs or {}).get("use_reentrant") or every_n_layers != 1 or offload:
             raise UsageError("activations of parts are checkpointed at every residual block; leave out the options.")
@@ -103,7 +103,7 @@ def weights(module: ImportedModule) -> dict[str, np.ndarray]:
 def load_weights(module: ImportedModule, arrays: Mapping[str, np.ndarray]) -> None:
     """Copy arrays into the parameters and buffers of the same names; the others stay as they are.
 
-    Arrays for initializers that the module doesn't hold, such as target shapes, are passed over.
+    Arrays for initializers that the module doesn't hold, such as target shapes, are ignored.
     :raises OnnxpartError: for a name that isn't an initializer of the model, or a wrong shape.
     """
     tensors = _tensors(module)

@@ -41,7 +41,7 @@ class Builder(Protocol):
         """Return an input of the graph, which tells the device."""
 
     def take(self, node: Node, then: bool) -> tuple[Value, ...]:
-        """Add the branch of an If that is taken to the graph; return its outputs."""
+        """Add the taken branch of an If to the graph; return its outputs."""
 
     def body(self, graph: onnx.GraphProto) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         """Import a subgraph; return it, and the outer values that it reads, to be passed after its own inputs."""
@@ -86,7 +86,7 @@ class Node:
         return self.builder.tensor(value)
 
     def optional(self, index: int) -> torch.Tensor | None:
-        """Return an input as tensor at run time, or None where it isn't given."""
+        """Return an input as tensor at run time, or None if it isn't given."""
         return self.tensor(index) if self.has(index) else None
 
     def tensors(self) -> list[torch.Tensor]:
@@ -103,7 +103,7 @@ class Node:
         return None
 
     def scalar(self, index: int, default: float | None) -> float | None:
-        """Return an optional input of one element as float; an error if it isn't known while importing."""
+        """Return an optional input of one element as float; it must be known while importing."""
         if not self.has(index):
             return default
         array = self.constant(index)
@@ -124,11 +124,11 @@ class Node:
         return Integers(tuple(array.reshape(-1).tolist()), array.ndim == 0)
 
     def holds_integers(self) -> bool:
-        """Whether an input is computed of sizes while importing."""
+        """Whether an input is computed from sizes while importing."""
         return any(isinstance(value, Integers) for value in self.inputs)
 
     def integer_list(self, name: str, index: int) -> list[int] | None:
-        """Return what is an attribute in old opsets and an input in new ones; None if not given."""
+        """Return a list that is an attribute in old opsets and an input in new ones; None if it isn't given."""
         empty: list[int] = []
         if name in self._attributes:
             return list(self.attribute(name, empty))
@@ -178,9 +178,9 @@ class Node:
         return rank
 
     def size(self, index: int, axis: int) -> int:
-        """Return a size as int where it is known, else as a proxy that stands for one.
+        """Return a size as int if it is known, otherwise as a proxy.
 
-        The first axis is read at run time, so that a model with a fixed batch can be fed any.
+        The first axis is always read at run time, so that a model with a fixed batch takes any batch.
         """
         shape, constant = self.shape(index), isinstance(self.inputs[index], Constant)
         known = shape[axis] if shape is not None and (axis > 0 or constant) else None
@@ -191,12 +191,12 @@ class Node:
         return self.builder.emit(function, args, kwargs)
 
     def module(self, module: nn.Module, *args: object) -> torch.Tensor:
-        """Enter a call of a module, for what differs in training."""
+        """Enter a call of a module; for operators that differ in training."""
         return self.builder.module(module, args)
 
     @property
     def title(self) -> str:
-        """The node's name and operator, as messages have it."""
+        """The node's name and operator, for messages."""
         return f"node {self.name!r} ({self.op_type})"
 
     def error(self, reason: str) -> OnnxpartError:

@@ -1,7 +1,7 @@
 """Sizes computed while importing: chains of Shape, Gather, Concat, ... become Python ints, not tensors.
 
-A size that is only known at run time (the batch, most of all) is an item that yields an int there,
-so `Reshape(x, Concat(Gather(Shape(x), 0), -1))` becomes `x.reshape(x.size(0), -1)`.
+A size that is known only at run time (mostly the batch) is an item that yields an int there, so `Reshape(x,
+Concat(Gather(Shape(x), 0), -1))` becomes `x.reshape(x.size(0), -1)`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _picked(node: Node) -> Integers | None:
 
 
 def compare_sizes(node: Node) -> list[bool] | None:
-    """Compare two lists of sizes while importing, as far as that can be told: a size is never negative."""
+    """Compare two lists of sizes while importing, as far as they are known: a size is never negative."""
     left, right = node.integers(0), node.integers(1)
     if left is None or right is None or not node.holds_integers():
         return None
@@ -130,7 +130,7 @@ def _repeat(items: tuple[int, ...], length: int) -> tuple[int, ...]:
 
 
 def _divide(a: int, b: int) -> int:
-    """ONNX divides integers towards zero; a size is never negative, where both agree."""
+    """Divide sizes; ONNX divides towards zero, which makes no difference, since sizes are never negative."""
     if are_known((a, b)):
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
     return a // b

@@ -1,4 +1,4 @@
-"""The tree of modules that holds a graph's tensors: the one that the tensors' dotted names draw."""
+"""The tree of modules that holds a graph's tensors, as the tensors' dotted names make it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxpart.errors import OnnxpartError
 from onnxpart.torch.tensors import escape
 
 _PATH = re.compile(r"\w+(\.\w+)+")
-"""What PyTorch names a tensor of a submodule."""
+"""The form of PyTorch's name of a tensor in a submodule."""
 
 
 class Container(nn.Module):
@@ -36,11 +36,11 @@ class Container(nn.Module):
 
 
 def keys(names: Collection[str], taken: Collection[str]) -> dict[str, str]:
-    """Return for each tensor's name the key that it gets in a `state_dict`: as a rule its name.
+    """Return the key of each tensor in a `state_dict`, by name: mostly the name itself.
 
-    A dot separates modules where the name is a path, and nothing else has the name of a module on it. Elsewhere it is
-    escaped, as is what torch doesn't accept (see `escape`).
-    :param taken: names that the outermost module has for something else.
+    A dot separates modules if the name is a path, and nothing else has the name of a module on it. Other dots are
+    escaped, and so is everything that torch doesn't accept (see `escape`).
+    :param taken: names that the outermost module uses for something else.
     """
     result = {}
     for name in names:
@@ -73,7 +73,7 @@ def plant(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _is_list(container: nn.Module) -> bool:
-    """Whether a container has nothing but modules, numbered from 0 on."""
+    """Whether a container has only modules, numbered from 0."""
     found = {name for name, _ in container.named_children()}
     tensors = [*container.parameters(recurse=False), *container.buffers(recurse=False)]
     return bool(found) and not tensors and found == {str(i) for i in range(len(found))}

@@ -8,11 +8,11 @@ from onnxpart.ir.protos import all_graphs, light_copy
 from onnxpart.torch.importer.values import Info
 
 _SMALL = 1024
-"""Initializers of at most so many bytes take part in the inference of shapes."""
+"""Initializers of at most this many bytes take part in shape inference."""
 
 
 def inferred(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Infer types and shapes without the bytes of the weights, which would be copied a few times."""
+    """Infer types and shapes without the bytes of the weights, which would be copied several times."""
     graph, light = proto.graph, light_copy(proto, "node", "value_info", "output", "input")
     light.ir_version = proto.ir_version
     listed = {value.name for value in graph.input}
@@ -33,7 +33,7 @@ def inferred(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
 
 
 def info_of(kind: onnx.TypeProto) -> Info:
-    """Return what is known of a tensor; nothing is of other values."""
+    """Return what is known of a tensor; of other values nothing is known."""
     tensor = kind.tensor_type
     if not kind.HasField("tensor_type"):
         return Info()

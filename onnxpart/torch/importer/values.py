@@ -1,4 +1,4 @@
-"""What an operator reads and gives while a module is built."""
+"""The values that operators read and return while a module is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxpart.errors import OnnxpartError
 
 @dataclass(frozen=True)
 class Integers:
-    """An int64 value of rank 1, or 0 where `scalar`; an item is an int, or a proxy that stands for one."""
+    """An int64 value of rank 1, or of rank 0 if `scalar`; an item is an int, or a proxy for one."""
 
     items: tuple[int, ...]
     scalar: bool = False
@@ -35,14 +35,14 @@ Value: TypeAlias = "torch.Tensor | Integers | Constant"
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value known while importing: an initializer, or what a node without inputs yields."""
+    """A value that is known while importing: an initializer, or the result of a node without inputs."""
 
     name: str
     array: np.ndarray
 
 
 class Unknown(OnnxpartError):
-    """A value that is needed while importing and known only at run time; the node is interpreted there."""
+    """A value that is needed while importing, but known only at run time; the node is then interpreted at run time."""
 
 
 @dataclass(frozen=True)

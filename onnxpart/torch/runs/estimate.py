@@ -23,25 +23,25 @@ from onnxpart.torch.training.series import Series
 
 KS = (2, 3, 4, 8)
 WIDE, CHANNELS = 128, 32
-"""Units that a part needs in the layers where most of its weights are, and channels, of which one has many places.
+"""Units, and channels of images, that a part needs in the layers with most of its weights.
 
 Parts of 64 units reached the whole in one of three experiments, those of 16 channels in none (see measured.md).
 """
 PAYS = 1.2
-"""How many times as fast is worth the trouble."""
+"""The speed-up from which on dividing is worth the trouble."""
 _ROUNDS = 7
 _UNSTEADY = 1.0
-"""A spread of the whole's steps, as a share of the median, that leaves nothing to be said."""
+"""If the whole's steps spread more than this share of their median, nothing is advised."""
 _SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What K parts would take: milliseconds of a step of all of them in series, and of the slowest one alone.
+    """What K parts would take: milliseconds for a step of all of them in series, and for one of the slowest alone.
 
-    `width`, and what it should be at `least`: see `width`. `bytes`: of all parts' weights, gradients and optimiser
-    states. `series`, `parallel`: how many times as fast as the whole alone as many epochs would be, by the recipe's
-    shares of parts and whole. `why_not` says what keeps K from being divided; the figures are then 0.
+    `width`, and the `least` that it should be: see `width`. `bytes`: of all parts' weights, gradients and optimiser
+    states. `series`, `parallel`: the speed-up over the whole alone, for the same number of epochs and the recipe's
+    shares of parts and whole. `why_not`: why the network can't be divided into K; the figures are then 0.
     """
 
     k: int
@@ -63,7 +63,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Of several K, beside the whole: milliseconds of its step, their spread as a share, and its bytes."""
+    """Estimates of several K, and the whole: milliseconds of its step, their spread as a share, and its bytes."""
 
     whole: float
     spread: float
@@ -72,7 +72,7 @@ class Estimates:
 
     @property
     def best(self) -> Estimate | None:
-        """The K that is the fastest on one machine, of those that are wide enough and pay."""
+        """The fastest K on one machine among those that are wide enough and pay."""
         found = [row for row in self.rows if row.wide and row.series >= PAYS]
         return max(found, key=lambda row: row.series, default=None) if self.spread < _UNSTEADY else None
 
@@ -101,9 +101,9 @@ class Estimates:
 
 
 def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Data | None = None) -> Estimates:
-    """Measure steps of the whole and of parts, which take turns on the first batch; nothing is trained or written.
+    """Measure steps of the whole and of parts in turn, on the first batch; nothing is trained or written.
 
-    :param options: data, loss and settings as for `fit`. :param data: where they are opened already.
+    :param options: data, loss and settings as for `fit`. :param data: the data, if they are open already.
     :raises OnnxpartError: when data or loss don't fit, or the model can't be imported.
     """
     device = device_of(options.settings.device)
@@ -143,7 +143,7 @@ def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Da
 def chosen(model: Model, options: RunOptions, data: Data) -> int:
     """Return the K that is advised.
 
-    :raises UsageError: when none is, with the advice.
+    :raises UsageError: when no K is advised; the message is the advice.
     """
     found = estimate(model, options, data=data)
     if found.best is None:
@@ -168,10 +168,10 @@ def _row(done: Split, options: RunOptions, whole: float, together: float, one: f
 
 
 def width(done: Split) -> tuple[int, int]:
-    """Return how many units layers of a part take or give, whichever are fewer, and how many they need at least.
+    """Return how many units the layers of a part have, at their narrower end, and how many they need at least.
 
-    That is the median over its weights by their size, counting the axes that are divided. Weights of more than two axes
-    are of channels: a convolution's, or a locally connected layer's.
+    That is the median over its weights by their size, counting the divided axes. Weights of more than two axes have
+    channels: a convolution's, or a locally connected layer's.
     """
     found = list[tuple[int, int, int]]()
     for name in done.analysis.state.weights:

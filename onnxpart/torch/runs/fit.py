@@ -1,7 +1,7 @@
 """The whole method in one call: split, train the parts, merge weights and momenta, train the whole on.
 
-Parts may train with few of their blocks, and get the others before they merge. In place of parts that merge there may
-be one, whose copies fill the whole.
+Parts may train with few of their blocks, and get the others before they merge. Instead of several parts there may be
+one, and copies of it fill the whole.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ from onnxpart.torch.training.train import evaluate
 
 CHECKPOINTS, TRAINED = "checkpoints", "trained.onnx"
 PARTS, THE_WHOLE, BASELINE = "parts", "whole", "baseline"
-"""The stages; the first is the split's folder, too."""
+"""The names of stages; the first is also the name of the split's folder."""
 Progress = Callable[[str, Task, range], OnEvent]
-"""Stage, its task and its epochs -> what is told its news."""
+"""Stage, its task and its epochs -> what receives its news."""
 
 
 def fit(
@@ -89,27 +89,27 @@ def fit(
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param options: with the most epochs of parts and whole together. :param k: a number of parts; auto is what
-        `estimate` advises, or that of the run that is resumed. :param recipe: how each is trained.
+    :param options: its epochs are the most of parts and whole together. :param k: a number of parts; auto takes the one
+        that `estimate` advises, or that of the resumed run. :param recipe: how each is trained.
     :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
         all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
         and the whole then trains for a fourth as many.
-    :param rounds: into which the parts' epochs are divided (see `rounds.Rounds`). :param order: of the units (see
-        `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first weights; the
-        recipe's when omitted.
+    :param rounds: the number of rounds that the parts' epochs are divided into (see `rounds.Rounds`). :param order: of
+        the units (see `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first
+        weights; the recipe's when omitted.
     :param grow: `widen` trains the first of the parts alone, and fills the whole with copies of it.
-    :param blocks: of each stack that the parts train with (see `emission.shallow`); the others come before the merge,
-        so that they add nothing at first, or as copies where no zeros among their weights do that. All when omitted.
-    :param edges: how the edges between parts start in the whole; those of parameters that the model says are frozen are
-        kept, in each round.
-    :param goal: what ends training before the epochs do: of the parts, which then merge, and of each network alone.
-    :param baseline: whether the whole is also trained alone for all epochs, as it is after merging, to compare; and the
-        controls (see `Fit`).
-    :param out: a folder: the last round's split with its trained parts, the trained network, and checkpoints, which
-        are of no use when this returns.
-    :param on_found: called with what is found so far: when the network is trained and written, and with the baseline,
-        and each control.
-    :raises OnnxpartError: when something doesn't fit, or fails; what was trained can be resumed, then.
+    :param blocks: how many blocks of each stack the parts train with (see `emission.shallow`). The others are added
+        before the merge: such that add nothing at first, or copies if no zeros among their weights do that. All when
+        omitted.
+    :param edges: how cross weights start in the whole; those of frozen parameters are kept in each round.
+    :param goal: what ends training early: of the parts, which then merge, and of each network alone.
+    :param baseline: whether to compare with the whole trained alone for all epochs, with the settings that it has after
+        merging, and with the controls (see `Fit`).
+    :param out: a folder for the last round's split with its trained parts, the trained network, and checkpoints. The
+        checkpoints are of no use when this returns.
+    :param on_found: called with the results so far: when the network is trained and written, after the baseline, and
+        after each control.
+    :raises OnnxpartError: when something doesn't fit or fails; the run can then be resumed.
     """
     most = options.settings.epochs
     if goal.minutes is not None and (merge_at is not None or rounds > 1):
@@ -152,7 +152,7 @@ def fit(
 
 @contextmanager
 def _reached(options: RunOptions, k: int) -> Iterator[None]:
-    """Keep the connection to a Ray cluster that has room for the workers of the whole; other engines need none."""
+    """Keep a connection to the Ray cluster, which must have room for the whole's workers; other engines need none."""
     if options.engine != "ray":
         yield
         return
@@ -163,14 +163,14 @@ def _reached(options: RunOptions, k: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Growing:
-    """How parts become the whole, the blocks that they train with, and what they start as when they get the others."""
+    """How parts become the whole, which blocks they train with, and how the other blocks start."""
 
     grow: Grow
     blocks: int | None
     grown: Sequence[Growth] | None
 
     def __str__(self) -> str:
-        """What a checkpoint says of it; nothing where parts of all blocks merge."""
+        """Its text in a checkpoint; empty if parts with all blocks merge."""
         return ("" if self.blocks is None else f", {self.blocks} blocks") + (", widen" if self.grow == "widen" else "")
 
 
@@ -190,7 +190,7 @@ class _Run:
     def fit(self, edges: Edges, on_found: Callable[[Fit], object], *, stops: bool, baseline: int) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
 
-        :param on_found: see there. :param stops: whether the parts merge as soon as they no longer pay.
+        :param on_found: see there. :param stops: whether the parts merge once training them no longer pays.
         :param baseline: the most epochs of the whole alone; 0 if nothing is to be compared.
         """
         rounds, task, out = self.rounds, self.task, self.out
@@ -237,7 +237,7 @@ class _Run:
         return found
 
     def _traffic(self, parts: Sequence[nn.Module], whole: nn.Module) -> Traffic | None:
-        """Return what the workers of a cluster send, which the whole has all of where parts have several."""
+        """Return what the workers of a cluster send; if each part has several workers, the whole has all of them."""
         if self.options.engine != "ray":
             return None
         each = self.options.cluster.workers_per_part or 1
@@ -251,7 +251,7 @@ class _Run:
         )
 
     def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:
-        """Train the parts round by round, or in one round until they no longer pay; return what the ensemble gave."""
+        """Train the parts round by round, or in one round until they no longer pay; return the ensemble's results."""
         rounds, task, longest = self.rounds, self.task, self.rounds.spans[-1].stop
         settings = self.recipe.parts(self.options.settings, rounds.k, longest)
         told = self.progress(PARTS, task, range(longest))
@@ -286,7 +286,7 @@ class _Run:
         return networks, ensemble
 
     def _why_merge(self, ensemble: Sequence[Check], seconds: float, stops: bool) -> str:
-        """Return why the parts merge now, in words; empty where they train on."""
+        """Return in words why the parts merge now; empty if they train on."""
         if ensemble and self.goal.reached(self.task.metric, ensemble[-1].loss, ensemble[-1].metric):
             return "their ensemble is as good as the target"
         if self.goal.spent_on_parts(seconds):
@@ -295,7 +295,7 @@ class _Run:
         return "their ensemble hardly improves" if hardly else ""
 
     def _whole(self, parts: Networks, trained: int, edges: Edges) -> tuple[tuple[float, float | None] | None, Networks]:
-        """Merge the parts, and train the whole on; return what it gave right after merging, and the network."""
+        """Merge the parts, and train the whole on; return its results right after merging, and the network."""
         settings, rounds = self.options.settings, self.rounds
         left = settings.epochs - trained
         span = range(trained, trained + (left if trained == rounds.spans[-1].stop else min(left, remaining(trained))))
@@ -324,7 +324,8 @@ class _Run:
     def _controls(
         self, parts: Networks, span: range, times: Times, alone: list[Epoch]
     ) -> Iterator[tuple[str, list[Epoch]]]:
-        """Train the controls; yield names and curves. No copies where parts differ in shape, or are copied anyway.
+        """Train the controls; yield names and curves. COPIES is left out if parts differ in shape, or are copied
+        anyway.
 
         :param span: the epochs of the whole. :param alone: the baseline's curve.
         """
@@ -360,7 +361,7 @@ class _Run:
     def _trained(self, stage: Stage, first: Networks, before: float = 0.0) -> Networks:
         """Train the only network of a stage until its epochs end, or the goal is reached.
 
-        :param before: seconds of the budget that are spent already.
+        :param before: seconds of the budget that are already spent.
         """
         told, goal, networks = self.progress(stage.name, self.task, stage.epochs), self.goal, first
         stages = [stage] if stage.epochs else []
@@ -383,7 +384,7 @@ class _Run:
         return parts_of(self.rounds.split(number), self.task.build)
 
     def _trainer(self, told: OnEvent) -> Train:
-        """Return what trains the networks of a stage; an engine that was chosen by trial stays."""
+        """Return the function that trains the networks of a stage; an engine that was chosen by trial stays."""
         engine = self.options.engine
 
         def train(stage: Stage, networks: Networks) -> list[Result]:
@@ -415,7 +416,7 @@ class _Run:
 
 
 def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, out: Path) -> Settings:
-    """Return the settings with the epochs that the budget allows, by measured steps; those of a run that is resumed."""
+    """Return the settings with the epochs that the budget allows, by measured steps; a resumed run keeps its epochs."""
     settings, paper, seconds = options.settings, recipe.kind == "paper", (0.0, 0.0)
     if goal.minutes is not None:
         begun = sorted((out / CHECKPOINTS / PARTS).rglob("part0-*")) if options.resume else []
@@ -433,7 +434,7 @@ def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recip
 
 
 def _growth(part: onnx.ModelProto, first: onnx.ModelProto) -> Growth:
-    """What a part's new blocks start as: such that add nothing, else copies."""
+    """What a part's new blocks start as: blocks that add nothing, or else copies."""
     try:
         return growth(part, first, "zero")
     except MergeError:
@@ -441,7 +442,7 @@ def _growth(part: onnx.ModelProto, first: onnx.ModelProto) -> Growth:
 
 
 def _start(out: Path, divided: Split, force: bool, inputs: list[Path]) -> None:
-    """Write the split into a fresh folder; `inputs` are what is read, which mustn't be in it."""
+    """Write the split into a fresh folder; `inputs`: files that are read, which mustn't be in it."""
     if os.path.lexists(out) and not force:
         raise ModelError(f"{out} exists already; go on with --resume, give another folder, or --force to replace it.")
     check_folder(out, force, inputs)

@@ -30,9 +30,9 @@ _CONTROLS = {
 
 
 def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: Edges) -> dict[str, Any]:
-    """Return all figures, for JSON; `rounds` are the epochs after which the parts were merged.
+    """Return all figures for JSON; `rounds`: the epochs after which the parts were merged.
 
-    :param source: the network that was trained, as given. :param recipe: see `fit.fit`, :param edges: too.
+    :param source: the network as it was given. :param recipe: see `fit.fit`. :param edges: see `fit.fit`.
     """
     times, epochs = found.times, found.merge_at + len(found.whole)
     rates = {"parts": recipe.parts(options.settings, found.plan.k, found.merge_at).lr, "whole": options.settings.lr}
@@ -76,10 +76,10 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
 
 
 def as_good(found: Fit) -> dict[str, Any] | None:
-    """Return after how many seconds the method was as good as the baseline when that ended, None if never.
+    """Return after how many seconds the method was as good as the baseline at its end; None if never.
 
-    By the metric on the test data, or else the loss. Nobody needs to be better than a target. `baseline`: what that
-    took.
+    Both are compared by the metric on the test data, or else by the loss; being as good as a target is enough.
+    `baseline`: the baseline's own seconds.
     """
     if not found.baseline or found.merged is None:
         return None
@@ -97,9 +97,9 @@ def as_good(found: Fit) -> dict[str, Any] | None:
 
 
 def traffic(found: Fit) -> dict[str, float] | None:
-    """Return the bytes of gradients that the workers sent: for a batch and in all, None where there were none.
+    """Return the bytes of gradients that the workers sent, for a batch and in all; None if there were none.
 
-    `data_parallel`: in all, if they had trained the whole from the start.
+    `data_parallel`: the bytes in all if they had trained the whole from the start.
     """
     sent = found.traffic
     if sent is None:
@@ -115,7 +115,7 @@ def traffic(found: Fit) -> dict[str, float] | None:
 
 
 def target(found: Fit) -> dict[str, Any] | None:
-    """Return after how many seconds the target was reached, None if never, and the best value of the whole."""
+    """Return after how many seconds the target was reached (None if never), and the best value of the whole."""
     wanted = found.goal.target
     if wanted is None:
         return None
@@ -130,7 +130,7 @@ def _judged(found: Fit) -> list[Epoch]:
 
 
 def _reached(found: Fit, wanted: float) -> float | None:
-    """After how many seconds of parts and whole the whole was as good as that."""
+    """After how many seconds of parts and whole the whole was as good as a value."""
     metric = found.metric
     points = (point.seconds for point in _judged(found) if metric.as_good(getattr(point, metric.key), wanted))
     reached = next(points, None)
@@ -144,7 +144,7 @@ def _points(curve: Sequence[Epoch], first: int) -> list[dict[str, Any]]:
 def save(data: dict[str, Any], folder: Path, beside: Mapping[str, bytes]) -> None:
     """Write the figures and the page into the folder of a run, and remove its checkpoints.
 
-    :param beside: names and contents of further files, to which the page leads: pictures (.svg) and pages (.html).
+    :param beside: names and contents of further files that the report links: pictures (.svg) and pages (.html).
     :raises ModelError: when they can't be written.
     """
     with replacing_files(folder / PAGE) as fresh:
@@ -218,7 +218,7 @@ def compared(found: dict[str, Any]) -> str:
 
 
 def exchanged(sent: dict[str, float]) -> str:
-    """Return what workers sent as a sentence."""
+    """Return as a sentence what workers sent."""
     parts, whole, every, alone, all_alone = (
         f"{sent[key] / 1e6:,.3g} MB"
         for key in ("parts_batch", "whole_batch", "all", "data_parallel_batch", "data_parallel")
@@ -234,7 +234,7 @@ def _shown(value: float | None) -> str:
 
 
 def aimed(found: dict[str, Any]) -> str:
-    """Return what became of the target as a sentence."""
+    """Return as a sentence what became of the target."""
     aim = f"The target, {found['by']} {found['wanted']:.4g},"
     if found["seconds"] is None:
         return f"{aim} was not reached: the best was {found['best']:.4g}. More epochs or a larger budget may help."

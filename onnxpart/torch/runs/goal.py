@@ -14,9 +14,9 @@ from onnxpart.torch.training.metrics import Metric
 class Goal:
     """What ends a run of `fit` before its epochs do.
 
-    `target`: of the metric on the test data, or of the loss there where networks are judged by that. `steps`: of the
-    parts and then of the whole, in all. `minutes`: of training, without tests and checkpoints; all parts count where
-    they share a process.
+    `target`: of the metric on the test data, or of the loss if networks are judged by that. `steps`: of the parts and
+    then of the whole, in all. `minutes`: of training, without tests and checkpoints; parts that share a process all
+    count.
 
     :raises UsageError: for a value that makes no sense.
     """
@@ -44,18 +44,18 @@ class Goal:
         return self.target is not None and found is not None and metric.as_good(found, self.target)
 
     def spent(self, seconds: float) -> bool:
-        """Return whether so many seconds are the whole budget."""
+        """Return whether this many seconds use up the budget."""
         return self.minutes is not None and seconds >= 60 * self.minutes
 
     def spent_on_parts(self, seconds: float) -> bool:
-        """Return whether so many seconds are all that the parts may have of the budget."""
+        """Return whether this many seconds use up the parts' share of the budget."""
         return self.spent(seconds / SHARE)
 
     def epochs(self, most: int, steps: int, seconds: tuple[float, float], share: float) -> int:
         """Return how many epochs of parts and whole together the budget allows.
 
-        :param most: at most so many. :param steps: in an epoch. :param seconds: of a step of all parts, and of the
-            whole. :param share: of the epochs that are the parts'.
+        :param most: the largest number of them. :param steps: in an epoch. :param seconds: of a step of all parts, and
+            of the whole. :param share: the parts' share of the epochs.
         :raises UsageError: when it doesn't suffice for an epoch of each.
         """
         parts, whole = seconds

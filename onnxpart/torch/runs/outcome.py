@@ -1,4 +1,4 @@
-"""What a run of `fit` gives: curves, sizes, times, and what it is compared with."""
+"""The results of a run of `fit`: curves, sizes, times and comparisons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxpart.torch.training.metrics import Metric
 Grow = Literal["merge", "widen"]
 """How the whole begins: K parts merge, or copies of one part fill it (Net2WiderNet)."""
 SHORTER, ONE_PART, COPIES = "shorter", "one part", "copies"
-"""The controls, which are stages, too: other ways to spend about as much time."""
+"""The controls, which are also stages: other ways to spend about the same time."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Times:
     epoch: float | None
 
     def alone(self, epochs: int) -> float | None:
-        """Return what the whole would take for all epochs, at its median epoch."""
+        """Return the seconds that the whole would take for all epochs, at its median epoch."""
         return None if self.epoch is None else epochs * self.epoch
 
     def speedup(self, epochs: int) -> float | None:
-        """Return how many times as fast the method was as that."""
+        """Return the speed-up of the method over that."""
         alone = self.alone(epochs)
         return None if alone is None else alone / (self.parts + self.whole)
 
@@ -44,8 +44,8 @@ class Times:
 class Traffic:
     """Bytes of gradients that all workers of a cluster send together, by a ring, for a batch.
 
-    `parts`: for one of all parts. `whole`: for one of the whole. `data_parallel`: if they trained the whole from the
-    start. `batches` are those of an epoch.
+    `parts`: for a batch of all parts. `whole`: for one of the whole. `data_parallel`: for one if they trained the whole
+    from the start. `batches`: the batches of an epoch.
     """
 
     parts: float
@@ -56,7 +56,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Check:
-    """What the ensemble of the parts, the mean of their outputs, gives on the test data after some epochs."""
+    """Results of the parts' ensemble, the mean of their outputs, on the test data after some epochs."""
 
     epoch: int
     seconds: float
@@ -66,15 +66,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Fit:
-    """What came out: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
+    """The results: curves of the parts and of the whole, its loss and metric right after merging, sizes, times.
 
-    `rounds` are the epochs of the parts, which were merged after each of them. `ensemble`: where it was looked at.
-    `grow`: how the whole began. `blocks`: how many of each stack the parts trained with; None where it was all.
-    `baseline`: the curve of the whole trained alone, if that was asked for; `controls`: then those of SHORTER, the
-    whole for as many epochs as take the method's time, ONE_PART, a part trained for K times the parts' epochs, and
-    COPIES, the whole that begins as copies of the first part. `note` says where the loss was taken. `deviation` is ONNX
-    Runtime's from the trained module (see `trained_file`). `traffic` is that of a run on a cluster. `kept` names the
-    initializers whose weights between parts are as they were in the network. `goal` is what might have ended it early.
+    `rounds`: the epochs of each round of the parts; a merge follows each. `ensemble`: its results, when they were
+    measured. `grow`: how the whole began. `blocks`: how many of each stack the parts trained with; None for all.
+    `baseline`: the curve of the whole trained alone, if it was asked for. `controls`: then the curves of SHORTER, the
+    whole for as many epochs as take the method's time; ONE_PART, a part for K times the parts' epochs; and COPIES, the
+    whole that begins as copies of the first part. `note`: where the loss was taken. `deviation`: ONNX Runtime's from
+    the trained module (see `trained_file`). `traffic`: of a run on a cluster. `kept`: the initializers that kept their
+    cross weights. `goal`: what might have ended the run early.
     """
 
     file: Path
@@ -99,12 +99,12 @@ class Fit:
 
     @property
     def plan(self) -> Plan:
-        """By which the parts were merged last."""
+        """The plan of the last merge."""
         return self.partition.plan
 
     @property
     def merge_at(self) -> int:
-        """How many epochs the parts had, in all."""
+        """How many epochs the parts had in all."""
         return self.rounds[-1].stop
 
 

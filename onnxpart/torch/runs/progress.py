@@ -21,10 +21,10 @@ PARTS = "parts"
 
 
 class RunProgress:
-    """Shows and records the stages of a run, as a context manager; `stage` gives what `train` calls with its news.
+    """Shows and records the stages of a run, as a context manager; `train` calls what `stage` returns with its news.
 
-    On a terminal a bar for each group of parts; else a line for each epoch. `folder` gets `metrics.jsonl`, which a run
-    that is resumed appends to, and `tensorboard/`.
+    A terminal shows a bar for each group of parts; anything else gets a line for each epoch. `folder` gets
+    `tensorboard/`, and `metrics.jsonl`, which a resumed run appends to.
     """
 
     def __init__(self, folder: Path, console: Console, *, resume: bool = False) -> None:
@@ -55,9 +55,9 @@ class RunProgress:
             self.console.print(f"note: {text}")
 
     def stage(self, name: str, epochs: range, metric: str) -> OnEvent:
-        """Return what is told the news of a stage.
+        """Return the function that receives the news of a stage.
 
-        :param name: of what is trained; `parts`, or a network's. :param metric: the name of its metric.
+        :param name: the name of the stage: `parts`, or a network. :param metric: the name of its metric.
         """
         return _Stage(self, name, epochs, metric)
 

@@ -12,15 +12,15 @@ from onnxpart.torch.training.settings import OptimizerKind, ScheduleKind, Settin
 
 Kind = Literal["auto", "paper"]
 _WARMUP = {"parts": 0.02, "whole": 0.05}
-"""The share of their steps over which rates rise."""
+"""The share of the steps in which the rate rises."""
 _WHOLE = 5
 """The whole trains for one in so many epochs."""
 SHARE = 1 - 1 / _WHOLE
 """The parts' share of the epochs."""
 _CHECKS = 20
-"""How often the ensemble of parts, or the whole, is looked at, at most."""
+"""How often the ensemble of parts, or the whole, is evaluated at most."""
 _GAIN = 0.03
-"""The share of the ensemble's loss that the last third of the parts' epochs must bring."""
+"""The least share by which the last third of the parts' epochs must lower the ensemble's loss."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Recipe:
         return replace(settings, first=epochs.start, epochs=epochs.stop, schedule=schedule, warmup=_WARMUP["whole"])
 
     def longest(self, epochs: int) -> int:
-        """Return how many of all epochs are the parts', at most."""
+        """Return how many of all epochs the parts get at most."""
         return max(epochs // 2 if self.kind == "paper" else epochs - ceil(epochs / _WHOLE), 1)
 
 
 def checks(epochs: range) -> list[range]:
-    """Return epochs in pieces, after each of which what they gave is looked at."""
+    """Return epochs in pieces; the result is evaluated after each piece."""
     step = max(ceil(len(epochs) / _CHECKS), 1)
     return [epochs[start : start + step] for start in range(0, len(epochs), step)]
 

@@ -22,10 +22,10 @@ RANDOM = ORDERS[2]
 
 @dataclass(frozen=True)
 class Rounds:
-    """How a network is divided in each round of its parts' epochs: `spans`, one behind the other.
+    """How a network is divided in each round of its parts' epochs; `spans`: the epochs of each round, in order.
 
-    A single round has the order, the seed and the first weights that were asked for. Several are divided at random, by
-    seeds of their own; from the second on the first weights are those merged before.
+    A single round has the requested order, seed and first weights. Several rounds are divided at random, each by a seed
+    of its own; from the second round on, the merged weights are the first weights.
     """
 
     model: Model
@@ -42,7 +42,7 @@ class Rounds:
 
     @cached_property
     def last(self) -> Split:
-        """The split of the last round, which the whole is merged from."""
+        """The split of the last round; its parts merge into the whole."""
         return self.split(len(self.spans) - 1)
 
 

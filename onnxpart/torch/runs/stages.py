@@ -1,8 +1,8 @@
-"""The method in memory: stages of networks that train side by side, each made of those of the stage before.
+"""The method in memory: stages of networks that train side by side, each made from those of the stage before.
 
 Parts merge into the whole (section 2.2) or into fewer and larger parts (section 4), the whole is divided anew
-(independent subnet training, Yuan et al., VLDB 2022), or filled with copies of one part (Net2WiderNet). Networks with
-few of their blocks become deep ones (gradual stacking).
+(independent subnet training, Yuan et al., VLDB 2022), or copies of one part fill it (Net2WiderNet). Networks with few
+of their blocks become deep ones (gradual stacking).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Build: TypeAlias = Callable[[onnx.ModelProto], ImportedModule]
 class Networks:
     """Networks that train side by side: the parts of a split, or the whole that they merge into.
 
-    `states` are those of their optimizers, None before any training. `curves` has for each the epochs that it trained.
-    `whole` are the weights that parts are slices of, where they aren't the network's.
+    `states`: of their optimizers; None before any training. `curves`: for each network the epochs that it trained.
+    `whole`: the weights that the parts are slices of, if they aren't the network's.
     """
 
     split: Split
@@ -62,9 +62,9 @@ class Networks:
 
 @dataclass(frozen=True)
 class Stage:
-    """Some epochs of training, and the networks that are trained, made of those of the stage before.
+    """Some epochs of training, and how its networks are made from those of the stage before.
 
-    A stage without epochs trains nothing: its networks are seen as they begin. `name` is the caller's.
+    A stage without epochs trains nothing: it shows its networks as they begin. `name`: for the caller.
     """
 
     name: str
@@ -80,7 +80,7 @@ Train: TypeAlias = Callable[[Stage, Networks], Sequence[Result]]
 def run_stages(first: Networks, stages: Sequence[Stage], train: Train) -> Iterator[Networks]:
     """Train stage by stage.
 
-    :param first: what the first stage begins with.
+    :param first: the networks that the first stage begins with.
     :returns: the networks of each stage when it ends. The next stage trains the same modules on, or makes others.
     """
     networks = first
@@ -95,7 +95,7 @@ def run_stages(first: Networks, stages: Sequence[Stage], train: Train) -> Iterat
 
 
 class Ensemble(nn.Module):
-    """Computes the mean of what parts compute: what the whole will, where the merge is exact."""
+    """Computes the mean of the parts' outputs. The whole will compute the same if the merge is exact."""
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -112,10 +112,10 @@ def parts_of(split: Split, build: Build = import_onnx) -> Networks:
 
 
 def divide_anew(before: Networks, parts: Networks, edges: Edges = ZERO) -> Networks:
-    """Let untrained parts go on from what others of the same network merge to; the curves go on, too.
+    """Let untrained parts go on from the merged weights of other parts of the same network; the curves go on, too.
 
-    The others are merged into the original graph, which is sliced by the new split: weights and optimizer states. What
-    was not trained has nothing to go on from; the new parts then stay as they are.
+    The others are merged into the original graph, and the new split slices its weights and optimizer states. If the
+    others were not trained, the new parts stay as they are.
 
     :param parts: as many as before. :param edges: which cross weights are kept; the others are zero.
     """
@@ -129,7 +129,7 @@ def divide_anew(before: Networks, parts: Networks, edges: Edges = ZERO) -> Netwo
 
 
 def _merged(parts: Networks, edges: Edges, into: Into) -> dict[str, Array]:
-    """The weights of parts merged, and cross weights as `edges` says; those of frozen parameters are kept."""
+    """The merged weights of parts, with cross weights as `edges` says; those of frozen parameters are kept."""
     plan, model = parts.split.plan, parts.split.analysis.model
     edges = edges.keeping(model.frozen)
     before = {name: array_of(model, name) for name in edges.kept(plan)} if parts.whole is None else parts.whole
@@ -140,7 +140,7 @@ def _merged(parts: Networks, edges: Edges, into: Into) -> dict[str, Array]:
 def merge_parts(parts: Networks, edges: Edges = ZERO, build: Build = import_onnx) -> Networks:
     """Merge weights and optimizer states of parts into the duplicated whole, Eq. (1) of section 2.2.
 
-    :param edges: how the edges between parts start; those of frozen parameters are kept.
+    :param edges: how cross weights start; those of frozen parameters are kept.
     """
     states = None if parts.states is None else [merge_states(parts.split.plan, parts.states)]
     return _whole(parts.split, _merged(parts, edges, "duplicated"), states, build)
@@ -164,7 +164,7 @@ def deepen_networks(
 ) -> Networks:
     """Stack the blocks of each network: weights and optimizer states (see `merging.deepen`); the curves go on.
 
-    :param models: the deep networks. :param grown: what each of them starts as.
+    :param models: the deep networks. :param grown: how each of them starts.
     """
     modules = [build(model) for model in models]
     for module, each, arrays in zip(modules, grown, before.weights, strict=True):

@@ -34,9 +34,9 @@ from onnxpart.torch.training.train import train
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and the rest.
+    """How to train, in texts and numbers: `data` (see `sources.FORMS`), `loss` (see `objective.FORMS`), and more.
 
-    Checkpoints are written every so many steps or minutes, `keep` of each part; `resume` goes on from them.
+    Checkpoints are written at intervals of steps or minutes, `keep` of each part; `resume` goes on from them.
     `steps_per_epoch` is for data without a length, `normalize` for images, `label_smoothing` and `class_weights` for
     the loss cross_entropy. `metric`: see `metrics.FORMS`; None for the loss's own.
     """
@@ -74,7 +74,7 @@ class Task:
         return import_onnx(self.objective.cut(model))
 
     def batch(self) -> Batch:
-        """Return a batch of the test data, or else of those to learn."""
+        """Return a batch of the test data, or else of the training data."""
         return next((self.data.train if self.data.test is None else self.data.test).epoch(0))
 
 
@@ -89,7 +89,7 @@ class Trained:
 
 
 def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
-    """Return the data, which fit the inputs of the model and of its parts.
+    """Return the data, checked against the inputs of the model and of its parts.
 
     :raises OnnxpartError: when they can't be read, or don't fit.
     """
@@ -107,8 +107,8 @@ def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
 def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data | None = None) -> Task:
     """Return models of one split, or a single one, ready to be trained.
 
-    :param data: where they are `opened` already. :raises OnnxpartError: when data or loss don't fit, or a model can't
-        be imported.
+    :param data: the data, if they are `opened` already. :raises OnnxpartError: when data or loss don't fit, or a model
+        can't be imported.
     """
     if options.engine != "ray":
         device_of(options.settings.device)  # before anything is written
@@ -162,11 +162,12 @@ def train_files(
 ) -> list[Trained]:
     """Train the models in files, which are replaced by the trained ones; ONNX Runtime then runs them.
 
-    The optimisers' states are left beside the files, and gone on from where there are some (see `optimizer_state`).
+    Training goes on from the optimisers' states beside the files, if there are some, and leaves them there (see
+    `optimizer_state`).
 
-    :param files: of the parts of one split, or a single one. :param checkpoints: a folder, which is removed when all
-        is done. :param progress: what is told the news of a task. :param plan: digest of the split's plan.
-    :raises OnnxpartError: when something doesn't fit, or fails; the files are as they were, then.
+    :param files: of the parts of one split, or a single one. :param checkpoints: a folder, which is removed at the end.
+        :param progress: gives what receives the news of a task. :param plan: digest of the split's plan.
+    :raises OnnxpartError: when something doesn't fit or fails; the files are then as they were.
     """
     clear(files[0].parent)
     for path in files:
@@ -188,7 +189,7 @@ def train_files(
 
 
 def _states(files: Sequence[Path], options: RunOptions, told: OnEvent) -> list[OptimizerState] | None:
-    """Return what earlier training left beside the files, where it is of the same optimiser."""
+    """Return the states that earlier training left beside the files, if they are of the same optimiser."""
     found, wanted = found_states(files), options.settings.optimizer
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Trained weights into ONNX files, and ONNX Runtime's word on what was written."""
+"""Trained weights into ONNX files, and a check of these files in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from onnxpart.torch.training.objective import Objective
 from onnxpart.verification.oracles import FLAT, TOLERANCE
 
 TOLERANCE_HALF = 2e-2
-"""Largest deviation where a file holds float16 or bfloat16; else it is the oracles'."""
+"""Largest deviation of a file with float16 or bfloat16; for others it is the oracles'."""
 _TINY = 1e-30
 
 
 def read_whole(path: Path) -> onnx.ModelProto:
-    """Read a model with its external data; its local functions are inlined, its batch norms' statistics their own.
+    """Read a model with its external data; local functions are inlined, and each batch norm gets statistics of its own.
 
     :raises ModelError: when it can't be read.
     """
@@ -41,7 +41,7 @@ def read_whole(path: Path) -> onnx.ModelProto:
 
 
 def with_weights(module: ImportedModule, source: Path) -> Draft:
-    """Return the model in a file with a module's weights; what is external there stays so.
+    """Return the model in a file with a module's weights; external data stay external.
 
     :param source: the model that the module was imported from.
     :raises ModelError: when it can't be read.
@@ -59,7 +59,7 @@ def with_weights(module: ImportedModule, source: Path) -> Draft:
 def deviation(module: ImportedModule, objective: Objective, path: Path, batch: Batch) -> float:
     """Return how far ONNX Runtime is from the trained module, as a share of the output's standard deviation.
 
-    :raises OnnxpartError: when ONNX Runtime can't run the file, or is further off than rounding explains.
+    :raises OnnxpartError: when ONNX Runtime can't run the file, or deviates by more than rounding explains.
     """
     names = [value.name for value in _inputs(path)]
     feeds = {name: tensor.numpy() for name, tensor in zip(names, batch[0], strict=True)}

@@ -29,12 +29,12 @@ _FILE = re.compile(r"part(\d+)-step(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where checkpoints go, and how often: after so many steps, or so many minutes, or both; `keep` of each part.
+    """Where checkpoints go, and how often: at intervals of steps, of minutes, or both; `keep` of each part.
 
-    Where it goes by minutes, also at the end of each epoch, unless that would take much of the time.
+    With intervals of minutes there is also one at the end of each epoch, unless that would take much of the time.
 
-    `resume` goes on from the newest, where there is one. `plan` names the split that the parts are of. `written`: by
-    this process; else another one does that, which trains the same parts.
+    `resume`: go on from the newest, if there is one. `plan`: the split that the parts come from. `written`: whether
+    this process writes them; otherwise another one does, which trains the same parts.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ def prepare(checkpoints: Checkpoints) -> None:
 
 
 def steps(checkpoints: Checkpoints, number: int) -> list[int]:
-    """Return the steps of which there are checkpoints of a part, ascending."""
+    """Return the steps at which a part has checkpoints, ascending."""
     found = (_FILE.fullmatch(path.name) for path in checkpoints.folder.glob(f"part{number}-*"))
     return sorted(int(match[2]) for match in found if match and int(match[1]) == number)
 
@@ -81,7 +81,7 @@ def path_of(checkpoints: Checkpoints, number: int, step: int) -> Path:
 def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, beside: Mapping[str, Any]) -> Path:
     """Write a part's checkpoint.
 
-    :raises ModelError: when it can't be written; what was there before is as it was.
+    :raises ModelError: when it can't be written; older checkpoints stay as they were.
     """
     arrays = {_TENSORS + key: _to_array(tensor) for key, tensor in state.tensors.items()}
     for key, found in state.slots.items():
@@ -99,12 +99,12 @@ def prune(checkpoints: Checkpoints, number: int) -> None:
 
 
 def exist(folder: Path) -> bool:
-    """Whether there is a checkpoint in a folder, or in one of those in it."""
+    """Whether a folder, or a folder in it, holds a checkpoint."""
     return any(_FILE.fullmatch(path.name) for path in folder.rglob("part*"))
 
 
 def remove(folder: Path) -> None:
-    """Remove the checkpoints in a folder and in those in it, and the folders that are empty then."""
+    """Remove the checkpoints in a folder and in its subfolders, and then the empty folders."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_dir() and not path.is_symlink():
             remove(path)
@@ -115,7 +115,7 @@ def remove(folder: Path) -> None:
 
 
 def about(path: Path) -> dict[str, Any]:
-    """Return what was written beside a checkpoint's tensors.
+    """Return the data that a checkpoint has beside its tensors.
 
     :raises CheckpointError: when it is damaged, or of another version.
     """
@@ -132,9 +132,9 @@ def about(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> tuple[PartState, dict[str, Any]]:
-    """Read a checkpoint; return the state, and what was written beside it.
+    """Read a checkpoint; return the state, and the data beside it.
 
-    :param identity: what must be there as given, such as plan and settings.
+    :param identity: data that must be equal to the given ones, such as plan and settings.
     :raises CheckpointError: when it is damaged, or of another version, plan or run.
     """
     found = about(path)
@@ -164,7 +164,7 @@ def _checksum(said: Mapping[str, Any], arrays: Mapping[str, Array]) -> int:
 
 
 def _compare(path: Path, key: str, mine: Any, theirs: Any) -> None:
-    """Check that a run is the one that a checkpoint is of."""
+    """Check that a checkpoint is of this run."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for inner in mine:
             _compare(path, inner, mine[inner], theirs.get(inner))
@@ -175,7 +175,7 @@ def _compare(path: Path, key: str, mine: Any, theirs: Any) -> None:
 
 
 def _to_array(tensor: Tensor) -> Array:
-    """Return a tensor as an array of its own type, which shares its memory where it can."""
+    """Return a tensor as an array of its own type, which shares its memory if possible."""
     tensor = tensor.detach().cpu().contiguous()
     half = tensor.dtype == torch.bfloat16
     array: Array = (tensor.view(torch.int16) if half else tensor).numpy()

@@ -1,4 +1,4 @@
-"""Engines: how several parts take a step on the same batches. One after the other, or as one batched module."""
+"""Engines: how several parts take a step on the same batches: one after the other, or as one batched module."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINES: dict[str, type[Series] | type[Fused]] = {"series": Series, "fused": Fus
 
 
 def choose(job: Job, device: torch.device) -> tuple[type[Series] | type[Fused], str]:
-    """Return the faster engine by a few steps on copies of the parts, and why in words; nothing else changes."""
+    """Return the faster engine by a few steps on copies of the parts, and why in words; the parts don't change."""
     if len(job.modules) == 1:
         return Series, ""
     batches = list(islice(job.loader.epoch(job.epochs.start), job.settings.accumulate))
@@ -46,7 +46,7 @@ def choose(job: Job, device: torch.device) -> tuple[type[Series] | type[Fused], 
 
 
 def step_seconds(engine: Engine, batches: Sequence[Batch], device: torch.device) -> float:
-    """Return how long a step takes that changes nothing: its rate is 0."""
+    """Return the seconds of a step at rate 0, which changes nothing."""
     synchronize(device)
     start = time.perf_counter()
     engine.step(batches, 0.0, 0)

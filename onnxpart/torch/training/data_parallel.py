@@ -1,4 +1,4 @@
-"""A part that the ranks of a process group train together, each on its share of every batch's samples."""
+"""The ranks of a process group train a part together, each on its share of every batch's samples."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from onnxpart.torch.training.series import Series
 
 
 class DataParallel(Series):
-    """All ranks take the same steps on the mean gradient of the whole batch.
+    """All ranks take the same steps, on the mean gradient of the whole batch.
 
-    Each draws dropout of its own, and a norm over a batch sees its own samples alone.
+    Each rank draws its own dropout, and a norm over a batch sees only the rank's samples.
     """
 
     def __init__(self, job: Job, device: torch.device) -> None:
@@ -38,11 +38,11 @@ class DataParallel(Series):
         return self._mean(super().evaluate(share, meters if weight else ()) * weight)
 
     def _seed(self, i: int, step: int) -> int:
-        """Seed of what this rank draws in a step of the i-th part."""
+        """Seed of this rank's random numbers in a step of the i-th part."""
         return seed_of(self.job.settings.seed, self.job.numbers[i], step, self.rank)
 
     def _share(self, batch: Batch) -> tuple[Batch, float]:
-        """This rank's samples, and their weight in the mean over ranks; without any one that counts for nothing."""
+        """This rank's samples, and their weight in the mean over ranks; a rank without samples gets one of weight 0."""
         inputs, target = batch
         own = range(self.rank, len(target), self.ranks)
         rows = slice(self.rank, None, self.ranks) if own else slice(1)
@@ -54,12 +54,12 @@ class DataParallel(Series):
 
 
 def ring(workers: int, size: int) -> float:
-    """Return the bytes that each of some workers sends to take the mean of `size` bytes by a ring."""
+    """Return the bytes that each worker sends if they take the mean of `size` bytes by a ring."""
     return 2 * (workers - 1) / workers * size
 
 
 def gradient_bytes(module: nn.Module) -> int:
-    """Return the bytes of a module's gradients, of which workers take the mean for each batch."""
+    """Return the bytes of a module's gradients; workers take their mean for each batch."""
     return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
 
 

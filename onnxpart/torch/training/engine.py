@@ -18,7 +18,7 @@ from onnxpart.torch.training.settings import Settings
 
 
 class Engine(Protocol):
-    """Parts side by side on a device. `busy` are the numbers of those that it is working on."""
+    """Parts side by side on a device. `busy`: the numbers of the parts that it is working on."""
 
     kind: Literal["series", "fused"]
     job: Job
@@ -30,9 +30,9 @@ class Engine(Protocol):
         ...
 
     def evaluate(self, batch: Batch, meters: Sequence[Meter] = ()) -> Tensor:
-        """Return loss and metric over a batch [2, part], as in inference; the metric is 0 where there is none.
+        """Return loss and metric over a batch [2, part], as in inference; the metric is 0 if there is none.
 
-        :param meters: one for each part, or none: they are given the batch.
+        :param meters: one for each part, or none; each also gets the batch.
         """
         ...
 
@@ -50,7 +50,7 @@ class Engine(Protocol):
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name: auto (a GPU of CUDA, else the CPU), cpu, cuda, cuda:i or mps.
+    """Return the device of a name: auto (a CUDA GPU if there is one, otherwise the CPU), cpu, cuda, cuda:i or mps.
 
     :raises UsageError: when there is none.
     """
@@ -96,9 +96,9 @@ def has_images(modules: Sequence[nn.Module]) -> bool:
 
 
 def moved(batch: Batch, device: torch.device, images: bool) -> Batch:
-    """Return a batch on a device, if asked for with the channels of images last in memory.
+    """Return a batch on a device, on request with the channels of images last in memory.
 
-    A GPU gets it from pinned memory: it is copied while earlier steps, which are only waited for now and then, compute.
+    A GPU gets it from pinned memory, so that the copy runs while earlier steps compute.
     """
     *inputs, target = (_pinned(x, device).to(device, non_blocking=True) for x in (*batch[0], batch[1]))
     if images:
@@ -111,9 +111,9 @@ def _pinned(x: Tensor, device: torch.device) -> Tensor:
 
 
 def compiled(call: Callable[..., Any], settings: Settings, device: torch.device) -> Callable[..., Any]:
-    """Return a call compiled, if asked for; on a GPU as CUDA graphs, without which small parts wait for launches.
+    """Return a call, on request compiled; on a GPU as CUDA graphs, since small parts would wait for launches.
 
-    With several batches in a step there are no such graphs: torch can't add up gradients over them
+    Steps of several batches use no CUDA graphs: torch can't add up gradients over them
     (https://github.com/pytorch/pytorch/issues/169545).
     """
     if not settings.compile:
@@ -123,14 +123,14 @@ def compiled(call: Callable[..., Any], settings: Settings, device: torch.device)
 
 
 def begin_step(settings: Settings, device: torch.device) -> None:
-    """Let what CUDA graphs gave in earlier steps be overwritten."""
+    """Allow CUDA graphs to overwrite their results of earlier steps."""
     if settings.compile and device.type == "cuda":
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def tf32(device: torch.device) -> Iterator[None]:
-    """Let a GPU multiply matrices of float32 in TF32, as torch lets it compute convolutions anyway."""
+    """Let a GPU multiply matrices of float32 in TF32; torch does so for convolutions by default."""
     if device.type != "cuda":
         yield
         return
@@ -143,7 +143,7 @@ def tf32(device: torch.device) -> Iterator[None]:
 
 
 def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torch.device, amp: bool) -> Tensor:
-    """Return a network's only output; by mixed precision its operators compute in bfloat16, and the output is float32.
+    """Return a network's only output. In mixed precision operators compute in bfloat16, and the output is float32.
 
     :raises OnnxpartError: when it has several.
     """
@@ -153,7 +153,7 @@ def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torc
 
 
 def judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and metric of an output; 0 where there is none, or a meter."""
+    """Loss and metric of an output; the metric is 0 if there is none, or if a meter computes it."""
     loss, metric = job.loss(output, target), job.metric
     return loss, loss.new_zeros(()) if metric is None or isinstance(metric, Meter) else metric(output, target).to(loss)
 

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Epoch:
-    """After an epoch: seconds of training so far, mean loss in training, and loss and metric over the test data.
+    """The results of an epoch: seconds of training so far, mean loss in training, and loss and metric on test data.
 
-    Seconds count the training of all parts that share the process, without evaluation and checkpoints.
+    The seconds count all parts that share the process, without evaluation and checkpoints.
     """
 
     seconds: float

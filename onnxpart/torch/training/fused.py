@@ -1,4 +1,4 @@
-"""Parts that are alike trained as one batch of networks."""
+"""Parts that are alike, trained as one batch of networks."""
 
 from __future__ import annotations
 

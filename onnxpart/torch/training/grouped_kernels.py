@@ -13,10 +13,10 @@ from onnxpart.torch.importer.graph_module import Body
 
 
 def use_grouped_kernels(body: Body) -> None:
-    """Let a module compute convolutions and poolings of all parts at once where `torch.vmap` adds the parts' axis.
+    """Let a module compute convolutions and poolings of all parts at once when `torch.vmap` adds the parts' axis.
 
-    `torch.vmap` alone moves that axis in front of the samples, which takes a copy of every image, and loses the
-    layout with channels last.
+    `torch.vmap` alone moves that axis in front of the samples. That copies every image, and loses the layout with
+    channels last.
     """
     graph = body.program.graph
     for node in list(graph.nodes):
@@ -31,7 +31,7 @@ def use_grouped_kernels(body: Body) -> None:
 
 
 def _call_grouped(graph: fx.Graph, node: fx.Node, layer: Any, function: Callable[..., Tensor]) -> None:
-    """Put a function of a convolution's own weight and bias in the place of a call of the convolution."""
+    """Replace a call of a convolution by a function of its weight and bias."""
     with graph.inserting_before(node):
         weight = graph.get_attr(f"{node.target}.weight")
         bias = None if layer.bias is None else graph.get_attr(f"{node.target}.bias")
@@ -43,7 +43,7 @@ def _call_grouped(graph: fx.Graph, node: fx.Node, layer: Any, function: Callable
 
 
 class _Grouped(torch.autograd.Function):
-    """What is only ever called under `torch.vmap`, and is differentiated through what it calls itself."""
+    """A function that is only called under `torch.vmap`; its gradient is that of the functions that it calls."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -93,7 +93,7 @@ class _Pooling(_Grouped):
 
 
 def _joined(x: Tensor, dim: int | None, count: int, axis: int) -> Tensor:
-    """Put the parts' axis before another one, and make one of both."""
+    """Move the parts' axis in front of another one, and join both."""
     parts = x.unsqueeze(axis).expand(*x.shape[:axis], count, *x.shape[axis:]) if dim is None else x.movedim(dim, axis)
     return parts.flatten(axis, axis + 1)
 

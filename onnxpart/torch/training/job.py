@@ -21,8 +21,8 @@ from onnxpart.torch.training.settings import Settings
 class Job:
     """Parts to train side by side on the same batches; `numbers` are their places in the split.
 
-    `epochs` are those to train, of the settings' schedule. `states`: one per part, to go on from. `seconds` of training
-    lie behind them.
+    `epochs`: those of the settings' schedule to train. `states`: one per part, to go on from. `seconds`: of training
+    before.
     """
 
     modules: Sequence[nn.Module]
@@ -46,7 +46,7 @@ def alone(job: Job, i: int) -> Job:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one part: one `Epoch` per trained epoch, the optimiser's state by the initializers' names, and the engine."""
+    """The result of one part: an `Epoch` per trained epoch, the optimiser's state by initializer name, the engine."""
 
     curve: list[Epoch]
     state: OptimizerState

@@ -26,9 +26,9 @@ from onnxpart.torch.training.job import Job, Result
 from onnxpart.torch.training.metrics import Meter
 
 _PENDING = 16
-"""Steps whose losses are looked at together: a GPU need not be waited for at every step."""
+"""Steps whose losses are read together, so that not every step waits for the GPU."""
 _SHARE = 50
-"""At the end of an epoch a checkpoint is written when this many times as long has passed as the last one took."""
+"""An epoch ends with a checkpoint if the time since the last one is at least this many times the time that it took."""
 _HANGUP = getattr(signal, "SIGHUP", None)
 SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, _HANGUP) if number is not None)
 """What asks a run to stop."""
@@ -40,7 +40,7 @@ _NO_EFFECT = ("device", "compile")
 class Position:
     """Where a run is: the epoch, its next batch, steps since epoch 0, and sums over the epoch.
 
-    `losses` are, for each part, the sum over the epoch's samples so far; `curves` the epochs behind it.
+    `losses`: for each part, the sum over the epoch's samples so far. `curves`: the finished epochs.
     """
 
     epoch: int
@@ -53,9 +53,9 @@ class Position:
 
 
 def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
-    """Return the newest step of which there are checkpoints of all these parts; None where there is none.
+    """Return the newest step at which all these parts have checkpoints; None if there are no checkpoints.
 
-    :raises CheckpointError: when there are some that a new run would mix with its own, or of different steps only.
+    :raises CheckpointError: when a new run would mix them with its own, or when the parts have none of the same step.
     """
     found = [set(checkpoint.steps(checkpoints, number)) for number in numbers]
     if not any(found):
@@ -75,7 +75,7 @@ def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
 def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | None = None) -> list[Result]:
     """Train the parts of a job, in place; return a result for each (see `train.train`).
 
-    :param stop: asks to write a checkpoint and stop; when omitted, Ctrl-C and the signals to end do.
+    :param stop: set to write a checkpoint and stop; when omitted, Ctrl-C and the signals to end set it.
     """
     device = engine.device
     job = replace(job, loader=near(job.loader, device), test=None if job.test is None else near(job.test, device))
@@ -170,7 +170,7 @@ class _Run:
             ) from None
 
     def _look(self) -> None:
-        """Read the losses of the steps since the last look, and stop where one is no number."""
+        """Read the losses of the steps since the last look, and stop if one is NaN or infinite."""
         at, first = self.at, self.at.step - len(self.pending)
         losses = torch.stack([loss for _, loss in self.pending]).tolist() if self.pending else []
         for step, row in enumerate(losses, first):
@@ -218,7 +218,7 @@ class _Run:
     def _check_data(self) -> None:
         """Read the batches of this epoch again, up to here.
 
-        :raises DataError: where one isn't finite: then the data are to blame for the loss.
+        :raises DataError: when one isn't finite: the loss is then the data's fault.
         """
         for number, (inputs, target) in enumerate(islice(self.job.loader.epoch(self.at.epoch), self.at.batch)):
             if not all(bool(values.isfinite().all()) for values in (*inputs, target)):
@@ -251,9 +251,10 @@ class _Run:
                 "batches": len(self.job.loader)}  # fmt: skip
 
     def _known_as(self, i: int, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What a checkpoint must say to be gone on from: the same, or fewer epochs where the rates so far are the same.
+        """What a checkpoint must say so that a run can resume: the same, or fewer epochs if the rates so far are the
+        same.
 
-        Where the schedule isn't constant, it is stretched over the new epochs, if those are this run's own.
+        A schedule that isn't constant is stretched over the new epochs, if this run trains them itself.
         """
         mine = self._identity(i)
         settings, theirs = mine["settings"], about.get("settings", {})
@@ -335,7 +336,7 @@ def evaluated(engine: Engine, loader: Loader) -> list[tuple[float, float]]:
 
 @contextmanager
 def interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
-    """Turn Ctrl-C and the signals to end into a flag where there are checkpoints to write; a second one stops at once.
+    """Turn Ctrl-C and the signals to end into a flag if there are checkpoints to write; a second one stops at once.
 
     A hangup that is ignored, as under nohup, stays so.
     """

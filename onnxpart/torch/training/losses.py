@@ -1,4 +1,4 @@
-"""What is minimised and what is reported, for an output of a known shape."""
+"""Losses and the metrics that go with them, for an output of a known shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxpart.torch.data.signature import dtype_name, listed
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Output and target of a batch -> mean over its samples, a scalar."""
 ERROR = "error rate"
-"""The metric of classes: the share that is wrong."""
+"""The metric of classes: the share of wrong ones."""
 
 
 class Loss(Protocol):
@@ -26,7 +26,7 @@ class Loss(Protocol):
 
     @property
     def metric(self) -> str:
-        """What `measure` gives; empty when nothing."""
+        """The name of what `measure` returns; empty if that is nothing."""
         ...
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
@@ -53,10 +53,10 @@ class Loss(Protocol):
 class CrossEntropy:
     """Of logits with classes along `axis`, in nats; targets are classes, int64, in the output's other axes.
 
-    `smoothing` is the share of a label that goes to all classes alike. `weights`, one for each class or none, weigh the
-    mean over a batch.
+    `smoothing`: the share of a label that is spread over all classes. `weights`: one for each class, or none; the mean
+    over a batch is weighted by them.
 
-    :raises UsageError: when they make no sense, or there are more or fewer than classes.
+    :raises UsageError: when they make no sense, or when there are more or fewer weights than classes.
     """
 
     axis: int
@@ -143,7 +143,7 @@ class BinaryCrossEntropy:
 
 @dataclass(frozen=True)
 class MeanSquaredError:
-    """Of any output; `variance` is the test targets', around the mean of each element of a sample."""
+    """Of any output; `variance`: of the test targets, around the mean of each element of a sample."""
 
     shape: tuple[int, ...]
     variance: float = 0.0
@@ -158,7 +158,7 @@ class MeanSquaredError:
         return F.mse_loss(output, target.to(output.dtype))
 
     def measure(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the share of the variance that is explained; over batches it averages to that of all samples."""
+        """Return the explained share of the variance; its mean over batches is that of all samples."""
         return 1 - self(output, target) / self.variance
 
     def predicted(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

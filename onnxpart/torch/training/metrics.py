@@ -1,4 +1,4 @@
-"""What is reported of test data beside the loss: a mean over samples, or a metric of torchmetrics over all of them."""
+"""Metrics on test data, beside the loss: a mean over samples, or a metric of torchmetrics over all of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from onnxpart.torch.training.losses import ERROR, BinaryCrossEntropy, Criterion,
 
 FORMS = "accuracy, f1, auroc or module:function"
 _CLASSES = {"accuracy": "Accuracy", "f1": "F1Score", "auroc": "AUROC"}
-"""By name, how torchmetrics calls it behind `Multiclass` or `Binary`."""
+"""By name, the name of torchmetrics' class behind `Multiclass` or `Binary`."""
 _AVERAGED = {"accuracy": "micro"}
-"""What isn't averaged over classes: the share of labels that are right."""
+"""Metrics that aren't averaged over classes: the share of labels that are right."""
 
 
 @dataclass
 class Meter:
-    """A metric of torchmetrics over outputs and targets as a loss gives them to it; a copy for each network."""
+    """A metric of torchmetrics over a loss's outputs and targets; a copy for each network."""
 
     metric: Any
     loss: Loss
@@ -38,12 +38,12 @@ class Meter:
     def update(self, output: Tensor, target: Tensor) -> None:
         """Add the samples of a batch."""
         predicted, wanted = self.loss.predicted(output, target)
-        self.metric.update(predicted.contiguous(), wanted.contiguous())  # some call view
+        self.metric.update(predicted.contiguous(), wanted.contiguous())  # some metrics call view
 
     def value(self) -> float:
         """Return the metric over all samples, in a process group over those of all ranks.
 
-        :raises UsageError: when it is no single number.
+        :raises UsageError: when it isn't a single number.
         """
         found = self.metric.compute()
         if not isinstance(found, Tensor) or found.numel() != 1:
@@ -55,7 +55,7 @@ class Meter:
 class Metric:
     """What is measured on test data. `name`: empty for nothing. `measure`: a mean over a batch's samples, or a meter.
 
-    `better`: in which direction networks are judged by it; None where they are judged by the loss.
+    `better`: the direction in which it is better; None if networks are judged by the loss.
     """
 
     name: str = ""
@@ -64,7 +64,7 @@ class Metric:
 
     @property
     def key(self) -> Literal["metric", "loss"]:
-        """By which field of an `Epoch` networks are judged."""
+        """The field of an `Epoch` that networks are judged by."""
         return "loss" if self.better is None else "metric"
 
     @property
@@ -86,7 +86,7 @@ class Metric:
 
 
 def metric_of(loss: Loss) -> Metric:
-    """Return the metric that goes with a loss, where there is one."""
+    """Return the metric that goes with a loss, if there is one."""
     if not loss.metric:
         return Metric()
     return Metric(loss.metric, loss.measure, "lower" if loss.metric == ERROR else None)
@@ -96,7 +96,8 @@ def find_metric(text: str, loss: Loss) -> Metric:
     """Return the metric of torchmetrics that a text names.
 
     :param text: one of `FORMS`; a function takes nothing and gives a Metric. :param loss: bound to the data.
-    :raises UsageError: without torchmetrics, for another text, or when it doesn't fit the loss or has no direction.
+    :raises UsageError: without torchmetrics, for another text, or when the metric doesn't fit the loss or has no
+        direction.
     """
     with needs(f"the metric {text}", "metrics"):
         torchmetrics = import_module("torchmetrics")

@@ -1,4 +1,4 @@
-"""Where in a graph a loss is taken: at its output, or in front of the output function that the loss computes itself."""
+"""Where in a graph a loss is taken: at its output, or before an output function that the loss computes itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FUNCTIONS: Mapping[str, frozenset[str]] = {
     "bce": frozenset({"Sigmoid"}),
     "mse": frozenset(),
 }
-"""For each loss the output functions that it computes itself."""
+"""For each loss, the output functions that it computes itself."""
 _PROBABILITIES = 1e-3
 """Numbers that add up to 1 within this are probabilities, not logits."""
 _NEW_SOFTMAX = 13
@@ -33,7 +33,7 @@ _NEW_SOFTMAX = 13
 class Objective:
     """A loss by name, the graph's `output` that it is for, and the `value` that is trained.
 
-    `functions` lead from the value to the output, as (operator, axis): the loss computes them itself. `flattens`: a
+    `functions`: from the value to the output, as (operator, axis); the loss computes them itself. `flattens`: whether a
     Softmax among them goes over all axes from its own on.
     """
 
@@ -45,14 +45,14 @@ class Objective:
 
     @property
     def note(self) -> str:
-        """A sentence where the value isn't the output, else nothing."""
+        """A sentence if the value isn't the output, otherwise empty."""
         if not self.functions:
             return ""
         names = " and ".join(op_type for op_type, _ in self.functions)
         return f"{self.loss} is taken at {self.value!r}, in front of the {names}: there it is exact"
 
     def cut(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the graph that computes the value and nothing else; names stay, inputs too, and what is frozen."""
+        """Return the graph that computes the value and nothing else; names, inputs and frozen parameters stay."""
         graph = proto.graph
         nodes, used = live(graph.node, [self.value])
         result = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
@@ -125,7 +125,7 @@ class Objective:
         return axis
 
     def _check_logits(self, output: Tensor, axis: int) -> None:
-        """Refuse what a Softmax of an unknown form gives; taken for logits it would be learned badly."""
+        """Refuse the output of a Softmax of an unknown form; as logits it would train badly."""
         sums = output.double().sum(axis)
         if output.shape[axis] > 1 and output.min() >= 0 and bool(((sums - 1).abs() < _PROBABILITIES).all()):
             raise UsageError(
@@ -168,7 +168,7 @@ def find_objective(loss: str, proto: onnx.ModelProto) -> Objective:
 
 
 def _traced(loss: str, output: str, producer: Mapping[str, onnx.NodeProto], opset: int) -> Objective:
-    """Return the objective for one output: what lies behind the functions that lead to it."""
+    """Return the objective for one output: the value before the functions that lead to it."""
     functions: list[tuple[str, int]] = []
     wanted, name, node = _FUNCTIONS.get(loss, frozenset()), output, producer.get(output)
     while node is not None and node.op_type in {"Identity", "Log", *wanted}:
@@ -190,7 +190,7 @@ def _softmax_axis(node: onnx.NodeProto, opset: int) -> int:
 
 @torch.no_grad()
 def _output(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    """Return what the module gives in evaluation mode; it is left as it was."""
+    """Return the module's output in evaluation mode; the module is left as it was."""
     training = module.training
     try:
         result = module.eval()(*inputs)

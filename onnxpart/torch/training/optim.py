@@ -20,7 +20,7 @@ Slots = dict[str, dict[str, Tensor]]
 """Parameter's key in the module -> slot -> tensor."""
 _STEP = "step"
 _DECAY = 5
-"""Over one in so many steps, the last ones, a rate falls that was constant."""
+"""The last one in so many steps: there a constant rate falls."""
 
 
 def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], axes: int = 0) -> torch.optim.Optimizer:
@@ -28,7 +28,7 @@ def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], a
 
     It is torch's fused one, which takes a step over all parameters in one kernel, on a CPU, too.
 
-    :param axes: of each parameter that are in front of its own, as that of the parts where those are stacked.
+    :param axes: the number of axes in front of a parameter's own, such as that of stacked parts.
     :raises OnnxpartError: when nothing is trained.
     """
     chosen = [parameter for parameter in parameters if parameter.requires_grad]
@@ -97,7 +97,7 @@ def set_slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
 
 
 def from_state(state: OptimizerState, kind: str, parameters: Mapping[str, Tensor]) -> Slots:
-    """Return a state's tensors by the parameters' keys in the module; what is of no parameter is passed over.
+    """Return a state's tensors by the parameters' keys in the module; tensors of no parameter are ignored.
 
     :raises OnnxpartError: if the state is another optimiser's, or of other shapes, or fits nothing.
     """

@@ -1,4 +1,4 @@
-"""One process per part: nothing is shared but the data, and nothing is said but how far each part is."""
+"""One process per part: the processes share only the data, and tell only how far each part is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PATIENCE = 0.2
 
 @dataclass(frozen=True)
 class Trained:
-    """What comes back of a part: its tensors by the module's keys, and its result."""
+    """What a process returns: a part's tensors by the module's keys, and its result."""
 
     tensors: dict[str, Tensor]
     result: Result
@@ -49,10 +49,10 @@ def train_part(
 
 
 def run(job: Job, on_event: OnEvent) -> list[Result]:
-    """Train each part of a job in a process of its own; the processor's threads are shared out.
+    """Train each part of a job in a process of its own; the processes divide the CPU's threads.
 
     :raises UsageError: when data or loss can't be sent to another process.
-    :raises OnnxpartError: when a part fails, or its process ends; the others are ended, too.
+    :raises OnnxpartError: when a part fails or its process ends; the other processes are then ended.
     """
     context = torch.multiprocessing.get_context("spawn")
     stop = context.Event()
@@ -72,13 +72,13 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
             return _collect(job, workers, on_event, stop, interrupted)
         finally:
             for _, process in workers.values():
-                process.kill()  # it takes no notice of anything milder
+                process.kill()  # it ignores anything milder
                 process.join()
 
 
 @contextmanager
 def _masked() -> Iterator[None]:
-    """Let the signals that stop a run wait; a process that is started meanwhile inherits that."""
+    """Block the signals that stop a run; a process that is started meanwhile inherits that."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -90,7 +90,7 @@ def _masked() -> Iterator[None]:
 
 
 def start(send: Callable[[], Any]) -> Any:
-    """Call what sends a job to another process.
+    """Call the function that sends a job to another process.
 
     :raises UsageError: when something in it can't be sent.
     """
@@ -104,7 +104,7 @@ def start(send: Callable[[], Any]) -> Any:
 
 
 def _placed(job: Job, i: int) -> Job:
-    """Give a part a GPU of its own where there are several."""
+    """Give a part a GPU of its own if there are several."""
     if job.settings.device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
         return job
     device = f"cuda:{i % torch.cuda.device_count()}"
@@ -132,7 +132,7 @@ def _send(connection: Connection, message: Event | Trained | OnnxpartError) -> N
 
 
 def _receive(connection: Connection) -> Event | Trained | OnnxpartError | None:
-    """Return the next message; None when the other side is gone."""
+    """Return the next message; None if the other side is gone."""
     try:
         message: Event | Trained | OnnxpartError = pickle.loads(connection.recv_bytes())
     except (EOFError, OSError):
@@ -184,7 +184,7 @@ def lost(job: Job, what: str) -> OnnxpartError:
 
 
 def adopt(job: Job, trained: Iterable[Trained]) -> list[Result]:
-    """Put what was trained elsewhere into the job's modules."""
+    """Put weights that were trained elsewhere into the job's modules."""
     results = []
     for module, found in zip(job.modules, trained, strict=True):
         put(module, found.tensors)

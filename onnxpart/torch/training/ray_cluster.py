@@ -1,6 +1,6 @@
-"""Parts as tasks on a Ray cluster: data and parts are shipped once, and a lost task goes on from its checkpoint.
+"""Parts as tasks on a Ray cluster: data and parts are sent once, and a lost task goes on from its checkpoint.
 
-Where a part has several workers, its task is a run of Ray Train, which starts all of them again when one is lost.
+If a part has several workers, its task is a run of Ray Train, which restarts all of them when one is lost.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from onnxpart.torch.training.job import Job, Result, alone
 from onnxpart.torch.training.processes import Trained, adopt, lost, start, train_part
 
 _PATIENCE = 0.2
-"""Seconds between two looks at what the tasks have to say."""
+"""Seconds between two looks for messages of the tasks."""
 _INTERVAL = 2.0
 """Seconds between two looks at the cluster itself."""
 _SILENCE = 30.0
-"""Seconds in which the head of a cluster may be started again; after 60, Ray itself would end this process."""
+"""Seconds to wait for a restart of the cluster's head; after 60, Ray itself would end this process."""
 
 
 @dataclass(frozen=True)
 class Cluster:
     """A Ray cluster, by its address (`auto`: the one this machine is in; None: one on this machine, for the run).
 
-    `workers_per_part` take a share of every batch each; the whole then has those of all parts. `cpus_per_part` and
-    `gpus_per_part` are kept for each worker; parts wait until there are as many. A task whose worker dies is started
-    again, up to `retries` times.
+    `workers_per_part`: each takes a share of every batch; the whole then has the workers of all parts. `cpus_per_part`
+    and `gpus_per_part` are reserved for each worker; parts wait until they are free. A task whose worker dies is
+    restarted up to `retries` times.
     """
 
     address: str | None = None
@@ -62,10 +62,10 @@ class Cluster:
 def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
     """Train each part of a job as a task on a cluster; checkpoints must be in a folder that all nodes reach.
 
-    :raises UsageError: without Ray, when the cluster can't be reached, or has no node that is large enough.
-    :raises OnnxpartError: when a part fails, or is lost too often, or the cluster is.
+    :raises UsageError: without Ray, when the cluster can't be reached, or no node is large enough.
+    :raises OnnxpartError: when a part fails or is lost too often, or the cluster is lost.
     """
-    if job.checkpoints:  # a task that is started again resumes; so must none that is new
+    if job.checkpoints:  # a restarted task resumes, and a new one must not
         for number in job.numbers:
             loop.resumable(job.checkpoints, [number])
         folder = job.checkpoints.folder.resolve()
@@ -81,7 +81,7 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
 
 @dataclass
 class Watch:
-    """A run on a cluster, whose head and nodes are looked after now and then."""
+    """A run on a cluster; it checks head and nodes from time to time."""
 
     ray: Any
     job: Job
@@ -92,14 +92,15 @@ class Watch:
 
     @property
     def head(self) -> str:
-        """Where the head of the cluster listens."""
+        """The address of the cluster's head."""
         own = self.cluster.address or ""
         return own if "://" in own else str(self.ray.get_runtime_context().gcs_address)
 
     def check(self) -> None:
-        """Wait until the head answers, and see whether the raylet of this process does.
+        """Wait until the head answers, and check that the raylet of this process does.
 
-        :raises OnnxpartError: when the head doesn't for a while, or the raylet is gone: Ray would end this process.
+        :raises OnnxpartError: when the head doesn't answer for a while, or the raylet is gone: Ray would end this
+            process.
         """
         until = time.monotonic() + _SILENCE
         while (error := _silence(self.head)) is not None:
@@ -114,7 +115,7 @@ class Watch:
                 raise lost(self.job, f"the Ray cluster failed (the raylet of this process, at {address}, is gone)")
 
     def look(self) -> None:
-        """Check the cluster where that is due, and tell once when the nodes that are left don't suffice."""
+        """Check the cluster if that is due, and tell once if the remaining nodes don't suffice."""
         if time.monotonic() < self.looked + _INTERVAL:
             return
         self.check()
@@ -124,7 +125,7 @@ class Watch:
         self.looked = time.monotonic()
 
     def clear(self, tasks: list[Any], queues: list[Any]) -> None:
-        """End what is left of the run, where there is a cluster."""
+        """End what is left of the run, if there is a cluster."""
         if _silence(self.head) is not None:
             return
         with suppress(self.ray.exceptions.RayError):
@@ -135,7 +136,7 @@ class Watch:
 
 
 def _run(watch: Watch, interrupted: threading.Event) -> list[Result]:
-    """Start a task for each part, pass on their news, and stop them where asked; Ray starts again what is lost."""
+    """Start a task for each part, pass on their news, and stop them on request; Ray restarts lost tasks."""
     ray, job, cluster = watch.ray, watch.job, watch.cluster
     queue, strategies = import_module("ray.util.queue").Queue, import_module("ray.util.scheduling_strategies")
     here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -176,7 +177,7 @@ def _run(watch: Watch, interrupted: threading.Event) -> list[Result]:
 
 
 def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
-    """Return what a task brought; None when it was interrupted."""
+    """Return a task's result; None if it was interrupted."""
     try:
         result = ray.get(task)
     except ray.exceptions.RayTaskError as error:
@@ -194,9 +195,9 @@ def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
 def _task(
     paths: list[str], shared: bytes, part: bytes, cluster: Cluster, news: Any, halt: Any
 ) -> Trained | OnnxpartError:
-    """What the only worker of a part does; errors that a user can act on are a result, not a reason to try again.
+    """Work of a part's only worker; an error that a user can act on is a result, not a reason to try again.
 
-    When its machine is about to go, which SIGTERM tells, it writes a checkpoint and ends, and Ray starts another one.
+    SIGTERM tells that its machine will go. Then it writes a checkpoint and ends, and Ray starts another worker.
     """
     job = _received(paths, shared, part)
     with _halted(halt, threading.Event()) as stop, _leaving(stop) as leaving:
@@ -211,7 +212,7 @@ def _task(
 def _group(
     paths: list[str], shared: bytes, part: bytes, cluster: Cluster, news: Any, halt: Any
 ) -> Trained | OnnxpartError:
-    """Let several workers train a part: a run of Ray Train, whose files are beside the checkpoints until it ends."""
+    """Let several workers train a part: a run of Ray Train; its files are beside the checkpoints until it ends."""
     job = _received(paths, shared, part)
     train, trainer = import_module("ray.train"), import_module("ray.train.torch").TorchTrainer
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # data may have relative paths
@@ -234,7 +235,7 @@ def _group(
 
 
 def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
-    """What one of several workers of a part does; the first one writes checkpoints, tells news and gives the result.
+    """Work of one of a part's several workers; the first one writes checkpoints, tells news and gives the result.
 
     An error that a user can act on is told, and ends all of them.
     """
@@ -304,9 +305,9 @@ def _leaving(stop: threading.Event) -> Iterator[threading.Event]:
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected to the cluster; a connection that was there before stays.
+    """Ray, connected to the cluster; an earlier connection stays.
 
-    :raises UsageError: without Ray, when the cluster can't be reached, or when it is too small at first.
+    :raises UsageError: without Ray, when the cluster can't be reached, or when it is too small at the start.
     """
     with needs("the engine ray", "ray"):
         ray: Any = import_module("ray")
@@ -332,9 +333,9 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """See whether somebody listens at an address; Ray itself would try for minutes.
+    """Check that somebody listens at an address; Ray itself would try for minutes.
 
-    :raises OSError: when nobody does.
+    :raises OSError: when nobody listens.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
@@ -355,7 +356,7 @@ def _reason(error: BaseException) -> str:
 
 
 def check_nodes(ray: Any, cluster: Cluster) -> None:
-    """Check that the workers of a part fit on the nodes; else its task would wait for ever.
+    """Check that the workers of a part fit on the nodes; otherwise its task would wait for ever.
 
     :raises UsageError: when they don't.
     """
@@ -364,7 +365,7 @@ def check_nodes(ray: Any, cluster: Cluster) -> None:
 
 
 def _shortage(ray: Any, cluster: Cluster) -> str:
-    """Return what the nodes lack for the workers of a part; empty where they fit."""
+    """Return what the nodes lack for the workers of a part; empty if they fit."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = {"CPU": cluster.cpus_per_part, "GPU": cluster.gpus_per_part}
     if not any(all(node.get(kind, 0) >= count for kind, count in wanted.items()) for node in nodes):

@@ -59,11 +59,11 @@ class Series:
         return torch.stack(losses).mean()
 
     def _seed(self, i: int, step: int) -> int:
-        """Seed of what a step of the i-th part draws."""
+        """Seed of the random numbers in a step of the i-th part."""
         return seed_of(self.job.settings.seed, self.job.numbers[i], step)
 
     def _share(self, batch: Batch) -> tuple[Batch, float]:
-        """What of a batch is computed here, and the weight of its mean."""
+        """The samples of a batch that are computed here, and the weight of their mean."""
         return batch, 1.0
 
     @torch.no_grad()

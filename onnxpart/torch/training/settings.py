@@ -16,13 +16,13 @@ EngineKind = Literal["auto", "series", "fused", "processes", "ray"]
 class Settings:
     """How to train: everything that has an effect on the result.
 
-    The schedule goes from epoch `first` up to `epochs`, whichever of them a run trains. `schedule`: the rate stays,
-    follows half a cosine down to 0, falls to a tenth after each third, rises from `lr` / 25 to `lr` and falls to
-    nearly 0 (`OneCycleLR`), or stays and falls in a straight line to 0 over the last fifth (warm-up, stable, decay).
-    `warmup`: the share of the steps over which the rate rises to that in a straight line. `momentum` is that of SGD;
-    Adam keeps torch's betas. `weight_decay` is for parameters of two axes or more; norms and biases have none. `clip`:
-    largest norm of a part's gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16, in tests,
-    too. `seed` drives dropout; the loader has its own. `device`: auto, cpu, cuda, cuda:i or mps.
+    The schedule goes from epoch `first` up to `epochs`, whichever of them a run trains. `schedule`: the rate stays
+    constant, follows half a cosine down to 0, falls to a tenth after each third, rises from `lr` / 25 to `lr` and falls
+    to nearly 0 (`OneCycleLR`), or stays constant and falls linearly to 0 over the last fifth (warm-up, stable, decay).
+    `warmup`: the share of the steps in which the rate first rises linearly. `momentum` is that of SGD; Adam keeps
+    torch's betas. `weight_decay` is for parameters of two axes or more; norms and biases have none. `clip`: largest
+    norm of a part's gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16, in tests, too.
+    `seed` drives dropout; the loader has its own. `device`: auto, cpu, cuda, cuda:i or mps.
 
     :raises UsageError: for a value that makes no sense.
     """

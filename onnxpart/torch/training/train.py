@@ -1,4 +1,4 @@
-"""Training: several parts, or one network, on the same batches, by the engine of one's choice."""
+"""Training: several parts, or one network, on the same batches, by a chosen engine."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def train(
 ) -> list[Result]:
     """Train modules in place, side by side on the same batches in the same order; leave them in evaluation mode.
 
-    :param engine: `series`: one part after the other. `fused`: parts of equal shapes as one batched module. `auto`:
-        the faster of the two, measured on copies. `processes`: each part in a process of its own, on a GPU of its own
-        where there are several; a script that asks for it needs `if __name__ == "__main__":`. `ray`: each part as
-        a task on a `cluster`. For the same seed all give the same result, but for rounding; each part draws its
-        dropout masks from a generator of its own.
+    :param engine: `series`: one part after the other. `fused`: parts of equal shapes as one batched module. `auto`: the
+        faster of the two, measured on copies. `processes`: each part in a process of its own, on a GPU of its own where
+        there are several; a script that asks for it needs `if __name__ == "__main__":`. `ray`: each part as a task on a
+        `cluster`. With the same seed all engines give the same result, but for rounding. Each part draws its dropout
+        masks from a generator of its own.
     :param epochs: those to train, by number; all of the settings' when omitted. Schedule, order of samples and dropout
         depend on the number, so that a merged whole goes on where its parts ended.
-    :param test: what loss and metric are taken over after each epoch. :param metric: output and target of a batch ->
-        mean over its samples, or a meter, which sees all samples.
-    :param states: of each module, to go on from: of an earlier result, or merged.
-    :param seconds: of training so far, which the curves count on from.
+    :param test: the data for loss and metric after each epoch. :param metric: output and target of a batch -> mean over
+        its samples, or a meter, which sees all samples.
+    :param states: one for each module, to go on from: of an earlier result, or merged.
+    :param seconds: of training so far; the curves count on from there.
     :param on_event: called with news: `Steps`, `EpochEnd`, `Note`.
     :returns: for each module its curve and the state of its optimiser.
     :raises OnnxpartError: when the loss is no longer a number, memory runs out, or a state or checkpoint doesn't fit.
@@ -88,9 +88,9 @@ def train(
 
 
 def _chosen(job: Job, engine: EngineKind, device: torch.device) -> tuple[type[Series] | type[Fused], str]:
-    """Return the engine to take, and why: what was asked for, what wrote the checkpoints to go on from, or the faster.
+    """Return the engine, and why: the given one, the one that wrote the checkpoints to resume, or the faster one.
 
-    :raises UsageError: when it isn't known.
+    :raises UsageError: when the engine isn't known.
     """
     if engine in ENGINES:
         return ENGINES[engine], ""
@@ -113,7 +113,7 @@ def evaluate(
 ) -> tuple[float, float | None]:
     """Return a module's mean loss and metric over the samples of a loader; leave it in evaluation mode.
 
-    :param amp: whether it computes in bfloat16, as it is trained by such settings.
+    :param amp: whether it computes in bfloat16, as in training with such settings.
     """
     job = Job([module], (0,), loader, loss, Settings(0, amp=amp), range(0), metric=metric)
     found = loop.evaluated(Series(job, device_of(device)), loader)[0]

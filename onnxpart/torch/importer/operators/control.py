@@ -24,7 +24,7 @@ class If(nn.Module):
         self.then, self.otherwise = then, otherwise
 
     def forward(self, condition: Tensor, then: Sequence[Tensor], otherwise: Sequence[Tensor]) -> tuple[Any, ...]:
-        """Run the body that the condition, of one element, says."""
+        """Run the body that the condition chooses, a tensor of one element."""
         result: tuple[Any, ...] = self.then(*then) if condition else self.otherwise(*otherwise)
         return result
 
@@ -38,7 +38,7 @@ def _graph(node: Node, name: str) -> onnx.GraphProto:
 
 @operator("If")
 def if_(node: Node) -> tuple[Value, ...]:
-    """Compute one of two bodies; only the one that counts where that is known while importing."""
+    """Compute one of two bodies; if the condition is known while importing, the other one is left out."""
     known = node.constant(0)
     if known is not None:
         return node.builder.take(node, bool(known.item()))
@@ -49,7 +49,7 @@ def if_(node: Node) -> tuple[Value, ...]:
 
 
 class Loop(nn.Module):
-    """A body that is repeated; `shapes` are those of what it collects, for the case of no repetition."""
+    """A body that is repeated; `shapes`: of the values that it collects, in case it isn't run at all."""
 
     def __init__(self, body: nn.Module, title: str, shapes: Sequence[tuple[int, ...] | None]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Loop(nn.Module):
         outer: Sequence[Any],
         anchor: Any,
     ) -> tuple[Any, ...]:
-        """Repeat at most so often, as long as the condition holds; return what is carried and what is collected.
+        """Repeat at most `most` times, as long as the condition holds; return the carried and the collected values.
 
         The anchor tells the device.
         """
@@ -94,7 +94,7 @@ class Loop(nn.Module):
 
 @operator("Loop")
 def loop(node: Node) -> tuple[Tensor, ...]:
-    """Repeat a body, which carries values on and collects others."""
+    """Repeat a body, which carries some values on and collects others."""
     graph = _graph(node, "body")
     carried = tuple(node.tensor(index) for index in range(2, len(node.inputs)))
     shapes = [_known_shape(value) for value in graph.output[1 + len(carried) :]]
@@ -114,7 +114,7 @@ def _known_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
 
 
 class Scan(nn.Module):
-    """A body that is run along axes: `scanned` and `collected` say for each input and output axis and direction."""
+    """A body that is run along axes; `scanned`, `collected`: for each input and output, its axis and direction."""
 
     def __init__(
         self, body: nn.Module, scanned: Sequence[tuple[int, bool]], collected: Sequence[tuple[int, bool]]
@@ -123,7 +123,7 @@ class Scan(nn.Module):
         self.body, self.scanned, self.collected = body, list(scanned), list(collected)
 
     def forward(self, carried: Sequence[Tensor], inputs: Sequence[Tensor], outer: Sequence[Any]) -> tuple[Any, ...]:
-        """Run over the inputs, from the carried values on; return the last of them and what is collected."""
+        """Run over the inputs, starting from the carried values; return their last ones, and the collected values."""
         slices = [
             list(reversed(x.unbind(axis))) if backwards else list(x.unbind(axis))
             for x, (axis, backwards) in zip(inputs, self.scanned, strict=True)
@@ -142,7 +142,7 @@ class Scan(nn.Module):
 
 @operator("Scan", since=9)
 def scan(node: Node) -> tuple[Tensor, ...]:
-    """Run a body along axes of its inputs, which carries values on and collects others."""
+    """Run a body, which carries some values on and collects others, along axes of its inputs."""
     graph, count = _graph(node, "body"), node.attribute("num_scan_inputs", 0)
     states = len(node.inputs) - count
     kinds = []
@@ -157,7 +157,7 @@ def scan(node: Node) -> tuple[Tensor, ...]:
 
 
 class BatchScan(nn.Module):
-    """The Scan of opset 8: samples one after the other, each along its first axis as far as it is long."""
+    """The Scan of opset 8: samples one after the other, each along its first axis up to its own length."""
 
     def __init__(self, scan: Scan) -> None:
         super().__init__()

@@ -18,14 +18,14 @@ from onnxpart.torch.tensors import ELEMENT_TYPES, to_array, to_tensor
 
 
 class Interpreted(nn.Module):
-    """A node that is imported again at every call; `results` is what is known of its outputs."""
+    """A node that is imported again at every call; `results`: what is known of its outputs."""
 
     def __init__(self, proto: onnx.NodeProto, opset: int, results: Sequence[Info]) -> None:
         super().__init__()
         self.proto, self.opset, self.results = proto, opset, list(results)
 
     def forward(self, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        """Compute the outputs from the inputs, None for those that aren't given."""
+        """Compute the outputs from the inputs; an input that isn't given is None."""
         return computed(self.proto, self.opset, inputs, self.results, self.training)
 
 
@@ -36,7 +36,7 @@ def computed(
     results: Sequence[Info],
     training: bool = False,
 ) -> tuple[torch.Tensor, ...]:
-    """Compute the outputs of a node, whose operator has an entry, from its inputs."""
+    """Compute the outputs of a node from its inputs; its operator has an entry."""
     handler = find(normal_domain(proto.domain), proto.op_type, opset)
     assert handler is not None  # the import looked it up
     builder = _Eager(training, next((x for x in inputs if x is not None), None))
@@ -56,7 +56,7 @@ class _EagerNode(Node):
 
 
 class _Eager:
-    """Computes where the importer's own builder enters calls in a graph."""
+    """Computes at once; the importer's own builder enters calls in a graph instead."""
 
     def __init__(self, training: bool, anchor: torch.Tensor | None) -> None:
         self.training, self._anchor = training, anchor

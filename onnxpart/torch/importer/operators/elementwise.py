@@ -136,7 +136,7 @@ def where(node: Node) -> Tensor:
 
 @operator("LeakyRelu", since=6)
 def leaky_relu(node: Node) -> Tensor:
-    """Scale what is negative."""
+    """Scale negative numbers."""
     return F.leaky_relu(node.tensor(0), node.attribute("alpha", 0.01))
 
 
@@ -168,13 +168,13 @@ def hard_sigmoid(node: Node) -> Tensor:
 
 @operator("ThresholdedRelu", since=10)
 def thresholded_relu(node: Node) -> Tensor:
-    """Zero what is not above alpha."""
+    """Set numbers that are not above alpha to zero."""
     return F.threshold(node.tensor(0), node.attribute("alpha", 1.0), 0.0)
 
 
 @operator("Shrink", since=9)
 def shrink(node: Node) -> Tensor:
-    """Zero what is within lambd, and move the rest by bias."""
+    """Set numbers within lambd to zero, and move the others by bias."""
     x, limit, bias = node.tensor(0), node.attribute("lambd", 0.5), node.attribute("bias", 0.0)
     return (x - bias) * (x > limit) + (x + bias) * (x < -limit)
 
@@ -209,7 +209,7 @@ def clip(node: Node) -> Tensor:
 
 @operator("BitShift", since=11)
 def bit_shift(node: Node) -> Tensor:
-    """Shift bits; what is shifted further than the type is wide is gone."""
+    """Shift bits; a shift by the type's width or more gives 0."""
     right = node.attribute("direction", "") == "RIGHT"
     return node.call(_shift_right if right else _shift_left, node.tensor(0), node.tensor(1))
 

@@ -135,7 +135,7 @@ def _suppressed(
 
 
 def _alone(low: Tensor, high: Tensor, bound: float, most: int) -> list[int]:
-    """Return which boxes, `most` at most, overlap none of those in front of them that are returned."""
+    """Return the indices of at most `most` boxes; each of these overlaps none of those before it."""
     areas, alive, kept = (high - low).prod(1), torch.ones(len(low), dtype=torch.bool), list[int]()
     for box in range(len(low)):
         if alive[box] and len(kept) < most:

@@ -1,4 +1,4 @@
-"""Layers that behave differently in training; what they learn is the graph's, not their own."""
+"""Layers that behave differently in training; their parameters belong to the graph."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +15,15 @@ _BATCH_NORMS: Mapping[int | None, type[nn.modules.batchnorm._BatchNorm]] = {
     4: nn.BatchNorm2d,
     5: nn.BatchNorm3d,
 }
-"""By the rank of what they normalise."""
+"""Batch norms by the rank of their inputs."""
 
 
 class BatchNorm(nn.Module):
     """ONNX BatchNormalization; in training it updates the running mean and variance that it is given.
 
-    `momentum` is torch's: the share of the new batch, which is 1 - the ONNX attribute. The variance of a batch that
-    goes into the running one is torch's, over n - 1; where the graph asks for the running statistics (`returned`),
-    it is ONNX's, over n. `kind` is torch's layer for inputs of this rank, where that is known.
+    `momentum` is torch's: the share of the new batch, which is 1 - the ONNX attribute. The running variance takes
+    torch's variance of a batch, over n - 1; if the graph reads the running statistics (`returned`), it takes ONNX's,
+    over n. `kind`: torch's layer for inputs of this rank, if that is known.
     """
 
     def __init__(self, momentum: float, epsilon: float, returned: bool, rank: int | None) -> None:
@@ -50,7 +50,7 @@ class BatchNorm(nn.Module):
 class Dropout(nn.Dropout):
     """ONNX Dropout: zeros a share of the elements in training, and does nothing else; returns the mask if `masked`.
 
-    `part` holds nothing: parts that are stacked into one batch have one each, so that each draws its own mask.
+    `part` has a value that nobody reads. Stacked parts have one each, so that each draws its own mask.
     """
 
     def __init__(self, ratio: float, masked: bool) -> None:

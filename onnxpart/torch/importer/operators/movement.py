@@ -12,7 +12,7 @@ from onnxpart.torch.importer.operators.registry import operator
 from onnxpart.torch.importer.values import Integers, Value, are_known
 
 _FIRST = -(2**63)
-"""Where exporters let a range begin that begins at the start; torch warns of it."""
+"""The start that exporters write for a range from the beginning; torch warns of it."""
 
 
 @operator("Identity")
@@ -37,7 +37,7 @@ def size(node: Node) -> Value:
 
 @operator("Reshape", since=5)
 def reshape(node: Node) -> Tensor:
-    """Reshape to sizes known while importing, as far as they are; 0 copies a size."""
+    """Reshape to sizes, as far as possible known while importing; 0 copies a size."""
     x, target, allow_zero = node.tensor(0), node.integers(1), bool(node.attribute("allowzero", 0))
     if target is None:
         return node.call(runtime.reshape, x, node.tensor(1), allow_zero)

@@ -57,7 +57,7 @@ def _moments(x: Tensor, axes: list[int], epsilon: float) -> tuple[Tensor, Tensor
 
 @operator("LayerNormalization", since=17)
 def layer_norm(node: Node) -> Tensor | tuple[Tensor, ...]:
-    """Normalise each sample over the axes from `axis` on; return mean and inverse deviation too where asked."""
+    """Normalise each sample over the axes from `axis` on; on request also return mean and inverse deviation."""
     x, scale, bias = node.tensor(0), node.tensor(1), node.optional(2)
     rank, epsilon = node.known_rank(0), node.attribute("epsilon", 1e-5)
     axis = node.attribute("axis", -1) % rank

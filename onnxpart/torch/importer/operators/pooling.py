@@ -36,7 +36,7 @@ def _places(indices: Tensor, x: Tensor, padded: Tensor, begins: Sequence[int], c
 
 @operator("MaxPool")
 def max_pool(node: Node) -> Tensor | tuple[Tensor, ...]:
-    """Take the maximum of each window, and where it is in the input."""
+    """Take the maximum of each window, and its position in the input."""
     window, x = Window(node), node.tensor(0)
     padded, padding = window.pad(x, -torch.inf if node.is_float(0) else torch.iinfo(node.dtype(0)).min, at_most=2)
     args = (window.kernel, window.strides, padding, window.dilations, bool(node.attribute("ceil_mode", 0)))
@@ -145,7 +145,7 @@ def _unpooled(x: Tensor, indices: Tensor, sizes: Sequence[int], target: Tensor |
 
 @operator("MaxUnpool", since=9)
 def max_unpool(node: Node) -> Tensor:
-    """Put maxima back to where they were, among zeros."""
+    """Put maxima back to their positions, among zeros."""
     window = Window(node)
     sizes = [
         (node.size(0, axis + 2) - 1) * stride + kernel - window.pads[axis] - window.pads[window.rank + axis]

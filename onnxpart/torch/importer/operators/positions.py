@@ -76,7 +76,7 @@ def _scattered(x: Tensor, indices: Tensor, updates: Tensor, axis: int, reduction
 
 @operator("ScatterElements", "Scatter", since=9)
 def scatter_elements(node: Node) -> Tensor:
-    """Write single elements along an axis, or combine them with what is there."""
+    """Write single elements along an axis, or combine them with the elements there."""
     return node.call(_scattered, *node.tensors(), node.attribute("axis", 0), node.attribute("reduction", "none"))
 
 
@@ -91,7 +91,7 @@ def _scattered_nd(x: Tensor, indices: Tensor, updates: Tensor, reduction: str) -
 
 @operator("ScatterND", since=11)
 def scatter_nd(node: Node) -> Tensor:
-    """Write slices at positions along several axes, or combine them with what is there."""
+    """Write slices at positions along several axes, or combine them with the slices there."""
     return node.call(_scattered_nd, *node.tensors(), node.attribute("reduction", "none"))
 
 
@@ -135,7 +135,7 @@ def _non_zero(x: Tensor) -> Tensor:
 
 @operator("NonZero", since=9)
 def non_zero(node: Node) -> Tensor:
-    """Find what isn't zero, a row for each axis."""
+    """Find the elements that aren't zero; a row of positions for each axis."""
     return node.call(_non_zero, node.tensor(0))
 
 
@@ -146,7 +146,7 @@ def _compressed(x: Tensor, condition: Tensor, axis: int | None) -> Tensor:
 
 @operator("Compress", since=9)
 def compress(node: Node) -> Tensor:
-    """Keep the slices that a mask says."""
+    """Keep the slices that a mask chooses."""
     axis: int | None = node.attribute("axis", None)
     return node.call(_compressed, node.tensor(0), node.tensor(1), axis)
 
@@ -165,7 +165,7 @@ def _unique(x: Tensor, axis: int | None, in_order: bool) -> tuple[Tensor, ...]:
 
 @operator("Unique", since=11)
 def unique(node: Node) -> tuple[Tensor, ...]:
-    """Find what differs, where it first is, which of them each one is, and how often."""
+    """Find the distinct elements, their first positions, the number of each element among them, and their counts."""
     axis: int | None = node.attribute("axis", None)
     result = node.call(_unique, node.tensor(0), axis, bool(node.attribute("sorted", 1)))
     return tuple(result[i] for i in range(4))

@@ -1,4 +1,4 @@
-"""Quantized numbers. Rounding passes gradients on where a quantized value is turned back at once."""
+"""Quantized numbers. Rounding passes gradients on if a quantized value is dequantized at once."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def quantize_linear(node: Node) -> Tensor:
 
 
 def _quantized(x: object, settings: tuple[object, ...]) -> tuple[Tensor, torch.dtype] | None:
-    """Return what was quantized into x with the same settings, and to which type; None for anything else."""
+    """Return the tensor that was quantized into x with the same settings, and the type; None for anything else."""
     if not isinstance(x, fx.Proxy) or x.node.target is not quantize:
         return None
     inner, scale, zero, dtype, axis, block = x.node.args

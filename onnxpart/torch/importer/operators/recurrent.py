@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN, in every form that ONNX has: by torch's own where it has that form, else step by step."""
+"""LSTM, GRU and RNN, in every form that ONNX has: by torch's own if it has that form, otherwise step by step."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from onnxpart.torch.importer.operators.registry import operator
 
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 _ORDERS = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}
-"""Where torch's gates stand among ONNX's: r z n in z r h, i f g o in i o f c."""
+"""The positions of torch's gates among ONNX's: r z n in z r h, i f g o in i o f c."""
 Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Form:
-    """The attributes of a recurrent operator; `activations` has those of one direction after the other's."""
+    """The attributes of a recurrent operator; `activations`: those of one direction after those of the other."""
 
     op_type: str
     directions: tuple[bool, ...]
     """Whether each direction is backwards."""
     activations: tuple[Activation, ...]
     plain: bool
-    """Whether torch has the operator as it is, given that no input is in its way."""
+    """Whether torch has the operator in this form, if no input prevents it."""
     linear_before_reset: bool
     input_forget: bool
     clip: float | None
@@ -65,12 +65,12 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float | None, ...]]] 
     "tanh": (torch.tanh, ()),
     "thresholdedrelu": (_threshold, (1.0,)),
 }
-"""Function and defaults of alpha and beta; None where a model must say."""
+"""Function and defaults of alpha and beta; None if a model must give them."""
 
 
 @operator("LSTM", "GRU", "RNN", since=7)
 def recurrent(node: Node) -> tuple[Tensor, ...]:
-    """Run over time; the sequence of hidden states, the last one, and an LSTM's last cell state."""
+    """Run over time; return the sequence of hidden states, the last one, and an LSTM's last cell state."""
     states = [node.optional(index) for index in (5, 6)]
     args = (node.tensor(0), node.tensor(1), node.tensor(2), node.optional(3), node.optional(4), *states)
     result = node.module(Recurrent(_form(node)), *args, node.optional(7))
@@ -110,7 +110,7 @@ def _is_plain(node: Node, names: list[str], directions: int) -> bool:
 
 
 def _activations(node: Node, names: list[str]) -> Iterator[Activation]:
-    """Give each function its alpha and beta; those that have none use up nothing of the lists."""
+    """Give each function its alpha and beta; functions without them take none from the lists."""
     empty: list[float] = []
     given = [iter(node.attribute(f"activation_{letter}", empty)) for letter in ("alpha", "beta")]
     for name in names:
@@ -161,7 +161,7 @@ class Recurrent(nn.Module):
 
 
 def _is_transformed(*tensors: Tensor) -> bool:
-    """Whether vmap or torch.compile is at work, which know no recurrent operator."""
+    """Whether vmap or torch.compile is running; they know no recurrent operator."""
     if torch.compiler.is_compiling():
         return True
     return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)  # noqa: SLF001
@@ -236,7 +236,7 @@ def _by_steps(
 
 
 def _order(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return for every step [T, N] the one that it stands for backwards; steps behind the end stay."""
+    """Return for every step [T, N] the step that it becomes backwards; steps behind the end stay."""
     steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
     if lengths is None:
         return steps.flip(0).expand(-1, x.shape[1])
@@ -263,7 +263,7 @@ class _Cell:
         self.step = {"RNN": self._rnn, "GRU": self._gru, "LSTM": self._lstm}[form.op_type]
 
     def enter(self, x: Tensor, w: Tensor) -> Tensor:
-        """What all steps of x [T, N, features] give to the gates."""
+        """The contribution of all steps of x [T, N, features] to the gates."""
         return F.linear(x, w, self.input_bias)
 
     def _bounded(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reductions, and what is computed along one axis."""
+"""Reductions, and other operators along one axis."""
 
 from collections.abc import Callable
 
@@ -64,7 +64,7 @@ def _smallest(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _filled(x: Tensor, axes: list[int], least: bool) -> Tensor:
-    """Let axes that are reduced have an element at least: the one that changes nothing."""
+    """Give reduced axes of size 0 the neutral element."""
     if all(x.shape[axis] for axis in axes):
         return x
     if x.dtype == torch.bool:
@@ -92,7 +92,7 @@ _REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 
 @operator(*_REDUCTIONS)
 def reduce(node: Node) -> Tensor:
-    """Reduce over axes: an attribute in old opsets, an input in new ones; all axes where none are given."""
+    """Reduce over axes: an attribute in old opsets, an input in new ones; all axes if none are given."""
     axes = node.integer_list("axes", 1)
     if not axes and node.attribute("noop_with_empty_axes", 0):
         return node.tensor(0)

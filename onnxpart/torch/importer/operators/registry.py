@@ -1,4 +1,4 @@
-"""The table of operators, and what the function of an operator sees of its node."""
+"""The table of operators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def operator(*op_types: str, since: int = 1, domain: str = "") -> Callable[[Hand
 
 
 def find(domain: str, op_type: str, opset: int) -> Handler | None:
-    """Return the entry with the highest `since` up to the opset, or None; none for a meaning that is newer."""
+    """Return the entry with the highest `since` up to the opset, or None; also None for a newer meaning."""
     versions = _REGISTRY.get((domain, op_type), {})
     since = max((version for version in versions if version <= opset), default=None)
     if since is None or (not domain and opset > NEWEST and _since(op_type, opset) > NEWEST):

@@ -1,4 +1,4 @@
-"""Resize, in every form that ONNX has: by torch's own where it has that form, else axis by axis with weights."""
+"""Resize, in every form that ONNX has: by torch's own if it has that form, otherwise axis by axis with weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Form:
 
 
 class Resize(torch.nn.Module):
-    """A Resize by scales or sizes of some of the axes, each of which may be an int that is known at run time only."""
+    """A Resize of some axes by scales or sizes; a size may be an int that is known only at run time."""
 
     def __init__(self, form: Form, axes: Sequence[int], policy: str, roi: Sequence[float]) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def _by_torch(form: Form, x: Tensor, axes: Sequence[Axis]) -> Tensor | None:
 
 
 def _resized(form: Form, x: Tensor, axis: Axis) -> Tensor:
-    """Resize along one axis: by an index where nearest, else by a product with a matrix."""
+    """Resize along one axis: by an index for nearest, otherwise by a product with a matrix."""
     places = _places(form.places, axis)
     if axis.target == axis.size and axis.scale == 1 and form.places != "tf_crop_and_resize":
         return x
@@ -214,7 +214,7 @@ def _floats(node: Node, index: int) -> list[float] | None:
 
 @operator("Resize", "Upsample", since=7)
 def upsample(node: Node) -> Tensor:
-    """Resize by scales; an attribute at first, then an input; places as before opset 11."""
+    """Resize by scales, which are an attribute at first and then an input; positions as before opset 11."""
     given: list[float] | None = node.attribute("scales", None)
     scales = given or _floats(node, 1)
     if scales is None:

@@ -1,6 +1,6 @@
-"""Functions that stand in an imported graph where torch has none of that meaning.
+"""Functions of an imported graph that torch doesn't have.
 
-They are of module level, so that an imported module can be pickled and copied.
+They are at module level, so that an imported module can be pickled and copied.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def local_response_norm(x: torch.Tensor, size: int, alpha: float, beta: float, b
 
 
 def reshape(x: torch.Tensor, target: torch.Tensor, allow_zero: bool) -> torch.Tensor:
-    """Reshape to sizes that are computed at run time; 0 copies a size of x unless `allow_zero`."""
+    """Reshape to sizes that are computed at run time; 0 copies a size of x, unless `allow_zero` is set."""
     sizes = target.tolist()
     return x.reshape([x.shape[i] if s == 0 and not allow_zero else s for i, s in enumerate(sizes)])
 

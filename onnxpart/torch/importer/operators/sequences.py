@@ -1,4 +1,4 @@
-"""Sequences and optional values, which are lists and None at run time."""
+"""Sequences and optional values; at run time they are lists and None."""
 
 from __future__ import annotations
 
@@ -121,5 +121,5 @@ def _content(value: Any) -> Any:
 
 @operator("OptionalGetElement", since=15)
 def get_element(node: Node) -> Tensor:
-    """Get the value that there must be."""
+    """Get the value, which must be there."""
     return node.call(_content, node.tensor(0))

@@ -56,7 +56,7 @@ def _stft(x: Tensor, step: int, window: Tensor | None, length: int | None, onesi
 
 @operator("STFT", since=17)
 def stft(node: Node) -> Tensor:
-    """Transform windows of a signal [N, length, 1 or 2], a step apart."""
+    """Transform windows of a signal [N, length, 1 or 2], which start a step apart."""
     step, length = node.scalar(1, None), node.scalar(3, None)
     if step is None:
         raise node.error("the step is missing; check the model with onnx.checker")

@@ -19,7 +19,7 @@ from onnxpart.torch.tensors import DTYPES
 
 @operator("Constant")
 def constant(node: Node) -> Value:
-    """Return the attribute, whichever of its kinds it is."""
+    """Return the attribute's value, whatever its kind."""
     name = node.outputs[0]
     for key, dtype in (("int", np.int64), ("ints", np.int64), ("float", np.float32), ("floats", np.float32)):
         value: object = node.attribute(f"value_{key}", None)
@@ -39,7 +39,7 @@ def _full(anchor: torch.Tensor, shape: torch.Tensor | Sequence[int], value: torc
 
 @operator("ConstantOfShape", since=9)
 def constant_of_shape(node: Node) -> Value:
-    """Fill a shape; while importing if the shape is known."""
+    """Fill a shape; this happens while importing if the shape is known."""
     tensor: onnx.TensorProto | None = node.attribute("value", None)
     value = np.zeros(1, np.float32) if tensor is None else onnx.numpy_helper.to_array(tensor)
     shape = node.constant(0)
@@ -127,7 +127,7 @@ _E4M3FN_END = 464.0
 
 
 def _to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
-    """Round to a float of a byte; what is too large saturates, or becomes NaN where the type has no infinity."""
+    """Round to a float of a byte; too large numbers saturate, or become NaN if the type has no infinity."""
     most = torch.finfo(dtype).max
     x = x.float()
     if saturate:

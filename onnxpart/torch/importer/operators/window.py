@@ -30,9 +30,9 @@ class Window:
         self._spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
 
     def pad(self, x: Tensor, value: float, at_most: int | None = None) -> tuple[Tensor, list[int]]:
-        """Pad x [N, C, ...] as far as torch's function can't; return it, and the padding left to torch.
+        """Pad x [N, C, ...] if torch's function can't; return it, and the padding that is left to torch.
 
-        That is where the pads of both ends differ, or exceed a share `1 / at_most` of the window.
+        It can't if the pads of both ends differ, or exceed a share `1 / at_most` of the window.
         """
         pads = self.pads
         if self.auto_pad.startswith("SAME"):
@@ -52,7 +52,7 @@ class Window:
         return F.pad(x, runtime.torch_pads(pads), value=value), [0] * self.rank
 
     def sum_settings(self, ceil: bool) -> tuple[list[int], list[int], list[int], list[int], bool]:
-        """Return what sums over windows need, with auto_pad resolved."""
+        """Return the settings of sums over windows, with auto_pad resolved."""
         pads = self.pads
         if self.auto_pad.startswith("SAME"):
             shape = (self.node.shape(0) or [None])[2:]
