@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_a
 from onnxpart.torch.tensors import to_tensor
 from onnxpart.torch.training.optim import Slots
 
-VERSION = 2
+VERSION = 3
 METADATA = "onnxpart.checkpoint"
 """Key under which a file carries what isn't a tensor."""
 _TENSORS, _SLOTS = "module/", "optimizer/"
@@ -33,8 +33,9 @@ class Checkpoints:
 
     Where it goes by minutes, also at the end of each epoch, unless that would take much of the time.
 
-    `resume` goes on from the newest, where there is one. `plan` names the split that the parts are of. `written`: by
-    this process; else another one does that, which trains the same parts.
+    `resume` goes on from the newest, where there is one. `plan` names the split that the parts are of. `given` are
+    options, by name, that a run must have alike to go on, beside its settings. `written`: by this process; else another
+    one does that, which trains the same parts.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Checkpoints:
     keep: int = 2
     resume: bool = False
     plan: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
     written: bool = True
 
 
