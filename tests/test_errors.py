@@ -407,6 +407,12 @@ def test_corrupt_plan(parts: Path, content: bytes) -> None:
         assert sentence.endswith("; split the model again.")
 
 
+def test_plan_that_is_nested_too_deeply(parts: Path) -> None:
+    (parts / "plan.json").write_bytes(b"[" * 100_000 + b"]" * 100_000)
+    sentence = "parts/plan.json isn't a plan (it is nested too deeply); split the model again."
+    assert refused("merge", "parts") == sentence
+
+
 def edited(parts: Path, change: Callable[[dict[str, object]], object]) -> None:
     data = json.loads((parts / "plan.json").read_text())
     change(data)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from onnxpart.errors import CheckpointError, ModelError
+from onnxpart.storage.json_text import from_json
 from onnxpart.storage.rows import Array
 from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
 from onnxpart.torch.tensors import to_tensor
@@ -122,7 +123,7 @@ def about(path: Path) -> dict[str, Any]:
     :raises CheckpointError: when it is damaged, or of another version.
     """
     try:
-        found = json.loads(read_metadata(path).get(METADATA, ""))
+        found = from_json(read_metadata(path).get(METADATA, ""))
     except (ModelError, ValueError):
         raise _damaged(path) from None
     if found.get("version") != VERSION:
