@@ -61,8 +61,9 @@ class JoinedHeads(GraphAttention):
 
 def why_projected(network: GraphAttention, folder: Path, k: int) -> Axis:
     """What is said of the units of a graph attention."""
-    export(network.eval(), torch.randn(NETWORKS["graph attention"][1]), folder / "network.onnx")
-    found = onnxpart.why(onnxpart.analyse(onnxpart.load(folder / "network.onnx")), "project.weight", k)
+    file, x = folder / "network.onnx", torch.randn(NETWORKS["graph attention"][1])
+    export(network.eval(), x, file, exporter="torchscript")
+    found = onnxpart.why(onnxpart.analyse(onnxpart.load(file)), "project.weight", k)
     return next(axis for axis in found.axes if axis.axes == (0,))
 
 
