@@ -52,6 +52,15 @@ class Interrupted(Resumable):
     exit_code = 130
 
 
+def check_seed(seed: int) -> None:
+    """Check that random numbers can be drawn with a seed.
+
+    :raises UsageError: when it is negative.
+    """
+    if seed < 0:
+        raise UsageError(f"the seed is {seed}; give 0 or more.")
+
+
 @contextmanager
 def needs(what: str, extra: str) -> Iterator[None]:
     """Let a package that is missing be named with the extra that brings it.

@@ -21,7 +21,7 @@ MOST, PARTS = 4, (2, 3)
 """Test cases of an operator, and numbers of parts."""
 REASONS = re.compile(r"can be divided into \d+ parts \((.*)\); try")
 SMOOTHED = (
-    (re.compile(r"its \d+ units? can't be divided into \d+ parts"), "too few units"),
+    (re.compile(r"its units move in \d+ class(es)?, too few for \d+ parts"), "too few classes"),
     (re.compile(r"[A-Za-z0-9]+ 'studied', "), "it, "),
     (re.compile(r" ?\(?[A-Za-z0-9]+ 'studied'\)?"), ""),
     (re.compile(r"'[^']*'"), "..."),

@@ -17,13 +17,28 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from models import BUILDERS
-from onnxpart import MergeError, ModelError, UsageError, analyse, load, merge, plan, shallow, split
+from onnxpart import (
+    MergeError,
+    ModelError,
+    Split,
+    UsageError,
+    analyse,
+    draw_edges,
+    load,
+    merge,
+    plan,
+    shallow,
+    split,
+    verify,
+    widen,
+)
 from onnxpart.cli import app as cli
 from onnxpart.emission.shallow import METADATA
 from onnxpart.errors import needs
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.onnx_file import save
 from onnxpart.storage.safetensors import save_arrays
+from onnxpart.verification.oracles import growth_deviation
 from tests.networks.copies import restored
 
 
@@ -395,6 +410,24 @@ def test_nan_is_warned_of_and_merged(parts: Path) -> None:
     assert json.loads(result.stdout)["findings"][0]["deviation"] is None
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda done, _: plan(done.analysis, 2, seed=-1),
+        lambda done, _: split(done.analysis.model, seed=-1, init="he"),
+        lambda done, part: widen(done.analysis, done.plan, part, seed=-1),
+        lambda done, part: draw_edges(done.plan, merge(done.plan, [part, part]), 0.1, seed=-1),
+        lambda done, _: verify(done.analysis, done.plan, seed=-1),
+        lambda done, _: growth_deviation(done.analysis, done.whole_draft, done.whole_draft, seed=-1),
+    ],
+)
+def test_a_negative_seed_in_python(draw: Callable[[Split, dict[str, np.ndarray]], object]) -> None:
+    done = split(BUILDERS["chain"]())
+    part = {tensor.name: numpy_helper.to_array(tensor) for tensor in done.parts[0].graph.initializer}
+    with pytest.raises(UsageError, match=r"^the seed is -1; give 0 or more\.$"):
+        draw(done, part)
+
+
 # -- the plan ---------------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +438,12 @@ def test_corrupt_plan(parts: Path, content: bytes) -> None:
         sentence = refused(command, "parts")
         assert sentence.startswith("parts/plan.json isn't a plan")
         assert sentence.endswith("; split the model again.")
+
+
+def test_plan_that_is_nested_too_deeply(parts: Path) -> None:
+    (parts / "plan.json").write_bytes(b"[" * 100_000 + b"]" * 100_000)
+    sentence = "parts/plan.json isn't a plan (it is nested too deeply); split the model again."
+    assert refused("merge", "parts") == sentence
 
 
 def edited(parts: Path, change: Callable[[dict[str, object]], object]) -> None:

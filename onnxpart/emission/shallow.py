@@ -17,6 +17,7 @@ from onnxpart.ir.model import Model
 from onnxpart.ir.protos import keep, live, metadata_of, set_repeated
 from onnxpart.ir.redraft import redraft
 from onnxpart.storage.draft import Draft
+from onnxpart.storage.json_text import from_json
 
 METADATA = "onnxpart.depth"
 """Key under which a shallow network says which deep one it comes from."""
@@ -45,7 +46,7 @@ class Depth:
     def of(cls, proto: onnx.ModelProto) -> Depth | None:
         """What a model says; None if it says nothing that can be read."""
         try:
-            found = json.loads(metadata_of(proto).get(METADATA, ""))
+            found = from_json(metadata_of(proto).get(METADATA, ""))
             result = cls(str(found["digest"]), tuple(tuple(map(int, each)) for each in found["sources"]))
         except (KeyError, TypeError, ValueError):
             return None

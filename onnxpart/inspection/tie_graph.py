@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import SHARED, Field, flatten, varying
+from onnxpart.analysis.labels import SHARED, Choice, Field, Pair, flatten, varying
 from onnxpart.planning.assign import Order
 from onnxpart.planning.layers import few_classes
 from onnxpart.planning.plan import ORDERS
@@ -22,6 +22,8 @@ Kind = Literal["output", "barrier", "operator", "soft tie", "mix", "narrow", "sh
 up; a mix that was duplicated; a layer of fewer than K classes; what every part has; nothing made them here."""
 
 
+_Edges: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], list[tuple[int, str]]]
+"""Both ends of every tie, the number of the tie, and for each number its operator and reason."""
 FIRST_ORDER = Order(ORDERS[0], 0)
 
 
@@ -70,21 +72,39 @@ class Ties:
         self.trial, self.decision, self.parts = settle(analysis, shares or (1,) * k, order)
 
     @cached_property
-    def _edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], list[tuple[int, str]]]:
-        """Both ends of every tie, the number of the tie, and for each number its operator and reason."""
+    def _edges(self) -> _Edges:
+        """The ties as they were decided."""
+        soft = [*self.decision.granted, *((c, c.otherwise) for c in self.decision.failed)]
+        return self._without_dropped(self._tied(soft))
+
+    @cached_property
+    def _hard(self) -> _Edges:
+        """The ties that are no soft ones."""
+        return self._without_dropped(self._tied([]))
+
+    @cached_property
+    def _wanted(self) -> _Edges:
+        """The ties if no soft one were given up."""
+        return self._tied([*self.decision.granted, *((c, c.alternatives[0]) for c in self.decision.failed)])
+
+    def _tied(self, soft: Sequence[tuple[Choice, tuple[Pair, ...]]]) -> _Edges:
         labels = self.trial.labels
         made = [(pair, (node, "")) for pair, node in zip(labels.ties, labels.tied_at, strict=True)]
-        soft = [*self.decision.granted, *((c, c.otherwise) for c in self.decision.failed)]
         made += [(pair, (c.node, c.reason)) for c, pairs in soft for pair in pairs]
         ends = [flatten((pair,)) for pair, _ in made]
         left, right = (np.concatenate([side, *more]) for side, *more in zip(flatten(()), *ends, strict=True))
         number = np.repeat(np.arange(len(made)), [len(side) for side, _ in ends])
-        gone = np.zeros(labels.count, bool)
+        return left, right, number, [origin for _, origin in made]
+
+    def _without_dropped(self, edges: _Edges) -> _Edges:
+        """The ties between what are units still."""
+        left, right, number, origins = edges
+        gone = np.zeros(self.trial.labels.count, bool)
         for choice in self.decision.failed:
             if choice.drop is not None:
                 gone[choice.drop.ravel()] = True
         kept = ~(gone[left] | gone[right])
-        return left[kept], right[kept], number[kept], [origin for _, origin in made]
+        return left[kept], right[kept], number[kept], origins
 
     def title(self, node: int) -> str:
         """How an operator is named; the graph itself is -1."""
@@ -108,7 +128,7 @@ class Ties:
         for causes in (self._to_decrees, self._to_silent):
             nearest = labels[np.argmin(causes.place[labels])]
             if causes.place[nearest] < self.trial.labels.count:
-                end, steps = self._steps(int(nearest), causes.before, start)
+                end, steps = self._steps(int(nearest), causes.before, start, self._edges)
                 return tuple(steps), causes.of[end]
         return self._joined(labels, start), self._without_decree(labels)
 
@@ -126,7 +146,7 @@ class Ties:
         for f, cause in causes:
             for label in np.unique(f).tolist():
                 of.setdefault(label, cause)
-        order, before = self._walk(np.fromiter(of, np.int32, len(of)))
+        order, before = self._walk(np.fromiter(of, np.int32, len(of)), self._edges)
         place = np.full(self.trial.labels.count, self.trial.labels.count)
         place[order] = np.arange(len(order))
         return _Ways(place, before, of)
@@ -161,12 +181,12 @@ class Ties:
         names: list[str] = self.analysis.model.outputs
         return next((n for n in names if any(g is f for g in self.analysis.fields(n))), "")
 
-    def _walk(self, labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def _walk(self, labels: NDArray[np.int32], edges: _Edges) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Labels in the order of their distance from `labels`, and the one before each on the way."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import breadth_first_order
 
-        left, right, _, _ = self._edges
+        left, right, _, _ = edges
         units = (left != SHARED) & (right != SHARED)
         hub = self.trial.labels.count
         ends = np.concatenate([left[units], np.full(len(labels), hub)]), np.concatenate([right[units], labels])
@@ -175,14 +195,25 @@ class Ties:
         return order[1:], before
 
     def _joined(self, labels: NDArray[np.int32], start: str) -> tuple[Step, ...]:
-        """The chain of ties that joins two of the `labels`, the farthest from each other; empty where none does."""
-        order, before = self._walk(labels[:1])
-        met = order[np.isin(order, labels)]
-        return tuple(self._steps(int(met[-1]), before, start)[1])
+        """The chain of ties that joins two of the `labels`, the farthest from each other; empty where none does.
 
-    def _steps(self, label: int, before: NDArray[np.int32], start: str) -> tuple[int, list[Step]]:
+        Where only soft ties make too few classes of them, one that was wanted is in the chain, even if it was given up.
+        """
+        edges = self._hard
+        order, before = self._walk(labels[:1], edges)
+        met = order[np.isin(order, labels)]
+        if len(np.unique(self.decision.free[labels])) >= self.k:
+            for soft in (self._wanted, self._edges):
+                order, by_soft = self._walk(labels[:1], soft)
+                apart = order[np.isin(order, labels) & ~np.isin(order, met)]
+                if len(apart):
+                    met, before, edges = apart, by_soft, soft
+                    break
+        return tuple(self._steps(int(met[-1]), before, start, edges)[1])
+
+    def _steps(self, label: int, before: NDArray[np.int32], start: str, edges: _Edges) -> tuple[int, list[Step]]:
         """The ties on the way from a label, which is called `start`, to where a walk began, and the label there."""
-        left, right, number, origins = self._edges
+        left, right, number, origins = edges
         steps: list[Step] = []
         name = start
         while before[label] != len(before) - 1:
@@ -214,7 +245,7 @@ class Ties:
         """Why units are undivided that nothing shares: too few of them, or not made by any contraction."""
         roots = self.trial.labels.roots
         reached = np.zeros(self.trial.labels.count, bool)
-        reached[self._walk(labels)[0]] = True
+        reached[self._walk(labels, self._edges)[0]] = True
         home = next((i for i, (f, _) in enumerate(roots) if reached[f].any()), None)
         if home is None:
             return Cause("input", "", "no contraction makes these units")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from math import prod
@@ -10,6 +9,7 @@ from math import prod
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxpart.ir.protos import is_onnx, metadata_of
+from onnxpart.storage.json_text import from_json
 
 FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16))
 """The element types that are trained."""
@@ -22,7 +22,7 @@ FROZEN = "frozen_parameters"
 def frozen(proto: ModelProto) -> frozenset[str]:
     """The parameters that a model itself names as not trained."""
     try:
-        names = json.loads(metadata_of(proto).get(FROZEN, "[]"))
+        names = from_json(metadata_of(proto).get(FROZEN, "[]"))
     except ValueError:
         names = []
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()

@@ -8,7 +8,7 @@ from math import sqrt
 
 import numpy as np
 
-from onnxpart.errors import UsageError
+from onnxpart.errors import UsageError, check_seed
 from onnxpart.planning.plan import InitializerPlan, Plan
 from onnxpart.storage.rows import CHUNK, Array, Rows, Stream, stream, windows
 
@@ -72,7 +72,7 @@ def fill_edges(
     :param whole: initializer name -> array in the whole's shape, as from `merge`; weights, no momenta.
     :param original: the same of the original network; an initializer that it lacks keeps nothing.
     :returns: initializer name -> array of the same shape and dtype.
-    :raises UsageError: when the spread is negative.
+    :raises UsageError: when the spread or the seed is negative.
     """
     result = draw_streams(plan, whole, edges.spread, seed=edges.seed)
     for name in edges.kept(plan):
@@ -101,7 +101,7 @@ def draw_edges(plan: Plan, whole: Mapping[str, Array], spread: float, *, seed: i
     :param spread: standard deviation, relative to that of the initializer's elements in the parts.
     :param seed: of the draws.
     :returns: initializer name -> array of the same shape and dtype; elements that are in a part are as they were.
-    :raises UsageError: when the spread is negative.
+    :raises UsageError: when the spread or the seed is negative.
     """
     drawn = draw_streams(plan, {name: stream(array) for name, array in whole.items()}, spread, seed=seed)
     return {name: each.array() for name, each in drawn.items()}
@@ -110,8 +110,9 @@ def draw_edges(plan: Plan, whole: Mapping[str, Array], spread: float, *, seed: i
 def draw_streams(plan: Plan, whole: Mapping[str, Stream], spread: float, *, seed: int = 0) -> dict[str, Stream]:
     """Draw the cross weights a few rows at a time (see `draw_edges`).
 
-    :raises UsageError: when the spread is negative.
+    :raises UsageError: when the spread or the seed is negative.
     """
+    check_seed(seed)
     if not spread >= 0:
         raise UsageError(f"the spread {spread} of cross weights isn't possible; give 0 or more.")
     result = dict(whole)

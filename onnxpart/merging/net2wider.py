@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import varying
 from onnxpart.emission.part import draft_part
-from onnxpart.errors import MergeError, UsageError
+from onnxpart.errors import MergeError, UsageError, check_seed
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.merge import Into, merge_streams, scale, wide
 from onnxpart.planning.assign import ANYWHERE
@@ -48,7 +48,7 @@ def widen(
         magnitude; the statistics of batch normalisation get none.
     :param seed: of the noise.
     :returns: initializer name -> array in the whole's shape, as from `merge`.
-    :raises UsageError: when the noise is negative.
+    :raises UsageError: when the noise or the seed is negative.
     :raises MergeError: when an array is missing or of another shape, or when the parts aren't alike: copies of one part
         fill the places of the others only if every layer divides evenly.
     """
@@ -67,9 +67,10 @@ def widen_streams(
 ) -> dict[str, Stream]:
     """Fill the whole a few rows at a time (see `widen`).
 
-    :raises UsageError: when the noise is negative.
+    :raises UsageError: when the noise or the seed is negative.
     :raises MergeError: when an array is missing or of another shape, or when the parts aren't alike.
     """
+    check_seed(seed)
     if not noise >= 0:
         raise UsageError(f"the noise {noise} isn't possible; give 0 or more.")
     parameters = [initializer for initializer in plan.initializers if not initializer.constant]

@@ -15,6 +15,7 @@ from onnxpart.merging.merge import Into, Normalize, merge, unmerge
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_files
 from onnxpart.storage.draft import Draft
+from onnxpart.storage.json_text import from_json
 from onnxpart.storage.onnx_file import own_data, write
 from onnxpart.storage.rows import Array
 from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
@@ -123,7 +124,7 @@ def load_state(path: str | os.PathLike[str]) -> OptimizerState:
     path = Path(path)
     stored = read_safetensors(path)
     try:
-        found = json.loads(read_metadata(path)[METADATA])
+        found = from_json(read_metadata(path)[METADATA])
         kind, step = str(found["kind"]), int(found["step"])
     except (KeyError, TypeError, ValueError):
         raise ModelError(f"{path} holds no optimiser state; name a file that training wrote.") from None

@@ -52,12 +52,11 @@ def layers_of(analysis: Analysis, decision: Decision, parts: Parts | None, k: in
             if kinds <= seen:
                 continue
             seen |= kinds
-            reason = reasons[first[list(kinds)].min()]
+            moves, reason = len(kinds), reasons[first[list(kinds)].min()]
             if i in decision.narrow:
-                reason = f"its {len(kinds)} unit{'s' if len(kinds) > 1 else ''} can't be divided into {k} parts"
-                if decision.narrow[i] < len(kinds):  # something that is wanted ties them
-                    reason = few_classes(decision.narrow[i], k)
-            result.append(Layer(title, len(free[i]), len(kinds), (), reason))
+                moves = decision.narrow[i]
+                reason = few_classes(moves, k)
+            result.append(Layer(title, len(free[i]), moves, (), reason))
     return result
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.errors import MergeError
+from onnxpart.storage.json_text import from_json
 from onnxpart.storage.rows import Array, RowIndex, Rows, Stream, windows
 
 
@@ -254,7 +255,7 @@ class Plan:
         :raises MergeError: when the text isn't a plan, or is one of another version.
         """
         try:
-            data = json.loads(text)
+            data = from_json(text)
             if data.get("schema") != SCHEMA:
                 raise MergeError(
                     f"{where} has plan schema {data.get('schema')}, but this version reads {SCHEMA}; split the model "
@@ -269,7 +270,7 @@ class Plan:
             if not plan._consistent():
                 raise ValueError("its numbers contradict each other")
             return plan
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MergeError(f"{where} isn't a plan ({error}); split the model again.") from None
 
 

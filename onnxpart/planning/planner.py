@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.analysis.labels import Choice, Field, each_once, extent
-from onnxpart.errors import PartitionError, UsageError
+from onnxpart.errors import PartitionError, UsageError, check_seed
 from onnxpart.planning.assign import ANYWHERE, Infeasible, Order, Parts, assign
 from onnxpart.planning.division import Division
 from onnxpart.planning.initializers import partition_by
@@ -51,6 +51,7 @@ def partition(
     shares: Sequence[int] | None = None,
 ) -> Partition:
     """The plan (see `plan`) with all that follows from it."""
+    check_seed(seed)
     wanted = _check(k, order, shares)
     trial, decision, parts = settle(analysis, wanted, Order(order, seed))
     if k > 1 and not (parts >= 0).any():

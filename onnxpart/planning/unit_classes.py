@@ -24,8 +24,8 @@ class Decision:
 
     `classes` gives each label's class (0: shared), `home` each class's layer (an index into `Labels.roots`), `failed`
     the choices that were given up, `shared` what some of them made shared, `granted` those that hold and by which
-    alternative, `narrow` the layers of fewer than K classes and how many they have, `free` the classes as they
-    would be if nothing were shared by decree.
+    alternative, `narrow` the layers of fewer than K classes and how many they have (before soft ties, where those are
+    too few already), `free` the classes as they would be if nothing were shared by decree.
     """
 
     classes: Classes
@@ -66,7 +66,8 @@ def decide(analysis: Analysis, k: int) -> Decision:
             state.shared[point.take(f)] = True
             state.given_up.append((wanted[f], f))
     home = _homes(labels, classes)
-    narrow = _share_narrow(classes, home, k)
+    before, narrow = base.take(point), _share_narrow(classes, home, k)
+    narrow |= {i: count for i, count in _narrow(before, _homes(labels, before), k).items() if i in narrow}
     return Decision(classes, home, state.failed, state.given_up, granted(state), narrow, free.take(point))
 
 

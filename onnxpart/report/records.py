@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxpart.errors import ModelError
+from onnxpart.storage.json_text import from_json
 
 FIT, PARTITION = "report.json", "partition.html"
 """What `fit` leaves in its folder: its report, and the page of its partition."""
@@ -253,7 +253,7 @@ def _lines(file: Path) -> Iterator[Run | Times | Diversity | Engines | Advice]:
         raise ModelError(f"{file} can't be read; name a file of JSON lines.") from None
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = from_json(line)
             kind = KINDS[record["kind"]]
         except (ValueError, KeyError, TypeError):
             raise ModelError(f"{file}, line {number}, isn't a record of a run; name a file of results.") from None
@@ -278,7 +278,7 @@ def _fitted(file: Path) -> Fitted:
     :raises ModelError: when it can't be read, or is something else.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = from_json(file.read_text(encoding="utf-8"))
         which = "metric" if data["metric"] else "loss"
         last = data["whole"][-1] if data["whole"] else data["merged"]
         if not {"parts", "ensemble", "baseline", "as_good"} <= data.keys():

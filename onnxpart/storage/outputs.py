@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from onnxpart.errors import ModelError
 from onnxpart.storage.atomic import check_plain, clear, names_in
+from onnxpart.storage.json_text import from_json
 from onnxpart.storage.onnx_file import data_files, read
 from onnxpart.storage.safetensors import read_metadata
 
@@ -132,7 +132,7 @@ def _is_plan(path: Path) -> bool:
     if path.suffix == ".onnx":
         return is_own(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"schema", "k", "initializers"} <= found.keys()

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxpart.errors import ModelError
 from onnxpart.storage.atomic import replacing
+from onnxpart.storage.json_text import from_json
 from onnxpart.storage.rows import Rows, Stored, Stream, stream, write_rows
 
 _SAFETENSORS = {
@@ -54,7 +55,7 @@ def read_shards(path: Path) -> dict[str, Stored]:
     if path.suffix != ".json":
         return read_safetensors(path)
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(from_json(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} can't be read as an index of safetensors files ({error}); name the index that was saved with them."

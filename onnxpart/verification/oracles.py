@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.part import draft_part
 from onnxpart.emission.whole import draft_whole
-from onnxpart.errors import OnnxpartError
+from onnxpart.errors import OnnxpartError, check_seed
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.merging.merge import merge
 from onnxpart.planning.division import Division, NotAGrid
@@ -97,9 +97,10 @@ def verify(
     :param seed: of fresh weights and inputs.
     :param fresh: also compare on freshly drawn weights, besides the parts' own.
     :returns: one finding per oracle, set of weights and batch size.
-    :raises MergeError: when the plan is of another model.
+    :raises UsageError: when the seed is negative. :raises MergeError: when the plan is of another model.
     :raises OnnxpartError: when ONNX Runtime can't run the models.
     """
+    check_seed(seed)
     partition = partition_of(analysis, plan)
     if parts is None:
         parts = [draft_part(partition, p) for p in range(plan.k)]
@@ -126,8 +127,9 @@ def growth_deviation(analysis: Analysis, shallow: Draft, deep: Draft, *, seed: i
     :param seed: of the inputs, at two sizes of every symbolic dimension.
     :returns: the largest deviation of an output of floats, relative to its standard deviation; None if no output has
         floats.
-    :raises OnnxpartError: when ONNX Runtime can't run the models.
+    :raises UsageError: when the seed is negative. :raises OnnxpartError: when ONNX Runtime can't run the models.
     """
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     feeds = [inputs(analysis, trial, rng) for trial in ((0, 1) if _symbolic(analysis) else (0,))]
     before, after = (Session(*assemble(draft.proto, draft.arrays())).run_all(feeds) for draft in (shallow, deep))

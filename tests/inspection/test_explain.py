@@ -14,6 +14,8 @@ from onnx import ModelProto
 from onnxpart import PartitionError, Plan, UsageError, Why, analyse, cut, load, plan, why
 from onnxpart.inspection.explain import Advice, Axis
 from onnxpart.inspection.tie_graph import Cause, Step
+from onnxpart.planning.layers import layers_of
+from onnxpart.planning.unit_classes import decide
 from tests.networks.command import run, run_json
 from tests.networks.net import Net
 
@@ -178,6 +180,30 @@ def heads() -> ModelProto:
     h = n.op("Reshape", n.linear("x", 5, 12, name="wide"), n.ints(-1, 3, 4))
     h = n.op("ReduceSum", n.op("Mul", h, n.random("scale", 3, 4), name="scaled"), n.ints(2), keepdims=0)
     return n.model(n.linear(h, 3, 2, name="logits"), shape=("N", 2))
+
+
+def gated() -> ModelProto:
+    """A gate for each of 3 heads ties their 4 channels, before a parameter with both axes would tie them all."""
+    n = Net(("x", ("N", 5)))
+    h, gate = n.linear("x", 5, 12, name="wide"), n.linear("x", 5, 3, name="gate")
+    h = n.op("Mul", n.op("Reshape", h, n.ints(-1, 3, 4)), n.op("Reshape", gate, n.ints(-1, 3, 1)), name="gated")
+    h = n.op("Reshape", n.op("Mul", h, n.random("scale", 3, 4), name="scaled"), n.ints(-1, 12))
+    return n.model(n.linear(h, 12, 2, name="logits"), shape=("N", 2))
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "k", "classes"),
+    [(heads, "wide.weight", 5, 1), (gated, "wide.weight", 5, 3), (narrow, "wide.weight", 13, 12)],
+)
+def test_a_layer_and_its_weight_have_as_many_classes(
+    build: Callable[[], ModelProto], name: str, k: int, classes: int
+) -> None:
+    analysis = analyse(load(build()))
+    cause = axis(build(), name, k).cause
+    assert cause is not None
+    assert cause.reason == f"its units move in {classes} class{'es' * (classes > 1)}, too few for {k} parts"
+    (layer,) = [one for one in layers_of(analysis, decide(analysis, k), None, k) if one.node == cause.node]
+    assert (layer.classes, layer.reason) == (classes, cause.reason)
 
 
 def test_what_joins_the_units_of_too_few_classes_is_shown() -> None:

@@ -15,7 +15,7 @@ def made(k: int) -> Partition:
 
 def test_layers_are_divided_or_say_why_not() -> None:
     assert outcomes.of_layers(made(2)) == ["divided"] * 3 + ["shared: output layer"]
-    assert outcomes.of_layers(made(21))[0] == "not divided: its 20 units can't be divided into 21 parts"
+    assert outcomes.of_layers(made(21))[0] == "not divided: its units move in 20 classes, too few for 21 parts"
 
 
 def test_initializers_say_how_they_merge() -> None:

@@ -37,8 +37,12 @@ class GraphAttention(nn.Module):
         z = self.project(x)
         ends = [self.sum(z, a).transpose(1, 2) for a in (self.source, self.target)]
         scores = F.leaky_relu(ends[0].unsqueeze(-1) + ends[1].unsqueeze(-2), 0.2).masked_fill(~self.edges, -1e9)
-        y = scores.softmax(-1) @ z.unflatten(-1, (HEADS, EACH)).transpose(1, 2)
+        y = self.weighted(scores) @ z.unflatten(-1, (HEADS, EACH)).transpose(1, 2)
         return self.out(F.elu(y.transpose(1, 2).flatten(2)))
+
+    def weighted(self, scores: Tensor) -> Tensor:
+        """The weights of each head [b, h, n, n], by which places are averaged."""
+        return scores.softmax(-1)
 
 
 class Additive(nn.Module):

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import onnxpart
+from onnxpart.inspection.explain import Advice, Axis
 from onnxpart.torch import export
 from tests.networks.ensemble import deviation
-from tests.networks.spellings import NETWORKS
+from tests.networks.spellings import HEADS, NETWORKS, GraphAttention
 
 SHARES = {
     "graph attention": (0.51, 0.26),
@@ -49,3 +50,36 @@ def test_every_spelling_is_divided_as_far(name: str, spelling: str, exporter: st
         x, rng = done.analysis.model.inputs[0], np.random.default_rng(0)
         feeds = [{x: rng.standard_normal((size, *shape[1:])).astype(np.float32)} for size in (1, 2, 5)]
         assert deviation(done, *feeds) < 1e-5
+
+
+class JoinedHeads(GraphAttention):
+    """Each head averages by the weights of the head before it, so all of them move together."""
+
+    def weighted(self, scores: torch.Tensor) -> torch.Tensor:
+        return super().weighted(scores).roll(1, 1)
+
+
+def why_projected(network: GraphAttention, folder: Path, k: int) -> Axis:
+    """What is said of the units of a graph attention."""
+    file, x = folder / "network.onnx", torch.randn(NETWORKS["graph attention"][1])
+    export(network.eval(), x, file, exporter="torchscript")
+    found = onnxpart.why(onnxpart.analyse(onnxpart.load(file)), "project.weight", k)
+    return next(axis for axis in found.axes if axis.axes == (0,))
+
+
+def test_why_shows_what_joins_heads(tmp_path: Path) -> None:
+    found = why_projected(JoinedHeads("product and sum"), tmp_path, 2)
+    assert found.cause is not None
+    assert (found.undivided, found.cause.classes) == (found.units, 1)
+    steps = [(step.node.split(" ")[0], step.reason) for step in found.chain]
+    once = [("MatMul", ""), ("Add", ""), ("ReduceSum", "reduces over units")]  # from a head to the one before it
+    assert steps == once * (HEADS // 2)
+    assert found.chain[0].source == found.chain[-1].target == "project.weight axis 0"
+
+
+def test_why_shows_what_holds_the_units_of_a_head_together(tmp_path: Path) -> None:
+    found = why_projected(GraphAttention("product and sum"), tmp_path, 2 * HEADS)
+    assert [step.node.split(" ")[0] for step in found.chain] == ["MatMul"] * 2
+    assert found.cause is not None
+    assert found.cause.reason == f"its units move in {HEADS} classes, too few for {2 * HEADS} parts"
+    assert found.advice == (Advice(HEADS),)

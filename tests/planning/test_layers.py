@@ -31,10 +31,12 @@ def test_units_of_each_layer_in_graph_order() -> None:
 def test_a_narrow_layer_is_told() -> None:
     layers = plan(analyse(load(network(5, 2))), 3).layers
     assert layers[0].parts == (2, 2, 1)
-    assert layers[1] == Layer("Gemm 'layer1'", 2, 2, (), "its 2 units can't be divided into 3 parts")
+    assert layers[1] == Layer("Gemm 'layer1'", 2, 2, (), "its units move in 2 classes, too few for 3 parts")
 
 
-@pytest.mark.parametrize(("widths", "why"), [((2,), "its 2 units can't be divided into 3 parts"), ((), "tied to the")])
+@pytest.mark.parametrize(
+    ("widths", "why"), [((2,), "its units move in 2 classes, too few for 3 parts"), ((), "tied to the")]
+)
 def test_nothing_divided_names_the_reasons(widths: tuple[int, ...], why: str) -> None:
     with pytest.raises(PartitionError, match=why):
         plan(analyse(load(network(*widths))), 3)

@@ -124,11 +124,11 @@ def test_arguments_that_make_no_sense(options: dict[str, object], message: str) 
 
 
 def test_more_parts_than_units() -> None:
-    with pytest.raises(PartitionError, match=r"no layer can be divided into 7 parts \(its 4 units"):
+    with pytest.raises(PartitionError, match=r"no layer can be divided into 7 parts \(its units move in 4 classes"):
         split(GOLDEN["chain"](), 7)
     planned = split(GOLDEN["chain"](), 5).plan
     assert [layer.parts for layer in planned.layers] == [(), (2, 1, 1, 1, 1), ()]
-    assert planned.layers[0].reason == "its 4 units can't be divided into 5 parts"
+    assert planned.layers[0].reason == "its units move in 4 classes, too few for 5 parts"
     assert planned.replicated == ("conv1.weight", "conv1.bias")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -145,11 +146,25 @@ def learn(
         test=task.data.test,
         metric=task.metric.measure,
         states=states,
-        checkpoints=Checkpoints(folder, *every, keep=options.keep, resume=options.resume, plan=plan),
+        checkpoints=Checkpoints(folder, *every, options.keep, options.resume, plan, _given(options)),
         seconds=seconds,
         cluster=options.cluster,
         on_event=on_event,
     )
+
+
+def _given(options: RunOptions) -> dict[str, Any]:
+    """The options that change what is learnt or measured and aren't settings, by the names that they are given with."""
+    normalize = options.normalize
+    return {
+        "loss": options.loss,
+        "metric": options.metric,
+        "label_smoothing": options.label_smoothing,
+        "class_weights": options.class_weights,
+        "batch_size": options.batch_size,
+        "mean": normalize and normalize.mean,
+        "std": normalize and normalize.std,
+    }
 
 
 def train_files(

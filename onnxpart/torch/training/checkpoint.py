@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from onnxpart.errors import CheckpointError, ModelError
+from onnxpart.storage.json_text import from_json
 from onnxpart.storage.rows import Array
 from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
 from onnxpart.torch.tensors import to_tensor
 from onnxpart.torch.training.optim import Slots
 
-VERSION = 2
+VERSION = 3
 METADATA = "onnxpart.checkpoint"
 """Key under which a file carries what isn't a tensor."""
 _TENSORS, _SLOTS = "module/", "optimizer/"
@@ -33,7 +34,8 @@ class Checkpoints:
 
     With intervals of minutes there is also one at the end of each epoch, unless that would take much of the time.
 
-    `resume`: go on from the newest, if there is one. `plan`: the split that the parts come from. `written`: whether
+    `resume`: go on from the newest, if there is one. `plan`: the split that the parts come from. `given`: options by
+    name that a run must have in common with it to go on, besides its settings. `written`: whether
     this process writes them; otherwise another one does, which trains the same parts.
     """
 
@@ -43,6 +45,7 @@ class Checkpoints:
     keep: int = 2
     resume: bool = False
     plan: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
     written: bool = True
 
 
@@ -120,7 +123,7 @@ def about(path: Path) -> dict[str, Any]:
     :raises CheckpointError: when it is damaged, or of another version.
     """
     try:
-        found = json.loads(read_metadata(path).get(METADATA, ""))
+        found = from_json(read_metadata(path).get(METADATA, ""))
     except (ModelError, ValueError):
         raise _damaged(path) from None
     if found.get("version") != VERSION:

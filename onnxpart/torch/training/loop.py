@@ -245,9 +245,10 @@ class _Run:
 
     def _identity(self, i: int) -> dict[str, Any]:
         settings = {key: value for key, value in asdict(self.job.settings).items() if key not in _NO_EFFECT}
-        plan = self.job.checkpoints.plan if self.job.checkpoints else ""
+        checkpoints = self.job.checkpoints
+        plan, given = (checkpoints.plan, checkpoints.given) if checkpoints else ("", {})
         epochs = [self.job.epochs.start, self.job.epochs.stop]
-        return {"plan": plan, "part": self.job.numbers[i], "settings": settings, "epochs": epochs,
+        return {"plan": plan, "given": given, "part": self.job.numbers[i], "settings": settings, "epochs": epochs,
                 "batches": len(self.job.loader)}  # fmt: skip
 
     def _known_as(self, i: int, about: Mapping[str, Any]) -> dict[str, Any]:

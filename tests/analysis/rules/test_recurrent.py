@@ -158,7 +158,7 @@ def test_too_few_units() -> None:
     done = split(n.model(n.op("MatMul", wide, n.random("logits.weight", 16, 4))), 8)
     check(done, divided=False)
     (layer,) = [layer for layer in done.plan.layers if layer.node == "RNN 'cell'"]
-    assert (layer.parts, layer.reason) == ((), "its 6 units can't be divided into 8 parts")
+    assert (layer.parts, layer.reason) == ((), "its units move in 6 classes, too few for 8 parts")
 
 
 @pytest.mark.parametrize(("features", "size"), [(1, 6), (6, 1), (1, 1)])

@@ -213,8 +213,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     save_file(arrays, path, {METADATA: text.replace('"taken": 18', '"taken": 17')})
     with pytest.raises(CheckpointError, match="is damaged"):
         run(modules(), tmp_path, checkpoints={"resume": True})
-    save_file(arrays, path, {METADATA: text.replace('"version": 2', '"version": 99')})
-    with pytest.raises(CheckpointError, match="has format 99, but this version reads 2"):
+    save_file(arrays, path, {METADATA: text.replace('"version": 3', '"version": 99')})
+    with pytest.raises(CheckpointError, match="has format 99, but this version reads 3"):
         run(modules(), tmp_path, checkpoints={"resume": True})
     path.unlink()
     run(modules(), tmp_path, checkpoints={"resume": True})  # from step 16, which both parts have
