@@ -426,7 +426,7 @@ def test_a_baseline_is_the_whole_alone(rates: list[float]) -> None:
     assert found["as_good"]["wanted"] == found["baseline"][-1]["metric"]
     assert found["as_good"]["baseline"] == found["baseline"][-1]["seconds"]
     page = Path("out/report.md").read_text()
-    assert "The whole alone ends at error rate " in page
+    assert "The whole alone gets to error rate " in page
     epochs = {name: [e["epoch"] for e in curve] for name, curve in found["controls"].items()}
     spent, alone = found["seconds"]["parts"] + found["seconds"]["whole"], found["baseline"][-1]["seconds"] / 5
     fewer = max(round(spent / alone), 1)
@@ -465,6 +465,45 @@ def test_a_metric_that_grows_reaches_its_target_from_below() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_the_whole_ends_when_it_is_no_better_and_a_run_that_goes_on_ends_there_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("--data", "own_samples:both", *COMMON, "--epochs", 30, "--merge-at", 2, "--schedule", "constant")
+    straight = run("fit", "chain.onnx", "-o", "straight", *options, "--patience", 4, "--baseline")
+    found = json.loads(Path("straight/report.json").read_text())
+    end = found["patience"]["ended"]
+    assert 2 + 4 < end < 30
+    assert end == found["whole"][-1]["epoch"] == found["epochs"]
+    assert f"The whole ends after epoch {end}: error rate no better for 4 epochs." in straight.stdout
+    assert f"note: whole ends after epoch {end}: no better for 4 epochs\n" in straight.stderr
+    assert len(found["baseline"]) < 30
+    for stop, ended in ((190, False), (45 * end + 70, True)):  # in the whole, and in the baseline
+        monkeypatch.delitem(sys.modules, "own_samples")
+        monkeypatch.setenv("STOP", str(stop))
+        run("fit", "chain.onnx", "-o", "out", "--force", *options, "--patience", 4, "--baseline", code=130)
+        assert Path("out/trained.onnx").exists() == ended
+        monkeypatch.delenv("STOP")
+        run("fit", "--config", "out/run.yaml", "--resume")
+        again = json.loads(Path("out/report.json").read_text())
+        assert equal("out/trained.onnx", "straight/trained.onnx")
+        for key in ("whole", "baseline"):
+            assert [e["train_loss"] for e in again[key]] == [e["train_loss"] for e in found[key]]
+
+
+@pytest.mark.usefixtures("here")
+def test_train_ends_one_network_that_is_no_better() -> None:
+    options = (*DATA, "--epochs", 30)
+    done = run("train", "chain.onnx", *options, "--patience", 4)
+    assert "note: chain ends after epoch 11: no better for 4 epochs\n" in done.stderr
+    run("split", "chain.onnx", "-k", 2, "-o", "parts")
+    refused = run("train", "parts", *options, "--patience", 4, code=2)
+    assert refused.stderr == (
+        "error: patience ends the training of one network, and these are 2; train each alone, or without it.\n"
+    )
+    assert listed("parts") == ["part0.onnx", "part1.onnx", "plan.json", "whole.onnx"]
+
+
+@pytest.mark.usefixtures("here")
 def test_a_budget_in_steps_is_a_number_of_epochs() -> None:
     found = run_json("fit", "chain.onnx", "-o", "out", *DATA, "--epochs", 100, "--budget", 29, "--baseline")
     assert (found["epochs"], found["merge_at"], len(found["baseline"])) == (5, 4, 5)
@@ -497,6 +536,7 @@ def test_a_budget_in_minutes_holds_for_parts_and_whole(monkeypatch: pytest.Monke
     (("--metric", "f1", "--data", "npz:learn.npz"), "a metric is one on data to test, and there are none; add them"),
     (("--metric", "f2"), "the metric 'f2' isn't known; give accuracy, f1, auroc or module:function."),
     (("--metric-target", 0.1, "--data", "npz:learn.npz"), "--metric-target needs test data, and there are none; add "),
+    (("--patience", 3, "--data", "npz:learn.npz"), "--patience needs test data, and there are none; add them to the "),
 ])  # fmt: skip
 def test_goals_that_make_no_sense(options: tuple[object, ...], sentence: str) -> None:
     np.savez("learn.npz", **{name: array for name, array in samples().items() if "test" not in name})

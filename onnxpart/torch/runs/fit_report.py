@@ -20,6 +20,7 @@ from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.patience import Patience
 
 REPORT, PAGE = "report.json", "report.md"
 _CONTROLS = {
@@ -67,7 +68,8 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
                     "alone": times.alone(epochs)},
         "speedup": times.speedup(epochs),
         "traffic": traffic(found),
-        "as_good": as_good(found),
+        "as_good": as_good(found, options.patience_by(found.metric)),
+        "patience": _patience(found, options.patience_by(found.metric)),
         "goal": asdict(found.goal),
         "target": target(found),
         "deviation": found.deviation,
@@ -75,15 +77,26 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
     }  # fmt: skip
 
 
-def as_good(found: Fit) -> dict[str, Any] | None:
+def _patience(found: Fit, patience: Patience | None) -> dict[str, Any] | None:
+    """Return the patience with the whole, and after which epoch and why that ended it, if it did."""
+    if patience is None:
+        return None
+    end = found.merge_at + len(found.whole) if patience.spent(found.whole) else None
+    return {"epochs": patience.epochs, "ended": end, "why": f"{found.metric.judge} {patience}"}
+
+
+def as_good(found: Fit, patience: Patience | None = None) -> dict[str, Any] | None:
     """Return after how many seconds the method was as good as the baseline when that ended, None if never.
+
+    Where patience ended the baseline, it counts up to its best epoch.
 
     By the metric on the test data, or else the loss. Nobody needs to be better than a target. `baseline`: what that
     took.
     """
     if not found.baseline or found.merged is None:
         return None
-    last = found.baseline[-1]
+    worse = patience.epochs if patience is not None and patience.spent(found.baseline) else 0
+    last = found.baseline[-1 - worse]
     wanted = getattr(last, found.metric.key)
     wanted = wanted if found.goal.target is None else found.metric.worst([wanted, found.goal.target])
     seconds = _reached(found, wanted)
@@ -197,6 +210,8 @@ def page(data: dict[str, Any]) -> list[str]:
         lines.append(exchanged(data["traffic"]))
     if data["target"] is not None:
         lines.append(aimed(data["target"]))
+    if data["patience"] is not None and data["patience"]["ended"] is not None:
+        lines.append(f"The whole ends after epoch {data['patience']['ended']}: {data['patience']['why']}.")
     if data["grow"] == "widen":
         lines.append("One part was trained, and the whole began as copies of it.")
     if data["blocks"] is not None:
@@ -211,7 +226,7 @@ def page(data: dict[str, Any]) -> list[str]:
 
 def compared(found: dict[str, Any]) -> str:
     """Return the comparison with the baseline as a sentence."""
-    end = f"The whole alone ends at {found['by']} {found['wanted']:.4g} after {found['baseline']:.1f} seconds;"
+    end = f"The whole alone gets to {found['by']} {found['wanted']:.4g} after {found['baseline']:.1f} seconds;"
     if found["seconds"] is None:
         return f"{end} the method never got there."
     return f"{end} the method was there after {found['seconds']:.1f}: {found['speedup']:.2f} times as fast."

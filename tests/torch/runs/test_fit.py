@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from models import regression_mlp
 from onnxpart import arrays
 from onnxpart.errors import CheckpointError, MergeError, ModelError, OnnxpartError, PartitionError, UsageError
 from onnxpart.frontend.load import load
-from onnxpart.merging.cross_weights import Edges
+from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.torch.data.sources import open_data
 from onnxpart.torch.runs import estimate, task
 from onnxpart.torch.runs.estimate import Estimate
 from onnxpart.torch.runs.fit import PARTS, fit
-from onnxpart.torch.runs.fit_report import page
+from onnxpart.torch.runs.fit_report import page, report
 from onnxpart.torch.runs.goal import Goal
 from onnxpart.torch.runs.outcome import Fit, Times
+from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import Event, Note, ignore
 from onnxpart.torch.training.settings import Settings
@@ -113,6 +115,27 @@ def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None
     assert Note("whole ends after epoch 4: the target is reached") in news
 
 
+@pytest.mark.parametrize("goal", [Goal(), Goal(target=0.0)])
+def test_the_whole_and_its_baseline_end_when_they_are_no_better(tmp_path: Path, goal: Goal) -> None:
+    options, recipe = replace(OPTIONS, settings=Settings(12, lr=0.1), engine="series"), Recipe(schedule="constant")
+    run, news = partial(fit, MODEL, merge_at=2, recipe=recipe), list[Event]()
+    losses = [epoch.loss for epoch in run(options, tmp_path / "all", lambda *_: ignore).whole]
+    assert losses.index(min(loss for loss in losses[:4] if loss is not None)) == 0
+    patient = replace(options, patience=3)
+    found = run(patient, tmp_path / "out", lambda *_: news.append, goal=goal, baseline=True)
+    assert [len(part) for part in found.parts] == [2, 2]
+    assert [epoch.loss for epoch in found.whole] == losses[:4]
+    assert Note("whole ends after epoch 6: no better for 3 epochs") in news
+    alone = [epoch.loss for epoch in found.baseline]
+    assert len(alone) < 12
+    assert Note(f"baseline ends after epoch {len(alone)}: no better for 3 epochs") in news
+    data = report(found, patient, "m.onnx", recipe, ZERO)
+    assert "The whole ends after epoch 6: loss no better for 3 epochs." in page(data)
+    if goal.target is None:
+        assert data["as_good"]["wanted"] == min(loss for loss in alone if loss is not None) == alone[-4]
+        assert data["as_good"]["baseline"] == found.baseline[-4].seconds
+
+
 def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
     model = load(regression_mlp(0, inputs=784, hidden=(9,)))
     options, news = replace(OPTIONS, settings=Settings(2)), list[Event]()
@@ -142,7 +165,7 @@ def test_the_page_says_what_was_found() -> None:
         "controls": {}, "target": None,
         "traffic": {"parts_batch": 1e6, "whole_batch": 3e6, "all": 5e6, "data_parallel_batch": 3e6,
                     "data_parallel": 9e6},
-        "kept": ["a"], "grow": "widen", "blocks": 3,
+        "kept": ["a"], "grow": "widen", "blocks": 3, "patience": None,
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
     text = "\n".join(page(data))
@@ -183,10 +206,10 @@ def test_the_page_says_what_was_found() -> None:
     good = {"by": "loss", "wanted": 0.5, "baseline": 9.0, "seconds": 3.0, "speedup": 3.0}
     compared = "\n".join(page({**data, "baseline": [epoch], "as_good": good}))
     assert "| the whole alone | 2 | 0.5 | 0.25 | 0.125 |" in compared
-    assert "ends at loss 0.5 after 9.0 seconds; the method was there after 3.0: 3.00 times as fast." in compared
+    assert "gets to loss 0.5 after 9.0 seconds; the method was there after 3.0: 3.00 times as fast." in compared
     aim = {"by": "loss", "wanted": 0.5, "seconds": 3.0, "best": 0.4}
     assert "The target, loss 0.5, was reached after 3.0 seconds." in page({**data, "target": aim})
     missed = "The target, loss 0.5, was not reached: the best was 0.6. More epochs or a larger budget may help."
     assert missed in page({**data, "target": {**aim, "seconds": None, "best": 0.6}})
     never = "\n".join(page({**data, "as_good": {**good, "seconds": None, "speedup": None}}))
-    assert "ends at loss 0.5 after 9.0 seconds; the method never got there." in never
+    assert "gets to loss 0.5 after 9.0 seconds; the method never got there." in never
