@@ -115,7 +115,9 @@ def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None
     assert Note("whole ends after epoch 4: the target is reached") in news
 
 
-def test_the_whole_and_its_baseline_end_when_they_are_no_better(tmp_path: Path) -> None:
+def test_the_whole_and_its_baseline_end_when_they_are_no_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options, recipe = replace(OPTIONS, settings=Settings(12, lr=0.1), engine="series"), Recipe(schedule="constant")
     run, news = partial(fit, MODEL, merge_at=2, recipe=recipe), list[Event]()
     losses = [epoch.loss for epoch in run(options, tmp_path / "all", lambda *_: ignore).whole]
@@ -132,6 +134,7 @@ def test_the_whole_and_its_baseline_end_when_they_are_no_better(tmp_path: Path) 
     assert "The whole ends after epoch 6: loss no better for 3 epochs." in page(data)
     assert data["as_good"]["wanted"] == min(loss for loss in alone if loss is not None) == alone[-4]
     assert data["as_good"]["baseline"] == found.baseline[-4].seconds
+    monkeypatch.setattr("onnxpart.torch.runs.recipe._CHECKS", 4)  # every three epochs, and patience ends in between
     never = run(patient, tmp_path / "watched", lambda *_: ignore, goal=Goal(target=0.0))
     assert [epoch.loss for epoch in never.whole] == losses[:4]
 
