@@ -307,6 +307,8 @@ def train(
             f"  ONNX Runtime differs from the trained module by {each.deviation:.1e} of the output's standard "
             "deviation",
         )
+    if done[0].gpu_memory is not None:
+        tables.show(runs.fit_report.taken(done[0].gpu_memory))
 
 
 @_with_training

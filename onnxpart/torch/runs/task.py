@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
+import torch
 
 from onnxpart.errors import CheckpointError, UsageError
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_trained, state_file
@@ -87,12 +88,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """A file that was written: its curve, and ONNX Runtime's deviation from the module (see `trained_file`)."""
+    """A file that was written: its curve, and ONNX Runtime's deviation from the module (see `trained_file`).
+
+    `gpu_memory`: see there.
+    """
 
     file: Path
     curve: list[Epoch]
     metric: str
     deviation: float
+    gpu_memory: int | None
 
 
 def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
@@ -166,6 +171,14 @@ def learn(
     )
 
 
+def gpu_memory(options: RunOptions) -> int | None:
+    """Return the most bytes that tensors of this process took on the GPU so far; None where it doesn't train on one."""
+    if options.engine in ("processes", "ray"):
+        return None
+    device = device_of(options.settings.device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def train_files(
     files: Sequence[Path],
     options: RunOptions,
@@ -198,8 +211,9 @@ def train_files(
     done = zip(files, task.modules, results, strict=True)
     save_trained(files, ((with_weights(module, path), result.state) for path, module, result in done))
     checkpoint.remove(checkpoints)
+    memory = gpu_memory(options)
     return [
-        Trained(path, result.curve, task.metric.name, deviation(module, task.objective, path, task.batch()))
+        Trained(path, result.curve, task.metric.name, deviation(module, task.objective, path, task.batch()), memory)
         for path, module, result in zip(files, task.modules, results, strict=True)
     ]
 
