@@ -34,6 +34,7 @@ def curve(values: Sequence[float | None]) -> list[Epoch]:
     ("better", "values", "ends"),
     [
         ("lower", [3.0, 2.0, 2.0, 2.5], True),  # as good is no better
+        ("lower", [3.0, 2.0, 2.0 - 1e-7, 2.5], True),  # nor is rounding
         ("lower", [3.0, 2.0, 2.5, 1.9], False),
         ("lower", [3.0, 2.0, 2.5], False),
         ("lower", [3.0, 2.0], False),
