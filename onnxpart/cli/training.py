@@ -81,6 +81,17 @@ class Training:
             show_default=False,
         ),
     ] = None
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="EPOCHS",
+            help="End the training of a network that isn't better for so many epochs, by its metric on the test data "
+            "(see --metric), or its loss for mse. In fit that is the whole, not the parts. The last weights are kept. "
+            "A schedule that decays hasn't come to its end then; constant fits.",
+            show_default=False,
+        ),
+    ] = None
     engine: Annotated[
         Engine, typer.Option(help="How parts are trained: one after the other, fused into one, or in a process each.")
     ] = "auto"
@@ -181,6 +192,7 @@ class Training:
             self.label_smoothing,
             self._weights(),
             self.metric,
+            self.patience,
         )
         return options
 
@@ -295,6 +307,8 @@ def train(
             f"  ONNX Runtime differs from the trained module by {each.deviation:.1e} of the output's standard "
             "deviation",
         )
+    if done[0].gpu_memory is not None:
+        tables.show(runs.fit_report.taken(done[0].gpu_memory))
 
 
 @_with_training

@@ -34,7 +34,7 @@ def test_all_engines_are_timed_on_each_kind_of_network(tmp_path: Path) -> None:
 
 def test_the_experiment_compares_the_recipe_with_the_whole(tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=2, optimizer="adamw", lr=1e-3)
-    assert gpu.trained(gpu.SMALL, settings, tmp_path).startswith("The whole alone ends at loss ")
+    assert gpu.trained(gpu.SMALL, settings, tmp_path).startswith("The whole alone gets to loss ")
     report = json.loads((tmp_path / "language" / "report.json").read_text())
     assert (report["k"], len(report["baseline"]), report["as_good"]["by"]) == (4, 2, "loss")
 

@@ -89,8 +89,9 @@ def fit(
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param options: its epochs are the most of parts and whole together. :param k: a number of parts; auto takes the one
-        that `estimate` advises, or that of the resumed run. :param recipe: how each is trained.
+    :param options: its epochs are the most of parts and whole together, and its patience is that with the whole and the
+        networks that it is compared with. :param k: a number of parts; auto takes the one that `estimate` advises, or
+        that of the resumed run. :param recipe: how each is trained.
     :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
         all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
         and the whole then trains for a fourth as many.
@@ -359,7 +360,7 @@ class _Run:
         return list(self._trained(stage, first).curves[0])
 
     def _trained(self, stage: Stage, first: Networks, before: float = 0.0) -> Networks:
-        """Train the only network of a stage until its epochs end, or the goal is reached.
+        """Train the only network of a stage until its epochs end, the goal is reached, or it no longer becomes better.
 
         :param before: seconds of the budget that are already spent.
         """
@@ -368,14 +369,22 @@ class _Run:
         if goal.watched:
             pieces = checks(stage.epochs)
             stages = [replace(stage, name=f"{stage.name}/to{piece.stop}", epochs=piece) for piece in pieces]
-        for piece, networks in zip(stages, run_stages(first, stages, self._trainer(told)), strict=True):
-            last = networks.curves[0][-1]
-            reached = goal.reached(self.task.metric, last.loss, last.metric)
-            if (reached or goal.spent(before + last.seconds)) and piece is not stages[-1]:
-                why = "the target is reached" if reached else "the budget is spent"
-                told(Note(f"{stage.name} ends after epoch {piece.epochs.stop}: {why}"))
+        for networks in run_stages(first, stages, self._trainer(told, self.options.patience)):
+            curve = networks.curves[0]
+            end, why = stage.epochs.start + len(curve), self._why_end(curve, before)
+            if why and end < stage.epochs.stop:
+                told(Note(f"{stage.name} ends after epoch {end}: {why}"))
                 break
         return networks
+
+    def _why_end(self, curve: Sequence[Epoch], before: float) -> str:
+        """Return why a network ends now, in words; empty where it trains on."""
+        last, patience = curve[-1], self.options.patience_by(self.task.metric)
+        if self.goal.reached(self.task.metric, last.loss, last.metric):
+            return "the target is reached"
+        if self.goal.spent(before + last.seconds):
+            return "the budget is spent"
+        return str(patience) if patience is not None and patience.spent(curve) else ""
 
     def _round(self, number: int) -> Networks:
         """Return the untrained parts of a round; those of the last one are the task's modules."""
@@ -383,8 +392,11 @@ class _Run:
             return Networks(self.rounds.last, self.task.modules)
         return parts_of(self.rounds.split(number), self.task.build)
 
-    def _trainer(self, told: OnEvent) -> Train:
-        """Return the function that trains the networks of a stage; an engine that was chosen by trial stays."""
+    def _trainer(self, told: OnEvent, patience: int | None = None) -> Train:
+        """Return the function that trains the networks of a stage; an engine that was chosen by trial stays.
+
+        :param patience: that with the network of a stage; parts have none.
+        """
         engine = self.options.engine
 
         def train(stage: Stage, networks: Networks) -> list[Result]:
@@ -394,13 +406,14 @@ class _Run:
             cluster = self.options.cluster.for_whole(self.rounds.k) if alone else self.options.cluster
             results = learn(
                 replace(self.task, modules=networks.modules),
-                replace(self.options, settings=stage.settings, engine=engine, cluster=cluster),
+                replace(self.options, settings=stage.settings, engine=engine, cluster=cluster, patience=patience),
                 stage.epochs,
                 self.out / CHECKPOINTS / stage.name,
                 told,
                 plan=f"{networks.split.plan.digest}{self.growing}",
                 states=networks.states,
                 seconds=networks.seconds,
+                before=networks.curves[0] if alone and networks.curves else (),
             )
             engine = results[0].engine if engine == "auto" else engine
             return results

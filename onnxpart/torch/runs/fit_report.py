@@ -17,9 +17,10 @@ from onnxpart.storage.atomic import replacing_files, write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS
 from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Fit
 from onnxpart.torch.runs.recipe import Recipe
-from onnxpart.torch.runs.task import RunOptions
+from onnxpart.torch.runs.task import RunOptions, gpu_memory
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
+from onnxpart.torch.training.patience import Patience
 
 REPORT, PAGE = "report.json", "report.md"
 _CONTROLS = {
@@ -67,23 +68,34 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
                     "alone": times.alone(epochs)},
         "speedup": times.speedup(epochs),
         "traffic": traffic(found),
-        "as_good": as_good(found),
+        "as_good": as_good(found, options.patience_by(found.metric)),
+        "patience": _patience(found, options.patience_by(found.metric)),
         "goal": asdict(found.goal),
         "target": target(found),
+        "gpu_memory": gpu_memory(options),
         "deviation": found.deviation,
         "versions": {"onnxpart": __version__, "torch": torch.__version__},
     }  # fmt: skip
 
 
-def as_good(found: Fit) -> dict[str, Any] | None:
+def _patience(found: Fit, patience: Patience | None) -> dict[str, Any] | None:
+    """Return the patience with the whole, and after which epoch and why that ended it, if it did."""
+    if patience is None:
+        return None
+    end = found.merge_at + len(found.whole) if patience.spent(found.whole) else None
+    return {"epochs": patience.epochs, "ended": end, "why": f"{found.metric.judge} {patience}"}
+
+
+def as_good(found: Fit, patience: Patience | None = None) -> dict[str, Any] | None:
     """Return after how many seconds the method was as good as the baseline at its end; None if never.
 
-    Both are compared by the metric on the test data, or else by the loss; being as good as a target is enough.
-    `baseline`: the baseline's own seconds.
+    If patience ended the baseline, it counts up to its best epoch. Both are compared by the metric on the test data, or
+    else by the loss; being as good as a target is enough. `baseline`: the baseline's own seconds.
     """
     if not found.baseline or found.merged is None:
         return None
-    last = found.baseline[-1]
+    worse = patience.epochs if patience is not None and patience.spent(found.baseline) else 0
+    last = found.baseline[-1 - worse]
     wanted = getattr(last, found.metric.key)
     wanted = wanted if found.goal.target is None else found.metric.worst([wanted, found.goal.target])
     seconds = _reached(found, wanted)
@@ -197,6 +209,10 @@ def page(data: dict[str, Any]) -> list[str]:
         lines.append(exchanged(data["traffic"]))
     if data["target"] is not None:
         lines.append(aimed(data["target"]))
+    if data["patience"] is not None and data["patience"]["ended"] is not None:
+        lines.append(f"The whole ends after epoch {data['patience']['ended']}: {data['patience']['why']}.")
+    if data["gpu_memory"] is not None:
+        lines.append(taken(data["gpu_memory"]))
     if data["grow"] == "widen":
         lines.append("One part was trained, and the whole began as copies of it.")
     if data["blocks"] is not None:
@@ -211,7 +227,7 @@ def page(data: dict[str, Any]) -> list[str]:
 
 def compared(found: dict[str, Any]) -> str:
     """Return the comparison with the baseline as a sentence."""
-    end = f"The whole alone ends at {found['by']} {found['wanted']:.4g} after {found['baseline']:.1f} seconds;"
+    end = f"The whole alone gets to {found['by']} {found['wanted']:.4g} after {found['baseline']:.1f} seconds;"
     if found["seconds"] is None:
         return f"{end} the method never got there."
     return f"{end} the method was there after {found['seconds']:.1f}: {found['speedup']:.2f} times as fast."
@@ -227,6 +243,11 @@ def exchanged(sent: dict[str, float]) -> str:
         f"Gradients that workers sent: {parts} for a batch of the parts, {whole} for one of the whole, {every} in all; "
         f"data-parallel training of the whole sends {alone} for a batch, {all_alone} in all."
     )
+
+
+def taken(memory: int) -> str:
+    """Return what was taken of a GPU's memory, in bytes, as a sentence."""
+    return f"Tensors took {memory / 1e9:.2f} GB of the GPU's memory at most."
 
 
 def _shown(value: float | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
 from onnxpart.errors import CheckpointError, UsageError
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_trained, state_file
@@ -28,6 +29,7 @@ from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.losses import Loss
 from onnxpart.torch.training.metrics import Metric, find_metric, metric_of
 from onnxpart.torch.training.objective import Objective, find_objective
+from onnxpart.torch.training.patience import Patience
 from onnxpart.torch.training.ray_cluster import Cluster
 from onnxpart.torch.training.settings import EngineKind, Settings
 from onnxpart.torch.training.train import train
@@ -39,7 +41,8 @@ class RunOptions:
 
     Checkpoints are written at intervals of steps or minutes, `keep` of each part; `resume` goes on from them.
     `steps_per_epoch` is for data without a length, `normalize` for images, `label_smoothing` and `class_weights` for
-    the loss cross_entropy. `metric`: see `metrics.FORMS`; None for the loss's own.
+    the loss cross_entropy. `metric`: see `metrics.FORMS`; None for the loss's own. `patience`: for how many epochs a
+    network that isn't a part is trained without being better (see `Patience`); None for all.
     """
 
     data: str
@@ -58,6 +61,11 @@ class RunOptions:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
     metric: str | None = None
+    patience: int | None = None
+
+    def patience_by(self, metric: Metric, before: Sequence[Epoch] = ()) -> Patience | None:
+        """Return the patience with a network that is judged by a metric; `before` are the epochs behind it."""
+        return None if self.patience is None else Patience(self.patience, metric, before)
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """A file that was written: its curve, and ONNX Runtime's deviation from the module (see `trained_file`)."""
+    """A file that was written: its curve, and ONNX Runtime's deviation from the module (see `trained_file`).
+
+    `gpu_memory`: see there.
+    """
 
     file: Path
     curve: list[Epoch]
     metric: str
     deviation: float
+    gpu_memory: int | None
 
 
 def opened(model: onnx.ModelProto, options: RunOptions) -> Data:
@@ -117,6 +129,8 @@ def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data |
     data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]
     loss, data = objective.bind(modules[0], data, options.label_smoothing, options.class_weights)
+    if options.patience is not None and data.test is None:
+        raise UsageError("--patience needs test data, and there are none; add them to the data.")
     if options.metric is not None and data.test is None:
         raise UsageError("a metric is one on data to test, and there are none; add them to the data.")
     metric = metric_of(loss) if options.metric is None else find_metric(options.metric, loss)
@@ -133,8 +147,12 @@ def learn(
     plan: str = "",
     states: Sequence[OptimizerState] | None = None,
     seconds: float = 0.0,
+    before: Sequence[Epoch] = (),
 ) -> list[Result]:
-    """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`)."""
+    """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`).
+
+    :param before: the epochs that a single module has behind it, for the patience of the options.
+    """
     every = options.every_steps, options.every_minutes
     return train(
         task.modules,
@@ -148,6 +166,7 @@ def learn(
         states=states,
         checkpoints=Checkpoints(folder, *every, options.keep, options.resume, plan, _given(options)),
         seconds=seconds,
+        patience=options.patience_by(task.metric, before),
         cluster=options.cluster,
         on_event=on_event,
     )
@@ -165,6 +184,14 @@ def _given(options: RunOptions) -> dict[str, Any]:
         "mean": normalize and normalize.mean,
         "std": normalize and normalize.std,
     }
+
+
+def gpu_memory(options: RunOptions) -> int | None:
+    """Return the most bytes that tensors of this process took on the GPU so far; None where it doesn't train on one."""
+    if options.engine in ("processes", "ray"):
+        return None
+    device = device_of(options.settings.device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def train_files(
@@ -194,11 +221,15 @@ def train_files(
     told = progress(task)
     states = _states(files, options, told)
     results = learn(task, options, range(options.settings.epochs), checkpoints, told, plan=plan, states=states)
+    patience = options.patience_by(task.metric)
+    if patience is not None and len(results[0].curve) < options.settings.epochs:
+        told(Note(f"{files[0].stem} ends after epoch {len(results[0].curve)}: {patience}"))
     done = zip(files, task.modules, results, strict=True)
     save_trained(files, ((with_weights(module, path), result.state) for path, module, result in done))
     checkpoint.remove(checkpoints)
+    memory = gpu_memory(options)
     return [
-        Trained(path, result.curve, task.metric.name, deviation(module, task.objective, path, task.batch()))
+        Trained(path, result.curve, task.metric.name, deviation(module, task.objective, path, task.batch()), memory)
         for path, module, result in zip(files, task.modules, results, strict=True)
     ]
 

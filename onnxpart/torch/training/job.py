@@ -14,6 +14,7 @@ from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.losses import Criterion
 from onnxpart.torch.training.metrics import Meter
+from onnxpart.torch.training.patience import Patience
 from onnxpart.torch.training.settings import Settings
 
 
@@ -22,7 +23,7 @@ class Job:
     """Parts to train side by side on the same batches; `numbers` are their places in the split.
 
     `epochs`: those of the settings' schedule to train. `states`: one per part, to go on from. `seconds`: of training
-    before.
+    before. `patience`: what may end the training of a single part before its epochs do.
     """
 
     modules: Sequence[nn.Module]
@@ -36,6 +37,7 @@ class Job:
     states: Sequence[OptimizerState] | None = None
     checkpoints: Checkpoints | None = None
     seconds: float = 0.0
+    patience: Patience | None = None
 
 
 def alone(job: Job, i: int) -> Job:

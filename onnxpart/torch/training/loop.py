@@ -115,6 +115,8 @@ class _Run:
         rates = islice(optim.rates(job.settings, (last - first) * self.steps), self.at.step - first * self.steps, None)
         try:
             for epoch in range(self.at.epoch, job.epochs.stop):
+                if job.patience and job.patience.spent(self.at.curves[0]):
+                    break
                 self._epoch(epoch, rates)
                 self._close(epoch)
                 if job.checkpoints and job.checkpoints.every_minutes and self._cheap():

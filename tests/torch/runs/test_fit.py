@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
 from models import regression_mlp
 from onnxpart import arrays
 from onnxpart.errors import CheckpointError, MergeError, ModelError, OnnxpartError, PartitionError, UsageError
 from onnxpart.frontend.load import load
-from onnxpart.merging.cross_weights import Edges
+from onnxpart.merging.cross_weights import ZERO, Edges
 from onnxpart.torch.data.sources import open_data
 from onnxpart.torch.runs import estimate, task
 from onnxpart.torch.runs.estimate import Estimate
 from onnxpart.torch.runs.fit import PARTS, fit
-from onnxpart.torch.runs.fit_report import page
+from onnxpart.torch.runs.fit_report import page, report
 from onnxpart.torch.runs.goal import Goal
 from onnxpart.torch.runs.outcome import Fit, Times
-from onnxpart.torch.runs.task import RunOptions
+from onnxpart.torch.runs.recipe import Recipe
+from onnxpart.torch.runs.task import RunOptions, gpu_memory
 from onnxpart.torch.training.events import Event, Note, ignore
-from onnxpart.torch.training.settings import Settings
+from onnxpart.torch.training.settings import EngineKind, Settings
 from tests.networks.deep import residual_mlp
 
 MODEL = load(regression_mlp(0, inputs=784, hidden=(8,)))
@@ -113,6 +116,30 @@ def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None
     assert Note("whole ends after epoch 4: the target is reached") in news
 
 
+def test_the_whole_and_its_baseline_end_when_they_are_no_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, recipe = replace(OPTIONS, settings=Settings(12, lr=0.1), engine="series"), Recipe(schedule="constant")
+    run, news = partial(fit, MODEL, merge_at=2, recipe=recipe), list[Event]()
+    losses = [epoch.loss for epoch in run(options, tmp_path / "all", lambda *_: ignore).whole]
+    assert losses.index(min(loss for loss in losses[:4] if loss is not None)) == 0
+    patient = replace(options, patience=3)
+    found = run(patient, tmp_path / "out", lambda *_: news.append, baseline=True)
+    assert [len(part) for part in found.parts] == [2, 2]
+    assert [epoch.loss for epoch in found.whole] == losses[:4]
+    assert Note("whole ends after epoch 6: no better for 3 epochs") in news
+    alone = [epoch.loss for epoch in found.baseline]
+    assert len(alone) < 12
+    assert Note(f"baseline ends after epoch {len(alone)}: no better for 3 epochs") in news
+    data = report(found, patient, "m.onnx", recipe, ZERO)
+    assert "The whole ends after epoch 6: loss no better for 3 epochs." in page(data)
+    assert data["as_good"]["wanted"] == min(loss for loss in alone if loss is not None) == alone[-4]
+    assert data["as_good"]["baseline"] == found.baseline[-4].seconds
+    monkeypatch.setattr("onnxpart.torch.runs.recipe._CHECKS", 4)  # every three epochs, and patience ends in between
+    never = run(patient, tmp_path / "watched", lambda *_: ignore, goal=Goal(target=0.0))
+    assert [epoch.loss for epoch in never.whole] == losses[:4]
+
+
 def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> None:
     model = load(regression_mlp(0, inputs=784, hidden=(9,)))
     options, news = replace(OPTIONS, settings=Settings(2)), list[Event]()
@@ -124,6 +151,14 @@ def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> 
     assert "copies" not in found.controls
     notes = [event.text for event in news if isinstance(event, Note)]
     assert any(note.startswith("the control of copies is left out: ") for note in notes)
+
+
+def test_memory_is_that_of_a_gpu_on_which_this_process_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_memory(replace(OPTIONS, settings=Settings(1, device="cpu"))) is None
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 + device.index)
+    options = replace(OPTIONS, settings=Settings(1, device="cuda:1"))
+    assert [gpu_memory(replace(options, engine=engine)) for engine in get_args(EngineKind)] == [6, 6, 6, None, None]
 
 
 def test_speedup_is_that_over_the_whole_alone() -> None:
@@ -142,7 +177,7 @@ def test_the_page_says_what_was_found() -> None:
         "controls": {}, "target": None,
         "traffic": {"parts_batch": 1e6, "whole_batch": 3e6, "all": 5e6, "data_parallel_batch": 3e6,
                     "data_parallel": 9e6},
-        "kept": ["a"], "grow": "widen", "blocks": 3,
+        "kept": ["a"], "grow": "widen", "blocks": 3, "patience": None, "gpu_memory": 2.5e9,
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
     text = "\n".join(page(data))
@@ -157,6 +192,7 @@ def test_the_page_says_what_was_found() -> None:
         "Weights between parts stayed as they were in a.",
         "One part was trained, and the whole began as copies of it.",
         "Blocks of each stack that the parts had until they merged: 3.",
+        "Tensors took 2.50 GB of the GPU's memory at most.",
         "Gradients that workers sent: 1 MB for a batch of the parts, 3 MB for one of the whole, 5 MB in all; "
         "data-parallel training of the whole sends 3 MB for a batch, 9 MB in all.",
     ):
@@ -171,22 +207,24 @@ def test_the_page_says_what_was_found() -> None:
                 "rounds": [2],
                 "kept": [],
                 "blocks": None,
+                "gpu_memory": None,
                 "grow": "merge",
             }
         )
     )
     assert "Weights between" not in later
     assert "Blocks" not in later
+    assert "memory" not in later
     assert "copies" not in later
     assert "merged |" not in later
     assert "median" not in later
     good = {"by": "loss", "wanted": 0.5, "baseline": 9.0, "seconds": 3.0, "speedup": 3.0}
     compared = "\n".join(page({**data, "baseline": [epoch], "as_good": good}))
     assert "| the whole alone | 2 | 0.5 | 0.25 | 0.125 |" in compared
-    assert "ends at loss 0.5 after 9.0 seconds; the method was there after 3.0: 3.00 times as fast." in compared
+    assert "gets to loss 0.5 after 9.0 seconds; the method was there after 3.0: 3.00 times as fast." in compared
     aim = {"by": "loss", "wanted": 0.5, "seconds": 3.0, "best": 0.4}
     assert "The target, loss 0.5, was reached after 3.0 seconds." in page({**data, "target": aim})
     missed = "The target, loss 0.5, was not reached: the best was 0.6. More epochs or a larger budget may help."
     assert missed in page({**data, "target": {**aim, "seconds": None, "best": 0.6}})
     never = "\n".join(page({**data, "as_good": {**good, "seconds": None, "speedup": None}}))
-    assert "ends at loss 0.5 after 9.0 seconds; the method never got there." in never
+    assert "gets to loss 0.5 after 9.0 seconds; the method never got there." in never

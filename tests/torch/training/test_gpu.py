@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from onnxpart.torch.runs.task import RunOptions, gpu_memory
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.train import EngineKind, Result, Settings, train
 from tests.networks.training import parts, small, stripes
@@ -34,6 +35,14 @@ def test_what_makes_it_fast_learns(engine: EngineKind, given: dict[str, bool]) -
     settings = replace(SETTINGS, epochs=6, **given)
     for curve in curves(train(parts(small()), stripes(), F.cross_entropy, settings, engine=engine)):
         assert curve[-1] < 0.5 * curve[0]
+
+
+def test_memory_is_that_of_the_parts_and_more() -> None:
+    modules = parts(small())
+    train(modules, stripes(), F.cross_entropy, replace(SETTINGS, epochs=1), engine="series")
+    taken = gpu_memory(RunOptions("", "", SETTINGS, "series"))
+    assert taken is not None
+    assert taken > sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
 
 @pytest.mark.parametrize("engine", ["series", "fused"])
