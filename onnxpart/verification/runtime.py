@@ -20,7 +20,7 @@ from onnxpart.verification.pieces import pieces
 SMALL_MODEL = 1 << 22
 """A model with fewer bytes of weights holds them itself, and one thread runs it: others would start too late."""
 MANY_NODES = 4_000
-"""A graph with more nodes is run in pieces: the time that ONNX Runtime takes to load a graph grows with the square of them."""
+"""A graph with more nodes is run in pieces: ONNX Runtime's time to load one grows with the square of the nodes."""
 _NUMBERS = re.compile(r"tensor\((float|double|float16|u?int\d+|bool)\)")
 """Types of what numpy hands from piece to piece."""
 
