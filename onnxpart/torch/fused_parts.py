@@ -1,4 +1,4 @@
-"""Parts that are alike as one module, for a training loop of one's own."""
+"""Parts of equal shapes as one module, for your own training loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 class FusedParts(nn.Module):
     """Computes all parts at once: tensors have the parts' names, and a first axis for the parts.
 
-    Optimisers that treat each element alone, and a loss that is summed over the parts, train each part as if alone.
+    With an optimiser that treats each element alone, and a loss summed over the parts, each part trains as if alone.
 
     :param parts: of the same shapes; they are left as they are.
     :raises UsageError: when they differ in more than their weights.
@@ -39,9 +39,9 @@ class FusedParts(nn.Module):
         self._count = len(parts)
 
     def forward(self, *args: Any, **named: Any) -> Any:
-        """Call all parts with the same arguments; tensors in what they return get the parts' axis [part, ...] in front.
+        """Call all parts with the same arguments; the returned tensors have the parts as their first axis [part, ...].
 
-        :raises UsageError: where arguments don't fit. :raises OnnxpartError: where the graph can't compute with them.
+        :raises UsageError: if arguments don't fit. :raises OnnxpartError: if the graph can't compute with them.
         """
         inputs = args if self._interface is None else self._interface.tensors(args, named)
         base = self.__dict__["_base"].train(self.training)

@@ -60,16 +60,16 @@ def split_module(
 ) -> tuple[list[ImportedModule], Handle]:
     """Divide a module across its width into K modules that train alone, with a handle that merges them.
 
-    In a process group of several ranks, every rank calls it and gets the parts that it trains. With more ranks than
-    parts it gets one, which the ranks of `Handle.mesh` share.
+    In a process group of several ranks, every rank calls this and gets the parts that it trains. With more ranks than
+    parts it gets one part, which the ranks of `Handle.mesh` share.
 
     :param module: any module that torch can export, compiled or not; it is left as it is.
     :param example_inputs, exporter, dynamic: see `export`.
-    :param outputs: which of several results to keep: by their names where the module gives them any, else `output_0`,
-        `output_1` and so on. The others: see `split`. :param undivided: names of modules that every part is to have
-        whole. :param everywhere: whether every rank gets all parts, for trainers in which all ranks train each network.
-    :param weights: of a module on the meta device the safetensors file, or the index of its shards: each part is read
-        from there, and what the graph computes isn't compared with the module.
+    :param outputs: which of several results to keep: by the module's names if it has any, else `output_0`, `output_1`
+        and so on. For the others see `split`. :param undivided: names of modules that every part keeps whole.
+    :param everywhere: whether every rank gets all parts, for trainers in which all ranks train each network.
+    :param weights: for a module on the meta device: its safetensors file, or the index of its shards. Each part is read
+        from there, and the graph isn't compared with the module.
     :returns: the parts, in training mode, on the module's device, with its signature, results in the structure that
         it returns in training, and parameters frozen as in the module; and the handle that merges them.
     :raises UsageError: for arguments that make no sense, or ranks that don't have the same module.
@@ -102,10 +102,10 @@ def split_module(
 
 
 def check_merge_at(merge_at: float, epochs: float) -> None:
-    """Check that a trainer's epochs leave some for the parts and some for the whole.
+    """Check that both the parts and the whole get some of a trainer's epochs.
 
     :param merge_at: epochs of the parts. :param epochs: of both.
-    :raises UsageError: unless they do.
+    :raises UsageError: if they don't.
     """
     if not 0 < merge_at < epochs:
         raise UsageError(f"merge_at is {merge_at} of {epochs} epochs; leave some for the parts and some for the whole.")
@@ -131,7 +131,7 @@ class Handle:
     stored: Mapping[str, Rows] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """What was divided into what, on one line."""
+        """The module and its parts, on one line."""
         return f"Handle({type(self.module).__name__}: {self._sizes()})"
 
     def _sizes(self) -> str:
@@ -280,7 +280,7 @@ class Handle:
         return parts, replace(self, parts=parts, split=divided)
 
     def network(self, model: ModelProto | Draft) -> ImportedModule:
-        """A model with the module's inputs, results and initializers as a module that is called and trained like it."""
+        """Import a model with the module's inputs and results; it is called and trained like the module."""
         result = imported(model, _trained(self.module, self.names))
         if isinstance(self.parts[0].forward, Forward):
             _call_alike(result, self.parts[0].forward.interface)
@@ -318,7 +318,7 @@ class Handle:
 
 
 def _norm_of(analysis: Analysis, weight: str) -> set[int]:
-    """The operators that a norm of this weight consists of; none where it isn't clear which."""
+    """The operators that make up the norm of this weight; none if that isn't clear."""
     readers = analysis.consumers[weight]
     if all(analysis.ops[i].node.op_type in NORMALISATIONS for i in readers):
         return set(readers)
@@ -345,7 +345,7 @@ def _has_parameters(analysis: Analysis, i: int) -> bool:
 def _names(module: nn.Module, model: Model) -> dict[str, str]:
     """Key of the module's state -> initializer, for all that the model computes with.
 
-    :raises OnnxpartError: for an initializer that is no parameter or buffer of that name and value.
+    :raises OnnxpartError: for an initializer that isn't a parameter or buffer of the module.
     """
     state, given = (
         dict((*each.named_parameters(remove_duplicate=False), *each.named_buffers(remove_duplicate=False)))
@@ -363,9 +363,9 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
 
 
 def _within(names: Mapping[str, str], modules: Sequence[str]) -> set[str]:
-    """The initializers in some of the modules.
+    """The initializers that belong to some of the modules.
 
-    :raises UsageError: for a module that has none.
+    :raises UsageError: for a module without any.
     """
     found = {path: {name for key, name in names.items() if f"{key}.".startswith(f"{path}.")} for path in modules}
     for path, held in found.items():
@@ -379,7 +379,7 @@ def _holds(tensor: Tensor, array: np.ndarray) -> bool:
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    """Where a tensor is in memory, or which one it is on the meta device: the same for tied ones."""
+    """A tensor's address, or its identity on the meta device; tied tensors have the same."""
     return tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride()
 
 
@@ -391,9 +391,9 @@ def _trained(module: nn.Module, names: Mapping[str, str]) -> set[str]:
 def _interface(
     module: nn.Module, example_inputs: Inputs, inputs: Sequence[str], kept: Sequence[int], *, fake: bool
 ) -> Interface:
-    """How a module is called, and what it returns of which a graph with these inputs has the results of these numbers.
+    """The module's interface, for a graph with these inputs and the results of these numbers.
 
-    The module runs once, with tensors that have values unless they are to be fake.
+    The module runs once: with fake tensors if asked, else with real ones.
     """
     names = input_names(module, example_inputs)
     parameter = {graph: name for name, graph in names.items()}
@@ -402,12 +402,12 @@ def _interface(
 
 
 def _call_alike(part: ImportedModule, interface: Interface) -> None:
-    """Let a part have the module's signature, and return its results in the structure of the module's."""
+    """Give a part the module's signature, and its results the structure of the module's."""
     part.forward = Forward(interface, partial(ImportedModule.forward, part))  # type: ignore[method-assign]
 
 
 def _train_alike(part: ImportedModule, module: nn.Module) -> None:
-    """Let parameters be frozen where those of the module are, and on their device."""
+    """Freeze the parameters that are frozen in the module, and move all to its device."""
     own, held = dict(module.named_parameters(remove_duplicate=False)), parameters(part)
     for name in own.keys() & held.keys():
         held[name].requires_grad_(own[name].requires_grad)

@@ -1,4 +1,4 @@
-"""Models of transformers: a saved one as ONNX to train from; and parts and whole, each trained by a Trainer."""
+"""Models of transformers: loaded as ONNX to train from, or divided and trained by their Trainer."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def _examples(module: Any, folder: str) -> tuple[Named, Dynamic]:
 class PartitionedTrainer:
     """Trains K parts of a model, merges them into it, and trains it on; `handle` is the way between them.
 
-    The first batch of the trainer's own loader says how the model is called. The second says which axes may have other
-    sizes. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
+    The first batch of the trainer's own loader shows how the model is called. The second shows which axes vary in
+    size. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
 
     :param trainer_factory: makes the Trainer of a module: of each part, and of the model itself.
     :param model: has the trained weights at the end. :param k: number of parts. :param merge_at: epochs of the parts;
         the whole trains for the rest of `num_train_epochs`.
-    :raises UsageError: where no epochs are left for parts or whole. Others: see `split_module`.
+    :raises UsageError: if no epochs are left for the parts or the whole. Others: see `split_module`.
     """
 
     handle: Handle
@@ -123,7 +123,7 @@ class PartitionedTrainer:
     def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:
         """Train the parts one after the other, merge, and train the whole.
 
-        :param resume_from_checkpoint: go on from the last checkpoints, where there are any.
+        :param resume_from_checkpoint: go on from the last checkpoints, if there are any.
         :returns: what the Trainer of the whole returns.
         """
         for p, part in enumerate(self.parts):
@@ -132,7 +132,7 @@ class PartitionedTrainer:
         return self._train(self.model, "whole", self.merge_at, resume_from_checkpoint)
 
     def _train(self, module: nn.Module, name: str, since: float, resume: bool) -> TrainOutput:
-        """Train one of the networks: a part until it is merged, the whole since then."""
+        """Train one of the networks: the parts first, after the merge the whole."""
         from transformers.trainer_utils import get_last_checkpoint
 
         trainer = self.trainer_factory(module)

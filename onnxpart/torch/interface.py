@@ -1,4 +1,4 @@
-"""How a module is called and what it returns, so that its parts are called alike and return the like."""
+"""How a module is called and what it returns, so that its parts have the same interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnxpart.errors import UsageError
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the tensor of this number stands in a result."""
+    """The place of the tensor with this number in a result."""
 
     number: int
 
@@ -32,7 +32,7 @@ def results(value: object, name: str = "output") -> Iterator[tuple[str, Tensor]]
     """Yield the tensors in what a module returns, each with its name there.
 
     :param value: a tensor, or any nesting of mappings, named tuples, data classes, tuples and lists.
-    :param name: that of a tensor; those of a tuple get their number behind it, others go by their own name.
+    :param name: that of a tensor; the items of a tuple are numbered, others have their own names.
     """
     if isinstance(value, Tensor):
         yield name, value
@@ -42,7 +42,7 @@ def results(value: object, name: str = "output") -> Iterator[tuple[str, Tensor]]
 
 
 def _items(value: object) -> Iterator[tuple[object, object]]:
-    """What stands in a result, by number or name."""
+    """The items of a result, by number or name."""
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -98,7 +98,7 @@ class Interface:
     def tensors(self, args: tuple[object, ...], named: Mapping[str, object]) -> list[Tensor]:
         """Return the graph's inputs, in order, from the arguments of a call.
 
-        :raises UsageError: where they don't fit the signature, lack an input, or hold one that the graph hasn't.
+        :raises UsageError: if they don't fit the signature, lack an input, or hold one that the graph doesn't have.
         """
         try:
             found = self.signature.bind(*args, **named).arguments
@@ -129,9 +129,9 @@ class Interface:
         return [given[name] for name in self.inputs]  # type: ignore[misc]
 
     def returned(self, outputs: Sequence[Tensor]) -> Any:
-        """Return the graph's outputs as the module would.
+        """Return the graph's outputs in the structure of the module's results.
 
-        What was cut off is None, or missing where it can be; so is an object that holds tensors unseen, as a cache.
+        Results that were cut off are None or missing; so are objects that hold tensors invisibly, such as a cache.
         """
         held = dict(zip(self.kept, outputs, strict=True))
         value = _mapped(self.structure, lambda v: held.get(v.number, _CUT) if isinstance(v, _Place) else v)
@@ -150,7 +150,7 @@ class Forward:
     def __call__(self, *args: object, **named: object) -> Any:
         """Compute what the module would return for these arguments.
 
-        :raises UsageError: where they don't fit. :raises OnnxpartError: where the graph can't compute with them.
+        :raises UsageError: if they don't fit. :raises OnnxpartError: if the graph can't compute with them.
         """
         outputs = self.call(*self.interface.tensors(args, named))
         return self.interface.returned([outputs] if isinstance(outputs, Tensor) else outputs)

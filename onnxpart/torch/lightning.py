@@ -40,7 +40,7 @@ class PartitionedTrainer:
     def fit(self, *data: Any, **options: Any) -> None:
         """Train the parts one after the other, merge, and train the whole: arguments are those of `Trainer.fit`.
 
-        :raises UsageError: where no epochs are left for parts or whole.
+        :raises UsageError: if no epochs are left for the parts or the whole.
         """
         for p, part in enumerate(self.parts):
             module = copy.deepcopy(self.module)
@@ -50,7 +50,7 @@ class PartitionedTrainer:
         self._trainer("whole", self.merge_at).fit(self.module, *data, **options)
 
     def _trainer(self, name: str, since: int) -> Trainer:
-        """The Trainer of a part until it is merged, or of the whole since then."""
+        """The Trainer of a part, or of the whole after the merge."""
         trainer = self.trainer_factory(name)
         epochs = trainer.max_epochs or 0
         check_merge_at(self.merge_at, epochs)

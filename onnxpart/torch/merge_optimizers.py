@@ -1,4 +1,4 @@
-"""What optimisers of parts remember, whatever their class, into one over the module's own parameters."""
+"""Merge the states of the parts' optimisers, of any class, into one over the module's own parameters."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def merge_optimizers(
 ) -> None:
     """Merge the state of optimisers of parts, or of a shallow network, into the target's, by the shapes of its slots.
 
-    What has an element for each weight goes like the weights, or by the square of their scale where it grows with the
-    square of gradients, which is tried. Numbers, such as step counts, are those of the part with the fewest steps.
-    What is of other shapes starts anew, which a warning says. Rates and settings stay those of the target's groups.
+    A slot with an element for each weight merges like the weights, or by the square of their scale if it grows with the
+    square of gradients, which is measured. Numbers, such as step counts, are those of the part with the fewest steps.
+    Slots of other shapes start from zero, with a warning. Rates and settings stay those of the target's groups.
 
     :param merge: makes the target's state of what has an element for each weight.
     :param optimizers: of one class, one per network in order, as they are or wrapped, as accelerate does.
@@ -82,20 +82,20 @@ def merge_optimizers(
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
-    """What an optimiser wraps, as those of accelerate and DeepSpeed do."""
+    """The optimiser inside a wrapper such as accelerate's or DeepSpeed's."""
     inner = getattr(optimizer, "optimizer", None)
     return _unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _remembered(state: State) -> State:
-    """What an optimiser remembers of a parameter, sharded tensors whole."""
+    """An optimiser's state of a parameter, with sharded tensors gathered."""
     return {slot: unsharded(value) if isinstance(value, Tensor) else value for slot, value in state.items()}
 
 
 def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any, bool]]:
-    """What an optimiser comes to remember of such a parameter in one step, and whether it grows with its square.
+    """An optimiser's state of such a parameter after one step, and which slots grow with the square of the gradient.
 
-    An element for each weight is a tensor with axes. What can't be tried gives nothing.
+    An element for each weight is a tensor with axes. It is empty if the optimiser can't be tried.
     """
     found = []
     for gradient in (1e4, 2e4):  # beside which decay and what sums start from are nothing
@@ -124,7 +124,7 @@ def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any
 
 
 def _shape(value: object) -> tuple[int, ...] | None:
-    """The shape of a tensor, that of a number; None for anything else."""
+    """The shape of a tensor or number; None for anything else."""
     if isinstance(value, Tensor):
         return tuple(value.shape)
     return () if isinstance(value, int | float) else None
@@ -135,7 +135,7 @@ def _elements(state: State, tried: Mapping[str, tuple[Any, bool]]) -> list[str]:
 
 
 def _odd(state: State, tried: Mapping[str, tuple[Any, bool]]) -> list[str]:
-    """Slots that are neither numbers nor have an element for each weight."""
+    """Slots that are neither numbers nor have one element for each weight."""
     return [slot for slot, value in state.items() if value is not None and slot not in tried]
 
 
@@ -145,9 +145,9 @@ def _steps(state: State, tried: Mapping[str, tuple[Any, bool]]) -> float:
 
 
 def _fill(state: State, parameter: nn.Parameter, tried: Mapping[str, tuple[Any, bool]], found: State) -> None:
-    """Let an optimiser's state of a parameter hold what it needs, in the parameter's layout.
+    """Fill an optimiser's state of a parameter, in the parameter's layout.
 
-    :raises UsageError: where that isn't there.
+    :raises UsageError: if something is missing.
     """
     for slot, (like, _) in tried.items():
         if found.get(slot) is None:

@@ -1,4 +1,4 @@
-"""Random numbers of which each part draws its own, whether parts are computed one by one or as one batch."""
+"""Random numbers that each part draws for itself, whether parts are computed one by one or as one batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _generators: ContextVar[Sequence[torch.Generator]] = ContextVar("_generators", d
 
 
 def seed_of(*numbers: int) -> int:
-    """Return one seed made of several numbers, none negative."""
+    """Return one seed made from several numbers that aren't negative."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -53,7 +53,7 @@ class _Uniform(torch.autograd.Function):
 def uniform(x: Tensor, part: Tensor) -> Tensor:
     """Draw numbers from [0, 1), float32 of the shape of `x`.
 
-    :param part: any tensor that each part has its own of: it tells `torch.vmap` to draw for each part. The parts'
+    :param part: any tensor that differs between parts: it tells `torch.vmap` to draw for each part. The parts'
         generators are those of `drawing`; outside of it torch's own is drawn from.
     """
     if torch.compiler.is_compiling() or not _generators.get():  # parts in one batch that draw aren't compiled

@@ -1,4 +1,4 @@
-"""The paper's duplicated mix in a module of the user's: a norm that normalises the units of each part apart."""
+"""The paper's duplicated mix in the user's module: a norm that normalises the units of each part separately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 
 class PartwiseNorm(nn.Module):
-    """Takes the place of a norm, and has its parameters under the same names.
+    """Replaces a norm, and has its parameters under the same names.
 
     :param norm: maps a tensor to one of its shape, and mixes units along `axis` alone. :param units: indices that each
         part has, int64 [units of the part].

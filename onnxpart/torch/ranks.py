@@ -1,4 +1,4 @@
-"""The ranks of a process group share out parts, agree on the module, and tell each other what they trained."""
+"""The ranks of a process group share the parts, check that they agree on the module, and exchange trained weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ T = TypeVar("T")
 def numbers_of(k: int) -> range:
     """Return the parts that this rank trains, of `k`: all without a process group.
 
-    Neighbouring ranks share a part where there are more ranks than parts, else a rank has several.
-    :raises UsageError: where they can't be shared out evenly.
+    Neighbouring ranks share a part if there are more ranks than parts; otherwise a rank has several.
+    :raises UsageError: if they can't be distributed evenly.
     """
     if not _several():
         return range(k)
@@ -36,7 +36,7 @@ def check_alike(plan: str, state: Mapping[str, Tensor]) -> None:
     """Check that all ranks divide the same module in the same way.
 
     :param plan: digest of the plan. :param state: the module's `state_dict`.
-    :raises UsageError: on all ranks, where one has another plan or another tensor.
+    :raises UsageError: on all ranks, if one has another plan or another tensor.
     """
     if not _several():
         return
@@ -69,7 +69,7 @@ def mesh_of(k: int, device_type: str) -> DeviceMesh | None:
 def gathered(own: Sequence[T], mesh: DeviceMesh | None) -> list[T]:
     """Return what all ranks have of their parts, in the parts' order; every rank must call it.
 
-    :param own: one for each part of this rank. Of ranks that share a part the first one's counts.
+    :param own: one for each part of this rank. If ranks share a part, the first one's counts.
     """
     if mesh is None:
         return list(own)
@@ -81,7 +81,7 @@ def _several() -> bool:
 
 
 def _of_all(own: T) -> list[T]:
-    """What each rank has, by rank."""
+    """The objects of all ranks, by rank."""
     found: list[T] = [own] * dist.get_world_size()
     dist.all_gather_object(found, own)
     return found

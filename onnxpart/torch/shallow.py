@@ -31,12 +31,12 @@ def shallow_module(
     :param module: any module that torch can export; it is left as it is. :param example_inputs, exporter, dynamic: see
         `export`.
     :param blocks: how many blocks of each stack stay, the first ones (see `emission.shallow`).
-    :param new: how the others start once the module is deep again: as copies of trained ones, or so that they add
-        nothing (`zero`).
+    :param new: how the others start when the module is deep again: as copies of trained ones, or adding nothing
+        (`zero`).
     :returns: the shallow module, which is called and trained like the module, and may be split; and the handle that
         stacks its blocks.
     :raises UsageError: for a number of blocks that makes no sense. :raises PartitionError: when nothing repeats.
-    :raises MergeError: when new blocks can't start so.
+    :raises MergeError: when new blocks can't start like that.
     :raises OnnxpartError: when the module can't be exported, or uses what the importer lacks.
     """
     _, whole = split_module(module, example_inputs, 1, exporter=exporter, dynamic=dynamic)
@@ -50,7 +50,7 @@ def shallow_module(
 class ShallowHandle:
     """The way from a shallow module back into the deep one.
 
-    `whole`: the handle of the deep module as one part. `grown`: what each initializer of it starts as.
+    `whole`: the handle of the deep module as one part. `grown`: how each of its initializers starts.
     """
 
     shallow: ImportedModule
@@ -58,7 +58,7 @@ class ShallowHandle:
     grown: Growth
 
     def __repr__(self) -> str:
-        """How much of what is left, on one line."""
+        """The module and its remaining blocks, on one line."""
         module = self.whole.module
         sizes = [sum(parameter.numel() for parameter in each.parameters()) for each in (self.shallow, module)]
         return f"ShallowHandle({type(module).__name__}: {sizes[0]:,} parameters, of {sizes[1]:,})"

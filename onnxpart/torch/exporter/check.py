@@ -26,9 +26,9 @@ Named = Mapping[str, Tensor]
 def difference(
     draft: Draft, run: Callable[[Named], Sequence[Tensor]], inputs: Named, axes: Sequence[Mapping[int, str]] = ()
 ) -> str | None:
-    """Say where a model differs from the module that it was exported from; None where it doesn't.
+    """Say how a model differs from the module that it was exported from; None if it doesn't.
 
-    A module that draws random numbers, and what ONNX Runtime has no kernels for, are taken on trust.
+    A module that draws random numbers isn't compared, and neither is a model that ONNX Runtime lacks kernels for.
 
     :param run: the module, in evaluation mode. :param inputs: those of the export, by the names of `run`'s, in order.
     :param axes: for each of these, the axes of any size, by name.
@@ -56,13 +56,13 @@ def difference(
 
 
 def _noise(draft: Draft) -> str:
-    """Say which node draws random numbers whether the module trains or not."""
+    """Name a node that draws random numbers in evaluation, too; empty if there is none."""
     drawing = [node for node in draft.proto.graph.node if node.op_type in RANDOM]
     return f": {drawing[0].op_type} {drawing[0].name!r} is random in evaluation, too, so remove it" if drawing else ""
 
 
 def _trials(inputs: Named, axes: Sequence[Mapping[int, str]]) -> Iterator[tuple[str, Named]]:
-    """The inputs of the export, and others of the same kind, each with what they are called."""
+    """The inputs of the export, and others of the same kind, each set with its description."""
     yield "the example inputs", inputs
     if any(x.is_floating_point() for x in inputs.values()):
         turned = {name: -x if x.is_floating_point() else x for name, x in inputs.items()}
@@ -79,7 +79,7 @@ def _trials(inputs: Named, axes: Sequence[Mapping[int, str]]) -> Iterator[tuple[
 
 
 def _close(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    """Whether floating-point results are as good as equal, and others of the same shape."""
+    """Whether floating-point results are equal but for rounding, and all others have the same shape."""
     for a, b in zip(some, others, strict=True):
         if a.shape != b.shape:
             return False

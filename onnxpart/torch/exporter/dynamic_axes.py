@@ -17,12 +17,12 @@ Axes = Mapping[str, Mapping[int, str | torch.export.Dim]]
 
 
 def is_axes(value: object) -> TypeGuard[Axes]:
-    """Whether axes are named, and no example is given in their place."""
+    """Whether these are names of axes, and not another example."""
     return isinstance(value, Mapping) and all(isinstance(axes, Mapping) for axes in value.values())
 
 
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Axes:
-    """Return the axes along which two examples differ, by one name where they have the same two sizes.
+    """Return the axes along which two examples differ; axes with the same two sizes share a name.
 
     :raises UsageError: for inputs of other names or ranks.
     """
@@ -46,7 +46,7 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Axes:
 def with_batch(inputs: Mapping[str, Tensor], dynamic: Axes) -> list[dict[int, str]]:
     """Return for each input the axes of any size, by their names; the first is the batch.
 
-    :raises UsageError: for axes that the inputs haven't.
+    :raises UsageError: for axes that the inputs don't have.
     """
     for name, found in dynamic.items():
         rank = inputs[name].ndim if name in inputs else None

@@ -59,20 +59,20 @@ def export(
     exporter: str = "auto",
     dynamic: Dynamic | None = None,
 ) -> None:
-    """Write a module as ONNX so that it can be trained from the file, and merged back.
+    """Write a module as an ONNX file from which it can be trained, and to which it can be merged back.
 
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
-    Here all of them stay: every parameter that the module's outputs depend on is an initializer of its own name and
-    layout, other constants and buffers are Constant nodes. The file itself computes what the module does in evaluation
-    mode, and its gradients are the module's: both are tried. It says which parameters are frozen, and its first axis
-    is symbolic. The module is left as it was, its mode and buffers included.
+    Here all of them stay. Every parameter that the module's outputs depend on is an initializer with its own name and
+    layout; other constants and buffers are Constant nodes. The file computes what the module does in evaluation mode,
+    and has the module's gradients; both are checked. It records which parameters are frozen, and its first axis is
+    symbolic. The module is left as it was, including its mode and buffers.
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
-        axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second where the first can't.
-    :param dynamic: axes besides the batch that may be of any size, as in `{"tokens": {1: "length"}}`, or an example
-        with other sizes along them; axes of one name, or of the same two sizes, are of one size. That the file computes
-        what the module does is tried at another size, too.
-    :raises UsageError: for inputs that aren't tensors, and axes that they haven't. :raises OnnxpartError: when no
+        axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second if the first fails.
+    :param dynamic: axes besides the batch that may be of any size, such as `{"tokens": {1: "length"}}`, or
+        an example with other sizes along them. Axes with the same name, or the same two sizes, have the same size. The
+        file is compared with the module at another size, too.
+    :raises UsageError: for inputs that aren't tensors, and axes that they don't have. :raises OnnxpartError: when no
         exporter can do it. :raises ModelError: when the file can't be written.
     """
     draft = exported(module, example_inputs, exporter, dynamic)
@@ -89,7 +89,7 @@ def exported(
 ) -> Draft:
     """The model that `export` writes; large weights are in the module's memory.
 
-    :param stored: the weights of a module on the meta device, by name. Then what the model computes isn't tried.
+    :param stored: the weights of a module on the meta device, by name. Then the model isn't compared with the module.
     """
     if exporter not in EXPORTERS:
         raise UsageError(f"the exporter {exporter!r} is unknown; choose one of {', '.join(EXPORTERS)}.")
@@ -117,9 +117,9 @@ def input_names(module: nn.Module, example_inputs: Inputs) -> dict[str, str]:
 
 @torch.no_grad()
 def returned(module: nn.Module, example_inputs: Inputs, *, fake: bool) -> object:
-    """What a module returns for example inputs in training mode, in which it is exported; it is left as it was.
+    """What a module returns for example inputs in training mode, the mode of the export; it is left as it was.
 
-    :param fake: whether tensors without values will do, as those of a module on the meta device.
+    :param fake: whether tensors without values are enough, such as those of a module on the meta device.
     """
     inputs = _batches(_named(module, example_inputs))
     with faked(module, inputs) if fake else contextlib.nullcontext(inputs) as taken, unchanged(module):
@@ -128,7 +128,7 @@ def returned(module: nn.Module, example_inputs: Inputs, *, fake: bool) -> object
 
 
 class _Call:
-    """What an exporter is asked for: a module, its inputs by the names of its parameters, and what to call them."""
+    """What an exporter gets: a module, its inputs by parameter names, and the names of the graph's inputs."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _Call:
         """Trace the module as it is.
 
         :param held: the values of parameters and buffers, by name.
-        :raises OnnxpartError: where a number is taken out of the inputs, which would be that of the example's.
+        :raises OnnxpartError: if the module takes a number out of its inputs: tracing would freeze it.
         """
         from onnxscript import ir
 
@@ -207,7 +207,7 @@ class _Call:
 
 
 def _tensor(held: Mapping[str, Rows], value: ir.Value) -> ir.TensorProtocol:
-    """The values held of a parameter or buffer."""
+    """The held value of a parameter or buffer."""
     from onnxscript import ir
 
     assert value.name is not None
@@ -216,10 +216,10 @@ def _tensor(held: Mapping[str, Rows], value: ir.Value) -> ir.TensorProtocol:
 
 @contextlib.contextmanager
 def _flat(module: nn.Module, names: Sequence[str], watches: list[Watch] | None = None) -> Iterator[list[str]]:
-    """Let a module return the tensors in its results as a tuple; afterwards their names are in the list.
+    """Let a module return the tensors in its results as a tuple, and put their names into a list.
 
     :param names: inputs to take by position; else tracing makes inputs of numbers by default.
-    :param watches: gets a watch for each time that the module runs, if any is to be kept.
+    :param watches: gets a watch for each run of the module, if given.
     """
     given, found = module.__dict__.get("forward"), list[str]()
     forward = module.forward
@@ -269,7 +269,7 @@ def _named(module: nn.Module, inputs: Inputs) -> Named:
 
 
 def _batches(inputs: Named) -> Named:
-    """The same with a batch of at least two: exporters take one for a size that is always one."""
+    """The same with a batch of at least two, because exporters take a size of one as fixed."""
     if all(x.ndim and len(x) == 1 for x in inputs.values()):
         return {name: torch.cat([x, x]) for name, x in inputs.items()}
     return inputs
@@ -277,7 +277,7 @@ def _batches(inputs: Named) -> Named:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Keep off the terminal what exporters warn, log and print, from Python and from C++."""
+    """Keep the exporters' warnings, logs and prints off the terminal, from Python and from C++."""
     level, saved = logging.root.manager.disable, [os.dup(fd) for fd in (1, 2)]
     try:
         with contextlib.ExitStack() as stack:
@@ -298,7 +298,7 @@ def silent() -> Iterator[None]:
 
 
 def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: bool = True) -> Draft:
-    """The model as the first of the exporters that are allowed and can do it writes it, with the values held."""
+    """The model by the first allowed exporter that can write it, with the held values."""
     attempts = {
         "torchscript": call.torchscript,
         "dynamo": call.dynamo,
@@ -333,7 +333,7 @@ def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: boo
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error, or what caused it, says."""
+    """The first line of an error's message, or of its cause's."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OnnxpartError):
@@ -343,9 +343,9 @@ def first_line(error: BaseException) -> str:
 
 
 def _with_constant_buffers(model: ir.Model, call: _Call) -> ir.Model:
-    """The model, without what nothing reads.
+    """The model without the nodes that nothing reads.
 
-    :raises OnnxpartError: where it computes with buffers that aren't constant.
+    :raises OnnxpartError: if it computes with buffers that aren't constant.
     """
     from onnxscript.optimizer import remove_unused_nodes
 
@@ -355,7 +355,7 @@ def _with_constant_buffers(model: ir.Model, call: _Call) -> ir.Model:
 
 
 def folded(model: ir.Model, module: nn.Module, held: Mapping[str, Rows]) -> Draft:
-    """The model with its constants computed, but for what is made of parameters.
+    """The model with its constants folded, except those computed from parameters.
 
     :param held: the values of parameters and buffers, by name. Of a model of at least `LARGE` bytes those of parameters
         stay where they are, as streams.
@@ -389,7 +389,7 @@ def folded(model: ir.Model, module: nn.Module, held: Mapping[str, Rows]) -> Draf
 
 
 def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str], held: Mapping[str, Rows]) -> Draft:
-    """The model as it is to be written: in evaluation mode, constants apart from parameters, outputs named.
+    """The model to be written: in evaluation mode, with constants apart from parameters, and with named outputs.
 
     :param held: see `folded`.
     """
@@ -428,7 +428,7 @@ def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str], held: 
 
 
 def _first_named(draft: Draft, module: nn.Module) -> Draft:
-    """The model with each tied parameter under the first of its names, as `named_parameters` has it."""
+    """The model with each tied parameter under the first of its names, as in `named_parameters`."""
     first = {id(parameter): name for name, parameter in module.named_parameters()}
     tied = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
     graph = draft.proto.graph
@@ -445,7 +445,7 @@ def _rename(lists: Iterable[MutableSequence[str]], names: Mapping[str, str]) -> 
 
 
 def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
-    """Call the results of the graph by their names, and what has such a name by another."""
+    """Give the graph's results their names, and rename other values that have such a name."""
     made = {name for node in all_nodes(graph) for name in node.output}
     taken = {name for node in all_nodes(graph) for name in node.input} - made
     renamed: dict[str, str] = {}

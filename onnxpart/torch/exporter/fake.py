@@ -1,4 +1,4 @@
-"""A module on the meta device run all the same: with fake tensors, which have shapes, types, and no values."""
+"""Run a module on the meta device with fake tensors, which have shapes and types, but no values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 @contextlib.contextmanager
 def faked(module: nn.Module, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Put fake tensors on the CPU in the place of a module's own for the time of the context.
+    """Replace a module's tensors by fake ones on the CPU within the context.
 
     :returns: fake inputs to run it on.
     """

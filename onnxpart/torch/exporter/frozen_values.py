@@ -1,4 +1,4 @@
-"""What tracing would freeze: numbers that a module takes out of its inputs, and branches on them."""
+"""What tracing would freeze: numbers that a module takes out of its inputs, and branches that depend on them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SIZES = frozenset((*_LIKE, "__get__", "__len__", "dim", "nelement", "numel", "si
 
 
 class Watch(TorchFunctionMode):
-    """Follows what is computed from inputs while a module runs, and keeps in `place` where a number is taken out of it.
+    """Follows what a module computes from its inputs, and keeps in `place` the line that takes a number out of it.
 
-    What is followed stays in memory until the watch is gone.
+    All followed values stay in memory until the watch is deleted.
     """
 
     def __init__(self, inputs: object) -> None:
@@ -35,7 +35,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call a function, and follow its results where it reads what is followed."""
+        """Call a function, and follow its results if it reads a followed value."""
         name = getattr(func, "__name__", "")
         read = any(id(x) in self._followed for x in _tensors([*args, *(kwargs or {}).values()]))
         if read and name in NUMBERS:
@@ -59,7 +59,7 @@ def _tensors(values: object) -> Iterator[Tensor]:
 
 
 def _place(frame: FrameType | None) -> str:
-    """The file and the line, outside torch and this file, that a frame was called from."""
+    """The file and line outside torch and this file from which a frame was called."""
     library = str(Path(torch.__file__).parent)
     while frame is not None and (frame.f_code.co_filename.startswith(library) or frame.f_code.co_filename == __file__):
         frame = frame.f_back

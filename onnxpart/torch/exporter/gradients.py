@@ -1,4 +1,4 @@
-"""Whether gradients through an exported model are those of the module: what a graph can't hold is lost in silence."""
+"""Whether gradients through an exported model are the module's: a graph silently loses what it can't hold."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Named = Mapping[str, Tensor]
 def gradient_difference(
     draft: Draft, module: nn.Module, run: Callable[[Named], Sequence[Tensor]], inputs: Named
 ) -> str | None:
-    """Say which parameter's gradient through the graph differs from that in the module; None where none does.
+    """Name a parameter whose gradient through the graph differs from that in the module; None if there is none.
 
-    Compared in evaluation mode, and in training mode where the module then gives the same twice. Modules that don't
-    pass gradients on at all, and graphs that can't be imported, are taken on trust.
+    Gradients are compared in evaluation mode, and also in training mode if the module then gives the same twice.
+    Modules that pass on no gradients, and graphs that can't be imported, aren't compared.
 
     :param run: the module. :param inputs: those of the export, by the names of `run`'s, in order.
     """
@@ -51,9 +51,9 @@ def gradient_difference(
 def _compared(
     module: nn.Module, graph: ImportedModule, run: Callable[[Named], Sequence[Tensor]], inputs: Named
 ) -> str | None:
-    """Say which gradient differs in the present modes; None where none does, or its own differ from run to run.
+    """Name a gradient that differs in the present modes; None if there is none, or if the module's differ between runs.
 
-    A module that returns another number of tensors in these modes than the graph isn't compared in them.
+    A module that returns more or fewer tensors in these modes than the graph isn't compared in them.
     """
     own = {name: p for name, p in module.named_parameters() if p.requires_grad}
     held = parameters(graph)
@@ -81,7 +81,7 @@ def _compared(
 
 
 def _close(a: Tensor, b: Tensor, floor: float) -> bool:
-    """Whether two gradients are as good as equal."""
+    """Whether two gradients are equal but for rounding."""
     if torch.equal(a.isnan(), b.isnan()):
         a, b = a.nan_to_num(), b.nan_to_num()
     scale = max(float(a.norm()), float(b.norm()), floor)
@@ -89,7 +89,7 @@ def _close(a: Tensor, b: Tensor, floor: float) -> bool:
 
 
 def _gradients(run: Callable[[], object], wanted: list[Tensor]) -> list[Tensor]:
-    """The gradients of a fixed random sum of the results; empty where nothing passes one on."""
+    """The gradients of a fixed random sum of the results; empty if nothing passes one on."""
     with torch.enable_grad():
         found = [x for _, x in results(run()) if x.requires_grad and x.is_floating_point()]
         if not found or not wanted:

@@ -1,4 +1,4 @@
-"""The state of a module that is exported: that it has one, is left as it was, and is read only by `forward`."""
+"""The state of an exported module: it must have values, is left as it was, and `forward` may only read it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` was given; any other as it is."""
+    """Return the original of a compiled module; any other module as it is."""
     original = getattr(module, "_orig_mod", module)
     assert isinstance(original, nn.Module)
     return original
 
 
 def values_of(module: nn.Module, stored: Mapping[str, Rows]) -> dict[str, Rows]:
-    """Return the values of a module's parameters and buffers by all their names, where they are.
+    """Return the values of a module's parameters and buffers by all their names, without copying them.
 
     :param stored: those of a module on the meta device, by one of their names.
-    :raises OnnxpartError: for a parameter or buffer without values, with others than its own, or a shard of them.
+    :raises OnnxpartError: for a tensor without values, with values of another shape or type, or that is a shard.
     """
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     found: dict[int, Rows] = {id(tensor): stored[name] for name, tensor in tensors if tensor.is_meta and name in stored}
@@ -54,7 +54,7 @@ def values_of(module: nn.Module, stored: Mapping[str, Rows]) -> dict[str, Rows]:
 
 @contextlib.contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Afterwards the module's modes, its buffers, and torch's random numbers are as before."""
+    """Restore the module's modes, its buffers and torch's random state after the context."""
     modes = [(child, child.training) for child in module.modules()]
     buffers = [
         (child, name, buffer, buffer.detach().clone())
@@ -76,10 +76,10 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 def check_buffers(module: nn.Module, run: Callable[[], object], nodes: Iterable[ir.Node]) -> None:
-    """Check that a graph computes with no buffer that the module's `forward` writes, but for a batch norm's statistics.
+    """Check that a graph reads no buffer that the module's `forward` writes, except a batch norm's statistics.
 
     :param run: calls the module. :param nodes: those of the graph, in which buffers have the module's names.
-    :raises OnnxpartError: where it does.
+    :raises OnnxpartError: if it does.
     """
     with unchanged(module), torch.no_grad():
         module.train()
@@ -97,5 +97,5 @@ def check_buffers(module: nn.Module, run: Callable[[], object], nodes: Iterable[
 
 
 def _version(tensor: torch.Tensor) -> int:
-    """How often a tensor was written in place."""
+    """How many times a tensor was written in place."""
     return tensor._version  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""A program that torch.export has saved, as an ONNX model to train from."""
+"""A program saved by torch.export, as an ONNX model to train from."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from onnxpart.torch.exporter.module_state import values_of
 def load_program(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Return the network of a .pt2 file as ONNX, its parameters under their own names and in their own layouts.
 
-    Batch norms stay, and so do the dropouts that the program has; the model computes what it does in evaluation mode.
+    The program's batch norms and dropouts stay; the model computes what the program does in evaluation mode.
     Which axes are symbolic was decided when the program was exported.
 
-    :raises ModelError: when the file can't be read, or ONNX can't say what is in it.
+    :raises ModelError: when the file can't be read, or ONNX can't express the program.
     """
     if not Path(path).is_file():
         raise ModelError(f"{path} doesn't exist; check the path.")

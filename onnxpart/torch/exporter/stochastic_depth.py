@@ -14,7 +14,7 @@ from onnxpart.ir.protos import constant_node, live
 def as_dropouts(graph: onnx.GraphProto) -> None:
     """Replace each mask that is 1 with probability p and else 0 by p times a dropout of ones, in place.
 
-    In training that is the same mask; in evaluation it is p, its mean. Exporters compare uniform numbers with p.
+    In training that is the same mask; in evaluation it is the mask's mean, p. Exporters compare uniform numbers with p.
     """
     made = {name: node for node in graph.node for name in node.output}
     nodes: list[onnx.NodeProto] = []
@@ -28,7 +28,7 @@ def as_dropouts(graph: onnx.GraphProto) -> None:
 
 
 def _share(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto]) -> float | None:
-    """Which share of a mask is 1 where the node gives one: Cast(Less(RandomUniformLike, share))."""
+    """The share of ones in a mask that a node makes by Cast(Less(RandomUniformLike, share)); None for other nodes."""
     less = made.get(node.input[0]) if node.op_type == "Cast" else None
     if less is None or less.op_type != "Less":
         return None
@@ -43,7 +43,7 @@ def _share(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto]) -> float | 
 
 
 def _dropout(cast: onnx.NodeProto, like: str, share: float) -> list[onnx.NodeProto]:
-    """The nodes that take the place of a mask's last."""
+    """The nodes that replace a mask's last node."""
     name = cast.output[0]
     dtype = helper.tensor_dtype_to_np_dtype(next(a.i for a in cast.attribute if a.name == "to"))
     one, part = numpy_helper.from_array(np.ones(1, dtype)), numpy_helper.from_array(np.asarray(share, dtype))
