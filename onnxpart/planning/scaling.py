@@ -71,9 +71,9 @@ def _factors_of_weights(division: Division, i: int) -> frozenset[str]:
 
 
 def factors(division: Division, name: str) -> frozenset[str] | None:
-    """Initializers to divide by K to divide a tensor made of weights by K; None where no choice of them does."""
-    analysis = division.analysis
-    if not division.divided(name) or name not in analysis.state.depends_on_parameters:
+    """Initializers to divide by K to divide a tensor of weights by K; None for another one, or if no choice does."""
+    analysis, state = division.analysis, division.analysis.state
+    if not division.divided(name) or name not in state.depends_on_parameters or name not in state.weights_only:
         return None
     if name in analysis.model.initializers:
         return frozenset((name,))

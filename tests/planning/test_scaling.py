@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 import onnxpart
 from onnxpart.planning.plan import copy_name
@@ -44,6 +44,15 @@ def batch_norm(n: Net, x: str) -> str:
 
 def layer_norm(n: Net, x: str) -> str:
     return n.op("LayerNormalization", x, n.positive(SCALE, WIDTH), n.random("shift", WIDTH))
+
+
+def activation_norm(n: Net, x: str) -> str:
+    """A batch norm whose scale is computed from what it normalises, and so from an input of the network."""
+    n.inputs.append(helper.make_tensor_value_info("gate", TensorProto.FLOAT, ("N", WIDTH)))
+    gated = n.op("Mul", x, "gate")
+    scale = n.op("ReduceMax", gated, axes=[0], keepdims=0)
+    shift, mean = (n.random(name, WIDTH) for name in ("shift", "mean"))
+    return n.op("BatchNormalization", gated, scale, shift, mean, n.positive("variance", WIDTH))
 
 
 def linear(n: Net, x: str) -> str:
@@ -113,8 +122,8 @@ def test_what_leads_to_the_output_is_divided_in_its_place(between: Between, k: i
 
 @pytest.mark.parametrize(
     "model",
-    [tied(relu), tied(shared), tied(batch_norm, second=True), gained()],
-    ids=["relu", "scale", "two", "gain"],
+    [tied(relu), tied(shared), tied(batch_norm, second=True), tied(activation_norm), gained()],
+    ids=["relu", "scale", "two", "computed scale", "gain"],
 )
 def test_where_something_else_would_be_divided_too_the_output_stands_once_per_part(model: ModelProto) -> None:
     done = onnxpart.split(model, 2)
