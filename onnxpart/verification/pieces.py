@@ -21,7 +21,9 @@ def pieces(model: onnx.ModelProto, size: int, values: Mapping[str, ValueInfoProt
     """
     graph = model.graph
     outputs = {value.name: value for value in graph.output}
-    last = {name: i for i, node in enumerate(graph.node) for name in (*node.input, *captured(node))}
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    reads = [(*node.input, *captured(node)) for node in graph.node]
+    last = {name: i for i, names in enumerate(reads) for name in names}
     computed = {name for node in graph.node for name in node.output}
     for start in range(0, len(graph.node), size):
         piece = onnx.ModelProto(ir_version=model.ir_version)
@@ -34,9 +36,9 @@ def pieces(model: onnx.ModelProto, size: int, values: Mapping[str, ValueInfoProt
         given = [name for name in made if name in outputs or last.get(name, 0) >= stop]
         if stop >= len(graph.node):
             given += [name for name in outputs if name not in computed]
-        read = {name for node in part.node for name in (*node.input, *captured(node))} | set(given)
-        part.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
-        part.input.extend(values[name] for name in sorted((read - set(made)) & set(values)))
+        read = {name for names in reads[start:stop] for name in names} | set(given)
+        part.initializer.extend(held[name] for name in sorted(read & held.keys()))
+        part.input.extend(values[name] for name in sorted((read - set(made)) & values.keys()))
         part.output.extend(outputs.get(name, ValueInfoProto(name=name)) for name in given)
         if given:
             yield piece

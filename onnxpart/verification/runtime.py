@@ -85,9 +85,9 @@ class Session:
         values = dict(feed)
         try:
             for session in self._sessions:
-                known, names = ({v.name for v in found} for found in (session.get_inputs(), session.get_outputs()))
-                read = {name: value for name, value in values.items() if name in known}
-                values.update(zip(names, session.run(list(names), read), strict=True))
+                read = {value.name: values[value.name] for value in session.get_inputs() if value.name in values}
+                names = [value.name for value in session.get_outputs()]
+                values.update(zip(names, session.run(names, read), strict=True))
         except Exception as error:  # the runtime's exceptions share no base class
             raise _refused("run", error) from None
         return {name: values[name] for name in self._names}

@@ -136,7 +136,7 @@ def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Da
         else _row(splits[k], options, whole, steps["all", k], steps["one", k])
         for k in ks
     ]
-    held = sum(p.numel() * p.element_size() for p in task.modules[0].parameters())
+    held = sum(p.nbytes for p in task.modules[0].parameters())
     return Estimates(whole, (max(wholes) - min(wholes)) / whole, held * _copies(options), rows)
 
 

@@ -60,7 +60,7 @@ def ring(workers: int, size: int) -> float:
 
 def gradient_bytes(module: nn.Module) -> int:
     """Return the bytes of a module's gradients; workers take their mean for each batch."""
-    return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    return sum(p.nbytes for p in module.parameters() if p.requires_grad)
 
 
 class AnyStops(threading.Event):

@@ -88,7 +88,7 @@ def near(loader: Loader, device: torch.device) -> Loader:
     if device.type != "cuda" or not isinstance(loader, TensorLoader):
         return loader
     free, _ = torch.cuda.mem_get_info(device)
-    size = sum(x.numel() * x.element_size() for x in (*loader.inputs, loader.target))
+    size = sum(x.nbytes for x in (*loader.inputs, loader.target))
     return loader.to(device) if size <= free // 4 else loader
 
 
