@@ -152,14 +152,16 @@ def test_a_table_that_is_cut_at_run_time_is_divided_along_its_columns() -> None:
     assert verify(result.analysis, result.plan).holds
 
 
-def test_hidden_units_that_are_cut_at_run_time_are_in_every_part_and_others_are_not() -> None:
+@pytest.mark.parametrize("axis", [1, 2])
+def test_hidden_units_that_are_cut_at_run_time_are_in_every_part_and_others_are_not(axis: int) -> None:
+    """Only one of two divided axes that meet stays so; it must be the other one, whichever is cut."""
     n = Net(("x", ("N", 4)))
     rows, columns = (n.op("MatMul", "x", n.random(name, 4, 6)) for name in ("a", "b"))
     h = n.op("Mul", n.op("Unsqueeze", rows, n.ints(2)), n.op("Unsqueeze", columns, n.ints(1)))
-    h = n.op("Slice", h, n.ints(0), n.op("Slice", n.op("Shape", "x"), n.ints(0), n.ints(1)), n.ints(1))
-    h = n.op("ReduceSum", n.op("Tanh", h), n.ints(1), keepdims=0)
+    h = n.op("Slice", h, n.ints(0), n.op("Slice", n.op("Shape", "x"), n.ints(0), n.ints(1)), n.ints(axis))
+    h = n.op("ReduceSum", n.op("Tanh", h), n.ints(axis), keepdims=0)
     result = split(n.model(n.op("MatMul", h, n.random("c", 6, 3)), shape=("N", 3)), 2)
     assert {i.name: i.part_shape(0) for i in result.plan.initializers if not i.constant} == {
-        "a": (4, 6), "b": (4, 3), "c": (3, 3)
+        "a": (4, 6 if axis == 1 else 3), "b": (4, 6 if axis == 2 else 3), "c": (3, 3)
     }  # fmt: skip
     assert verify(result.analysis, result.plan).holds
