@@ -50,9 +50,13 @@ class TensorLoader:
         return math.ceil(len(self.target) / self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch `start` on."""
-        for chosen in _order(len(self.target), self.batch_size, self.seed, number, self.shuffle)[start:]:
-            yield tuple(tensor[chosen] for tensor in self.inputs), self.target[chosen]
+        """Yield the batches of an epoch from batch `start` on.
+
+        The order of all batches goes to the samples' device at once: a GPU would wait for that of each batch.
+        """
+        order = _order(len(self.target), self.batch_size, self.seed, number, self.shuffle, self.target.device)
+        for chosen in order[start:]:
+            yield tuple(tensor[chosen.to(tensor.device)] for tensor in self.inputs), self.target[chosen]
 
     def to(self, device: torch.device) -> TensorLoader:
         """Return a loader of the same samples on a device."""
@@ -365,11 +369,13 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _order(count: int, batch_size: int, seed: int, number: int, shuffle: bool) -> tuple[Tensor, ...]:
-    """Return the indices of each batch of an epoch."""
+def _order(
+    count: int, batch_size: int, seed: int, number: int, shuffle: bool, device: torch.device | None = None
+) -> tuple[Tensor, ...]:
+    """Return the indices of each batch of an epoch, on a device; they are the same on all devices."""
     generator = torch.Generator().manual_seed(_mixed(seed, number))
     order = torch.randperm(count, generator=generator) if shuffle else torch.arange(count)
-    return torch.split(order, batch_size)
+    return torch.split(order.to(device), batch_size)
 
 
 def to_batch(found: Any, names: Sequence[str]) -> Batch:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch.data.loaders import TensorLoader
@@ -154,6 +156,28 @@ def test_a_loader_of_a_device_has_its_samples_there() -> None:
     found = DATA.to(torch.device("meta"))
     assert {x.device.type for x in (*found.inputs, found.target)} == {"meta"}
     assert (found.batch_size, found.shuffle) == (4, False)
+
+
+class Indices(TorchFunctionMode):
+    """Notes the device of each index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices = list[str]()
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is Tensor.__getitem__:
+            self.devices.append(args[1].device.type)
+        return function(*args, **(kwargs or {}))
+
+
+def test_samples_on_a_device_are_chosen_there() -> None:
+    """A GPU would end all its work before it copies indices from the CPU."""
+    with Indices() as found:
+        list(DATA.to(torch.device("meta")).epoch(0))
+    assert found.devices == ["meta"] * 6
 
 
 @pytest.mark.parametrize(
