@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 import pickle
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -343,10 +345,22 @@ def _unreadable(error: BaseException) -> DataError:
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ignore Ctrl-C and the signals to end; the process that trains handles them."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    """Ignore Ctrl-C and the signals to end, which the process that trains handles; it alone ends this worker.
+
+    Python ends workers by SIGTERM when it exits, and waits for them. Without `sigwaitinfo` torch's own handler stays.
+    """
+    for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextmanager

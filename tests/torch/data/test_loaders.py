@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
+from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -100,12 +101,23 @@ def test_workers_change_nothing() -> None:
 
 class Interrupted(Noisy):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM if i % 2 else signal.SIGINT)
         return super().__getitem__(i)
 
 
 def test_an_interruption_does_not_reach_the_workers() -> None:
     assert len(list(DatasetLoader(Interrupted(), ("x",), 3, workers=1).epoch(0))) == 3
+
+
+def test_workers_end_when_their_process_says_so() -> None:
+    """As Python does when it exits; a worker that ignored it would be waited for without end."""
+    others = active_children()
+    batches = DatasetLoader(Noisy(), ("x",), 3, workers=1).epoch(0)
+    next(batches)
+    (worker,) = (process for process in active_children() if process not in others)
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 class Failing(Noisy):
