@@ -20,6 +20,16 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+def seed_device(number: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of a device; those of other GPUs stay as they are."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
+
+
 @contextmanager
 def drawing(generators: Sequence[torch.Generator]) -> Iterator[None]:
     """Let the parts of a batch draw from a generator each, in order."""

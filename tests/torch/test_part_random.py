@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
-from onnxpart.torch.part_random import drawing, seed_of, uniform
+from onnxpart.torch.part_random import drawing, seed_device, seed_of, uniform
 
 X = torch.zeros(3, 4)
 PARTS = torch.zeros(2)
@@ -33,6 +35,18 @@ def test_outside_torch_itself_is_drawn_from() -> None:
     found = uniform(X, PARTS[0])
     torch.manual_seed(3)
     assert torch.equal(found, torch.rand(3, 4))
+
+
+def test_only_the_cpu_and_the_own_gpu_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, seeded = list[object](), list[int]()
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(device) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeded.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    with torch.random.fork_rng([]):
+        for device in (torch.device("cpu"), torch.device("cuda:1")):
+            seed_device(3, device)
+            assert torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(3)))
+    assert (entered, seeded) == ([torch.device("cuda:1")], [3])
 
 
 def test_what_is_inside_ends_inside() -> None:

@@ -365,9 +365,9 @@ def _end_by(parent: int) -> None:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of torch, numpy and Python; afterwards they are as before."""
+    """Seed the generators of torch on the CPU, numpy and Python; afterwards they are as before."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxpart.torch.data.batch import Batch
-from onnxpart.torch.part_random import seed_of
+from onnxpart.torch.part_random import seed_device, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, update
@@ -42,7 +42,7 @@ class Series:
         """Let the i-th part take a step; return its loss."""
         settings, module, optimizer = self.job.settings, self.job.modules[i], self.optimizers[i]
         self.busy = (self.job.numbers[i],)
-        torch.manual_seed(self._seed(i, step))
+        seed_device(self._seed(i, step), self.device)
         module.train()
         begin_step(settings, self.device)
         losses = []

@@ -120,6 +120,14 @@ def test_workers_end_when_their_process_says_so() -> None:
     assert worker.exitcode == 0
 
 
+@pytest.mark.parametrize("make", [on_disk, foreign])
+def test_reading_leaves_the_generators_of_gpus_alone(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded = list[int]()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    assert len(list(make(0, 3, True).epoch(0))) == 3
+    assert seeded == []
+
+
 class Failing(Noisy):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         raise KeyError(f"sample {i}\nof many")
