@@ -129,17 +129,24 @@ def begin_step(settings: Settings, device: torch.device) -> None:
 
 
 @contextmanager
-def tf32(device: torch.device) -> Iterator[None]:
-    """Let a GPU multiply matrices of float32 in TF32; torch does so for convolutions by default."""
+def using(device: torch.device) -> Iterator[None]:
+    """Let a GPU be the current one, and multiply matrices of float32 in TF32, as torch does for convolutions.
+
+    Where TF32 is on already nothing is set: torch refuses to mix its two ways of saying so.
+    """
     if device.type != "cuda":
         yield
         return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with torch.cuda.device(device):
+        if getattr(torch.backends.cuda.matmul, "fp32_precision", "") == "tf32":
+            yield
+            return
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torch.device, amp: bool) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -20,7 +20,7 @@ from onnxpart.torch.data.batch import Batch, Loader
 from onnxpart.torch.data.loaders import StreamLoader, TensorLoader
 from onnxpart.torch.training import checkpoint, optim
 from onnxpart.torch.training.checkpoint import Checkpoints, PartState
-from onnxpart.torch.training.engine import Engine, tf32
+from onnxpart.torch.training.engine import Engine, synchronize, using
 from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps
 from onnxpart.torch.training.job import Job, Result
 from onnxpart.torch.training.metrics import Meter
@@ -32,6 +32,8 @@ _SHARE = 50
 _HANGUP = getattr(signal, "SIGHUP", None)
 SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, _HANGUP) if number is not None)
 """What asks a run to stop."""
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+"""What torch says where memory runs out on a CPU, in CUDA itself, and in its libraries."""
 _NO_EFFECT = ("device", "compile")
 """Settings that may change between a checkpoint and the run that goes on from it."""
 
@@ -72,15 +74,43 @@ def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
     return max(common)
 
 
-def run(job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event | None = None) -> list[Result]:
+def run(
+    job: Job,
+    kind: Callable[[Job, torch.device], Engine],
+    device: torch.device,
+    on_event: OnEvent,
+    stop: threading.Event | None = None,
+) -> list[Result]:
     """Train the parts of a job, in place; return a result for each (see `train.train`).
 
-    :param stop: set to write a checkpoint and stop; when omitted, Ctrl-C and the signals to end set it.
+    :param kind: makes the engine. :param stop: set to write a checkpoint and stop; when omitted, Ctrl-C and the signals
+        to end set it.
+    :raises OnnxpartError: when memory runs out, too.
     """
-    device = engine.device
-    job = replace(job, loader=near(job.loader, device), test=None if job.test is None else near(job.test, device))
-    with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked, tf32(device):
+    with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked, using(device):
+        with memory("the set-up", lambda: job.numbers):
+            engine = kind(job, device)
+            test = None if job.test is None else near(job.test, device)
+            job = replace(job, loader=near(job.loader, device), test=test)
         return _Run(job, engine, on_event, asked).train()
+
+
+@contextmanager
+def memory(what: str, busy: Callable[[], Sequence[int]]) -> Iterator[None]:
+    """Say where memory ran out, and what to do.
+
+    :param busy: gives the numbers of the parts that are worked on.
+    :raises OnnxpartError: with that.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OnnxpartError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise OnnxpartError(
+            f"{_named(busy())}: out of memory in {what}; "
+            "take smaller batches and accumulate, mixed precision, or the engine series."
+        ) from None
 
 
 def near(loader: Loader, device: torch.device) -> Loader:
@@ -155,21 +185,8 @@ class _Run:
         self._look()
 
     def _step(self, group: list[Batch], rate: float) -> Tensor:
-        with self._memory(f"batch {self.at.batch}"):
+        with memory(f"batch {self.at.batch} of epoch {self.at.epoch}", lambda: self.engine.busy):
             return self.engine.step(group, rate, self.at.step)
-
-    @contextmanager
-    def _memory(self, what: str) -> Iterator[None]:
-        """Say where memory ran out, and what to do."""
-        try:
-            yield
-        except (RuntimeError, MemoryError, OnnxpartError) as error:
-            if not _out_of_memory(error):
-                raise
-            raise OnnxpartError(
-                f"{_named(self.engine.busy)}: out of memory in {what} of epoch {self.at.epoch}; "
-                "take smaller batches and accumulate, mixed precision, or the engine series."
-            ) from None
 
     def _look(self) -> None:
         """Read the losses of the steps since the last look, and stop if one is NaN or infinite."""
@@ -184,6 +201,7 @@ class _Run:
             at.losses = [total + size * loss for total, loss in zip(at.losses, row, strict=True)]
             at.samples += size
         self.pending.clear()
+        synchronize(self.engine.device)  # the last step goes on after its loss is known
         now = time.perf_counter()
         at.seconds += now - self.clock
         self.clock = now
@@ -194,7 +212,7 @@ class _Run:
     def _close(self, epoch: int) -> None:
         """End an epoch: evaluate, and note it in the curves."""
         job, at = self.job, self.at
-        with self._memory("the test"):
+        with memory(f"the test of epoch {self.at.epoch}", lambda: self.engine.busy):
             judged = evaluated(self.engine, job.test) if job.test is not None else []
         for i, number in enumerate(job.numbers):
             result = Epoch(at.seconds, at.losses[i] / max(at.samples, 1))
@@ -368,7 +386,7 @@ def interruptible(checkpoints: Checkpoints | None) -> Iterator[threading.Event]:
 def _out_of_memory(error: BaseException) -> bool:
     causes = [cause for cause in (error, error.__cause__) if cause is not None]
     kinds = (MemoryError, torch.OutOfMemoryError)
-    return any(isinstance(cause, kinds) or "can't allocate memory" in str(cause) for cause in causes)
+    return any(isinstance(cause, kinds) or any(text in str(cause) for text in _NO_MEMORY) for cause in causes)
 
 
 def _named(numbers: Sequence[int]) -> str:

@@ -44,7 +44,7 @@ def train_part(
 ) -> Trained:
     """Train the only part of a job, in a process of its own."""
     torch.set_num_threads(threads)
-    (result,) = loop.run(job, kind(job, device_of(job.settings.device)), on_event, stop)
+    (result,) = loop.run(job, kind, device_of(job.settings.device), on_event, stop)
     return Trained({key: tensor.cpu() for key, tensor in job.modules[0].state_dict().items()}, result)
 
 

@@ -15,7 +15,7 @@ from onnxpart.torch.training import checkpoint, loop, processes
 from onnxpart.torch.training import ray_cluster as clusters
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.choose_engine import ENGINES, choose
-from onnxpart.torch.training.engine import device_of
+from onnxpart.torch.training.engine import device_of, using
 from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps, ignore
 from onnxpart.torch.training.fused import Fused
 from onnxpart.torch.training.job import Job, Result
@@ -88,10 +88,11 @@ def train(
     if engine == "processes":
         return processes.run(job, on_event)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        kind, why = _chosen(job, engine, device)
+        with loop.memory("the trial of engines", lambda: numbers):
+            kind, why = _chosen(job, engine, device)
         if why:
             on_event(Note(why))
-        return loop.run(job, kind(job, device), on_event)
+        return loop.run(job, kind, device, on_event)
 
 
 def _chosen(job: Job, engine: EngineKind, device: torch.device) -> tuple[type[Series] | type[Fused], str]:
@@ -122,6 +123,7 @@ def evaluate(
 
     :param amp: whether it computes in bfloat16, as in training with such settings.
     """
-    job = Job([module], (0,), loader, loss, Settings(0, amp=amp), range(0), metric=metric)
-    found = loop.evaluated(Series(job, device_of(device)), loader)[0]
+    job, place = Job([module], (0,), loader, loss, Settings(0, amp=amp), range(0), metric=metric), device_of(device)
+    with using(place):
+        found = loop.evaluated(Series(job, place), loop.near(loader, place))[0]
     return found[0], found[1] if metric else None

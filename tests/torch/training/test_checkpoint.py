@@ -23,6 +23,7 @@ from onnxpart.errors import CheckpointError, Interrupted, ModelError, OnnxpartEr
 from onnxpart.storage.safetensors import read_metadata
 from onnxpart.torch.data.batch import Loader
 from onnxpart.torch.training import checkpoint
+from onnxpart.torch.training import train as trainer
 from onnxpart.torch.training.checkpoint import METADATA, Checkpoints
 from onnxpart.torch.training.events import ignore
 from onnxpart.torch.training.loop import SIGNALS
@@ -285,3 +286,18 @@ def test_out_of_memory_names_part_and_batch(in_tests: bool, tmp_path: Path) -> N
     where = "the test" if in_tests else "batch 0"
     with pytest.raises(OnnxpartError, match=f"part 1: out of memory in {where} of epoch 0; take smaller batches"):
         run([fine, Exhausting()], tmp_path)
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_out_of_memory_before_the_first_batch(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError(said)
+
+    mine = modules()
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "to", full)
+        with pytest.raises(OnnxpartError, match="parts 0, 1: out of memory in the set-up; take smaller batches"):
+            run(mine, tmp_path)
+    monkeypatch.setattr(trainer, "choose", full)
+    with pytest.raises(OnnxpartError, match="parts 0, 1: out of memory in the trial of engines; take smaller batches"):
+        train(modules(), stripes(), F.cross_entropy, SETTINGS)

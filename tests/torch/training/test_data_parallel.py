@@ -31,9 +31,9 @@ def job_of(module: nn.Module, settings: Settings = SETTINGS) -> Job:
 def test_one_rank_trains_as_a_part_alone_does() -> None:
     (_, module) = parts(small(dropout=0.2, norm=True))
     other = copy.deepcopy(module)
-    alone = loop.run(job_of(module), Series(job_of(module), CPU), ignore)
+    alone = loop.run(job_of(module), Series, CPU, ignore)
     with one_rank():
-        shared = loop.run(job_of(other), DataParallel(job_of(other), CPU), ignore)
+        shared = loop.run(job_of(other), DataParallel, CPU, ignore)
     check_equal(alone, shared, [module], [other])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.training.choose_engine import ENGINES, choose
-from onnxpart.torch.training.engine import compiled, device_of, has_images, moved, output_of, tf32
+from onnxpart.torch.training.engine import compiled, device_of, has_images, moved, output_of, using
 from onnxpart.torch.training.fused import Fused, check_alike
 from onnxpart.torch.training.job import Job, alone
 from onnxpart.torch.training.loop import evaluated, near
@@ -133,13 +134,28 @@ def test_what_is_compiled_for_a_gpu_is_graphs(
     assert asked == [mode]
 
 
-def test_a_gpu_multiplies_in_tf32_while_it_trains() -> None:
-    before = torch.get_float32_matmul_precision()
-    with tf32(CPU):
+def test_a_gpu_is_the_current_one_and_multiplies_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, gpu, current = torch.get_float32_matmul_precision(), torch.device("cuda:1"), list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "device", lambda device: current.append(device) or nullcontext())
+    with using(CPU):
         assert torch.get_float32_matmul_precision() == before
-    with tf32(torch.device("cuda")):
+    with using(gpu):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before == "highest"
+    assert current == [gpu]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="older versions have one way to say so")
+def test_tf32_that_is_on_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        with using(torch.device("cuda")):
+            assert matmul.fp32_precision == "tf32"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize(("free", "moves"), [(4 * 200, True), (4 * 200 - 4, False)])

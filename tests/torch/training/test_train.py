@@ -16,6 +16,7 @@ from models import lenet
 from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.torch import import_onnx, load_weights, weights
 from onnxpart.torch.importer.module import parameters
+from onnxpart.torch.training import loop
 from onnxpart.torch.training.train import EngineKind, EpochEnd, Event, Note, Result, Settings, Steps, evaluate, train
 from tests.networks.training import accuracy, parts, small, stripes
 
@@ -162,6 +163,15 @@ def test_compiled_parts_are_trained_as_others(engine: EngineKind, monkeypatch: p
     plain = train(one, data, F.cross_entropy, SETTINGS, engine="series", test=test)
     compiled = train(other, data, F.cross_entropy, replace(SETTINGS, compile=True), engine=engine, test=test)
     check_same(plain, compiled, one, other)
+
+
+def test_seconds_are_read_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[object]()
+    monkeypatch.setattr(loop, "synchronize", found.append)
+    train(parts(small()), stripes(), F.cross_entropy, SETTINGS, engine="series", on_event=found.append)
+    told = [i for i, event in enumerate(found) if isinstance(event, Steps)]
+    assert len(told) == SETTINGS.epochs
+    assert all(found[i - 1] == torch.device("cpu") for i in told)
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
