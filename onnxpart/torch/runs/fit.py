@@ -89,9 +89,9 @@ def fit(
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param options: its epochs are the most of parts and whole together, and its patience is that with the whole and the
-        networks that it is compared with. :param k: a number of parts; auto takes the one that `estimate` advises, or
-        that of the resumed run. :param recipe: how each is trained.
+    :param options: its epochs are the most of parts and whole together, and its patience is that with the whole and its
+        baseline. :param k: a number of parts; auto takes the one that `estimate` advises, or that of the resumed run.
+        :param recipe: how each is trained.
     :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
         all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
         and the whole then trains for a fourth as many.
@@ -232,7 +232,8 @@ class _Run:
         if baseline:
             found = replace(found, baseline=self._baseline(baseline, times))
             on_found(found)
-            for name, control in self._controls(parts, range(trained, trained + len(curve)), times, found.baseline):
+            untiring = replace(self, options=replace(self.options, patience=None))  # a control has all of its time
+            for name, control in untiring.controls(parts, range(trained, trained + len(curve)), times, found.baseline):
                 found = replace(found, controls={**found.controls, name: control})
                 on_found(found)
         return found
@@ -322,7 +323,7 @@ class _Run:
             most = min(max(round(60 * self.goal.minutes / times.epoch), 1), most)
         return self._alone(BASELINE, most if self.goal.steps is None else self.options.settings.epochs)
 
-    def _controls(
+    def controls(
         self, parts: Networks, span: range, times: Times, alone: list[Epoch]
     ) -> Iterator[tuple[str, list[Epoch]]]:
         """Train the controls; yield names and curves. COPIES is left out if parts differ in shape, or are copied

@@ -42,7 +42,7 @@ class RunOptions:
     Checkpoints are written at intervals of steps or minutes, `keep` of each part; `resume` goes on from them.
     `steps_per_epoch` is for data without a length, `normalize` for images, `label_smoothing` and `class_weights` for
     the loss cross_entropy. `metric`: see `metrics.FORMS`; None for the loss's own. `patience`: for how many epochs a
-    network that isn't a part is trained without being better (see `Patience`); None for all.
+    network that is neither a part nor a control is trained without being better (see `Patience`); None for all.
     """
 
     data: str
