@@ -50,7 +50,7 @@ from onnxpart.torch.runs.stages import (
     run_stages,
     widen_part,
 )
-from onnxpart.torch.runs.task import RunOptions, Task, learn, opened, prepare
+from onnxpart.torch.runs.task import RunOptions, Task, check_test, learn, opened, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.data_parallel import gradient_bytes, ring
@@ -116,8 +116,7 @@ def fit(
     if goal.minutes is not None and (merge_at is not None or rounds > 1):
         raise UsageError("a budget in minutes chooses when the parts merge; leave out --merge-at and --rounds.")
     data = opened(model.proto, options)
-    if goal.target is not None and data.test is None:
-        raise UsageError("--metric-target needs test data, and there are none; add them to the data.")
+    check_test(data, "--metric-target", goal.target)
     if k == "auto":
         begun = options.resume and (out / PARTS).is_dir()
         k = folders.read_plan(out / PARTS).k if begun else estimate.chosen(model, options, data)
