@@ -22,6 +22,7 @@ class Run:
     `stages`: (`k`, `epochs`) each; k = 1 is the whole; `blocks`, where a shallow network has but so many of each stack.
     `curve`: points after `epoch` epochs in all, of a `part` of a `stage` or, where part is None, of the whole. `final`:
     `loss` and `metric`. `edges`: how new edges start (0: zero). `lr`: the rate, as a share of the experiment's.
+    `trained`: the stages that `fit` chose, where it was given one.
     """
 
     experiment: str
@@ -38,6 +39,7 @@ class Run:
     machine: Mapping[str, str]
     edges: float = 0.0
     lr: float = 1.0
+    trained: Sequence[Mapping[str, int]] = ()
 
     @property
     def way(self) -> tuple[object, ...]:
@@ -87,7 +89,7 @@ class Times:
         if run.method in ("whole", "duplicated"):
             return (run.epochs * self.epoch[self._whole(run)],) * 2
         series = parallel = 0.0
-        for stage in run.stages:
+        for stage in run.trained or run.stages:
             of = f"/{stage['blocks']}" if stage.get("blocks") else ""
             part, together = f"{stage['k']}{of}", self.together
             if stage["k"] == 1:

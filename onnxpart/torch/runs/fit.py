@@ -85,6 +85,7 @@ def fit(
     goal: Goal = Goal(),  # noqa: B008
     baseline: bool = False,
     force: bool = False,
+    data: Data | None = None,
     on_found: Callable[[Fit], object] = lambda _: None,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
@@ -108,6 +109,7 @@ def fit(
         merging, and with the controls (see `Fit`).
     :param out: a folder for the last round's split with its trained parts, the trained network, and checkpoints. The
         checkpoints are of no use when this returns.
+    :param data: the data, if they are open already.
     :param on_found: called with the results so far: when the network is trained and written, after the baseline, and
         after each control.
     :raises OnnxpartError: when something doesn't fit or fails; the run can then be resumed.
@@ -115,7 +117,7 @@ def fit(
     most = options.settings.epochs
     if goal.minutes is not None and (merge_at is not None or rounds > 1):
         raise UsageError("a budget in minutes chooses when the parts merge; leave out --merge-at and --rounds.")
-    data = opened(model.proto, options)
+    data = opened(model.proto, options) if data is None else data
     check_test(data, "--metric-target", goal.target)
     if k == "auto":
         begun = options.resume and (out / PARTS).is_dir()
