@@ -325,40 +325,48 @@ def advice(records: Records) -> list[Block]:
             continue
         found = ways(runs, times)
         base = _baseline(found)
-        fitted = {way.runs[0].stages[0]["k"]: way for way in found if way.runs[0].method == FITTED}
+        tried = [way for way in found if way.runs[0].method == FITTED]
+        fitted = {way.runs[0].stages[0]["k"]: way for way in sorted(tried, key=lambda way: -way.mean)}  # the best rate
         pays = {k: _paid(base, way) >= asked.pays for k, way in fitted.items()}
-        right = not any(pays.values()) if asked.k is None else pays.get(asked.k)
+        right = pays.get(asked.k) if asked.k else not any(pays.values()) if pays and not asked.unsure else None
         by_hand = max((way for way in found if way.runs[0].method == "partition"), key=lambda way: _paid(base, way),
                       default=base)  # fmt: skip
         expected = [f"{row['k']}: {row['series']:.2f} / {row['parallel']:.2f} ({row['width']})" for row in asked.rows]
         rows.append((
             f"{runs[0].network}: {unit(runs[0].metric)}", shown(base.finals, runs[0].metric), "; ".join(expected),
-            "don't divide" if asked.k is None else f"K={asked.k}",
+            f"K={asked.k}" if asked.k else _unsure(asked.unsure) if asked.unsure else "don't divide",
             "; ".join(f"{k}: {_outcome(base, way)}" for k, way in fitted.items()),
             f"{by_hand.name}: {_outcome(base, by_hand)}" if _paid(base, by_hand) and by_hand is not base else "",
-            "not tried" if not fitted or right is None else "yes" if right else "no",
+            "" if right is None else "yes" if right else "no",
         ))  # fmt: skip
     columns = ("network", "the whole alone", "K: in series / in parallel (width)", "advice", "K: what came of it",
                "the best by hand", "right")  # fmt: skip
     told = (
         "`estimate` measures a few steps before training: how many times as fast as many epochs would be. It advises a "
-        "K whose parts are wide enough, if that is worth the trouble. What came of it is that of `fit`, with no other "
-        "option than K and the baseline's epochs: its metric, the seeds, and how many times as fast it was, in series "
-        "and in parallel, where it is as good as the baseline. The advice is right where the K pays on one machine, or "
-        "where none of those that were tried does."
+        "K whose parts are wide enough, if that is worth the trouble, or says that it can't be told. What came of it: "
+        "the metric of `fit`, with K and the baseline's epochs and no other option but, like the baseline, the best of "
+        "the rates that were tried; its seeds; and how many times as fast it was, in series and in parallel, where it "
+        "is as good as the baseline with these seeds. The advice is right where its K pays on one machine, or where "
+        "none that was tried does."
     )
     return ["## Advice and outcome", told, table(columns, rows, len(columns))] if rows else []
 
 
+def _unsure(ks: Sequence[int]) -> str:
+    return f"can't be told for K={', '.join(map(str, ks))}"
+
+
 def _paid(base: Way, way: Way) -> float:
-    """How many times as fast as the baseline a way is as good on one machine; 0 where it isn't."""
-    return 0.0 if way.series is None or way.mean > base.mean else base.parallel / way.series
+    """How many times as fast as the baseline a way is as good on one machine, with the same seeds; 0 where it isn't."""
+    seeds = {run.seed for run in way.runs}
+    same = [run.final["metric"] for run in base.runs if run.seed in seeds]
+    return base.parallel / way.series if way.series is not None and same and way.mean <= mean(same) else 0.0
 
 
 def _outcome(base: Way, way: Way) -> str:
     """What came of a way, in words."""
     found = f"{shown(way.finals, way.runs[0].metric)} ({len(way.runs)} seed{'s' * (len(way.runs) > 1)})"
-    return f"{found}, {_speedup(base, way)}" if way.mean <= base.mean else f"{found}, not as good"
+    return f"{found}, {_speedup(base, way) if _paid(base, way) else 'not as good'}"
 
 
 def _fastest(base: Way, good: list[Way]) -> str:

@@ -262,7 +262,7 @@ class _Run:
             told(Note(f"{self.out / CHECKPOINTS} contains nothing to resume; the run starts from the beginning"))
         narrow, wide = estimate.width(rounds.last)
         if narrow < wide and rounds.k > 1:
-            badly = f"they learn badly with less than {wide}, so that a smaller -k may do better"
+            badly = f"they may learn badly with less than {wide}, so that a smaller -k may do better"
             told(Note(f"parts have {narrow} units in their large layers; {badly}"))
         pieced = len(rounds.spans) == 1 and (stops or self.goal.watched)
         if stops and task.data.test is None:
