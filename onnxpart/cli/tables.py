@@ -288,6 +288,7 @@ def estimates(found: Estimates) -> Table:
             continue
         table.add_row(
             str(row.k), str(row.width), f"{row.parameters:.2%}", human_bytes(row.bytes), f"{row.together:.1f}",
-            f"{row.one:.1f}", f"{row.series:.2f} x", f"{row.parallel:.2f} x", "" if row.wide else "too narrow",
+            f"{row.one:.1f}", f"{row.series:.2f} x", f"{row.parallel:.2f} x",
+            "" if row.wide else "too narrow" if row.narrow else "narrow",
         )  # fmt: skip
     return table

@@ -22,6 +22,7 @@ class Run:
     `stages`: (`k`, `epochs`) each; k = 1 is the whole; `blocks`, where a shallow network has but so many of each stack.
     `curve`: points after `epoch` epochs in all, of a `part` of a `stage` or, where part is None, of the whole. `final`:
     `loss` and `metric`. `edges`: how new edges start (0: zero). `lr`: the rate, as a share of the experiment's.
+    `trained`: the stages that `fit` chose, where it was given one.
     """
 
     experiment: str
@@ -38,6 +39,7 @@ class Run:
     machine: Mapping[str, str]
     edges: float = 0.0
     lr: float = 1.0
+    trained: Sequence[Mapping[str, int]] = ()
 
     @property
     def way(self) -> tuple[object, ...]:
@@ -87,7 +89,7 @@ class Times:
         if run.method in ("whole", "duplicated"):
             return (run.epochs * self.epoch[self._whole(run)],) * 2
         series = parallel = 0.0
-        for stage in run.stages:
+        for stage in run.trained or run.stages:
             of = f"/{stage['blocks']}" if stage.get("blocks") else ""
             part, together = f"{stage['k']}{of}", self.together
             if stage["k"] == 1:
@@ -145,8 +147,8 @@ class Engines(Speedups):
 class Advice:
     """What `estimate` advised for an experiment's network: the `k` to take, None for none.
 
-    `rows`: `k`, `width`, and how many times as fast as many epochs are in `series` and in `parallel`. `pays`: from what
-    on it advises one.
+    `unsure`: those of which it can't tell then. `rows`: `k`, `width`, and how many times as fast as many epochs are in
+    `series` and in `parallel`. `pays`: from what on it advises one.
     """
 
     experiment: str
@@ -154,6 +156,7 @@ class Advice:
     pays: float
     rows: Sequence[Mapping[str, Any]]
     machine: Mapping[str, str]
+    unsure: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

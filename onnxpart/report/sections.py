@@ -14,10 +14,13 @@ from onnxpart.report.blocks import Block, Drawing, shown, table, unit
 from onnxpart.report.fits import each_fit, fits
 from onnxpart.report.records import FIT, Records, Run, Times
 
+FITTED = "fit"
+"""The method of runs of the command itself."""
+
 
 @dataclass(frozen=True)
 class Way:
-    """Runs that differ by their seeds alone; their final metrics, and the seconds that such a run takes.
+    """Runs that differ by their seeds alone; their final metrics, and the seconds that such a run takes, the mean.
 
     `series` is None for what trains one part alone.
     """
@@ -46,6 +49,9 @@ class Way:
         """In words."""
         first = self.runs[0]
         rate = f", {first.lr:g} times the rate" if first.lr != 1 else ""
+        if first.method == FITTED:
+            merged = ", ".join(str(run.trained[0]["epochs"]) for run in self.runs)
+            return f"fit -k {first.stages[0]['k']} --epochs {first.epochs}, merged after {merged}{rate}"
         if first.method in ("whole", "duplicated") and len(first.stages) == 1:
             return f"{first.method}, {first.epochs} epochs{rate}"
         stages = " + ".join(map(_stage, first.stages))
@@ -66,8 +72,13 @@ def ways(runs: Iterable[Run], times: Times) -> list[Way]:
     :raises ModelError: when one of their networks wasn't timed.
     """
     ordered = sorted(runs, key=lambda run: (repr(run.way), run.seed))
-    groups = (tuple(group) for _, group in groupby(ordered, key=lambda run: run.way))
-    return [Way(group, *times.of(group[0])) for group in groups]
+    return [_way(tuple(group), times) for _, group in groupby(ordered, key=lambda run: run.way)]
+
+
+def _way(runs: tuple[Run, ...], times: Times) -> Way:
+    """The way of its runs."""
+    series, parallel = zip(*map(times.of, runs), strict=True)
+    return Way(runs, None if None in series else mean(series), mean(parallel))
 
 
 def parts_table(records: Records) -> list[Block]:
@@ -314,22 +325,48 @@ def advice(records: Records) -> list[Block]:
             continue
         found = ways(runs, times)
         base = _baseline(found)
-        good = [(base.parallel / way.series, way) for way in found
-                if way.runs[0].method == "partition" and way.series is not None and way.mean <= base.mean]  # fmt: skip
-        gain, best = max(good, key=lambda pair: pair[0], default=(0.0, None))
-        advised = max((gain for gain, way in good if way.runs[0].stages[0]["k"] == asked.k), default=0.0)
+        tried = [way for way in found if way.runs[0].method == FITTED]
+        fitted = {way.runs[0].stages[0]["k"]: way for way in sorted(tried, key=lambda way: -way.mean)}  # the best rate
+        pays = {k: _paid(base, way) >= asked.pays for k, way in fitted.items()}
+        right = pays.get(asked.k) if asked.k else not any(pays.values()) if pays and not asked.unsure else None
+        by_hand = max((way for way in found if way.runs[0].method == "partition"), key=lambda way: _paid(base, way),
+                      default=base)  # fmt: skip
         expected = [f"{row['k']}: {row['series']:.2f} / {row['parallel']:.2f} ({row['width']})" for row in asked.rows]
-        outcome = "none is as good" if best is None else f"{best.name}, {gain:.2f} times as fast"
-        same = gain < asked.pays if asked.k is None else advised >= asked.pays
-        told = "don't divide" if asked.k is None else f"K={asked.k}"
-        rows.append((runs[0].network, "; ".join(expected), told, outcome, "yes" if same else "no"))
-    columns = ("network", "K: in series / in parallel (width)", "advice", "best outcome in series", "right")
+        rows.append((
+            f"{runs[0].network}: {unit(runs[0].metric)}", shown(base.finals, runs[0].metric), "; ".join(expected),
+            f"K={asked.k}" if asked.k else _unsure(asked.unsure) if asked.unsure else "don't divide",
+            "; ".join(f"{k}: {_outcome(base, way)}" for k, way in fitted.items()),
+            f"{by_hand.name}: {_outcome(base, by_hand)}" if _paid(base, by_hand) and by_hand is not base else "",
+            "" if right is None else "yes" if right else "no",
+        ))  # fmt: skip
+    columns = ("network", "the whole alone", "K: in series / in parallel (width)", "advice", "K: what came of it",
+               "the best by hand", "right")  # fmt: skip
     told = (
-        "`estimate` measures a few steps before training: how many times as fast as many epochs would be. It advises "
-        "the fastest K whose parts are wide enough, if that is worth the trouble. It is right where that K was as good "
-        "as the baseline and as much faster on one machine, or where it advised against it and no K was."
+        "`estimate` measures a few steps before training: how many times as fast as many epochs would be. It advises a "
+        "K whose parts are wide enough, if that is worth the trouble, or says that it can't be told. What came of it: "
+        "the metric of `fit`, with K and the baseline's epochs and no other option but, like the baseline, the best of "
+        "the rates that were tried; its seeds; and how many times as fast it was, in series and in parallel, where it "
+        "is as good as the baseline with these seeds. The advice is right where its K pays on one machine, or where "
+        "none that was tried does."
     )
-    return ["## Advice and outcome", told, table(columns, rows, 5)] if rows else []
+    return ["## Advice and outcome", told, table(columns, rows, len(columns))] if rows else []
+
+
+def _unsure(ks: Sequence[int]) -> str:
+    return f"can't be told for K={', '.join(map(str, ks))}"
+
+
+def _paid(base: Way, way: Way) -> float:
+    """How many times as fast as the baseline a way is as good on one machine, with the same seeds; 0 where it isn't."""
+    seeds = {run.seed for run in way.runs}
+    same = [run.final["metric"] for run in base.runs if run.seed in seeds]
+    return base.parallel / way.series if way.series is not None and same and way.mean <= mean(same) else 0.0
+
+
+def _outcome(base: Way, way: Way) -> str:
+    """What came of a way, in words."""
+    found = f"{shown(way.finals, way.runs[0].metric)} ({len(way.runs)} seed{'s' * (len(way.runs) > 1)})"
+    return f"{found}, {_speedup(base, way) if _paid(base, way) else 'not as good'}"
 
 
 def _fastest(base: Way, good: list[Way]) -> str:

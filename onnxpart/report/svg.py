@@ -15,9 +15,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from onnxpart.storage.outputs import GENERATOR
 
 SUFFIX = ".svg"
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
 """Of Okabe and Ito, told apart by colour-blind eyes."""
-MARKERS = "o^sDvP"
+MARKERS = "o^sDvPX"
 """One for each colour, for those who see none."""
 _SIZE = 4.6, 3.6
 _INK = "<style>svg{color:#1b1f27;fill:currentColor}@media(prefers-color-scheme:dark){svg{color:#e6e8ec}}</style>"

@@ -11,9 +11,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import onnxpart
-from onnxpart.torch.data.sources import Data
 from onnxpart.torch.runs.estimate import PAYS, estimate
-from onnxpart.torch.runs.task import RunOptions
 from scripts.paper.run import RESULTS, add
 from scripts.paper.tasks import PLANS, Plan
 
@@ -21,12 +19,11 @@ from scripts.paper.tasks import PLANS, Plan
 def advised(plan: Plan) -> tuple[dict[str, Any], str]:
     """Return what is advised for the first seed's network and data, as a record and as a sentence."""
     task = plan.task(0, None)
-    loss = f"{task.loss.__module__}:{task.loss.__name__}"
-    data = Data(task.learn, task.test)  # type: ignore[arg-type]
-    found = estimate(onnxpart.load(task.model(0)), RunOptions("", loss, task.settings), plan.parts, data)
+    found = estimate(onnxpart.load(task.model(0)), task.options, plan.parts, task.samples)
     rows = [{"k": row.k, "width": row.width, "series": row.series, "parallel": row.parallel} for row in found.rows]
     best = None if found.best is None else found.best.k
-    return {"kind": "advice", "experiment": task.experiment, "k": best, "pays": PAYS, "rows": rows}, found.advice
+    record = {"kind": "advice", "experiment": task.experiment, "k": best, "unsure": [row.k for row in found.unsure]}
+    return {**record, "pays": PAYS, "rows": rows}, found.advice
 
 
 def main(

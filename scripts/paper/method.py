@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias
 
+import onnx
 from onnx import ModelProto
 
 import onnxpart
@@ -16,10 +19,14 @@ from onnxpart.merging.cross_weights import Edges
 from onnxpart.merging.deepen import New
 from onnxpart.torch import import_onnx, load_weights
 from onnxpart.torch.data.batch import Loader
+from onnxpart.torch.data.sources import Data
 from onnxpart.torch.part_random import seed_of
 from onnxpart.torch.runs import stages
+from onnxpart.torch.runs.fit import fit
 from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.stages import Networks
+from onnxpart.torch.runs.task import RunOptions
+from onnxpart.torch.training.events import ignore
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.losses import Criterion
 from onnxpart.torch.training.settings import EngineKind, Settings
@@ -36,8 +43,11 @@ Method = Literal[
     "shallow",
     "deepen",
     "deepen from zero",
+    "fit",
 ]
-"""`own order` is `partition` with batches in an order of its own for each part."""
+"""`own order` is `partition` with batches in an order of its own for each part. `fit` is onnxpart's command with no
+option but K and the epochs of its only stage.
+"""
 Rate = Literal["paper", "cosine", "restart", "recipe"]
 Record: TypeAlias = dict[str, Any]
 RECIPE = Recipe()
@@ -66,6 +76,16 @@ class Task:
     every: int
     drops: tuple[int, int] = (1, 1)
     restart: float = 1.0
+
+    @property
+    def options(self) -> RunOptions:
+        """The options that tell `fit` and `estimate` how it is trained; the data they are given apart."""
+        return RunOptions("", f"{self.loss.__module__}:{self.loss.__name__}", self.settings)
+
+    @property
+    def samples(self) -> Data:
+        """Its data as `fit` and `estimate` take them."""
+        return Data(self.learn, self.test)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,8 @@ class Experiment:
 
         :returns: the run's record: header, the curve of all networks, and the whole's final loss and metric.
         """
+        if run.method == "fit":
+            return self._fitted(run)
         if len(run.stages) == 1:
             split, models = self._models(run, 0)
             first = Networks(split, [import_onnx(split.whole if run.method == "duplicated" else models[0])])
@@ -158,6 +180,24 @@ class Experiment:
             curve = shown + self._train(parts, self._all_pieces(run, 1))[1]
         final = {name: curve[-1][name] for name in ("loss", "metric")}
         return {**run.header(self.task, self.seed), "curve": curve, "final": final}
+
+    def _fitted(self, run: Run) -> Record:
+        """Run the command; `trained`: the stages that it chose."""
+        task, k = self.task, run.stages[0].k
+        settings = replace(task.settings, epochs=run.epochs, seed=self.seed, lr=task.settings.lr * run.lr)
+        options = replace(task.options, settings=settings)
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / "fit"
+            found = fit(onnxpart.load(self.model), options, out, lambda *_: ignore, k=k, data=task.samples)
+            module = import_onnx(onnx.load(found.file))
+        curve = [
+            {"epoch": number, "stage": 1, "part": None, "loss": round(point.loss or 0.0, 5)}
+            for number, point in enumerate(found.whole, found.merge_at + 1)
+        ]
+        loss, metric = evaluate(module, task.test, task.loss, task.measure, "cpu")
+        trained = [Stage(k, found.merge_at).header(), Stage(1, len(found.whole)).header()]
+        final = {"loss": round(loss, 5), "metric": round(metric or 0.0, 5)}
+        return {**run.header(task, self.seed), "trained": trained, "curve": curve, "final": final}
 
     def parts(self, run: Run) -> Networks:
         """The parts of the first stage when it ends."""

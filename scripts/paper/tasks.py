@@ -70,17 +70,17 @@ depth = partial(
 
 
 def vision(
-    name: str, network: str, build: Callable[[], nn.Module], epochs: int, seed: int, folder: Path | None
+    name: str, network: str, build: Callable[[], nn.Module], epochs: int, lr: float, seed: int, folder: Path | None
 ) -> Task:
     """Colour images as for section 3.2, to a network of today's kinds."""
     data_name, learn, test = data.colour_images(folder, 32, 1920, seed)
-    settings = Settings(epochs, optimizer="adam", lr=0.001, device="cpu")
+    settings = Settings(epochs, optimizer="adam", lr=lr, device="cpu")
     return Task(name, network, data_name, "error", partial(exported, build), learn, test,
                 F.cross_entropy, error, settings, every=2, restart=0.5)  # fmt: skip
 
 
-resnet = partial(vision, "resnet", "a ResNet of three blocks, 64 to 256 channels", small_resnet, 12)
-vit = partial(vision, "vit", "a vision transformer of two blocks, width 256", small_vit, 24)
+resnet = partial(vision, "resnet", "a ResNet of three blocks, 64 to 256 channels", small_resnet, 12, 0.001)
+vit = partial(vision, "vit", "a vision transformer of two blocks, width 256", small_vit, 24, 0.0005)
 
 
 def alone(epochs: int, rate: Rate) -> Run:
@@ -121,13 +121,19 @@ def recipe(*stages: tuple[int, ...], lr: float = 1.0, method: Method = "partitio
     return Run("whole" if len(found) == 1 and not found[0].blocks else method, found, "recipe", lr=lr)
 
 
-def _beside(epochs: int, after: int) -> tuple[Run, ...]:
+def fitted(epochs: int, *parts: int, lr: float = 1.0) -> tuple[Run, ...]:
+    """What `fit` makes of so many epochs, for some numbers of parts, at a share of the task's rate."""
+    return tuple(Run("fit", (Stage(k, epochs),), "recipe", lr=lr) for k in parts)
+
+
+def _beside(epochs: int, after: int, rates: Sequence[float]) -> tuple[Run, ...]:
     """The whole at several rates, and for two thirds of the epochs; two and four parts; copies of one of two parts."""
     return (
-        *(recipe((1, epochs), lr=lr) for lr in (1, 2, 4)),
+        *(recipe((1, epochs), lr=lr) for lr in rates),
         *(recipe((k, epochs), (1, after)) for k in (2, 4)),
         recipe((1, epochs * 2 // 3)),
         recipe((2, epochs), (1, after), method="widen"),
+        *fitted(epochs, 2, 4),
     )
 
 
@@ -155,6 +161,7 @@ PLANS = {
             *(merged(k, at, 20, "paper") for k in (2, 5, 10) for at in (0, 10)),
             *_faster(20, ((2, 10, 5), (5, 10, 2))),
             *(merged(k, 6, 10, "cosine") for k in (2, 5)),
+            *fitted(20, 2, 5),
         ),
         (2, 5, 10),
         ((2, 5, 10), 10),
@@ -165,6 +172,7 @@ PLANS = {
             *_table2(),
             *(merged(4, at, 52, "paper") for at in (40, 50)),
             *_faster(52, ()),
+            *fitted(52, 2, 4),
         ),
         (2, 4),
     ),
@@ -187,11 +195,12 @@ PLANS = {
             *(recipe((8, parts), (1, after)) for parts, after in ((5, 1), (8, 1), (8, 2), (11, 3))),
             recipe((4, 5), (1, 2), method="widen"),
             *(recipe((k, 8), (1, 2), method="own order") for k in (4, 8)),
+            *fitted(24, 4, 8),
         ),
         (2, 4, 8),
     ),
-    "resnet": Plan(resnet, _beside(12, 3), (2, 4)),
-    "vit": Plan(vit, _beside(24, 5), (2, 4)),
+    "resnet": Plan(resnet, _beside(12, 3, (1, 2, 4)), (2, 4)),
+    "vit": Plan(vit, _beside(24, 5, (1, 2, 0.5)), (2, 4)),
     "language": Plan(
         language,
         (
@@ -204,6 +213,7 @@ PLANS = {
             recipe((2, 12), (1, 3)),
             recipe((4, 16), (1, 3), method="widen"),
             recipe((4, 16), (1, 3), method="own order"),
+            *fitted(16, 2, 4),
         ),
         (2, 4, 8),
     ),
@@ -214,6 +224,7 @@ PLANS = {
             *(recipe((4, parts), (1, after)) for parts, after in ((10, 1), (12, 2), (16, 1), (16, 3))),
             recipe((8, 16), (1, 3)),
             recipe((8, 16), (1, 3), method="widen"),
+            *fitted(16, 4),
         ),
         (4, 8),
     ),
@@ -225,6 +236,7 @@ PLANS = {
             recipe((4, 36), (2, 12), (1, 8), method="levels"),
             recipe((2, 48), (1, 8)),
             recipe((4, 48), (1, 8), method="widen"),
+            *fitted(48, 2),
         ),
         (2, 4),
     ),
@@ -240,6 +252,7 @@ PLANS = {
             recipe((1, 24), (1, 8), method="whole"),
             recipe((1, 32), lr=2),
             recipe((1, 20)),
+            *fitted(32, 2),
         ),
         (2,),
         blocks=(1, 3),

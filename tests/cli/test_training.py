@@ -532,7 +532,7 @@ def test_a_budget_in_minutes_holds_for_parts_and_whole(monkeypatch: pytest.Monke
     (("--budget", "soon"), "--budget 'soon' is neither steps nor minutes; give steps such as 5000, or minutes such "),
     (("--budget", "0min"), "--budget '0min' is neither steps nor minutes; give steps such as 5000, or minutes such "),
     (("--metric-target", "nan"), "the target is nan; it must be a number."),
-    (("--metric", "f1", "--data", "npz:learn.npz"), "a metric is one on data to test, and there are none; add them"),
+    (("--metric", "f1", "--data", "npz:learn.npz"), "--metric needs test data, and there are none; add them to the"),
     (("--metric", "f2"), "the metric 'f2' isn't known; give accuracy, f1, auroc or module:function."),
     (("--metric-target", 0.1, "--data", "npz:learn.npz"), "--metric-target needs test data, and there are none; add "),
     (("--patience", 3, "--data", "npz:learn.npz"), "--patience needs test data, and there are none; add them to the "),

@@ -84,24 +84,36 @@ def test_time_to_the_baselines_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "error", "told"),
+    ("k", "unsure", "error", "outcome", "right"),
     [
-        (4, 0.2, ["K=4", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "yes"]),
-        (2, 0.2, ["K=2", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "no"]),
-        (4, 0.3, ["K=4", "none is as good", "no"]),
-        (None, 0.2, ["don't divide", "partition: 10 of K=4 + 1 of K=1, 4.65 times as fast", "no"]),
-        (None, 0.3, ["don't divide", "none is as good", "yes"]),
+        (4, (), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", "yes"),
+        (4, (), 0.3, "30.00 ± 0.00 (2 seeds), not as good", "no"),
+        (2, (), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", ""),
+        (None, (), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", "no"),
+        (None, (), 0.3, "30.00 ± 0.00 (2 seeds), not as good", "yes"),
+        (None, (4, 8), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", ""),
     ],
 )
-def test_advice_is_right_where_dividing_paid(tmp_path: Path, k: int | None, error: float, told: list[str]) -> None:
+def test_advice_is_right_where_fit_paid(
+    tmp_path: Path, k: int | None, unsure: tuple[int, ...], error: float, outcome: str, right: str
+) -> None:
+    """Seeds may merge after other epochs, and count where both have them; what was done by hand doesn't count."""
     asked = {
-        "kind": "advice", "experiment": "language", "k": k, "pays": 1.2, "machine": {},
+        "kind": "advice", "experiment": "language", "k": k, "unsure": unsure, "pays": 1.2, "machine": {},
         "rows": [{"k": 4, "width": 64, "series": 1.5, "parallel": 3.0}],
     }  # fmt: skip
-    found = [times("language"), run("language", "whole", [(1, 20)], 0, 0.2), asked]
-    found += [run("language", "partition", [(4, 10), (1, 1)], 0, error)]
-    table = rows(page(tmp_path, found), "Advice and outcome")
-    assert table["a network"] == ["4: 1.50 / 3.00 (64)", *told]
+    found: list[Any] = [times("language"), asked, run("language", "partition", [(4, 10), (1, 1)], 0, 0.1)]
+    found += [run("language", "whole", [(1, 20)], seed, alone) for seed, alone in enumerate((0.2, 0.3, 0.1))]
+    for seed, merge_at in enumerate((8, 12)):
+        trained = [{"k": 4, "epochs": merge_at}, {"k": 1, "epochs": merge_at // 4 - 1}]
+        found += [run("language", "fit", [(4, 20)], seed, (error, 0.3)[seed], trained=trained)]
+    found += [run("language", "fit", [(4, 20)], 0, 0.5, lr=2.0, trained=trained)]
+    text = page(tmp_path, found)
+    by_hand = "partition: 10 of K=4 + 1 of K=1: 10.00 (1 seed), 4.65 / 11.11"
+    told = f"K={k}" if k else "can't be told for K=4, 8" if unsure else "don't divide"
+    table = rows(text, "Advice and outcome")["a network: error, %"]
+    assert table == ["20.00 ± 10.00", "4: 1.50 / 3.00 (64)", told, f"4: {outcome}", by_hand, right]
+    assert "| fit -k 4 --epochs 20, merged after 8, 12 |" in text
 
 
 def test_a_widened_network_trains_one_part(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from scripts.paper.blend import blended
 from scripts.paper.gpt import gpt
 from scripts.paper.method import Experiment, Method, Rate, Run, Stage, Task
 from scripts.paper.run import one_seed, records
-from scripts.paper.tasks import PLANS, Plan, alone, merged, recipe
+from scripts.paper.tasks import PLANS, Plan, alone, fitted, merged, recipe
 from scripts.paper.times import measured
 
 
@@ -140,6 +140,13 @@ def test_the_recipe_is_that_of_fit() -> None:
     assert "lr" not in recipe((1, 6)).header(adam, 0)
     scaled, sliced = experiment.split(4, "recipe"), experiment.split(4)
     assert scaled.parts != sliced.parts
+
+
+def test_fit_is_the_command_with_no_option_but_k_and_epochs() -> None:
+    record = Experiment(task(0), 0).run(fitted(5, 2)[0])
+    assert (record["method"], record["epochs"], record["stages"]) == ("fit", 5, [{"k": 2, "epochs": 5}])
+    assert record["trained"] == [{"k": 2, "epochs": 4}, {"k": 1, "epochs": 1}]
+    assert record["final"]["metric"] == record["curve"][-1]["loss"]
 
 
 def test_new_edges_are_random_where_asked_for() -> None:

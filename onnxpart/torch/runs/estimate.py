@@ -23,12 +23,14 @@ from onnxpart.torch.training.series import Series
 
 KS = (2, 3, 4, 8)
 WIDE, CHANNELS = 128, 32
-"""Units, and channels of images, that a part needs in the layers with most of its weights.
+"""Units, and channels of images, with which a part learns on its own, in the layers with most of its weights.
 
-Parts of 64 units reached the whole in one of three experiments, those of 16 channels in none (see measured.md).
+With half as many some did and some didn't, with fewer none (see measured.md).
 """
 PAYS = 1.2
 """The speed-up from which on dividing is worth the trouble."""
+_ALIKE = 1.1
+"""Speed-ups that differ by less are the same: measured again, their order may be another."""
 _ROUNDS = 7
 _UNSTEADY = 1.0
 """If the whole's steps spread more than this share of their median, nothing is advised."""
@@ -60,6 +62,11 @@ class Estimate:
         """Whether parts are wide enough to learn on their own."""
         return self.width >= self.least
 
+    @property
+    def narrow(self) -> bool:
+        """Whether parts are so narrow that they learn badly; in between it can't be told."""
+        return 2 * self.width < self.least
+
 
 @dataclass(frozen=True)
 class Estimates:
@@ -72,13 +79,25 @@ class Estimates:
 
     @property
     def best(self) -> Estimate | None:
-        """The fastest K on one machine among those that are wide enough and pay."""
-        found = [row for row in self.rows if row.wide and row.series >= PAYS]
-        return max(found, key=lambda row: row.series, default=None) if self.spread < _UNSTEADY else None
+        """The fastest K on one machine among those that are wide enough and pay; the least of those as fast."""
+        found = [row for row in self.rows if row.wide and row.series >= PAYS] if self.spread < _UNSTEADY else []
+        fastest = max((row.series for row in found), default=0.0)
+        return min((row for row in found if row.series * _ALIKE > fastest), key=lambda row: row.k, default=None)
+
+    @property
+    def unsure(self) -> Sequence[Estimate]:
+        """If no K is advised, those about which it can't be told before training whether they pay.
+
+        As many epochs of these are about as fast, and parts may need fewer; or they pay if narrow parts learn the task.
+        """
+        if self.spread >= _UNSTEADY or self.best is not None:
+            return []
+        found = [row for row in self.rows if not row.narrow]
+        return [row for row in found if row.series >= (1 / PAYS if row.wide else PAYS)]
 
     @property
     def advice(self) -> str:
-        """The advice, as a sentence."""
+        """The advice, in sentences."""
         if self.spread >= _UNSTEADY:
             return f"The whole's steps differ by {self.spread:.0%}: this machine is too busy to tell; try again later."
         best = self.best
@@ -87,16 +106,32 @@ class Estimates:
                 f"Use -k {best.k}: the same number of epochs is {best.series:.1f} times as fast on one machine, and "
                 f"{best.parallel:.1f} times with a machine for each part."
             )
-        wide = [row for row in self.rows if row.wide]
-        if not wide:
-            least = max(row.least for row in self.rows)
+        unsure = self.unsure
+        if not unsure:
+            return self._against()
+        told = "; ".join(
+            f"-k {row.k} takes about as long for as many epochs ({row.series:.1f} times as fast), and may need fewer"
+            if row.wide
+            else f"-k {row.k} would be {row.series:.1f} times as fast if parts of {row.width} units learn the task"
+            for row in unsure
+        )
+        return (
+            f"Whether dividing pays can't be told before training: {told}. "
+            f"`onnxpart fit -k {unsure[0].k} --baseline` compares."
+        )
+
+    def _against(self) -> str:
+        """Why nothing is to be divided on one machine, and whether it pays on several."""
+        found = [row for row in self.rows if not row.narrow]
+        if not found:
+            least = max(row.least for row in self.rows) // 2
             return f"Dividing doesn't pay: parts with fewer than {least} units learn badly, and no K leaves that many."
-        most = max(wide, key=lambda row: row.series)
-        apart = max(wide, key=lambda row: row.parallel)
-        several = f"; {apart.parallel:.1f} times with a machine for each of {apart.k}" if apart.parallel >= PAYS else ""
+        most = max(found, key=lambda row: row.series)
+        apart = max((row for row in found if row.wide), key=lambda row: row.parallel, default=most)
+        several = f"; {apart.parallel:.1f} times with a machine for each of {apart.k}"
         return (
             f"Dividing doesn't pay on one machine: the same number of epochs is {most.series:.1f} times as "
-            f"fast{several}."
+            f"fast{several if apart.wide and apart.parallel >= PAYS else ''}."
         )
 
 

@@ -50,7 +50,7 @@ from onnxpart.torch.runs.stages import (
     run_stages,
     widen_part,
 )
-from onnxpart.torch.runs.task import RunOptions, Task, learn, opened, prepare
+from onnxpart.torch.runs.task import RunOptions, Task, check_test, learn, opened, prepare
 from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.data_parallel import gradient_bytes, ring
@@ -85,13 +85,14 @@ def fit(
     goal: Goal = Goal(),  # noqa: B008
     baseline: bool = False,
     force: bool = False,
+    data: Data | None = None,
     on_found: Callable[[Fit], object] = lambda _: None,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param options: its epochs are the most of parts and whole together, and its patience is that with the whole and the
-        networks that it is compared with. :param k: a number of parts; auto takes the one that `estimate` advises, or
-        that of the resumed run. :param recipe: how each is trained.
+    :param options: its epochs are the most of parts and whole together, and its patience is that with the whole and its
+        baseline. :param k: a number of parts; auto takes the one that `estimate` advises, or that of the resumed run.
+        :param recipe: how each is trained.
     :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
         all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
         and the whole then trains for a fourth as many.
@@ -108,6 +109,7 @@ def fit(
         merging, and with the controls (see `Fit`).
     :param out: a folder for the last round's split with its trained parts, the trained network, and checkpoints. The
         checkpoints are of no use when this returns.
+    :param data: the data, if they are open already.
     :param on_found: called with the results so far: when the network is trained and written, after the baseline, and
         after each control.
     :raises OnnxpartError: when something doesn't fit or fails; the run can then be resumed.
@@ -115,9 +117,8 @@ def fit(
     most = options.settings.epochs
     if goal.minutes is not None and (merge_at is not None or rounds > 1):
         raise UsageError("a budget in minutes chooses when the parts merge; leave out --merge-at and --rounds.")
-    data = opened(model.proto, options)
-    if goal.target is not None and data.test is None:
-        raise UsageError("--metric-target needs test data, and there are none; add them to the data.")
+    data = opened(model.proto, options) if data is None else data
+    check_test(data, "--metric-target", goal.target)
     if k == "auto":
         begun = options.resume and (out / PARTS).is_dir()
         k = folders.read_plan(out / PARTS).k if begun else estimate.chosen(model, options, data)
@@ -232,7 +233,8 @@ class _Run:
         if baseline:
             found = replace(found, baseline=self._baseline(baseline, times))
             on_found(found)
-            for name, control in self._controls(parts, range(trained, trained + len(curve)), times, found.baseline):
+            untiring = replace(self, options=replace(self.options, patience=None))  # a control has all of its time
+            for name, control in untiring.controls(parts, range(trained, trained + len(curve)), times, found.baseline):
                 found = replace(found, controls={**found.controls, name: control})
                 on_found(found)
         return found
@@ -260,7 +262,7 @@ class _Run:
             told(Note(f"{self.out / CHECKPOINTS} contains nothing to resume; the run starts from the beginning"))
         narrow, wide = estimate.width(rounds.last)
         if narrow < wide and rounds.k > 1:
-            badly = f"they learn badly with less than {wide}, so that a smaller -k may do better"
+            badly = f"they may learn badly with less than {wide}, so that a smaller -k may do better"
             told(Note(f"parts have {narrow} units in their large layers; {badly}"))
         pieced = len(rounds.spans) == 1 and (stops or self.goal.watched)
         if stops and task.data.test is None:
@@ -322,7 +324,7 @@ class _Run:
             most = min(max(round(60 * self.goal.minutes / times.epoch), 1), most)
         return self._alone(BASELINE, most if self.goal.steps is None else self.options.settings.epochs)
 
-    def _controls(
+    def controls(
         self, parts: Networks, span: range, times: Times, alone: list[Epoch]
     ) -> Iterator[tuple[str, list[Epoch]]]:
         """Train the controls; yield names and curves. COPIES is left out if parts differ in shape, or are copied

@@ -42,7 +42,7 @@ class RunOptions:
     Checkpoints are written at intervals of steps or minutes, `keep` of each part; `resume` goes on from them.
     `steps_per_epoch` is for data without a length, `normalize` for images, `label_smoothing` and `class_weights` for
     the loss cross_entropy. `metric`: see `metrics.FORMS`; None for the loss's own. `patience`: for how many epochs a
-    network that isn't a part is trained without being better (see `Patience`); None for all.
+    network that is neither a part nor a control is trained without being better (see `Patience`); None for all.
     """
 
     data: str
@@ -129,12 +129,19 @@ def prepare(models: Sequence[onnx.ModelProto], options: RunOptions, data: Data |
     data = opened(models[0], options) if data is None else data
     modules = [import_onnx(objective.cut(model)) for model in models]
     loss, data = objective.bind(modules[0], data, options.label_smoothing, options.class_weights)
-    if options.patience is not None and data.test is None:
-        raise UsageError("--patience needs test data, and there are none; add them to the data.")
-    if options.metric is not None and data.test is None:
-        raise UsageError("a metric is one on data to test, and there are none; add them to the data.")
+    check_test(data, "--patience", options.patience)
+    check_test(data, "--metric", options.metric)
     metric = metric_of(loss) if options.metric is None else find_metric(options.metric, loss)
     return Task(modules, objective, loss, data, metric)
+
+
+def check_test(data: Data, name: str, given: object) -> None:
+    """Check that there are test data if an option that needs them is given.
+
+    :param name: of the option. :param given: its value; None if it was omitted. :raises UsageError: without test data.
+    """
+    if given is not None and data.test is None:
+        raise UsageError(f"{name} needs test data, and there are none; add them to the data.")
 
 
 def learn(

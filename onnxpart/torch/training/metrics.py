@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
+from math import isclose
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,8 @@ _CLASSES = {"accuracy": "Accuracy", "f1": "F1Score", "auroc": "AUROC"}
 """By name, the name of torchmetrics' class behind `Multiclass` or `Binary`."""
 _AVERAGED = {"accuracy": "micro"}
 """Metrics that aren't averaged over classes: the share of labels that are right."""
+_ROUNDING = 1e-6
+"""The relative difference up to which values are the same: engines and workers differ in it."""
 
 
 @dataclass
@@ -73,8 +76,9 @@ class Metric:
         return "loss" if self.better is None else self.name
 
     def as_good(self, value: float, wanted: float) -> bool:
-        """Return whether a value is at least as good as another."""
-        return value >= wanted if self.better == "higher" else value <= wanted
+        """Return whether a value is at least as good as another, up to rounding."""
+        better = value >= wanted if self.better == "higher" else value <= wanted
+        return better or isclose(value, wanted, rel_tol=_ROUNDING)
 
     def best(self, values: Iterable[float]) -> float:
         """Return the best of some values."""

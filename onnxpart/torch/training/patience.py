@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isclose, isnan
+from math import isnan
 
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.metrics import Metric
-
-_ROUNDING = 1e-6
-"""The relative difference up to which values are the same: engines and workers differ in it."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ class Patience:
         earlier, last = self._values(points[: -self.epochs]), self._values(points[-self.epochs :])
         if not earlier or not last:
             return bool(earlier)
-        before, now = self.metric.best(earlier), self.metric.best(last)
-        return self.metric.as_good(before, now) or isclose(before, now, rel_tol=_ROUNDING)
+        return self.metric.as_good(self.metric.best(earlier), self.metric.best(last))
 
     def _values(self, points: Iterable[Epoch]) -> list[float]:
         found = (getattr(point, self.metric.key) for point in points)

@@ -19,7 +19,8 @@ OPTIONS = RunOptions("mnist5k", "mse", Settings(1, "adam", lr=0.001, device="cpu
 MODEL = load(regression_mlp(0, inputs=784, hidden=(8, 8)))
 WIDE = Estimate(2, 128, 0.26, 10, 60.0, 30.0, 1.5, 2.3)
 NARROW = replace(WIDE, k=8, width=16, series=3.0, parallel=4.0)
-SLOW = replace(WIDE, k=4, series=1.1, parallel=1.9)
+HALF = replace(NARROW, width=64)
+SLOW = replace(WIDE, k=4, series=0.8, parallel=1.9)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +51,19 @@ def test_width_is_that_of_the_layers_with_most_weights(model: object, k: int, ex
             [NARROW, SLOW],
             0.1,
             None,
-            "doesn't pay on one machine: the same number of epochs is 1.1 times as fast; 1.9 times with",
+            "doesn't pay on one machine: the same number of epochs is 0.8 times as fast; 1.9 times with",
         ),
-        ([NARROW], 0.1, None, "parts with fewer than 128 units learn badly, and no K leaves that many."),
+        ([WIDE, HALF, replace(WIDE, k=4, series=1.6)], 0.1, 2, "Use -k 2"),
+        ([WIDE, replace(WIDE, k=4, series=1.7)], 0.1, 4, "Use -k 4"),
+        (
+            [replace(WIDE, series=1.0), HALF, replace(HALF, series=1.1)],
+            0.1,
+            None,
+            "can't be told before training: -k 2 takes about as long for as many epochs (1.0 times as fast), and may "
+            "need fewer; -k 8 would be 3.0 times as fast if parts of 64 units learn the task. `onnxpart fit -k 2 --bas",
+        ),
+        ([NARROW], 0.1, None, "parts with fewer than 64 units learn badly, and no K leaves that many."),
+        ([replace(HALF, series=0.7)], 0.1, None, "the same number of epochs is 0.7 times as fast."),
         ([Estimate(2, why_not="nothing can be divided")], 0.1, None, "Dividing doesn't pay: parts with fewer"),
         ([WIDE], 1.5, None, "steps differ by 150%: this machine is too busy to tell; try again later."),
     ],
@@ -61,6 +72,7 @@ def test_advice(rows: list[Estimate], spread: float, best: int | None, sentence:
     found = Estimates(100.0, spread, 40, rows)
     assert (found.best and found.best.k) == best
     assert sentence in found.advice
+    assert bool(found.unsure) == ("can't be told" in sentence)
 
 
 def test_steps_are_measured_and_nothing_is_changed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -37,6 +38,12 @@ def test_each_part_is_measured_over_all_samples(kind: type[Series] | type[Fused]
         classes = [module.eval()(*loader.inputs).argmax(1) for module in modules]
     for (_, value), (_, again), predicted in zip(*found, classes, strict=True):
         assert value == again == pytest.approx(f1_score(loader.target, predicted, average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize(("better", "worse"), [("lower", 2.1), ("higher", 1.9)])
+def test_a_difference_of_rounding_is_as_good(better: Literal["lower", "higher"], worse: float) -> None:
+    metric = Metric("metric", None, better)
+    assert [metric.as_good(value, 2.0) for value in (2.0 - 1e-7, 2.0 + 1e-7, worse)] == [True, True, False]
 
 
 Reference = Callable[[torch.Tensor, torch.Tensor], float]
