@@ -63,6 +63,9 @@ def reading(name: str, network: str, build: Callable[..., ModelProto], epochs: i
 
 language = partial(reading, "language", "a transformer of two blocks, width 256", gpt, 16, 480)
 wide = partial(reading, "wide", "a transformer of two blocks, width 512", partial(gpt, width=512, heads=16), 16, 480)
+wider = partial(
+    reading, "wider", "a transformer of two blocks, width 1,024", partial(gpt, width=1024, heads=32), 16, 480
+)
 long = partial(reading, "long", "a transformer of two blocks, width 256, trained longer", gpt, 48, 480)
 depth = partial(
     reading, "depth", "a transformer of twelve blocks, width 128", partial(gpt, width=128, heads=4, blocks=12), 32, 320
@@ -225,6 +228,16 @@ PLANS = {
             recipe((8, 16), (1, 3)),
             recipe((8, 16), (1, 3), method="widen"),
             *fitted(16, 4),
+        ),
+        (4, 8),
+    ),
+    "wider": Plan(
+        wider,
+        (
+            *(recipe((1, 16), lr=lr) for lr in (1, 0.5, 2)),
+            *(recipe((8, parts), (1, after)) for parts, after in ((16, 1), (16, 2), (12, 1))),
+            recipe((4, 16), (1, 2)),
+            recipe((8, 16), (1, 2), method="widen"),
         ),
         (4, 8),
     ),
