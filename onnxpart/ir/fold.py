@@ -67,8 +67,8 @@ def _size(op_type: str, values: Sequence[Any]) -> float:
 class Folding:
     """Folds values node by node, and fills in shapes that the inference left out.
 
-    `inferred`: the tensors whose shape the inference knew. `contradicting`: the outputs of nodes whose inputs don't
-    fit.
+    `inferred`: the tensors whose shape the inference knew. `contradicting`: the first outputs of nodes whose inputs
+    don't fit each other.
     """
 
     def __init__(self, shapes: Shapes, symbols: Mapping[str, int], found: int) -> None:
@@ -100,6 +100,8 @@ class Folding:
             names = node.input[:]
             if all(self._known(name) or self._small(name) for name in names if name):
                 self._evaluate(node, names)
+            if op_type == "Gather" and self._is_beyond(node, names):
+                self.contradicting.add(node.output[0])
         outputs = set(filter(None, node.output))
         if shapes.shape.keys() >= outputs and (self.inferred.issuperset(node.input) or self._known(node.output[0])):
             return
@@ -109,15 +111,19 @@ class Folding:
             shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
         self._believe(node)
 
-    def refuses(self, node: onnx.NodeProto) -> bool:
-        """Whether a visited node can't run: its shapes contradict each other, or it looks up beyond a table."""
+    def refused(self) -> set[str]:
+        """The tensors that no node can make: what it reads doesn't fit, or there would be a negative size."""
         shapes = self.shapes.shape
-        if node.op_type == "Gather" and is_onnx(node) and node.input[0] in shapes:
-            places, shape = self.shapes.folded.get(node.input[1]), shapes[node.input[0]]
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            if places is not None and places.size and -len(shape) <= axis < len(shape):
-                return bool(places.max() >= shape[axis] or places.min() < -shape[axis])
-        return any(name in self.contradicting or min(shapes.get(name, ()), default=0) < 0 for name in node.output)
+        negative = {shape for shape in set(shapes.values()) if min(shape, default=0) < 0}
+        return self.contradicting.union([name for name in shapes if shapes[name] in negative] if negative else ())
+
+    def _is_beyond(self, node: onnx.NodeProto, names: Sequence[str]) -> bool:
+        """Whether a Gather of known places looks up beyond its table."""
+        places, shape = self.shapes.folded.get(names[1]), self.shapes.shape.get(names[0])
+        if places is None or not places.size or shape is None:
+            return False
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        return -len(shape) <= axis < len(shape) and bool(places.max() >= shape[axis] or places.min() < -shape[axis])
 
     @cached_property
     def _declared(self) -> dict[str, tuple[int, Shape]]:

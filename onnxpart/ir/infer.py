@@ -128,12 +128,13 @@ def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | No
     fold = Folding(shapes, symbols, trial.found)
     with np.errstate(all="ignore"):
         for node, path in zip(model.flat.nodes, model.flat.paths, strict=True):
-            if node.domain in (ENTER, LEAVE):
+            if path and node.domain in (ENTER, LEAVE):
                 cross(shapes, model.flat.regions[path[-1][0]], node, trial, states or {})
             else:
                 fold.visit(node)
-                if not path and fold.refuses(node):  # a branch may run at other sizes only
-                    shapes.refused.append(node.output[0])
+    if refused := fold.refused():
+        outermost = (node.output for node, path in zip(model.flat.nodes, model.flat.paths, strict=True) if not path)
+        shapes.refused = [names[0] for names in outermost if not refused.isdisjoint(names)]
     return shapes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import Groups, ascending
+from onnxpart.analysis.labels import Groups, ascending, cut
 from onnxpart.planning.balance import balance, quotas
 from onnxpart.planning.soft_ties import Classes
 from onnxpart.planning.unit_classes import Decision, held_classes, selections
@@ -57,11 +57,11 @@ def assign(analysis: Analysis, decision: Decision, shares: Sequence[int], order:
     cells = _Cells(analysis, classes, home, held)
     load = [0.0] * len(shares)
     counts = cells.counts(shares)
-    layers = np.split(np.arange(len(cells.home)), np.flatnonzero(np.diff(cells.home)) + 1)
+    layers = cut(np.arange(len(cells.home)), np.flatnonzero(np.diff(cells.home)) + 1)
     for members in layers:
         owed = [0] * len(shares)
-        for cell in members:
-            fixed = counts.get(int(cell))
+        for cell in members.tolist():
+            fixed = counts.get(cell)
             size = len(cells.members[cell])
             relative = [v / s for v, s in zip(load, shares, strict=True)]
             n = quotas(size, shares, owed, relative) if fixed is None else fixed
@@ -105,7 +105,7 @@ class _Cells:
         order = np.lexsort((pieces, groups, home[held]))
         sorted_keys = [key[order] for key in (home[held], groups, pieces)]
         changes = np.flatnonzero(np.any([key[1:] != key[:-1] for key in sorted_keys], axis=0)) + 1
-        self.members: list[NDArray[np.int32]] = np.split(held[order], changes) if len(held) else []
+        self.members: list[NDArray[np.int32]] = cut(held[order], changes) if len(held) else []
         first = np.asarray([members[0] for members in self.members], np.int32)
         self.home = home[first]
         if self.bins:

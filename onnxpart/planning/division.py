@@ -94,24 +94,30 @@ class Division:
     # -- what is divided ----------------------------------------------------------------------------------------
 
     @cached_property
-    def _split(self) -> ByIdentity[Field, bool]:
-        """The fields with labels that belong to one part each, and whether all of their labels do."""
+    def _held(self) -> tuple[dict[str, list[Field]], set[str]]:
+        """The fields with labels that belong to one part each, by tensor; the tensors with one that has no others."""
         fields = self.analysis.all_fields()
         least, most = (ends.tolist() for ends in extent(self.parts, fields))
         found = zip(fields, least, most, strict=True)
-        return ByIdentity((f, first > ANYWHERE) for f, first, last in found if last > ANYWHERE)
+        split = {id(f): first > ANYWHERE for f, first, last in found if last > ANYWHERE}
+        divided: dict[str, list[Field]] = {}
+        dealt = set()
+        for name, own in self.analysis.state.fields.items():
+            for f in own:
+                wholly = split.get(id(f))
+                if wholly is not None:
+                    divided.setdefault(name, []).append(f)
+                if wholly:
+                    dealt.add(name)
+        return divided, dealt
 
     @cached_property
-    def _divided(self) -> frozenset[str]:
-        """Tensors with such fields."""
-        split = set(map(id, self._split))
-        return frozenset(name for name, own in self.analysis.state.fields.items() if not split.isdisjoint(map(id, own)))
+    def _divided(self) -> dict[str, list[Field]]:
+        return self._held[0]
 
     @cached_property
-    def _dealt(self) -> frozenset[str]:
-        """Tensors with a field all of whose labels belong to one part each."""
-        fields, dealt = self.analysis.state.fields, {id(f) for f, wholly in self._split.items() if wholly}
-        return frozenset(name for name in self._divided if not dealt.isdisjoint(map(id, fields[name])))
+    def _dealt(self) -> set[str]:
+        return self._held[1]
 
     def divided(self, name: str) -> bool:
         """Whether some elements of a tensor belong to one part only."""
@@ -119,11 +125,11 @@ class Division:
 
     def divided_fields(self, name: str) -> list[Field]:
         """The fields along which a tensor is divided."""
-        return [f for f in self.analysis.fields(name) if f in self._split]
+        return self._divided.get(name, [])
 
     def any_divided(self, names: list[str]) -> bool:
         """Whether any of some tensors is divided."""
-        return not self._divided.isdisjoint(names)
+        return not self._divided.keys().isdisjoint(names)
 
     def replicated(self, name: str) -> bool:
         """Whether a tensor has, or is made of parameters that have, elements with a value of its own in every part."""
@@ -143,7 +149,7 @@ class Division:
     def joinable(self, name: str) -> bool:
         """Whether the parts' pieces of a tensor, side by side, make up the tensor."""
         split = self.divided_fields(name)
-        if len(split) != 1 or not self._split[split[0]] or self._unequal(name):
+        if len(split) != 1 or name not in self._dealt or self._unequal(name):
             return False
         dynamic = self.analysis.shapes.dynamic_dims(name)
         return bool(varying(split[0])) and not any(dynamic[axis] for axis in varying(split[0]))
@@ -181,7 +187,7 @@ class Division:
     @cached_property
     def meetings(self) -> frozenset[int]:
         """The operators at which units meet by weights, and what comes out is in every part."""
-        analysis, divided = self.analysis, self._divided
+        analysis, divided = self.analysis, self._divided.keys()
         return frozenset(
             i
             for i, rule in enumerate(analysis.rules)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import Field, Fields, varying
+from onnxpart.analysis.labels import Field, Fields, cut, varying
 from onnxpart.errors import PartitionError
 from onnxpart.planning.assign import ANYWHERE, Order, Parts
 from onnxpart.planning.division import Division
@@ -152,7 +152,7 @@ def _blocks(fields: Fields, parts: Parts, k: int, shape: tuple[int, ...], memo: 
     if grouped is not None:
         return tuple(_grouped_blocks(grouped, along.get(0, []), parts, p, shape) for p in range(k))
     kept = [_ranges(along[axis], parts, k, memo) if axis in along else (None,) * k for axis in range(len(shape))]
-    return tuple((block,) for block in zip(*kept, strict=True)) if kept else (((),),) * k
+    return tuple([(block,) for block in zip(*kept, strict=True)]) if kept else (((),),) * k
 
 
 def _keeps(here: Sequence[Parts], part: int) -> NDArray[np.bool_]:
@@ -165,11 +165,11 @@ def _keeps(here: Sequence[Parts], part: int) -> NDArray[np.bool_]:
 
 def _ranges(fields: list[Field], parts: Parts, k: int, memo: Memo) -> tuple[Ranges | None, ...]:
     """For each part what it keeps along the one axis that `fields` vary along; many axes are divided alike."""
-    here = [parts.take(f.ravel()) for f in fields]
-    key = tuple(h.tobytes() for h in here)
+    here = [parts.take(f) for f in fields]
+    key = tuple([h.tobytes() for h in here])
     if key not in memo:
-        kept = [np.flatnonzero(_keeps(here, p)) for p in range(k)]
-        memo[key] = tuple(None if len(i) == len(here[0]) else to_ranges(i) for i in kept)
+        kept = [np.flatnonzero(_keeps([h.ravel() for h in here], p)) for p in range(k)]
+        memo[key] = tuple(None if len(i) == here[0].size else to_ranges(i) for i in kept)
     return memo[key]
 
 
@@ -183,7 +183,7 @@ def _grouped_blocks(
     changes = np.flatnonzero((columns[rows][1:] != columns[rows][:-1]).any(axis=1)) + 1
     blocks = []
     rest: tuple[None, ...] = (None,) * (len(shape) - 2)
-    for run in np.split(rows, changes):
+    for run in cut(rows, changes):
         column = columns[run[0]]
         if not column.any():
             continue

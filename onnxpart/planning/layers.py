@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpart.analysis.analysis import Analysis
-from onnxpart.analysis.labels import listed
+from onnxpart.analysis.labels import cut, listed
 from onnxpart.planning.assign import Parts
 from onnxpart.planning.plan import Layer
 from onnxpart.planning.soft_ties import Classes
@@ -62,7 +62,7 @@ def layers_of(analysis: Analysis, decision: Decision, parts: Parts | None, k: in
 
 def _by_number(values: Parts | Classes, number: Classes, count: int) -> list[NDArray[Any]]:
     """Values by the number of each, which ascends and is below `count`."""
-    return np.split(values, np.searchsorted(number, np.arange(1, count)))
+    return cut(values, np.searchsorted(number, np.arange(1, count)))
 
 
 def _reasons(analysis: Analysis, decision: Decision) -> tuple[list[str], NDArray[np.int32]]:

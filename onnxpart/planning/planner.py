@@ -158,9 +158,10 @@ def _use_whole_groups(analysis: Analysis, problem: Infeasible) -> None:
 def _empty(analysis: Analysis, parts: Parts, k: int) -> Field | None:
     """A field in which some part has no element, or None."""
     fields = analysis.all_fields()
-    for f, least, most in zip(fields, *extent(parts, fields), strict=True):
-        if least == ANYWHERE:
+    least, most = (ends.tolist() for ends in extent(parts, fields))
+    for f, first, last in zip(fields, least, most, strict=True):
+        if first == ANYWHERE:
             continue
-        if (least, most) != (0, k - 1) or (k > 2 and not np.bincount(parts[f].ravel(), minlength=k).all()):
+        if (first, last) != (0, k - 1) or (k > 2 and not np.bincount(parts[f].ravel(), minlength=k).all()):
             return f
     return None

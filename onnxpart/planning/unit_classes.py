@@ -119,14 +119,14 @@ def _grids(
 
 def _wide(analysis: Analysis) -> list[tuple[Field, int]]:
     """The fields along several axes that must come out as grids, each once, and the nodes that they come from."""
-    grids = list(analysis.labels.grids)
-    for name, fields in analysis.state.fields.items():
-        if name not in analysis.virtual and name not in analysis.state.weights_only:
-            grids += [(f, analysis.producer.get(name, -1)) for f in fields]
     found: ByIdentity[Field, int] = ByIdentity()
-    for f, node in grids:
+    for f, node in analysis.labels.grids:
         if len(varying(f)) > 1:
             found.setdefault(f, node)
+    for name, fields in analysis.state.fields.items():
+        for f in fields:
+            if len(varying(f)) > 1 and name not in analysis.virtual and name not in analysis.state.weights_only:
+                found.setdefault(f, analysis.producer.get(name, -1))
     return list(found.items())
 
 

@@ -18,6 +18,7 @@ from onnxpart.analysis.labels import (
     ascending,
     bounded,
     collapse,
+    cut,
     drop_axes,
     extent,
     first_along,
@@ -119,6 +120,12 @@ def test_listed_labels_stand_behind_each_other(found: list[Field]) -> None:
 @given(st.lists(st.integers(-5, 5), min_size=1))
 def test_ascending_values_are_distinct(values: list[int]) -> None:
     assert ascending(np.asarray(values, np.int32)).tolist() == sorted(set(values))
+
+
+@given(st.integers(0, 6), st.lists(st.integers(0, 6), max_size=4))
+def test_an_array_is_cut_as_numpy_cuts_it(size: int, places: list[int]) -> None:
+    values, ascends = np.arange(size), np.asarray(sorted(places), np.intp)
+    assert [c.tolist() for c in cut(values, ascends)] == [c.tolist() for c in np.split(values, ascends)]
 
 
 @given(st.lists(st.integers(-1, 3), min_size=9, max_size=9), st.lists(fields(), min_size=1, max_size=4))

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from onnx import GraphProto, helper
+from onnx import GraphProto, defs, helper
 
-from onnxpart.ir.protos import all_graphs, all_nodes, captured, is_onnx, live, normal_domain, opsets_of, unused
+from onnxpart.ir.protos import (
+    NESTING,
+    all_graphs,
+    all_nodes,
+    captured,
+    graphs_of,
+    is_onnx,
+    live,
+    normal_domain,
+    opsets_of,
+    unused,
+)
 from onnxpart.ir.scopes import share_names
 
 
@@ -24,6 +35,16 @@ def test_graphs_and_nodes_come_the_outer_before_the_inner() -> None:
     graph = _nested()
     assert [g.name for g in all_graphs(graph)] == ["outer", *["middle", "inner", "inner"] * 2]
     assert [node.op_type for node in all_nodes(graph)] == ["If", *["Neg", "If", "Add", "Add"] * 2]
+
+
+def test_graphs_are_looked_for_where_the_specification_has_some_and_in_all_nodes_of_other_domains() -> None:
+    kinds = (defs.OpSchema.AttrType.GRAPH, defs.OpSchema.AttrType.GRAPHS)
+    schemas = [s for s in defs.get_all_schemas_with_history() if not s.domain]
+    assert {s.name for s in schemas if any(a.type in kinds for a in s.attributes.values())} == NESTING
+    node = _nested().node[0]
+    assert len(graphs_of(node)) == 2
+    node.op_type, node.domain = "Both", "com.example"
+    assert len(graphs_of(node)) == 2
 
 
 def test_a_node_reads_what_graphs_inside_it_capture_and_nothing_of_their_own() -> None:
