@@ -98,3 +98,17 @@ def test_a_pytorch_model_and_a_training_loop_of_your_own() -> None:
     exec("\n".join(lines), known)
     for name, value in model.state_dict().items():
         assert not torch.equal(value, before[name]), name
+
+
+def test_the_guide_merges_level_by_level() -> None:
+    (block,) = re.findall(r"^\*\*Levels\.\*\*.*?^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    torch.manual_seed(0)
+    build, draw = plain.NETWORKS["lenet"]
+    known: dict[str, Any] = {"model": build(), "images": draw(), "learn": plain.learn, "draw": draw}
+    for parts, optimizers, whose in (("parts", "optimizers", "the parts"), ("larger", "targets", "the larger parts")):
+        train = f"[learn(part, each, draw) for part, each in zip({parts}, {optimizers})]"
+        assert f"#  ... train {whose} ..." in block
+        block = block.replace(f"#  ... train {whose} ...", train)
+    exec(f"import torch, onnxpart.torch\n{block}", known)
+    assert plain.deviation(known["model"], known["larger"], draw()) < 1e-5
+    assert all(len(each.state) == 8 for each in known["targets"])

@@ -6,7 +6,7 @@ and these to the whole, with training in between. Only the first K is chosen whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 
@@ -23,23 +23,32 @@ from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
 from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.protos import metadata_of
-from onnxpart.merging.cross_weights import ZERO, fill_edges
-from onnxpart.merging.merge import held, merge_streams
-from onnxpart.merging.optimizer_state import OptimizerState, merge_states
+from onnxpart.merging.cross_weights import ZERO, Edges, fill_edges
+from onnxpart.merging.merge import copies, held, merge_streams
+from onnxpart.merging.optimizer_state import OptimizerState, merge_states, merge_states_by
 from onnxpart.planning.assign import ANYWHERE, Order, Parts
 from onnxpart.planning.division import Division, NotAGrid
 from onnxpart.planning.initializers import partition_by
 from onnxpart.planning.partition import Partition, partition_of
 from onnxpart.planning.placement import place
-from onnxpart.planning.plan import METADATA, Block, InitializerPlan, Plan, Ranges, from_ranges, slice_stream, to_ranges
+from onnxpart.planning.plan import (
+    METADATA,
+    Block,
+    InitializerPlan,
+    Plan,
+    Ranges,
+    from_ranges,
+    slice_stream,
+    to_ranges,
+)
 from onnxpart.storage.draft import Draft, fill
-from onnxpart.storage.rows import Rows, Stream
+from onnxpart.storage.rows import Array, Rows, Stream
 
 _FINEST = "onnxpart.finest"
 """Key under which the whole of larger parts carries the plan of the first split; its own is that of the larger ones."""
 
 
-def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split:
+def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int, edges: Edges | None = None) -> Split:
     """Merge parts into `k` larger ones, which train and merge on like the parts of a split.
 
     At its linear outputs a larger part computes the mean of the parts that it is made of. Operators that mix units or
@@ -51,6 +60,8 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
     :param parts: for each part, in order, initializer name -> array in the part's shape, for all initializers of the
         plan.
     :param k: more than 1, and a divisor of the number of parts.
+    :param edges: which weights between the parts in a larger one are kept; None: those of parameters that the network
+        says are frozen. The others are zero.
     :returns: a split into `k` parts with the merged weights, and the whole that they merge into. For momenta see
         `merge_states_to`.
     :raises UsageError: when `k` isn't such a number.
@@ -59,8 +70,9 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
     plan = split.plan
     coarse = coarsen(split.partition, k)
     held(plan, parts)
-    size, finest, drafts, model = plan.k // k, _finest(split), [], split.analysis.model
-    kept = ZERO.keeping(model.frozen)
+    first = finest(split)
+    size, drafts, model = plan.k // k, [], split.analysis.model
+    kept = ZERO.keeping(model.frozen) if edges is None else edges
     for p in range(k):
         inner = within(plan, coarse.plan, p)
         merged = merge_streams(inner, parts[p * size : (p + 1) * size])
@@ -70,10 +82,10 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int) -> Split
         merged = fill_edges(inner, merged, slices, kept)
         weights = {n: values for n, values in merged.items() if n in plan.by_name and not plan.by_name[n].constant}
         draft = draft_part(coarse, p, weights)
-        drafts.append(draft if finest.plan.same_graph else _duplicated(finest.plan, coarse, p, draft, merged))
-    whole = draft_whole(finest)
+        drafts.append(draft if first.same_graph else _duplicated(first, coarse, p, draft, merged))
+    whole = draft_whole(split.partition if first is plan else partition_of(split.analysis, first))
     props = metadata_of(whole.proto)
-    own = {METADATA: coarse.plan.to_json(), _FINEST: finest.plan.to_json()}
+    own = {METADATA: coarse.plan.to_json(), _FINEST: first.to_json()}
     onnx.helper.set_model_props(whole.proto, props | own)
     return Split(coarse, tuple(drafts), whole)
 
@@ -91,17 +103,55 @@ def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) 
     return [merge_states(within(plan, coarse, p), states[p * size : (p + 1) * size]) for p in range(coarse.k)]
 
 
-def _finest(split: Split) -> Partition:
-    """The partition of the first split; it says how often each thing exists in the whole."""
+def merge_to_original(split: Split, parts: Sequence[Mapping[str, Rows]]) -> dict[str, Stream]:
+    """Merge the parts of a split, or larger ones, into the original graph, a few rows at a time (see `merge.merge`).
+
+    What larger parts hold for each of the smallest parts in them merges as it does from those.
+
+    :raises MergeError: when the parts don't fit the plan.
+    """
+    plan, first = split.plan, finest(split)
+    if first is plan:
+        return merge_streams(plan, parts, into="original")
+    once, each = [[i.name for i in first.initializers if (i.stored == "once") is held] for held in (True, False)]
+    smallest: list[dict[str, Rows]] = []
+    for p, part in enumerate(parts):
+        inner = within(first, plan, p)
+        own = {name: _of_smallest(inner.by_name[name], part) for name in each if copies(part, name)}
+        smallest += [{name: rows[n] for name, rows in own.items()} for n in range(inner.k)]
+    shared = replace(plan, initializers=tuple(plan.by_name[name] for name in once))
+    return merge_streams(shared, parts, into="original") | merge_streams(first, smallest, into="original")
+
+
+def _of_smallest(initializer: InitializerPlan, part: Mapping[str, Rows]) -> list[Rows]:
+    """What the smallest parts in a larger one have of an initializer: copies of it, or slices."""
+    own = copies(part, initializer.name)
+    return own if len(own) > 1 else [slice_stream(initializer, n, own[0]) for n in range(len(initializer.blocks))]
+
+
+def merge_states_to_original(
+    split: Split, states: Sequence[OptimizerState], *, squared: Collection[str] = ()
+) -> OptimizerState:
+    """Merge the states of their optimisers likewise (see `optimizer_state.merge_states`).
+
+    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    """
+
+    def merged(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        return {name: rows.array() for name, rows in merge_to_original(split, parts).items()}
+
+    return merge_states_by(merged, states, squared)
+
+
+def finest(split: Split) -> Plan:
+    """The plan of the first split; it says how often each thing exists in the whole and in larger parts."""
     props = metadata_of(split.whole_draft.proto)
-    if _FINEST not in props:
-        return split.partition
-    return partition_of(split.analysis, Plan.from_json(props[_FINEST]))
+    return Plan.from_json(props[_FINEST]) if _FINEST in props else split.plan
 
 
 def _duplicated(finest: Plan, coarse: Partition, part: int, larger: Draft, merged: Mapping[str, Stream]) -> Draft:
     """A larger part; operators that mix units or can't be divided exist once for each of the smallest parts in it."""
-    network = analyse(load(larger.model()))
+    network = analyse(replace(load(larger.model()), parameters=coarse.analysis.model.parameters))
     draft = draft_whole(_inner(network, finest, coarse, part))
     onnx.helper.set_model_props(draft.proto, metadata_of(larger.proto))
     for tensor in draft.proto.graph.initializer:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,19 +67,31 @@ def merge_states(
     :returns: the whole's state; its steps are those of the part that took the fewest.
     :raises MergeError: when the states are of different optimisers, or don't fit the plan.
     """
+    return merge_states_by(partial(merge, plan, into=into, normalize=normalize), states, squared)
+
+
+def merge_states_by(
+    merged: Callable[[Sequence[Mapping[str, Array]]], Mapping[str, Array]],
+    states: Sequence[OptimizerState],
+    squared: Collection[str] = (),
+) -> OptimizerState:
+    """Merge the states of all parts, in order, by the function that merges their weights (see `merge_states`).
+
+    :raises MergeError: when the states are of different optimisers.
+    """
     kinds = sorted({state.kind for state in states})
     if len(kinds) > 1:
         raise MergeError(f"the parts' optimisers are {' and '.join(kinds)}; train all parts with the same one.")
     slots: dict[str, dict[str, Array]] = {}
     for slot in sorted({slot for state in states for arrays in state.slots.values() for slot in arrays}):
         parts = [state.slot(slot) for state in states]
-        merged = merge(plan, parts, into=into, normalize=normalize)
+        whole = merged(parts)
         if slot in SQUARED or slot in squared:
             ones = [{name: np.broadcast_to(np.ones((), array.dtype), array.shape) for name, array in part.items()}
                     for part in parts]  # fmt: skip
-            counts = merge(plan, ones, into=into, normalize=normalize)
-            merged = {name: array * counts[name] for name, array in merged.items()}
-        for name, array in merged.items():
+            counts = merged(ones)
+            whole = {name: array * counts[name] for name, array in whole.items()}
+        for name, array in whole.items():
             slots.setdefault(name, {})[slot] = array
     return OptimizerState(kinds[0] if kinds else "", min((state.step for state in states), default=0), slots)
 

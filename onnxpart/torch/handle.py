@@ -14,7 +14,6 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from onnxpart.analysis.analysis import Analysis
 from onnxpart.emission.split import Split, split
 from onnxpart.errors import MergeError, OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
@@ -23,10 +22,11 @@ from onnxpart.inspection.obstacles import obstacles
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
 from onnxpart.merging.cross_weights import Edges, between, fill_edges
-from onnxpart.merging.merge import merge, merge_streams, unmerge
+from onnxpart.merging.folder import in_types_of
+from onnxpart.merging.hierarchy import finest, merge_states_to_original, merge_to, merge_to_original, within
+from onnxpart.merging.merge import merge, unmerge
 from onnxpart.merging.optimizer_state import merge_states
-from onnxpart.planning.plan import Plan, from_ranges
-from onnxpart.planning.scaling import NORMALISATIONS
+from onnxpart.planning.plan import Plan, copy_name, from_ranges
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.rows import Rows, stream
 from onnxpart.storage.safetensors import read_shards
@@ -37,7 +37,7 @@ from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, tensor_name
 from onnxpart.torch.interface import Forward, Interface
 from onnxpart.torch.merge_optimizers import merge_optimizers
-from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis
+from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis, norm_of
 from onnxpart.torch.ranks import check_alike, gathered, mesh_of, numbers_of
 from onnxpart.torch.tensors import TensorRows, to_array, to_tensor, to_tensor_like, unsharded
 
@@ -96,7 +96,7 @@ def split_module(
         for part in parts:
             _call_alike(part, interface)
     for part in parts:
-        _train_alike(part, own)
+        _train_alike(part, own, {})
     mesh = None if everywhere else mesh_of(k, _device(own).type)
     return parts, Handle(module, parts, divided, names, frozenset(whole), mesh, stored or {})
 
@@ -153,18 +153,29 @@ class Handle:
             A module on the meta device takes it by `load_state_dict(.., assign=True)`.
         :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
         """
-        plan, state = self.split.plan, self.module.state_dict()
-        given = {self.names.get(key, key) for key in keep} if not isinstance(keep, bool) else None if keep else set()
-        edges = Edges(keep=None if given is None else frozenset(given))
-        edges.check(plan)
-        edges = edges.keeping(_kept(plan, gathered([_frozen(part) for part in self.parts], self.mesh)))
-        merged = merge_streams(plan, self._arrays(states), into="original")
+        edges, state = self._edges(keep), self.module.state_dict()
+        merged = merge_to_original(self.split, self._arrays(states))
         original = {
             self.names[key]: self.stored[key] if value.is_meta else TensorRows(unsharded(value))
             for key, value in state.items()
             if key in self.names
         }
-        return self.state_dict(fill_edges(plan, merged, original, edges))
+        return self.state_dict(fill_edges(self.split.plan, merged, original, edges))
+
+    def _edges(self, keep: bool | Collection[str]) -> Edges:
+        """Which weights between parts stay as they are: those of the named parameters, and of frozen ones.
+
+        :raises UsageError: for a name without weights between parts.
+        """
+        plan = self.split.plan
+        given = {self.names.get(key, key) for key in keep} if not isinstance(keep, bool) else None if keep else set()
+        edges = Edges(keep=None if given is None else frozenset(given))
+        edges.check(plan)
+        return edges.keeping(_kept(plan, self._frozen()))
+
+    def _frozen(self) -> list[set[str]]:
+        """The initializers that are frozen in each part, those of all ranks."""
+        return gathered([_frozen(part, self._copies) for part in self.parts], self.mesh)
 
     def state_dict(self, arrays: Mapping[str, Rows]) -> dict[str, Tensor]:
         """The module's state, versions of its modules included, with arrays in it, by initializer."""
@@ -184,7 +195,7 @@ class Handle:
         arrays = []
         for p, state in enumerate(given):
             tensors = {tensor_name(key): value for key, value in state.items() if isinstance(value, Tensor)}
-            learned = {name for name, tensor in tensors.items() if tensor.is_floating_point()}
+            learned = {self._copies.get(n, n) for n, tensor in tensors.items() if tensor.is_floating_point()}
             lacking = sorted(set(self.names.values()) - learned)
             if lacking:
                 raise MergeError(
@@ -215,7 +226,7 @@ class Handle:
     @property
     def _kept(self) -> list[str]:
         """Initializers that are frozen in all parts here, and so keep the weights between them."""
-        return _kept(self.split.plan, [_frozen(part) for part in self.parts])
+        return _kept(self.split.plan, [_frozen(part, self._copies) for part in self.parts])
 
     @cached_property
     def _obstacles(self) -> dict[int, str]:
@@ -249,11 +260,11 @@ class Handle:
     def _norm(self, path: str, child: nn.Module) -> tuple[set[int], list[Tensor]]:
         """The operators of a norm over divided units, and the units of each part; none for another kind of module."""
         found = [self.names.get(f"{path}.{name}") for name, _ in child.named_parameters(recurse=False)]
-        plans = [self.split.plan.by_name[name] for name in found if name is not None]
+        plans = [finest(self.split).by_name[name] for name in found if name is not None]
         kept = [[blocks[0][0] for blocks in planned.blocks] for planned in plans if len(planned.shape) == 1]
         if not kept or len(kept) < len(found) or kept != kept[:1] * len(kept) or None in kept[0]:
             return set(), []
-        operators = set[int]().union(*(_norm_of(self.split.analysis, planned.name) for planned in plans))
+        operators = set[int]().union(*(norm_of(self.split.analysis, planned.name) for planned in plans))
         units = [torch.from_numpy(from_ranges(ranges)) for ranges in kept[0] if ranges is not None]
         return operators & self._obstacles.keys(), units
 
@@ -279,12 +290,40 @@ class Handle:
             load_weights(part, arrays[number])
         return parts, replace(self, parts=parts, split=divided)
 
+    def merge_to(self, k: int, *, keep: bool | Collection[str] = ()) -> tuple[list[ImportedModule], Handle]:
+        """Merge neighbouring parts into `k` larger ones, the hierarchical training of section 4.
+
+        A larger part computes the mean of the parts in it, at the linear outputs, unless weights between them are kept.
+        For that it holds once for each of the smallest parts what mixes units, and what each of these has its own of.
+        What is frozen in the parts is frozen in it.
+
+        :param k: more than 1, and a divisor of the number of parts. :param keep: see `merge`.
+        :returns: the larger parts, in training mode on the module's device, and the handle that merges them into the
+            module. `merge_optimizers_to` carries over what the optimisers remember.
+        :raises UsageError: for another `k`, a name without weights between parts, or in a process group.
+        """
+        if self.mesh is not None:
+            raise UsageError(
+                "parts of several processes merge into the module only; give every rank all parts by everywhere=True."
+            )
+        model, frozen = self.split.analysis.model, self._frozen()
+        larger = merge_to(self.split, in_types_of(model, self._arrays(None)), k, self._edges(keep))
+        parts, size = [self.network(draft) for draft in larger.part_drafts], self.split.plan.k // k
+        for p, part in enumerate(parts):
+            held = set[str].intersection(*frozen[p * size : (p + 1) * size])
+            for name, parameter in parameters(part).items():
+                parameter.requires_grad_(self._copies.get(name, name) not in held)
+        return parts, replace(
+            self, parts=parts, split=replace(larger, part_drafts=())
+        )  # which hold these parts' weights
+
     def network(self, model: ModelProto | Draft) -> ImportedModule:
         """Import a model with the module's inputs and results; it is called and trained like the module."""
-        result = imported(model, _trained(self.module, self.names))
+        trained = _trained(self.module, self.names)
+        result = imported(model, trained | {copy for copy, name in self._copies.items() if name in trained})
         if isinstance(self.parts[0].forward, Forward):
             _call_alike(result, self.parts[0].forward.interface)
-        _train_alike(result, uncompiled(self.module))
+        _train_alike(result, uncompiled(self.module), self._copies)
         return result
 
     def report(self) -> str:
@@ -301,6 +340,13 @@ class Handle:
         far = "computes the mean of the parts" if self.exact else "is near the mean of the parts, not equal to it"
         return "\n".join([*lines, f"after merging the module {far}"])
 
+    @cached_property
+    def _copies(self) -> dict[str, str]:
+        """The name of each copy of an initializer in a larger part or `whole()`, and the initializer's own."""
+        plan = finest(self.split)
+        apart = [each.name for each in plan.initializers if each.stored == "apart"]
+        return {copy_name(name, p): name for name in apart for p in range(plan.k)}
+
     def merge_optimizer(self, optimizers: Sequence[torch.optim.Optimizer], target: torch.optim.Optimizer) -> None:
         """Merge the state of the parts' optimisers into that of one over the module's parameters.
 
@@ -312,34 +358,34 @@ class Handle:
         :raises UsageError: for another class, other settings, or another number of them.
         :raises MergeError: when they hold different states.
         """
-        merged = partial(merge_states, self.split.plan, into="original")
+        merged = partial(merge_states_to_original, self.split)
         held = [parameters(part) for part in self.parts]
-        merge_optimizers(merged, optimizers, held, target, self.parameters, self.mesh)
+        merge_optimizers(merged, optimizers, held, target, self.parameters, self.mesh, self._copies)
 
+    def merge_optimizers_to(
+        self,
+        larger: Handle,
+        optimizers: Sequence[torch.optim.Optimizer],
+        targets: Sequence[torch.optim.Optimizer],
+    ) -> None:
+        """Merge the states of the parts' optimisers into those of larger parts' (see `merge_optimizer`).
 
-def _norm_of(analysis: Analysis, weight: str) -> set[int]:
-    """The operators that make up the norm of this weight; none if that isn't clear."""
-    readers = analysis.consumers[weight]
-    if all(analysis.ops[i].node.op_type in NORMALISATIONS for i in readers):
-        return set(readers)
-    before, waiting = set(readers), list(readers)
-    while waiting:
-        for name in analysis.inputs(waiting.pop()):
-            i = analysis.producer.get(name)
-            if i is not None and i not in before and name in analysis.state.depends_on_parameters:
-                before.add(i)
-                waiting += [] if _has_parameters(analysis, i) else [i]
-    mixes = {i for i in before if analysis.ops[i].node.op_type.startswith("Reduce")}
-    found = mixes if len(mixes) == 1 else set()
-    for i in sorted(before):
-        if any(analysis.producer.get(name) in found for name in analysis.inputs(i)):
-            found.add(i)
-    return found
-
-
-def _has_parameters(analysis: Analysis, i: int) -> bool:
-    parameters = analysis.state.weights_only & analysis.state.depends_on_parameters
-    return not parameters.isdisjoint(analysis.inputs(i))
+        :param larger: the handle that `merge_to` returned. :param optimizers: one per part, in order.
+        :param targets: one per larger part, in order, of the same class.
+        :raises UsageError: for another class, other settings, or another number of them.
+        :raises MergeError: when they hold different states.
+        """
+        if (len(optimizers), len(targets)) != (len(self.parts), len(larger.parts)):
+            raise UsageError(
+                f"{len(optimizers)} optimisers of {len(self.parts)} parts, and {len(targets)} of {len(larger.parts)} "
+                "larger ones; give one per part, in order."
+            )
+        plan, size = self.split.plan, len(self.parts) // len(larger.parts)
+        for p, (part, target) in enumerate(zip(larger.parts, targets, strict=True)):
+            members, own = slice(p * size, (p + 1) * size), parameters(part)
+            merged = partial(merge_states, within(plan, larger.split.plan, p))
+            held = [parameters(each) for each in self.parts[members]]
+            merge_optimizers(merged, optimizers[members], held, target, own, copies=self._copies)
 
 
 def _names(module: nn.Module, model: Model) -> dict[str, str]:
@@ -406,11 +452,12 @@ def _call_alike(part: ImportedModule, interface: Interface) -> None:
     part.forward = Forward(interface, partial(ImportedModule.forward, part))  # type: ignore[method-assign]
 
 
-def _train_alike(part: ImportedModule, module: nn.Module) -> None:
-    """Freeze the parameters that are frozen in the module, and move all to its device."""
-    own, held = dict(module.named_parameters(remove_duplicate=False)), parameters(part)
-    for name in own.keys() & held.keys():
-        held[name].requires_grad_(own[name].requires_grad)
+def _train_alike(part: ImportedModule, module: nn.Module, copies: Mapping[str, str]) -> None:
+    """Freeze the parameters that are frozen in the module, their copies too, and move all to its device."""
+    own = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters(part).items():
+        source = own.get(copies.get(name, name), parameter)
+        parameter.requires_grad_(source.requires_grad)
     part.to(_device(module))
 
 
@@ -418,8 +465,8 @@ def _device(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters() if not parameter.is_meta), torch.device("cpu"))
 
 
-def _frozen(part: ImportedModule) -> set[str]:
-    return {name for name, parameter in parameters(part).items() if not parameter.requires_grad}
+def _frozen(part: ImportedModule, copies: Mapping[str, str]) -> set[str]:
+    return {copies.get(name, name) for name, parameter in parameters(part).items() if not parameter.requires_grad}
 
 
 def _kept(plan: Plan, frozen: Sequence[set[str]]) -> list[str]:

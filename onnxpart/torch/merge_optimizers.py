@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,7 @@ def merge_optimizers(
     target: Optimizer,
     own: Mapping[str, nn.Parameter],
     mesh: DeviceMesh | None = None,
+    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Merge the state of optimisers of parts, or of a shallow network, into the target's, by the shapes of its slots.
 
@@ -47,6 +49,7 @@ def merge_optimizers(
     :param parameters: of each network, by the target's initializer that goes on from it.
     :param target: one of the same class. :param own: the module's parameters, by initializer.
     :param mesh: the ranks that train this one's parts, where others train other parts (see `ranks`).
+    :param copies: of initializers that a network holds several times, the name of each copy -> the initializer's.
     :raises UsageError: for other classes, another number, or a target that remembers more. :raises MergeError: when
         they hold different states.
     """
@@ -61,22 +64,30 @@ def merge_optimizers(
         for optimizer, held in zip(optimizers, parameters, strict=True)
     ]
     states = gathered(found, mesh)
+    remembered: dict[str, list[State]] = defaultdict(list)
+    for state in states:
+        for name, value in state.items():
+            remembered[copies.get(name, name)].append(value)
     trained = {id(parameter) for group in target.param_groups for parameter in group["params"]}
-    tried = {n: _tried(target, p) for n, p in own.items() if id(p) in trained and any(n in s for s in states)}
-    anew = sorted({slot for state in states for name in state for slot in _odd(state[name], tried.get(name, {}))})
-    whole = [name for name in tried if not any(_odd(state.get(name, {}), tried[name]) for state in states)]
+    places = {name: copies.get(name, name) for name, parameter in own.items() if id(parameter) in trained}
+    tried = {initializer: _tried(target, own[n]) for n, initializer in places.items() if initializer in remembered}
+    anew = {slot for name, found in remembered.items() for state in found for slot in _odd(state, tried.get(name, {}))}
+    whole = [name for name in tried if not any(_odd(state, tried[name]) for state in remembered[name])]
     slots = [
-        {n: {slot: to_array(state[n][slot]) for slot in _elements(state[n], tried[n])} for n in whole if n in state}
+        {n: {slot: to_array(value[slot]) for slot in _elements(value, tried[copies.get(n, n)])}
+         for n, value in state.items() if copies.get(n, n) in whole}
         for state in states
-    ]
+    ]  # fmt: skip
     squared = {slot for found in tried.values() for slot, (_, square) in found.items() if square}
     merged = merge([OptimizerState(kinds[0], 0, s) for s in slots], squared=squared)
-    for name in whole:
-        fewest = min((s[name] for s in states if name in s), key=lambda state: _steps(state, tried[name]))
-        _fill(target.state[own[name]], own[name], tried[name], {**fewest, **merged.slots.get(name, {})})
+    for name, initializer in places.items():
+        if initializer in whole:
+            like = tried[initializer]
+            fewest = min(remembered[initializer], key=lambda state: _steps(state, like))
+            _fill(target.state[own[name]], own[name], like, {**fewest, **merged.slots.get(name, {})})
     if anew:
         warnings.warn(
-            f"{kinds[0]}: {', '.join(anew)} has no element for each weight, and starts again in the target",
+            f"{kinds[0]}: {', '.join(sorted(anew))} has no element for each weight, and starts again in the target",
             stacklevel=3,
         )
 

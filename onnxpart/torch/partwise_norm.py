@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from onnxpart.analysis.analysis import Analysis
+from onnxpart.planning.scaling import NORMALISATIONS
+
 
 class PartwiseNorm(nn.Module):
     """Replaces a norm, and has its parameters under the same names.
@@ -70,3 +73,28 @@ def mixed_axis(module: nn.Module) -> int | None:
             continue
         return None if torch.equal(here, there) else axis
     return None
+
+
+def norm_of(analysis: Analysis, weight: str) -> set[int]:
+    """The operators that make up the norm of this weight; none if that isn't clear."""
+    readers = analysis.consumers[weight]
+    if all(analysis.ops[i].node.op_type in NORMALISATIONS for i in readers):
+        return set(readers)
+    before, waiting = set(readers), list(readers)
+    while waiting:
+        for name in analysis.inputs(waiting.pop()):
+            i = analysis.producer.get(name)
+            if i is not None and i not in before and name in analysis.state.depends_on_parameters:
+                before.add(i)
+                waiting += [] if _has_parameters(analysis, i) else [i]
+    mixes = {i for i in before if analysis.ops[i].node.op_type.startswith("Reduce")}
+    found = mixes if len(mixes) == 1 else set()
+    for i in sorted(before):
+        if any(analysis.producer.get(name) in found for name in analysis.inputs(i)):
+            found.add(i)
+    return found
+
+
+def _has_parameters(analysis: Analysis, i: int) -> bool:
+    parameters = analysis.state.weights_only & analysis.state.depends_on_parameters
+    return not parameters.isdisjoint(analysis.inputs(i))

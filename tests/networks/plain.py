@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -139,3 +139,10 @@ def learn(module: nn.Module, optimizer: torch.optim.Optimizer, draw: Callable[[]
         optimizer.zero_grad()
         F.cross_entropy(module(x), torch.randint(0, CLASSES, (len(x),))).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+
+
+@torch.no_grad()
+def deviation(module: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> float:
+    """How far the module's outputs are from the mean of the parts', relative to these."""
+    mean = torch.stack([part.eval()(x) for part in parts]).mean(0)
+    return float((module.eval()(x) - mean).abs().max() / mean.abs().max())

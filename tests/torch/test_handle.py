@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnxpart.torch import Handle, export, split_module
 from onnxpart.torch import handle as home
 from onnxpart.torch.exporter import export as export_module
 from onnxpart.torch.exporter.export import exported
-from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, learn
+from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, deviation, learn
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 Optimizer = torch.optim.Optimizer
@@ -32,13 +32,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
 }
-
-
-@torch.no_grad()
-def deviation(module: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> float:
-    """How far the module's outputs are from the mean of the parts', relative to these."""
-    mean = torch.stack([part.eval()(x) for part in parts]).mean(0)
-    return float((module.eval()(x) - mean).abs().max() / mean.abs().max())
 
 
 @pytest.mark.parametrize("k", [2, 4])
