@@ -32,6 +32,7 @@ from onnxpart.page.content import content
 from onnxpart.planning.plan import OrderKind
 from onnxpart.report.records import PARTITION
 from onnxpart.storage.atomic import write_bytes
+from onnxpart.storage.remote import Remote, place_of
 
 if TYPE_CHECKING:
     from onnxpart.torch.data.images import Normalize
@@ -347,9 +348,14 @@ def fit(
         ),
     ] = 1,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "-o", "--out", metavar="DIR", help="Folder to write. If omitted, MODEL's name with _fit, in this folder."
+            "-o",
+            "--out",
+            metavar="DIR|URL",
+            help="Folder to write, also in a storage, as in s3://bucket/run. If omitted, MODEL's name with _fit, in "
+            "this folder.",
+            show_default=False,
         ),
     ] = None,
     order: Annotated[
@@ -415,7 +421,8 @@ def fit(
     _need_runtime()
     draw, settings = pages().fit_pictures, written(context)
     options, how, network = training.options(), edges_of(edges), loaded(model, outputs)
-    target = out if out is not None else named(model, "fit")
+    place = place_of(out) if out is not None else named(model, "fit")
+    kept = place if isinstance(place, Remote) else None
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
     amount = (None, None) if budget is None else steps_or_minutes(budget)
@@ -427,17 +434,20 @@ def fit(
     parts = k if k == "auto" else _number(k)
     with (
         _resumable(),
+        runs.remote_run.working_folder(place, options.resume) as target,
         runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress,
     ):
 
         def told(stage: str, task: Task, epochs: range) -> Any:
             if stage == runs.fit.PARTS:  # the folder is there now
                 write_bytes(target / RUN, settings)
+                if kept is not None:
+                    (kept / RUN).put(target / RUN)
                 progress.note(task.objective.note)
             return progress.stage(stage, epochs, task.metric.name)
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
-                "edges": how, "baseline": baseline, "goal": goal}  # fmt: skip
+                "edges": how, "baseline": baseline, "goal": goal, "kept": kept}  # fmt: skip
         found = runs.fit.fit(network, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)
         shown = page.page(content(found.partition, found.sizes))
@@ -445,7 +455,7 @@ def fit(
     if training.as_json:
         tables.show_json(data)
         return
-    tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {target / runs.fit_report.PAGE}")
+    tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {place / runs.fit_report.PAGE}")
 
 
 def _number(k: str) -> int:

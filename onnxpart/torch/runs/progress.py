@@ -18,6 +18,8 @@ from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent
 
 PARTS = "parts"
 """The stage in which parts are trained."""
+METRICS = "metrics.jsonl"
+"""The file of a run's news."""
 
 
 class RunProgress:
@@ -77,8 +79,8 @@ class RunProgress:
     def _open(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            check_plain(self.folder / "metrics.jsonl")
-            self.file = (self.folder / "metrics.jsonl").open("a" if self.resume else "w", encoding="utf-8")
+            check_plain(self.folder / METRICS)
+            self.file = (self.folder / METRICS).open("a" if self.resume else "w", encoding="utf-8")
         except OSError as error:
             raise ModelError(f"{self.folder} can't be written ({error.strerror}); choose another folder.") from None
         writer = _summary_writer()
