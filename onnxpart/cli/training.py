@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from onnxpart.cli import tables
-from onnxpart.cli.config import Config, written
+from onnxpart.cli.config import Config, options_of, written
 from onnxpart.cli.models import loaded, named
 from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, taking
 from onnxpart.cli.reporting import pages
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "series", "fused", "processes", "ray"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "step", "onecycle", "wsd"]
+LogTo = Literal["tensorboard", "wandb", "mlflow"]
 RecipeName = Literal["auto", "paper"]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 """By optimiser, where no rate is given."""
@@ -157,6 +158,14 @@ class Training:
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints of a run that was stopped.")] = (
         False
     )
+    log_to: Annotated[
+        LogTo | None,
+        typer.Option(
+            help="Where curves and options are also shown, by the tracker's own settings. If omitted, TensorBoard, "
+            "if it is installed.",
+            show_default=False,
+        ),
+    ] = None
     as_json: Json = False
 
     def options(self) -> RunOptions:
@@ -268,6 +277,7 @@ def _with_training(
 
 @_with_training
 def train(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(metavar="DIR|FILE", help="A folder that `split` wrote, or an ONNX file.", show_default=False),
@@ -288,7 +298,8 @@ def train(
     else:
         files, place, digest = [source], source.with_suffix(".training"), load(source).digest
     runs = _runs()
-    with _resumable(), runs.progress.RunProgress(place, tables.console(stderr=True), resume=options.resume) as progress:
+    tracked = {"resume": options.resume, "log_to": training.log_to, "options": options_of(context)}
+    with _resumable(), runs.progress.RunProgress(place, tables.console(stderr=True), **tracked) as progress:
 
         def told(task: Task) -> Any:
             progress.note(task.objective.note)
@@ -419,7 +430,7 @@ def fit(
     metrics.jsonl, the split (parts/), and, from the start on, the options (run.yaml).
     """
     _need_runtime()
-    draw, settings = pages().fit_pictures, written(context)
+    draw, settings = pages().fit_pictures, written(options_of(context))
     options, how, network = training.options(), edges_of(edges), loaded(model, outputs)
     place = place_of(out) if out is not None else named(model, "fit")
     kept = place if isinstance(place, Remote) else None
@@ -432,10 +443,11 @@ def fit(
         )
     goal = runs.goal.Goal(metric_target, *amount)
     parts = k if k == "auto" else _number(k)
+    tracked = {"resume": options.resume, "log_to": training.log_to, "options": options_of(context)}
     with (
         _resumable(),
         runs.remote_run.working_folder(place, options.resume) as target,
-        runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress,
+        runs.progress.RunProgress(target, tables.console(stderr=True), **tracked) as progress,
     ):
 
         def told(stage: str, task: Task, epochs: range) -> Any:

@@ -32,7 +32,7 @@ def working_folder(place: Place, resume: bool) -> Iterator[Path]:
     if not resume and place.files():
         raise ModelError(f"{place} holds files already; go on with --resume, remove them, or give another URL.")
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder) / "run"
+        work = Path(folder) / place.name
         for name in (f"{PARTS}/{PLAN}", METRICS) if resume else ():
             if exists(place / name):
                 (work / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,10 @@ from onnxpart.storage.remote import Remote, reading
 from tests.networks.command import equal, run
 from tests.networks.storage import Killed, empty_memory, kill_at
 
-OPTIONS = ("fit", "m.onnx", "--data", "npz:data.npz", "--loss", "mse", "--batch-size", 4, "--lr", 0.01, "--epochs", 2)
-OPTIONS += ("--engine", "series", "--merge-at", 1, "--checkpoint-every", 2)
+OPTIONS = (
+    "fit", "m.onnx", "--data", "npz:data.npz", "--loss", "mse", "--batch-size", 4, "--lr", 0.01, "--epochs", 2,
+    "--engine", "series", "--merge-at", 1, "--checkpoint-every", 2,
+)  # fmt: skip
 RUN = Remote("memory://bucket/run")
 
 
