@@ -14,11 +14,15 @@ _NOT_OF_THE_RUN = {"config", "force", "json", "quiet", "resume", "verbose"}
 """Options that have no effect on the result."""
 
 
-def written(context: typer.Context) -> bytes:
-    """Return the file from which this run can be done again: what was given, and the defaults of the rest."""
+def options_of(context: typer.Context) -> dict[str, object]:
+    """Return the options of this run by name: what was given, and the defaults of the rest."""
     values = {name: _plain(context.params[key]) for name, key in _names(context).items()}
-    given = {name: value for name, value in values.items() if value is not None and value != []}
-    text: str = _yaml().safe_dump(given, sort_keys=False)
+    return {name: value for name, value in values.items() if value is not None and value != []}
+
+
+def written(options: dict[str, object]) -> bytes:
+    """Return the file from which a run with these options can be done again."""
+    text: str = _yaml().safe_dump(options, sort_keys=False)
     return text.encode()
 
 

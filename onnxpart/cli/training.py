@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from onnxpart.cli import tables
-from onnxpart.cli.config import Config, written
+from onnxpart.cli.config import Config, options_of, written
 from onnxpart.cli.models import loaded, named
 from onnxpart.cli.options import EdgesText, Force, Json, ModelFile, Outputs, taking
 from onnxpart.cli.reporting import pages
@@ -32,6 +32,7 @@ from onnxpart.page.content import content
 from onnxpart.planning.plan import OrderKind
 from onnxpart.report.records import PARTITION
 from onnxpart.storage.atomic import write_bytes
+from onnxpart.storage.remote import Remote, place_of
 
 if TYPE_CHECKING:
     from onnxpart.torch.data.images import Normalize
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "series", "fused", "processes", "ray"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "step", "onecycle", "wsd"]
+LogTo = Literal["tensorboard", "wandb", "mlflow"]
 RecipeName = Literal["auto", "paper"]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
 """By optimiser, where no rate is given."""
@@ -156,6 +158,14 @@ class Training:
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints of a run that was stopped.")] = (
         False
     )
+    log_to: Annotated[
+        LogTo | None,
+        typer.Option(
+            help="Where curves and options are also shown, by the tracker's own settings. If omitted, TensorBoard, "
+            "if it is installed.",
+            show_default=False,
+        ),
+    ] = None
     as_json: Json = False
 
     def options(self) -> RunOptions:
@@ -267,6 +277,7 @@ def _with_training(
 
 @_with_training
 def train(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(metavar="DIR|FILE", help="A folder that `split` wrote, or an ONNX file.", show_default=False),
@@ -287,7 +298,8 @@ def train(
     else:
         files, place, digest = [source], source.with_suffix(".training"), load(source).digest
     runs = _runs()
-    with _resumable(), runs.progress.RunProgress(place, tables.console(stderr=True), resume=options.resume) as progress:
+    tracked = {"resume": options.resume, "log_to": training.log_to, "options": options_of(context)}
+    with _resumable(), runs.progress.RunProgress(place, tables.console(stderr=True), **tracked) as progress:
 
         def told(task: Task) -> Any:
             progress.note(task.objective.note)
@@ -347,9 +359,14 @@ def fit(
         ),
     ] = 1,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "-o", "--out", metavar="DIR", help="Folder to write. If omitted, MODEL's name with _fit, in this folder."
+            "-o",
+            "--out",
+            metavar="DIR|URL",
+            help="Folder to write, also in a storage, as in s3://bucket/run. If omitted, MODEL's name with _fit, in "
+            "this folder.",
+            show_default=False,
         ),
     ] = None,
     order: Annotated[
@@ -413,9 +430,10 @@ def fit(
     metrics.jsonl, the split (parts/), and, from the start on, the options (run.yaml).
     """
     _need_runtime()
-    draw, settings = pages().fit_pictures, written(context)
+    draw, settings = pages().fit_pictures, written(options_of(context))
     options, how, network = training.options(), edges_of(edges), loaded(model, outputs)
-    target = out if out is not None else named(model, "fit")
+    place = place_of(out) if out is not None else named(model, "fit")
+    kept = place if isinstance(place, Remote) else None
     runs = _runs()
     chosen = runs.recipe.Recipe(recipe, parts_lr, training.schedule)
     amount = (None, None) if budget is None else steps_or_minutes(budget)
@@ -425,19 +443,23 @@ def fit(
         )
     goal = runs.goal.Goal(metric_target, *amount)
     parts = k if k == "auto" else _number(k)
+    tracked = {"resume": options.resume, "log_to": training.log_to, "options": options_of(context)}
     with (
         _resumable(),
-        runs.progress.RunProgress(target, tables.console(stderr=True), resume=options.resume) as progress,
+        runs.remote_run.working_folder(place, options.resume) as target,
+        runs.progress.RunProgress(target, tables.console(stderr=True), **tracked) as progress,
     ):
 
         def told(stage: str, task: Task, epochs: range) -> Any:
             if stage == runs.fit.PARTS:  # the folder is there now
                 write_bytes(target / RUN, settings)
+                if kept is not None:
+                    (kept / RUN).put(target / RUN)
                 progress.note(task.objective.note)
             return progress.stage(stage, epochs, task.metric.name)
 
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
-                "edges": how, "baseline": baseline, "goal": goal}  # fmt: skip
+                "edges": how, "baseline": baseline, "goal": goal, "kept": kept}  # fmt: skip
         found = runs.fit.fit(network, options, target, told, k=parts, recipe=chosen, **ways, force=force)
         data = runs.fit_report.report(found, options, str(model), chosen, how)
         shown = page.page(content(found.partition, found.sizes))
@@ -445,7 +467,7 @@ def fit(
     if training.as_json:
         tables.show_json(data)
         return
-    tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {target / runs.fit_report.PAGE}")
+    tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {place / runs.fit_report.PAGE}")
 
 
 def _number(k: str) -> int:

@@ -10,6 +10,7 @@ from onnxpart.errors import ModelError
 from onnxpart.storage.atomic import check_plain, clear, names_in
 from onnxpart.storage.json_text import from_json
 from onnxpart.storage.onnx_file import data_files, read
+from onnxpart.storage.remote import check_local
 from onnxpart.storage.safetensors import read_metadata
 
 MARK = {"onnxpart.written": "yes"}
@@ -35,6 +36,7 @@ def check_file(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
     :raises ModelError: when it is an input, a link, or not a file; or when it exists, unless `force` is given and
         onnxpart wrote it.
     """
+    check_local(path)
     check_plain(path)
     if not path.exists():
         return
@@ -53,6 +55,7 @@ def check_folder(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
     :raises ModelError: when an input is in it; when it is a link, or not a folder; or when it exists, unless `force` is
         given and onnxpart wrote it.
     """
+    check_local(path)
     if not path.exists() and path.parent.is_dir():
         clear(path.parent)
     if path.is_symlink():

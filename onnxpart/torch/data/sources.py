@@ -12,14 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from onnxpart.errors import DataError, UsageError, needs
+from onnxpart.errors import DataError, ModelError, UsageError, needs
+from onnxpart.storage.remote import place_of, reading
 from onnxpart.torch.data import hf_datasets
 from onnxpart.torch.data.batch import TARGET, Prepare, Source
 from onnxpart.torch.data.images import (
@@ -212,21 +212,18 @@ def _npz(path: str, loading: _Loading) -> Data:
 
 
 def _read_npz(path: str) -> dict[str, NDArray[Any]]:
-    """Read the named arrays of a file, on this machine or wherever fsspec reads (`s3://`, `gs://`, ..).
+    """Read the named arrays of a file, on this machine or in a storage (`s3://`, `gs://`, ..).
 
     :raises DataError: when it isn't a file of such arrays, or can't be read.
     """
     try:
-        opened = fsspec.open(path, "rb").open()
-    except Exception as error:  # each kind of storage raises errors of its own
-        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0].rstrip(".")
-        raise DataError(f"{path} can't be read ({reason}); check the path.") from None
-    try:
-        with opened as file:
+        with reading(place_of(path)) as here, here.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             if not isinstance(found, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} contains one array without a name; write it with np.savez.")
             return {name: found[name] for name in found.files}
+    except ModelError as error:
+        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error}); check the path.") from None
     except (ValueError, zipfile.BadZipFile, EOFError) as error:

@@ -19,7 +19,7 @@ import onnx
 from torch import nn
 
 from onnxpart.emission.shallow import shallow
-from onnxpart.emission.split import WHOLE, Split, part_files
+from onnxpart.emission.split import PLAN, WHOLE, Split, part_files
 from onnxpart.errors import CheckpointError, MergeError, ModelError, UsageError
 from onnxpart.inspection.sizes import measure
 from onnxpart.ir.model import Model
@@ -32,6 +32,7 @@ from onnxpart.merging.optimizer_state import save_trained
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.atomic import replacing_folder
 from onnxpart.storage.outputs import check_folder
+from onnxpart.storage.remote import Place, Remote, exists
 from onnxpart.torch.data.sources import Data, read_by
 from onnxpart.torch.runs import estimate
 from onnxpart.torch.runs.goal import Goal
@@ -86,6 +87,7 @@ def fit(
     baseline: bool = False,
     force: bool = False,
     data: Data | None = None,
+    kept: Remote | None = None,
     on_found: Callable[[Fit], object] = lambda _: None,
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
@@ -110,6 +112,7 @@ def fit(
     :param out: a folder for the last round's split with its trained parts, the trained network, and checkpoints. The
         checkpoints are of no use when this returns.
     :param data: the data, if they are open already.
+    :param kept: where the run is kept, if not in `out`, which is then a `remote_run.working_folder`.
     :param on_found: called with the results so far: when the network is trained and written, after the baseline, and
         after each control.
     :raises OnnxpartError: when something doesn't fit or fails; the run can then be resumed.
@@ -122,7 +125,7 @@ def fit(
     if k == "auto":
         begun = options.resume and (out / PARTS).is_dir()
         k = folders.read_plan(out / PARTS).k if begun else estimate.chosen(model, options, data)
-    options = replace(options, settings=_within(goal, model, k, options, recipe, data, out))
+    options = replace(options, settings=_within(goal, model, k, options, recipe, data, kept or out))
     settings = options.settings
     longest = recipe.longest(settings.epochs) if merge_at is None else merge_at
     if not 0 < longest <= settings.epochs:
@@ -136,7 +139,7 @@ def fit(
     planned = rounds_of(model, k, longest, rounds, order, settings.seed, init or recipe.init)
     edges.check(planned.last.plan)
     if options.resume:
-        _check_same(out, planned.last.plan)
+        _check_same(out, kept or out, planned.last.plan)
     parts = planned.last.parts
     if grow == "widen":
         check_alike(planned.last.partition)
@@ -144,10 +147,10 @@ def fit(
     first = parts if blocks is None else [shallow(part, blocks) for part in parts]
     grown = None if blocks is None else list(map(_growth, parts, first))
     task = prepare(list(first), options, data)
-    if not options.resume:
-        _start(out, planned.last, force, [*model.files, *read_by(options.data)])
+    if kept is not None or not options.resume:
+        _start(out, kept, planned.last, force, [*model.files, *read_by(options.data)])
     with _reached(options, k):
-        found = _Run(planned, task, options, recipe, goal, out, progress, _Growing(grow, blocks, grown))
+        found = _Run(planned, task, options, recipe, goal, out, kept or out, progress, _Growing(grow, blocks, grown))
         stops = merge_at is None and recipe.kind == "auto"
         return found.fit(edges, on_found, stops=stops, baseline=most if baseline else 0)
 
@@ -186,6 +189,7 @@ class _Run:
     recipe: Recipe
     goal: Goal
     out: Path
+    kept: Place
     progress: Progress
     growing: _Growing
 
@@ -209,7 +213,7 @@ class _Run:
         state = whole.states[0] if whole.states else None
         save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
         found = Fit(
-            out / TRAINED,
+            self.kept / TRAINED,
             rounds.last.partition,
             measure(rounds.last.analysis, rounds.last.plan),
             [*rounds.spans[:-1], range(rounds.spans[-1].start, trained)],
@@ -258,8 +262,8 @@ class _Run:
         rounds, task, longest = self.rounds, self.task, self.rounds.spans[-1].stop
         settings = self.recipe.parts(self.options.settings, rounds.k, longest)
         told = self.progress(PARTS, task, range(longest))
-        if self.options.resume and not checkpoint.exist(self.out / CHECKPOINTS):
-            told(Note(f"{self.out / CHECKPOINTS} contains nothing to resume; the run starts from the beginning"))
+        if self.options.resume and not checkpoint.all_in(self.kept / CHECKPOINTS):
+            told(Note(f"{self.kept / CHECKPOINTS} contains nothing to resume; the run starts from the beginning"))
         narrow, wide = estimate.width(rounds.last)
         if narrow < wide and rounds.k > 1:
             badly = f"they may learn badly with less than {wide}, so that a smaller -k may do better"
@@ -410,7 +414,7 @@ class _Run:
                 replace(self.task, modules=networks.modules),
                 replace(self.options, settings=stage.settings, engine=engine, cluster=cluster, patience=patience),
                 stage.epochs,
-                self.out / CHECKPOINTS / stage.name,
+                self.kept / CHECKPOINTS / stage.name,
                 told,
                 plan=f"{networks.split.plan.digest}{self.growing}",
                 states=networks.states,
@@ -430,11 +434,11 @@ class _Run:
         return evaluate(module, task.data.test, task.loss, task.metric.measure, settings.device, settings.amp)
 
 
-def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, out: Path) -> Settings:
+def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, kept: Place) -> Settings:
     """Return the settings with the epochs that the budget allows, by measured steps; a resumed run keeps its epochs."""
     settings, paper, seconds = options.settings, recipe.kind == "paper", (0.0, 0.0)
     if goal.minutes is not None:
-        begun = sorted((out / CHECKPOINTS / PARTS).rglob("part0-*")) if options.resume else []
+        begun = checkpoint.all_in(kept / CHECKPOINTS / PARTS) if options.resume else []
         if begun:
             epochs = checkpoint.about(begun[0])["settings"]["epochs"]
             return replace(settings, epochs=epochs if paper else epochs + remaining(epochs))
@@ -456,8 +460,16 @@ def _growth(part: onnx.ModelProto, first: onnx.ModelProto) -> Growth:
         return growth(part, first, "copies")
 
 
-def _start(out: Path, divided: Split, force: bool, inputs: list[Path]) -> None:
-    """Write the split into a fresh folder; `inputs`: files that are read, which mustn't be in it."""
+def _start(out: Path, kept: Remote | None, divided: Split, force: bool, inputs: list[Path]) -> None:
+    """Write the split into a fresh folder; `inputs`: files that are read, which mustn't be in it.
+
+    A run that is kept in a storage has its plan there from now on.
+    """
+    if kept is not None:
+        (out / PARTS).mkdir(parents=True, exist_ok=True)
+        divided.write(out / PARTS)
+        (kept / PARTS / PLAN).put(out / PARTS / PLAN)
+        return
     if os.path.lexists(out) and not force:
         raise ModelError(f"{out} exists already; go on with --resume, give another folder, or --force to replace it.")
     check_folder(out, force, inputs)
@@ -466,13 +478,13 @@ def _start(out: Path, divided: Split, force: bool, inputs: list[Path]) -> None:
         divided.write(fresh / PARTS)
 
 
-def _check_same(out: Path, plan: Plan) -> None:
-    """Check that a folder holds a run of the same split that hasn't ended."""
+def _check_same(out: Path, kept: Place, plan: Plan) -> None:
+    """Check that a folder holds a run of the same split that hasn't ended; `kept`: where its checkpoints are."""
     if not (out / PARTS).is_dir():
-        raise CheckpointError(f"{out} holds no run to resume; leave out --resume to start one.")
+        raise CheckpointError(f"{kept} holds no run to resume; leave out --resume to start one.")
     if folders.read_plan(out / PARTS) != plan:
         raise CheckpointError(
-            f"{out} holds a run of another split; resume with the same model, -k, rounds, order and seed."
+            f"{kept} holds a run of another split; resume with the same model, -k, rounds, order and seed."
         )
-    if (out / TRAINED).exists() and not (out / CHECKPOINTS).is_dir():
-        raise CheckpointError(f"{out} holds a run that has ended; its result is {out / TRAINED}.")
+    if exists(kept / TRAINED) and not checkpoint.all_in(kept / CHECKPOINTS):
+        raise CheckpointError(f"{kept} holds a run that has ended; its result is {kept / TRAINED}.")

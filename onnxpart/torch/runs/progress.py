@@ -1,39 +1,59 @@
-"""News of a training run: bars or lines on stderr, a file of JSON lines, TensorBoard where it is installed."""
+"""News of a training run: bars or lines on stderr, a file of JSON lines, and the curves in a tracker."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from onnxpart.errors import ModelError
+from onnxpart.errors import ModelError, UsageError
 from onnxpart.storage.atomic import check_plain
+from onnxpart.storage.json_text import from_json
+from onnxpart.torch.runs import trackers
+from onnxpart.torch.runs.trackers import Tracker, TrackerKind
 from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps
 
 PARTS = "parts"
 """The stage in which parts are trained."""
+METRICS = "metrics.jsonl"
+"""The file of a run's news."""
 
 
 class RunProgress:
     """Shows and records the stages of a run, as a context manager; `train` calls what `stage` returns with its news.
 
     A terminal shows a bar for each group of parts; anything else gets a line for each epoch. `folder` gets
-    `tensorboard/`, and `metrics.jsonl`, which a resumed run appends to.
+    `metrics.jsonl`, which a resumed run appends to; it goes on with the same run of the tracker.
+
+    :param log_to: the tracker; when omitted TensorBoard, if it is installed. :param options: the hyperparameters that
+        the tracker shows. :raises UsageError: when a tracker that is asked for isn't installed.
     """
 
-    def __init__(self, folder: Path, console: Console, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        *,
+        resume: bool = False,
+        log_to: TrackerKind | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         columns = BarColumn(20), TimeRemainingColumn(), TextColumn("{task.description}", table_column=rest)
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal, expand=True)
         self.folder, self.console, self.resume = folder, console, resume
         self.file: IO[str] | None = None
-        self.board: Any = None
+        self.log_to, self.options = log_to or _default(), options
+        if log_to:
+            trackers.check(log_to)
+        self.tracker: Tracker | None = None
 
     def __enter__(self) -> RunProgress:
         """Start the display; the file is opened with the first news, so that a run that can't start leaves none."""
@@ -45,9 +65,11 @@ class RunProgress:
     ) -> None:
         """End the display, and close the files."""
         self.progress.stop()
-        for opened in (self.file, self.board):
-            if opened is not None:
-                opened.close()
+        if self.file is not None:
+            self.file.close()
+        with self._tracking() as tracker:
+            if tracker is not None:
+                tracker.close(kind is not None)
 
     def note(self, text: str) -> None:
         """Show a sentence."""
@@ -69,20 +91,43 @@ class RunProgress:
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
 
-    def draw(self, name: str, value: float | None, step: int) -> None:
-        """Draw a point of a curve in TensorBoard."""
-        if self.board is not None and value is not None:
-            self.board.add_scalar(name, value, step)
+    def draw(self, network: str, values: Mapping[str, float | None], axis: str, step: int) -> None:
+        """Draw a point of each curve of a network in the tracker; `axis`: what its steps are, batches or epochs."""
+        with self._tracking() as tracker:
+            if tracker is not None:
+                found = {name: value for name, value in values.items() if value is not None}
+                tracker.draw(network, found, axis, step)
+
+    @contextmanager
+    def _tracking(self) -> Iterator[Tracker | None]:
+        """The tracker, if there is one; one that fails isn't asked again."""
+        try:
+            yield self.tracker
+        except Exception as error:  # each tracker raises errors of its own
+            self.tracker = None
+            self.note(f"{self.log_to} takes no more news ({trackers.reason(error)}); the run goes on without it")
 
     def _open(self) -> None:
+        """Open the file, and start the tracker; the file keeps by what that knows the run."""
+        before = self._tracked() if self.resume else None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            check_plain(self.folder / "metrics.jsonl")
-            self.file = (self.folder / "metrics.jsonl").open("a" if self.resume else "w", encoding="utf-8")
+            check_plain(self.folder / METRICS)
+            self.file = (self.folder / METRICS).open("a" if self.resume else "w", encoding="utf-8")
         except OSError as error:
             raise ModelError(f"{self.folder} can't be written ({error.strerror}); choose another folder.") from None
-        writer = _summary_writer()
-        self.board = writer(str(self.folder / "tensorboard")) if writer else None
+        if self.log_to is None:
+            return
+        self.tracker = trackers.started(self.log_to, self.folder, self.options, before)
+        if self.tracker.run != before:
+            self.record({"tracker": self.log_to, "run": self.tracker.run})
+
+    def _tracked(self) -> str | None:
+        """Return by what the tracker knows the run that goes on; None if it doesn't know it."""
+        path = self.folder / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        found = [from_json(line) for line in lines if line.startswith('{"tracker"')]
+        return next((line["run"] for line in reversed(found) if line["tracker"] == self.log_to), None)
 
 
 class _Stage:
@@ -109,7 +154,8 @@ class _Stage:
                            "loss": losses, "samples_per_second": rate, "seconds": event.seconds})  # fmt: skip
         done = (event.epoch - self.epochs.start) * event.batches + event.batch
         for part, loss in zip(parts, losses, strict=True):
-            self.run.draw(f"{self.name}/{part}/batch loss", loss, event.epoch * event.batches + event.batch)
+            step = event.epoch * event.batches + event.batch
+            self.run.draw(self._network(part), {"loss of batches": loss}, "batch", step)
         shown = [", ".join(f"{loss:.4g}" for loss in losses), *(self.judged[p] for p in parts if p in self.judged)]
         text = f"{self._title(event)}: loss {'; '.join(shown)}; {rate:,.0f} samples/s"
         total = len(self.epochs) * event.batches
@@ -130,28 +176,35 @@ class _Stage:
         values = {"train_loss": found.train_loss, "loss": found.loss, "metric": found.metric}
         self.run.record({"stage": self.name, "epoch": event.epoch, "part": event.part, **values,
                            "seconds": found.seconds})  # fmt: skip
-        for name, value in values.items():
-            self.run.draw(f"{self.name}/{event.part}/{name}", value, event.epoch + 1)
+        self.run.draw(self._network(event.part), _figures(found, self.metric), "epoch", event.epoch + 1)
         words = told(found, self.metric)
         self.judged[event.part] = words.rpartition(", ")[2]
         if self.run.progress.disable:
             self.run.console.print(f"{self._title(event)}: {words}")
 
+    def _network(self, part: int) -> str:
+        """Return the name of a network for a tracker."""
+        return f"part {part}" if self.name == PARTS else self.name
+
     def _title(self, event: Steps | EpochEnd) -> str:
-        part = f"part {event.part}" if isinstance(event, EpochEnd) and self.name == PARTS else self.name
-        return f"epoch {event.epoch + 1}/{self.epochs.stop}, {part}"
+        network = self._network(event.part) if isinstance(event, EpochEnd) else self.name
+        return f"epoch {event.epoch + 1}/{self.epochs.stop}, {network}"
 
 
 def told(epoch: Epoch, metric: str) -> str:
     """Return an epoch's figures in words; `metric` is the name of the last."""
-    values = {"loss in training": epoch.train_loss, "loss in test": epoch.loss, metric: epoch.metric}
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+    return ", ".join(f"{name} {value:.4g}" for name, value in _figures(epoch, metric).items() if value is not None)
 
 
-def _summary_writer() -> Callable[[str], Any] | None:
+def _figures(epoch: Epoch, metric: str) -> dict[str, float | None]:
+    """Return an epoch's figures by name."""
+    return {"loss in training": epoch.train_loss, "loss in test": epoch.loss, metric: epoch.metric}
+
+
+def _default() -> TrackerKind | None:
+    """Return the tracker of a run that asks for none: TensorBoard, if it is installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+        trackers.check("tensorboard")
+    except UsageError:
         return None
-    result: Callable[[str], Any] = SummaryWriter
-    return result
+    return "tensorboard"

@@ -14,6 +14,7 @@ from onnxpart.errors import CheckpointError, UsageError
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_trained, state_file
 from onnxpart.storage.atomic import check_plain, clear
 from onnxpart.storage.outputs import check_file
+from onnxpart.storage.remote import Place
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.images import Normalize
 from onnxpart.torch.data.signature import signature
@@ -148,7 +149,7 @@ def learn(
     task: Task,
     options: RunOptions,
     epochs: range,
-    folder: Path,
+    folder: Place,
     on_event: OnEvent,
     *,
     plan: str = "",
@@ -222,7 +223,7 @@ def train_files(
     for path in files:
         check_plain(path)
         check_file(state_file(path), True)
-    if options.resume and not checkpoint.exist(checkpoints):
+    if options.resume and not checkpoint.all_in(checkpoints):
         raise CheckpointError(f"{checkpoints} contains nothing to resume; leave out --resume to train from the files.")
     task = prepare([read_whole(path) for path in files], options)
     told = progress(task)

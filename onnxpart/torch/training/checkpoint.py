@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from onnxpart.errors import CheckpointError, ModelError
+from onnxpart.storage.atomic import names_in
 from onnxpart.storage.json_text import from_json
+from onnxpart.storage.remote import Place, Remote, reading, unlink, writing
 from onnxpart.storage.rows import Array
 from onnxpart.storage.safetensors import read_metadata, read_safetensors, save_arrays
 from onnxpart.torch.tensors import to_tensor
@@ -39,7 +41,7 @@ class Checkpoints:
     this process writes them; otherwise another one does, which trains the same parts.
     """
 
-    folder: Path
+    folder: Place
     every_steps: int | None = None
     every_minutes: float | None = 10.0
     keep: int = 2
@@ -59,10 +61,12 @@ class PartState:
 
 
 def prepare(checkpoints: Checkpoints) -> None:
-    """Make the folder.
+    """Make the folder, if it is on this machine.
 
     :raises CheckpointError: when it can't be made.
     """
+    if isinstance(checkpoints.folder, Remote):
+        return
     try:
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,16 +76,18 @@ def prepare(checkpoints: Checkpoints) -> None:
 
 def steps(checkpoints: Checkpoints, number: int) -> list[int]:
     """Return the steps at which a part has checkpoints, ascending."""
-    found = (_FILE.fullmatch(path.name) for path in checkpoints.folder.glob(f"part{number}-*"))
+    folder = checkpoints.folder
+    names = folder.files() if isinstance(folder, Remote) else names_in(folder)
+    found = map(_FILE.fullmatch, names)
     return sorted(int(match[2]) for match in found if match and int(match[1]) == number)
 
 
-def path_of(checkpoints: Checkpoints, number: int, step: int) -> Path:
+def path_of(checkpoints: Checkpoints, number: int, step: int) -> Place:
     """Return the file of a part's checkpoint."""
     return checkpoints.folder / f"part{number}-step{step:09d}.safetensors"
 
 
-def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, beside: Mapping[str, Any]) -> Path:
+def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, beside: Mapping[str, Any]) -> Place:
     """Write a part's checkpoint.
 
     :raises ModelError: when it can't be written; older checkpoints stay as they were.
@@ -91,23 +97,28 @@ def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, bes
         arrays |= {f"{_SLOTS}{slot}/{key}": _to_array(tensor) for slot, tensor in found.items()}
     path = path_of(checkpoints, number, step)
     said = json.loads(json.dumps({"version": VERSION, "taken": state.taken, **beside}))
-    save_arrays(arrays, path, {METADATA: json.dumps({**said, "checksum": _checksum(said, arrays)})})
+    with writing(path) as file:
+        save_arrays(arrays, file, {METADATA: json.dumps({**said, "checksum": _checksum(said, arrays)})})
     return path
 
 
 def prune(checkpoints: Checkpoints, number: int) -> None:
     """Remove all but the newest checkpoints of a part."""
-    for step in steps(checkpoints, number)[: -checkpoints.keep]:
-        path_of(checkpoints, number, step).unlink(missing_ok=True)
+    unlink([path_of(checkpoints, number, step) for step in steps(checkpoints, number)[: -checkpoints.keep]])
 
 
-def exist(folder: Path) -> bool:
-    """Whether a folder, or a folder in it, holds a checkpoint."""
-    return any(_FILE.fullmatch(path.name) for path in folder.rglob("part*"))
+def all_in(folder: Place) -> list[Place]:
+    """Return all checkpoints in a folder and in its subfolders, in order."""
+    if isinstance(folder, Path):
+        return [path for path in sorted(folder.rglob("part*")) if _FILE.fullmatch(path.name)]
+    return [folder / name for name in folder.files() if _FILE.fullmatch(name.rpartition("/")[2])]
 
 
-def remove(folder: Path) -> None:
+def remove(folder: Place) -> None:
     """Remove the checkpoints in a folder and in its subfolders, and then the empty folders."""
+    if isinstance(folder, Remote):
+        unlink(all_in(folder))
+        return
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_dir() and not path.is_symlink():
             remove(path)
@@ -117,13 +128,19 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def about(path: Path) -> dict[str, Any]:
+def about(path: Place) -> dict[str, Any]:
     """Return the data that a checkpoint has beside its tensors.
 
     :raises CheckpointError: when it is damaged, or of another version.
     """
+    with reading(path) as file:
+        return _about(path, file)
+
+
+def _about(path: Place, file: Path) -> dict[str, Any]:
+    """Return the same of a checkpoint that is in a file of this machine."""
     try:
-        found = from_json(read_metadata(path).get(METADATA, ""))
+        found = from_json(read_metadata(file).get(METADATA, ""))
     except (ModelError, ValueError):
         raise _damaged(path) from None
     if found.get("version") != VERSION:
@@ -134,16 +151,18 @@ def about(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def load(path: Path, identity: Mapping[str, Any]) -> tuple[PartState, dict[str, Any]]:
+def load(path: Place, identity: Mapping[str, Any]) -> tuple[PartState, dict[str, Any]]:
     """Read a checkpoint; return the state, and the data beside it.
 
     :param identity: data that must be equal to the given ones, such as plan and settings.
     :raises CheckpointError: when it is damaged, or of another version, plan or run.
     """
-    found = about(path)
+    with reading(path) as file:
+        found = _about(path, file)
+        stored = read_safetensors(file)
+        arrays = {key: array[(slice(None),) if array.shape else ()] for key, array in stored.items()}
     for key, value in json.loads(json.dumps(identity)).items():
         _compare(path, key, value, found.get(key))
-    arrays = {key: array[(slice(None),) if array.shape else ()] for key, array in read_safetensors(path).items()}
     if found.pop("checksum", None) != _checksum(found, arrays):
         raise _damaged(path)
     tensors = {key.removeprefix(_TENSORS): to_tensor(a) for key, a in arrays.items() if key.startswith(_TENSORS)}
@@ -155,7 +174,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[PartState, dict[str, 
     return PartState(tensors, slots, int(found["taken"])), found
 
 
-def _damaged(path: Path) -> CheckpointError:
+def _damaged(path: Place) -> CheckpointError:
     return CheckpointError(f"{path} is damaged; delete it to go on from the one before.")
 
 
@@ -166,7 +185,7 @@ def _checksum(said: Mapping[str, Any], arrays: Mapping[str, Array]) -> int:
     return result
 
 
-def _compare(path: Path, key: str, mine: Any, theirs: Any) -> None:
+def _compare(path: Place, key: str, mine: Any, theirs: Any) -> None:
     """Check that a checkpoint is of this run."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for inner in mine:

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 
 from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs
+from onnxpart.storage.remote import Place, Remote, unlink
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.data_parallel import AnyStops, DataParallel
 from onnxpart.torch.training.events import Note, OnEvent, ignore
@@ -68,7 +69,8 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
     if job.checkpoints:  # a restarted task resumes, and a new one must not
         for number in job.numbers:
             loop.resumable(job.checkpoints, [number])
-        folder = job.checkpoints.folder.resolve()
+        folder = job.checkpoints.folder
+        folder = folder.resolve() if isinstance(folder, Path) else folder
         job = replace(job, checkpoints=replace(job.checkpoints, folder=folder, resume=True))
     with connected(cluster) as ray, loop.interruptible(job.checkpoints) as interrupted:
         try:
@@ -217,21 +219,34 @@ def _group(
     train, trainer = import_module("ray.train"), import_module("ray.train.torch").TorchTrainer
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # data may have relative paths
     folder = Path(tempfile.mkdtemp()) if job.checkpoints is None else job.checkpoints.folder / "ray"
+    storage = {"storage_path": str(folder)}
+    if isinstance(folder, Remote):
+        arrow = import_module("pyarrow.fs")
+        found, path = folder.reached()
+        storage = {"storage_path": path, "storage_filesystem": arrow.PyFileSystem(arrow.FSSpecHandler(found))}
     needs = {"CPU": cluster.cpus_per_part, "GPU": cluster.gpus_per_part}
     scaling = train.ScalingConfig(
         num_workers=cluster.workers_per_part, use_gpu=cluster.gpus_per_part > 0, resources_per_worker=needs
     )
     failures = train.FailureConfig(max_failures=cluster.retries)
-    run = train.RunConfig(name=f"part{job.numbers[0]}", storage_path=str(folder), failure_config=failures)
+    run = train.RunConfig(name=f"part{job.numbers[0]}", failure_config=failures, **storage)
     content = {"content": (paths, shared, part, cluster, news, halt)}
     try:
         done = trainer(_member, train_loop_config=content, scaling_config=scaling, run_config=run).fit()
     finally:
-        shutil.rmtree(folder / f"part{job.numbers[0]}", ignore_errors=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        _remove(folder / f"part{job.numbers[0]}")
     result: Trained | OnnxpartError = done.return_value
     return result
+
+
+def _remove(folder: Place) -> None:
+    """Remove what Ray Train wrote into the folder of a part, and the folder around it, if that is empty now."""
+    if isinstance(folder, Remote):
+        unlink([folder / name for name in folder.files()])
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
 
 
 def _member(config: dict[str, Any]) -> Trained | Interrupted | None:

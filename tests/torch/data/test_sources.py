@@ -217,9 +217,8 @@ def test_arrays_come_from_any_storage(tmp_path: Path) -> None:
         assert sorted(samples(data.train)[1].tolist()) == list(range(5))
         assert read_by(f"npz:{place}") == []
     assert read_by("npz:d.npz") == [Path("d.npz")]
-    sentence = "nowhere://d.npz can't be read (Protocol not known: nowhere); check the path."
-    assert refused("npz:nowhere://d.npz", TWO) == sentence
-    assert refused("npz:memory://none.npz", TWO) == "memory://none.npz can't be read (/none.npz); check the path."
+    assert refused("npz:nowhere://d.npz", TWO).startswith("nowhere://d.npz can't be read (Protocol not known: nowhere)")
+    assert refused("npz:file:///none.npz", TWO).startswith("file:///none.npz can't be read (No such file or directory)")
 
 
 def test_a_batch_that_the_graph_fixes(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
-"""News of a run: bars on a terminal, lines elsewhere, a file of JSON lines, TensorBoard."""
+"""News of a run: bars on a terminal, lines elsewhere, a file of JSON lines, a tracker."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from onnxpart.torch.runs import trackers
 from onnxpart.torch.runs.progress import RunProgress
 from onnxpart.torch.training.events import Epoch, EpochEnd, Note, Steps
 
@@ -67,26 +69,64 @@ def test_news_are_lines_elsewhere_and_in_a_file(tmp_path: Path) -> None:
                            "samples_per_second": 40.0, "seconds": 0.5}  # fmt: skip
 
 
-def test_tensorboard_draws_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[str, float, int]] = []
+class Recorder:
+    """A tracker that keeps what it is given, and takes no more than three points."""
 
-    class SummaryWriter:
-        def __init__(self, folder: str) -> None:
-            assert folder == str(tmp_path / "tensorboard")
+    def __init__(self, run: str | None) -> None:
+        self.run = run or "one"
+        self.points: list[tuple[str, dict[str, float], str, int]] = []
+        self.ended: list[bool] = []
 
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            drawn.append((name, value, step))
+    def draw(self, network: str, values: Mapping[str, float], axis: str, step: int) -> None:
+        if len(self.points) == 3:
+            raise ConnectionError("the server is gone")
+        self.points.append((network, dict(values), axis, step))
 
-        def close(self) -> None:
-            drawn.append(("closed", 0, 0))
+    def close(self, failed: bool) -> None:
+        self.ended.append(failed)
 
-    module = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    with RunProgress(tmp_path, Console(file=io.StringIO())) as progress:
-        told = progress.stage("parts", range(3, 6), "error rate")
-        for event in EVENTS:
-            told(event)
-    assert ("parts/1/batch loss", 3.5, 14) in drawn
-    assert ("parts/0/metric", 0.125, 4) in drawn
-    assert drawn[-1] == ("closed", 0, 0)
+
+@pytest.fixture
+def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    """Those that were started."""
+    found: list[Recorder] = []
+
+    def started(kind: str, folder: Path, options: Mapping[str, Any], run: str | None) -> Recorder:
+        assert (kind, folder.is_dir(), options) == ("wandb", True, {"lr": 0.1})
+        found.append(Recorder(run))
+        return found[-1]
+
+    monkeypatch.setattr(trackers, "check", lambda _: None)
+    monkeypatch.setattr(trackers, "started", started)
+    return found
+
+
+def test_curves_of_each_network_are_drawn_over_its_own_steps(tmp_path: Path, recorders: list[Recorder]) -> None:
+    for resume in (False, True):
+        text, tracked = io.StringIO(), {"resume": resume, "log_to": "wandb", "options": {"lr": 0.1}}
+        with RunProgress(tmp_path, Console(file=text, width=200), **tracked) as progress:
+            for name, events in (("parts", EVENTS[:3]), ("whole", EVENTS[2:])):
+                told = progress.stage(name, range(3, 6), "error rate")
+                for event in events:
+                    told(event)
+        assert "note: wandb takes no more news (the server is gone); the run goes on without it" in text.getvalue()
+    first, again = recorders
+    assert (first.run, again.run) == ("one", "one")  # a resumed run goes on with it
+    figures = {"loss in training": 1.5, "loss in test": 1.25, "error rate": 0.125}
+    assert first.points == again.points == [
+        ("part 0", {"loss of batches": 1.5}, "batch", 14),
+        ("part 1", {"loss of batches": 3.5}, "batch", 14),
+        ("part 0", figures, "epoch", 4),
+    ]  # fmt: skip
+    assert (tmp_path / "metrics.jsonl").read_text().count("tracker") == 1
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_tracker_is_told_how_the_run_ended(tmp_path: Path, recorders: list[Recorder], failed: bool) -> None:
+    with suppress(ValueError), RunProgress(tmp_path, Console(quiet=True), log_to="wandb", options={"lr": 0.1}) as run:
+        run.stage("whole", range(3, 6), "error rate")(EVENTS[2])
+        if failed:
+            raise ValueError
+    (recorder,) = recorders
+    assert recorder.points[0][0] == "whole"
+    assert recorder.ended == [failed]
