@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxpart.torch.runs.task import RunOptions, Task
 
 Engine = Literal["auto", "series", "fused", "processes", "ray"]
+AmpDtype = Literal["bfloat16", "float16"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "step", "onecycle", "wsd"]
 RecipeName = Literal["auto", "paper"]
@@ -142,7 +143,12 @@ class Training:
     device: Annotated[str, typer.Option(help="Where to train: auto (cuda, else cpu), cpu, cuda, cuda:i or mps.")] = (
         "auto"
     )
-    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16 (mixed precision).")] = False
+    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in --amp-dtype (mixed precision).")] = (
+        False
+    )
+    amp_dtype: Annotated[
+        AmpDtype, typer.Option(help="The type of --amp; with float16 gradients are scaled, and overflows skip a step.")
+    ] = "bfloat16"
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile.")] = False
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of samples and of dropout.")] = 0
     checkpoint_every: Annotated[
@@ -460,9 +466,10 @@ def _number(k: str) -> int:
 
 @partial(
     _with_training,
-    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "mean", "std", "device", "amp", "as_json"),
+    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "mean", "std", "device", "amp", "amp_dtype",
+          "as_json"),
     epochs=1,
-)
+)  # fmt: skip
 def estimate(
     model: ModelFile,
     training: Training,

@@ -424,8 +424,7 @@ class _Run:
         """Return the loss and the metric of a module over the test data."""
         task = self.task
         assert task.data.test is not None
-        settings = self.options.settings
-        return evaluate(module, task.data.test, task.loss, task.metric.measure, settings.device, settings.amp)
+        return evaluate(module, task.data.test, task.loss, task.metric.measure, self.options.settings)
 
 
 def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, out: Path) -> Settings:

@@ -158,7 +158,7 @@ class _Run:
         kind = job.settings.optimizer
         states = [self.engine.part(i) for i in range(len(job.numbers))]
         return [
-            Result(curve, optim.to_state(kind, state.taken, state.slots), self.engine.kind)
+            Result(curve, optim.to_state(kind, state.taken, state.slots, state.scaler), self.engine.kind)
             for curve, state in zip(self.at.curves, states, strict=True)
         ]
 
@@ -221,6 +221,8 @@ class _Run:
                 result = Epoch(result.seconds, result.train_loss, loss, metric if job.metric else None)
             at.curves[i].append(result)
             self._tell(EpochEnd(number, epoch, result))
+            if self.engine.part(i).scaler.get("scale", 1.0) < 1.0:
+                raise self._diverged(i, f"gradients overflow float16 at any scale in epoch {epoch}")
         at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
         if isinstance(job.loader, StreamLoader) and job.loader.passes and not self.told_end:
             self.told_end = True
@@ -335,7 +337,7 @@ class _Run:
             tensors = self.engine.part(i).tensors
             named = {key: tensors[key] for key, _ in self.job.modules[i].named_parameters()}
             slots = optim.from_state(state, self.job.settings.optimizer, named)
-            self.engine.load(i, PartState(tensors, slots, state.step))
+            self.engine.load(i, PartState(tensors, slots, state.step, state.scaler))
 
 
 @torch.no_grad()
