@@ -313,8 +313,9 @@ def train(
             f"  ONNX Runtime differs from the trained module by {each.deviation:.1e} of the output's standard "
             "deviation",
         )
-    if done[0].gpu_memory is not None:
-        tables.show(runs.fit_report.taken(done[0].gpu_memory))
+    memory = max((each.gpu_memory for each in done if each.gpu_memory is not None), default=None)
+    if memory is not None:
+        tables.show(runs.fit_report.taken(memory, runs.progress.PARTS if source.is_dir() else "network"))
 
 
 @_with_training

@@ -227,6 +227,7 @@ class _Run:
             self.growing.grow,
             self.growing.blocks,
             self._traffic(parts.modules, module),
+            (parts.gpu_memory, whole.gpu_memory),
         )
         on_found(found)
         if baseline:

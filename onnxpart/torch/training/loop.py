@@ -87,6 +87,8 @@ def run(
         to end set it.
     :raises OnnxpartError: when memory runs out, too.
     """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked, using(device):
         with memory("the set-up", lambda: job.numbers):
             engine = kind(job, device)
@@ -155,10 +157,11 @@ class _Run:
                 self._save(job.checkpoints)
         finally:
             self.engine.finish()
-        kind = job.settings.optimizer
+        kind, device = job.settings.optimizer, self.engine.device
+        taken = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         states = [self.engine.part(i) for i in range(len(job.numbers))]
         return [
-            Result(curve, optim.to_state(kind, state.taken, state.slots, state.scaler), self.engine.kind)
+            Result(curve, optim.to_state(kind, state.taken, state.slots, state.scaler), self.engine.kind, taken)
             for curve, state in zip(self.at.curves, states, strict=True)
         ]
 
