@@ -114,7 +114,7 @@ def run(data: Digits, epochs: int, seed: int, on_epoch: Callable[[str, Epoch], N
     running = run_stages(parts_of(onnxpart.split(model, PARTS)), stages, train_stage)
     parts = next(running)
     beliefs = np.stack([belief(module, data) for module in parts.modules])
-    merged = evaluate(next(running).modules[0], data[1], F.cross_entropy, error, "cpu")[1] or 0.0
+    merged = evaluate(next(running).modules[0], data[1], F.cross_entropy, error, settings)[1] or 0.0
     return Run(baseline.curve, parts.curves, merged, next(running).curves[0], beliefs)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from onnxpart.torch.runs.task import RunOptions, Task
 
 Engine = Literal["auto", "series", "fused", "processes", "ray"]
+AmpDtype = Literal["bfloat16", "float16"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "step", "onecycle", "wsd"]
 LogTo = Literal["tensorboard", "wandb", "mlflow"]
@@ -144,7 +145,12 @@ class Training:
     device: Annotated[str, typer.Option(help="Where to train: auto (cuda, else cpu), cpu, cuda, cuda:i or mps.")] = (
         "auto"
     )
-    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in bfloat16 (mixed precision).")] = False
+    amp: Annotated[bool, typer.Option("--amp", help="Compute the forward pass in --amp-dtype (mixed precision).")] = (
+        False
+    )
+    amp_dtype: Annotated[
+        AmpDtype, typer.Option(help="The type of --amp; with float16 gradients are scaled, and overflows skip a step.")
+    ] = "bfloat16"
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile.")] = False
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of samples and of dropout.")] = 0
     checkpoint_every: Annotated[
@@ -319,8 +325,9 @@ def train(
             f"  ONNX Runtime differs from the trained module by {each.deviation:.1e} of the output's standard "
             "deviation",
         )
-    if done[0].gpu_memory is not None:
-        tables.show(runs.fit_report.taken(done[0].gpu_memory))
+    memory = max((each.gpu_memory for each in done if each.gpu_memory is not None), default=None)
+    if memory is not None:
+        tables.show(runs.fit_report.taken(memory, runs.progress.PARTS if source.is_dir() else "network"))
 
 
 @_with_training
@@ -482,9 +489,10 @@ def _number(k: str) -> int:
 
 @partial(
     _with_training,
-    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "mean", "std", "device", "amp", "as_json"),
+    only=("data", "loss", "optimizer", "batch_size", "steps_per_epoch", "mean", "std", "device", "amp", "amp_dtype",
+          "as_json"),
     epochs=1,
-)
+)  # fmt: skip
 def estimate(
     model: ModelFile,
     training: Training,

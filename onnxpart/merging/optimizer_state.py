@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +34,14 @@ class OptimizerState:
     """The state of an optimiser: `kind` (sgd, adam, adamw), the steps that it took, and its slots.
 
     `slots`: initializer name -> slot, named as in torch (`momentum_buffer`, `exp_avg`, `exp_avg_sq`) -> array of the
-    initializer's shape.
+    initializer's shape. `scaler`: the state of torch's gradient scaler, in float16; networks that are merged, sliced or
+    read from a file begin with a new one.
     """
 
     kind: str
     step: int
     slots: Mapping[str, Mapping[str, Array]]
+    scaler: Mapping[str, Any] = field(default_factory=dict)
 
     def slot(self, slot: str) -> dict[str, Array]:
         """One slot of all initializers that have it."""

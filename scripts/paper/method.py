@@ -336,7 +336,7 @@ class Experiment:
         """A point of the curve for each network."""
         task = self.task
         for part, module in enumerate(networks.modules):
-            loss, metric = evaluate(module, task.test, task.loss, task.measure, "cpu")
+            loss, metric = evaluate(module, task.test, task.loss, task.measure, Settings(0, device="cpu"))
             point = {"epoch": piece.epochs.stop, "stage": piece.stage, "part": None if piece.whole else part}
             yield {**point, "loss": round(loss, 5), "metric": round(metric or 0.0, 5)}
 

@@ -232,6 +232,7 @@ class _Run:
             self.growing.grow,
             self.growing.blocks,
             self._traffic(parts.modules, module),
+            (parts.gpu_memory, whole.gpu_memory),
         )
         on_found(found)
         if baseline:
@@ -430,8 +431,7 @@ class _Run:
         """Return the loss and the metric of a module over the test data."""
         task = self.task
         assert task.data.test is not None
-        settings = self.options.settings
-        return evaluate(module, task.data.test, task.loss, task.metric.measure, settings.device, settings.amp)
+        return evaluate(module, task.data.test, task.loss, task.metric.measure, self.options.settings)
 
 
 def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, kept: Place) -> Settings:

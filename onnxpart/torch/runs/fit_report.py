@@ -17,7 +17,7 @@ from onnxpart.storage.atomic import replacing_files, write_bytes
 from onnxpart.torch.runs.fit import CHECKPOINTS
 from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Fit
 from onnxpart.torch.runs.recipe import Recipe
-from onnxpart.torch.runs.task import RunOptions, gpu_memory
+from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.patience import Patience
@@ -72,7 +72,8 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "patience": _patience(found, options.patience_by(found.metric)),
         "goal": asdict(found.goal),
         "target": target(found),
-        "gpu_memory": gpu_memory(options),
+        "gpu_memory": None if found.gpu_memory[0] is None else {"parts": found.gpu_memory[0],
+                                                                 "whole": found.gpu_memory[1]},
         "deviation": found.deviation,
         "versions": {"onnxpart": __version__, "torch": torch.__version__},
     }  # fmt: skip
@@ -212,7 +213,7 @@ def page(data: dict[str, Any]) -> list[str]:
     if data["patience"] is not None and data["patience"]["ended"] is not None:
         lines.append(f"The whole ends after epoch {data['patience']['ended']}: {data['patience']['why']}.")
     if data["gpu_memory"] is not None:
-        lines.append(taken(data["gpu_memory"]))
+        lines += [taken(memory, who) for who, memory in data["gpu_memory"].items() if memory is not None]
     if data["grow"] == "widen":
         lines.append("One part was trained, and the whole began as copies of it.")
     if data["blocks"] is not None:
@@ -245,9 +246,9 @@ def exchanged(sent: dict[str, float]) -> str:
     )
 
 
-def taken(memory: int) -> str:
-    """Return what was taken of a GPU's memory, in bytes, as a sentence."""
-    return f"Tensors took {memory / 1e9:.2f} GB of the GPU's memory at most."
+def taken(memory: int, who: str) -> str:
+    """Return what was taken of a GPU's memory, in bytes, as a sentence. :param who: what trained."""
+    return f"Tensors of a process took {memory / 1e9:.2f} GB of its GPU's memory at most, training the {who}."
 
 
 def _shown(value: float | None) -> str:

@@ -40,6 +40,7 @@ class Networks:
     """Networks that train side by side: the parts of a split, or the whole that they merge into.
 
     `states`: of their optimizers; None before any training. `curves`: for each network the epochs that it trained.
+    `gpu_memory`: the most bytes that they took on a GPU (see `Result`).
     `whole`: the weights that the parts are slices of, if they aren't the network's.
     """
 
@@ -48,6 +49,7 @@ class Networks:
     states: Sequence[OptimizerState] | None = None
     curves: Sequence[Sequence[Epoch]] = ()
     whole: Mapping[str, Array] | None = None
+    gpu_memory: int | None = None
 
     @property
     def weights(self) -> list[dict[str, Array]]:
@@ -90,7 +92,10 @@ def run_stages(first: Networks, stages: Sequence[Stage], train: Train) -> Iterat
             results = train(stage, networks)
             before = networks.curves or [()] * len(results)
             curves = [[*curve, *result.curve] for curve, result in zip(before, results, strict=True)]
-            networks = replace(networks, states=[result.state for result in results], curves=curves)
+            taken = [networks.gpu_memory, *(result.gpu_memory for result in results)]
+            most = max((memory for memory in taken if memory is not None), default=None)
+            states = [result.state for result in results]
+            networks = replace(networks, states=states, curves=curves, gpu_memory=most)
         yield networks
 
 
@@ -125,7 +130,8 @@ def divide_anew(before: Networks, parts: Networks, edges: Edges = ZERO) -> Netwo
     for module, arrays in zip(parts.modules, unmerge(parts.split.plan, whole), strict=True):
         load_weights(module, arrays)
     state = merge_states(before.split.plan, before.states, into="original")
-    return replace(parts, states=unmerge_states(parts.split.plan, state), curves=before.curves, whole=whole)
+    states, memory = unmerge_states(parts.split.plan, state), before.gpu_memory
+    return replace(parts, states=states, curves=before.curves, whole=whole, gpu_memory=memory)
 
 
 def _merged(parts: Networks, edges: Edges, into: Into) -> dict[str, Array]:

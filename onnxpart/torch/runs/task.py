@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 
 from onnxpart.errors import CheckpointError, UsageError
 from onnxpart.merging.optimizer_state import OptimizerState, found_states, save_trained, state_file
@@ -92,7 +91,7 @@ class Task:
 class Trained:
     """A file that was written: its curve, and ONNX Runtime's deviation from the module (see `trained_file`).
 
-    `gpu_memory`: see there.
+    `gpu_memory`: see `Result`.
     """
 
     file: Path
@@ -194,14 +193,6 @@ def _given(options: RunOptions) -> dict[str, Any]:
     }
 
 
-def gpu_memory(options: RunOptions) -> int | None:
-    """Return the most bytes that tensors of this process took on the GPU so far; None where it doesn't train on one."""
-    if options.engine in ("processes", "ray"):
-        return None
-    device = device_of(options.settings.device)
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
 def train_files(
     files: Sequence[Path],
     options: RunOptions,
@@ -235,9 +226,14 @@ def train_files(
     done = zip(files, task.modules, results, strict=True)
     save_trained(files, ((with_weights(module, path), result.state) for path, module, result in done))
     checkpoint.remove(checkpoints)
-    memory = gpu_memory(options)
     return [
-        Trained(path, result.curve, task.metric.name, deviation(module, task.objective, path, task.batch()), memory)
+        Trained(
+            path,
+            result.curve,
+            task.metric.name,
+            deviation(module, task.objective, path, task.batch()),
+            result.gpu_memory,
+        )
         for path, module, result in zip(files, task.modules, results, strict=True)
     ]
 

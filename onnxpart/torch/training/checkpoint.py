@@ -53,11 +53,15 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class PartState:
-    """All that training changes in a part: tensors by the module's keys, the optimiser's slots, and its steps."""
+    """All that training changes in a part: tensors by the module's keys, the optimiser's slots, and its steps.
+
+    `scaler`: the state of the gradient scaler, if there is one.
+    """
 
     tensors: dict[str, Tensor]
     slots: Slots
     taken: int
+    scaler: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(checkpoints: Checkpoints) -> None:
@@ -96,7 +100,7 @@ def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, bes
     for key, found in state.slots.items():
         arrays |= {f"{_SLOTS}{slot}/{key}": _to_array(tensor) for slot, tensor in found.items()}
     path = path_of(checkpoints, number, step)
-    said = json.loads(json.dumps({"version": VERSION, "taken": state.taken, **beside}))
+    said = json.loads(json.dumps({"version": VERSION, "taken": state.taken, "scaler": state.scaler, **beside}))
     with writing(path) as file:
         save_arrays(arrays, file, {METADATA: json.dumps({**said, "checksum": _checksum(said, arrays)})})
     return path
@@ -171,7 +175,7 @@ def load(path: Place, identity: Mapping[str, Any]) -> tuple[PartState, dict[str,
         if name.startswith(_SLOTS):
             slot, _, key = name.removeprefix(_SLOTS).partition("/")
             slots.setdefault(key, {})[slot] = to_tensor(array)
-    return PartState(tensors, slots, int(found["taken"])), found
+    return PartState(tensors, slots, int(found["taken"]), found.get("scaler", {})), found
 
 
 def _damaged(path: Place) -> CheckpointError:

@@ -149,14 +149,14 @@ def using(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(before)
 
 
-def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torch.device, amp: bool) -> Tensor:
-    """Return a network's only output. In mixed precision operators compute in bfloat16, and the output is float32.
+def called(call: Callable[..., object], inputs: tuple[Tensor, ...], device: torch.device, settings: Settings) -> Tensor:
+    """Return a network's only output. In mixed precision operators compute in half, and the output is float32.
 
     :raises OnnxpartError: when it has several.
     """
-    with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+    with torch.autocast(device.type, getattr(torch, settings.amp_dtype), enabled=settings.amp):
         output = output_of(call(*inputs))
-    return output.float() if amp else output
+    return output.float() if settings.amp else output
 
 
 def judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,11 +165,10 @@ def judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return loss, loss.new_zeros(()) if metric is None or isinstance(metric, Meter) else metric(output, target).to(loss)
 
 
-def update(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """A step of an optimiser at a learning rate."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Let an optimiser take its next step at a learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.step()
 
 
 def synchronize(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from onnxpart.torch.importer.operators.modules import Dropout
 from onnxpart.torch.part_random import drawing, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, update
+from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, set_rate
 from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.metrics import Meter
@@ -27,7 +27,7 @@ from onnxpart.torch.training.metrics import Meter
 class Fused:
     """Parts of the same shapes as one module whose tensors have a part axis in front.
 
-    :raises UsageError: when the parts differ, or have dropout and are to be compiled.
+    :raises UsageError: when the parts differ, have dropout and are to be compiled, or are to be trained in float16.
     """
 
     kind: Literal["series", "fused"] = "fused"
@@ -36,6 +36,11 @@ class Fused:
         check_alike(job.modules)
         if job.settings.compile and any(isinstance(layer, Dropout) for layer in job.modules[0].modules()):
             raise UsageError("fused parts with dropout can't be compiled; use the engine series, or don't compile.")
+        if job.settings.scaled:
+            raise UsageError(
+                "fused parts take every step together, but in float16 a part skips those that overflow; use the engine "
+                "series, or bfloat16."
+            )
         self.job, self.device, self.busy = job, device, job.numbers
         self.parameters, self.buffers = stack_module_state([module.to(device).train() for module in job.modules])
         self.images = has_images(job.modules) and device.type == "cpu"
@@ -52,7 +57,7 @@ class Fused:
         def call(*given: Tensor) -> object:
             return functional_call(self.base, (parameters, buffers), given)
 
-        return called(call, inputs, self.device, self.job.settings.amp)
+        return called(call, inputs, self.device, self.job.settings)
 
     def _loss(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...], target: Tensor
@@ -81,7 +86,8 @@ class Fused:
             losses.append(loss.detach())
         if settings.clip is not None:
             _clip(self.parameters.values(), settings.clip)
-        update(self.optimizer, rate)
+        set_rate(self.optimizer, rate)
+        self.optimizer.step()
         self.taken += 1
         return torch.stack(losses).mean(0)
 

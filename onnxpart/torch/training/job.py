@@ -48,8 +48,12 @@ def alone(job: Job, i: int) -> Job:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one part: an `Epoch` per trained epoch, the optimiser's state by initializer name, the engine."""
+    """The result of one part: an `Epoch` per trained epoch, the optimiser's state by initializer name, the engine.
+
+    `gpu_memory`: the most bytes that tensors of its process took on the GPU meanwhile; None without a GPU.
+    """
 
     curve: list[Epoch]
     state: OptimizerState
     engine: Literal["series", "fused"] = "series"
+    gpu_memory: int | None = None

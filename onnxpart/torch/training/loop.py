@@ -87,6 +87,8 @@ def run(
         to end set it.
     :raises OnnxpartError: when memory runs out, too.
     """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with interruptible(job.checkpoints) if stop is None else nullcontext(stop) as asked, using(device):
         with memory("the set-up", lambda: job.numbers):
             engine = kind(job, device)
@@ -155,10 +157,11 @@ class _Run:
                 self._save(job.checkpoints)
         finally:
             self.engine.finish()
-        kind = job.settings.optimizer
+        kind, device = job.settings.optimizer, self.engine.device
+        taken = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         states = [self.engine.part(i) for i in range(len(job.numbers))]
         return [
-            Result(curve, optim.to_state(kind, state.taken, state.slots), self.engine.kind)
+            Result(curve, optim.to_state(kind, state.taken, state.slots, state.scaler), self.engine.kind, taken)
             for curve, state in zip(self.at.curves, states, strict=True)
         ]
 
@@ -221,6 +224,8 @@ class _Run:
                 result = Epoch(result.seconds, result.train_loss, loss, metric if job.metric else None)
             at.curves[i].append(result)
             self._tell(EpochEnd(number, epoch, result))
+            if self.engine.part(i).scaler.get("scale", 1.0) < 1.0:
+                raise self._diverged(i, f"gradients overflow float16 at any scale in epoch {epoch}")
         at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
         if isinstance(job.loader, StreamLoader) and job.loader.passes and not self.told_end:
             self.told_end = True
@@ -335,7 +340,7 @@ class _Run:
             tensors = self.engine.part(i).tensors
             named = {key: tensors[key] for key, _ in self.job.modules[i].named_parameters()}
             slots = optim.from_state(state, self.job.settings.optimizer, named)
-            self.engine.load(i, PartState(tensors, slots, state.step))
+            self.engine.load(i, PartState(tensors, slots, state.step, state.scaler))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ _DECAY = 5
 def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], axes: int = 0) -> torch.optim.Optimizer:
     """Return torch's optimiser over the parameters that are trained; vectors and numbers don't decay.
 
-    It is torch's fused one, which takes a step over all parameters in one kernel, on a CPU, too.
+    It is torch's fused one, which takes a step over all parameters in one kernel, on a CPU, too. If steps may be
+    skipped, SGD begins with momenta of 0: torch's would have no value after a first step that is skipped.
 
     :param axes: the number of axes in front of a parameter's own, such as that of stacked parts.
     :raises OnnxpartError: when nothing is trained.
@@ -40,7 +42,10 @@ def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], a
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+        sgd = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+        for parameter in chosen if settings.scaled and settings.momentum else ():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return sgd
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.lr, fused=True)
 
@@ -85,6 +90,12 @@ def slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) ->
     }
 
 
+def taken(optimizer: torch.optim.Optimizer, steps: int) -> int:
+    """Return the steps that an optimiser counted, of so many; Adam doesn't count those that a scaler skipped."""
+    counts = [state[_STEP] for state in optimizer.state.values() if _STEP in state]
+    return int(torch.stack(counts).max()) if counts else steps
+
+
 def set_slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], given: Slots, step: int) -> None:
     """Give the optimiser back what it remembered after `step` steps, in the layout of its parameters."""
     for key, tensors in given.items():
@@ -119,9 +130,9 @@ def from_state(state: OptimizerState, kind: str, parameters: Mapping[str, Tensor
     return result
 
 
-def to_state(kind: str, step: int, slots: Slots) -> OptimizerState:
+def to_state(kind: str, step: int, slots: Slots, scaler: Mapping[str, Any]) -> OptimizerState:
     """Return a state by the initializers' names, copied into arrays."""
     arrays = {
         tensor_name(key): {slot: to_array(tensor) for slot, tensor in tensors.items()} for key, tensors in slots.items()
     }
-    return OptimizerState(kind, step, arrays)
+    return OptimizerState(kind, step, arrays, scaler)

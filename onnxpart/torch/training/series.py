@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.part_random import seed_device, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
-from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, update
+from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, set_rate
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.metrics import Meter
 
@@ -31,6 +32,7 @@ class Series:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.calls: list[Callable[..., Any]] = [compiled(module, job.settings, device) for module in job.modules]
         self.optimizers = [optim.optimizer(job.settings, module.parameters()) for module in job.modules]
+        self.scalers = [GradScaler(device.type, enabled=job.settings.scaled) for _ in job.modules]
         self.taken = [0] * len(job.modules)
 
     def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
@@ -40,7 +42,8 @@ class Series:
 
     def _step(self, i: int, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
         """Let the i-th part take a step; return its loss."""
-        settings, module, optimizer = self.job.settings, self.job.modules[i], self.optimizers[i]
+        settings, module = self.job.settings, self.job.modules[i]
+        optimizer, scaler = self.optimizers[i], self.scalers[i]
         self.busy = (self.job.numbers[i],)
         seed_device(self._seed(i, step), self.device)
         module.train()
@@ -48,12 +51,15 @@ class Series:
         losses = []
         for batch in batches:
             (inputs, target), weight = self._share(batch)
-            loss = weight * self.job.loss(called(self.calls[i], inputs, self.device, settings.amp), target)
-            (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+            loss = weight * self.job.loss(called(self.calls[i], inputs, self.device, settings), target)
+            scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         if settings.clip is not None:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
-        update(optimizer, rate)
+        set_rate(optimizer, rate)
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         self.taken[i] += 1
         return torch.stack(losses).mean()
@@ -73,7 +79,7 @@ class Series:
         columns = []
         for module, number in zip(self.job.modules, self.job.numbers, strict=True):
             self.busy = (number,)
-            output = called(module.eval(), inputs, self.device, self.job.settings.amp)
+            output = called(module.eval(), inputs, self.device, self.job.settings)
             columns.append(torch.stack(judged(self.job, output, target)))
             for meter in meters[len(columns) - 1 : len(columns)]:
                 meter.update(output, target)
@@ -83,7 +89,9 @@ class Series:
         """Return the state of the i-th part."""
         module = self.job.modules[i]
         parameters = dict(module.named_parameters())
-        return PartState(module.state_dict(), optim.slots(self.optimizers[i], parameters), self.taken[i])
+        optimizer = self.optimizers[i]
+        taken, scaler = optim.taken(optimizer, self.taken[i]), self.scalers[i].state_dict()
+        return PartState(module.state_dict(), optim.slots(optimizer, parameters), taken, scaler)
 
     def load(self, i: int, state: PartState) -> None:
         """Put the i-th part into a state."""
@@ -91,6 +99,8 @@ class Series:
         put(module, state.tensors)
         optim.set_slots(self.optimizers[i], dict(module.named_parameters()), state.slots, state.taken)
         self.taken[i] = state.taken
+        if state.scaler:
+            self.scalers[i].load_state_dict(dict(state.scaler))
 
     def finish(self) -> None:
         """Leave the modules in evaluation mode."""

@@ -9,6 +9,7 @@ from onnxpart.errors import UsageError
 
 OptimizerKind = Literal["sgd", "adam", "adamw"]
 ScheduleKind = Literal["constant", "cosine", "step", "onecycle", "wsd"]
+AmpDtype = Literal["bfloat16", "float16"]
 EngineKind = Literal["auto", "series", "fused", "processes", "ray"]
 
 
@@ -21,7 +22,8 @@ class Settings:
     to nearly 0 (`OneCycleLR`), or stays constant and falls linearly to 0 over the last fifth (warm-up, stable, decay).
     `warmup`: the share of the steps in which the rate first rises linearly. `momentum` is that of SGD; Adam keeps
     torch's betas. `weight_decay` is for parameters of two axes or more; norms and biases have none. `clip`: largest
-    norm of a part's gradient. `accumulate`: batches per step. `amp`: the forward pass in bfloat16, in tests, too.
+    norm of a part's gradient. `accumulate`: batches per step. `amp`: the forward pass in `amp_dtype`, in tests, too;
+    for float16 each part has a gradient scaler of its own, and skips a step if its gradients overflow.
     `seed` drives dropout; the loader has its own. `device`: auto, cpu, cuda, cuda:i or mps.
 
     :raises UsageError: for a value that makes no sense.
@@ -37,16 +39,20 @@ class Settings:
     clip: float | None = None
     accumulate: int = 1
     amp: bool = False
+    amp_dtype: AmpDtype = "bfloat16"
     compile: bool = False
     device: str = "auto"
     seed: int = 0
     first: int = 0
 
     def __post_init__(self) -> None:
-        for name, kinds in (("optimizer", OptimizerKind), ("schedule", ScheduleKind)):
+        named = (("optimizer", OptimizerKind), ("schedule", ScheduleKind), ("amp_dtype", AmpDtype))
+        for name, kinds in named:
             if getattr(self, name) not in get_args(kinds):
                 known = ", ".join(get_args(kinds))
                 raise UsageError(f"{name} {getattr(self, name)!r} isn't known; choose one of {known}.")
+        if self.amp_dtype != "bfloat16" and not self.amp:
+            raise UsageError(f"amp_dtype is {self.amp_dtype}, but amp is off; turn it on, or leave the type out.")
         for name, least in (
             ("epochs", 0),
             ("momentum", 0),
@@ -63,3 +69,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} is {value}; it must be positive.")
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients are scaled so that those in float16 don't vanish."""
+        return self.amp and self.amp_dtype == "float16"

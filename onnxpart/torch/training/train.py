@@ -116,14 +116,13 @@ def evaluate(
     loader: Loader,
     loss: Criterion,
     metric: Criterion | Meter | None = None,
-    device: str = "auto",
-    amp: bool = False,
+    settings: Settings = Settings(0),  # noqa: B008
 ) -> tuple[float, float | None]:
     """Return a module's mean loss and metric over the samples of a loader; leave it in evaluation mode.
 
-    :param amp: whether it computes in bfloat16, as in training with such settings.
+    :param settings: with the device and the precision; the others have no effect.
     """
-    job, place = Job([module], (0,), loader, loss, Settings(0, amp=amp), range(0), metric=metric), device_of(device)
-    with using(place):
-        found = loop.evaluated(Series(job, place), loop.near(loader, place))[0]
+    job, device = Job([module], (0,), loader, loss, settings, range(0), metric=metric), device_of(settings.device)
+    with using(device):
+        found = loop.evaluated(Series(job, device), loop.near(loader, device))[0]
     return found[0], found[1] if metric else None

@@ -6,11 +6,10 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from models import regression_mlp
 from onnxpart import arrays
@@ -25,9 +24,9 @@ from onnxpart.torch.runs.fit_report import page, report
 from onnxpart.torch.runs.goal import Goal
 from onnxpart.torch.runs.outcome import Fit, Times
 from onnxpart.torch.runs.recipe import Recipe
-from onnxpart.torch.runs.task import RunOptions, gpu_memory
+from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import Event, Note, ignore
-from onnxpart.torch.training.settings import EngineKind, Settings
+from onnxpart.torch.training.settings import Settings
 from tests.networks.deep import residual_mlp
 
 MODEL = load(regression_mlp(0, inputs=784, hidden=(8,)))
@@ -154,14 +153,6 @@ def test_parts_of_different_shapes_have_no_control_of_copies(tmp_path: Path) -> 
     assert any(note.startswith("the control of copies is left out: ") for note in notes)
 
 
-def test_memory_is_that_of_a_gpu_on_which_this_process_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu_memory(replace(OPTIONS, settings=Settings(1, device="cpu"))) is None
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 + device.index)
-    options = replace(OPTIONS, settings=Settings(1, device="cuda:1"))
-    assert [gpu_memory(replace(options, engine=engine)) for engine in get_args(EngineKind)] == [6, 6, 6, None, None]
-
-
 def test_speedup_is_that_over_the_whole_alone() -> None:
     times = Times(parts=3.0, whole=5.0, epoch=2.0)
     assert (times.alone(8), times.speedup(8)) == (16.0, 2.0)
@@ -178,7 +169,8 @@ def test_the_page_says_what_was_found() -> None:
         "controls": {}, "target": None,
         "traffic": {"parts_batch": 1e6, "whole_batch": 3e6, "all": 5e6, "data_parallel_batch": 3e6,
                     "data_parallel": 9e6},
-        "kept": ["a"], "grow": "widen", "blocks": 3, "patience": None, "gpu_memory": 2.5e9,
+        "kept": ["a"], "grow": "widen", "blocks": 3, "patience": None,
+        "gpu_memory": {"parts": 1.5e9, "whole": 2.5e9},
         "recipe": {"kind": "auto", "rates": {"parts": 0.2, "whole": 0.1}}, "as_good": None,
     }  # fmt: skip
     text = "\n".join(page(data))
@@ -193,7 +185,8 @@ def test_the_page_says_what_was_found() -> None:
         "Weights between parts stayed as they were in a.",
         "One part was trained, and the whole began as copies of it.",
         "Blocks of each stack that the parts had until they merged: 3.",
-        "Tensors took 2.50 GB of the GPU's memory at most.",
+        "Tensors of a process took 1.50 GB of its GPU's memory at most, training the parts.",
+        "Tensors of a process took 2.50 GB of its GPU's memory at most, training the whole.",
         "Gradients that workers sent: 1 MB for a batch of the parts, 3 MB for one of the whole, 5 MB in all; "
         "data-parallel training of the whole sends 3 MB for a batch, 9 MB in all.",
     ):

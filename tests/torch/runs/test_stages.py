@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -51,6 +52,23 @@ def learn(stage: Stage, networks: Networks) -> list[Result]:
 def trained(k: int, *, epochs: int = 1) -> Networks:
     (networks,) = run_stages(parts_of(divided(k)), [Stage("parts", range(epochs), SETTINGS)], learn)
     return networks
+
+
+def test_memory_is_the_most_of_all_networks_and_stages() -> None:
+    def taking(stage: Stage, networks: Networks) -> list[Result]:
+        """As if processes of a GPU each had trained the networks."""
+        results = learn(stage, networks)
+        return [replace(result, gpu_memory=5 - 2 * stage.epochs.start + i) for i, result in enumerate(results)]
+
+    stages = [
+        Stage("parts", range(1), SETTINGS),
+        Stage("round", range(1, 2), SETTINGS, lambda before: divide_anew(before, parts_of(divided(2)))),
+        Stage("merged", range(2, 2), SETTINGS, merge_parts),
+        Stage("whole", range(2, 3), SETTINGS),
+    ]
+    found = [networks.gpu_memory for networks in run_stages(parts_of(divided(2)), stages, taking)]
+    assert found == [6, 6, None, 1]
+    assert trained(2).gpu_memory is None
 
 
 def mean(networks: Networks) -> torch.Tensor:

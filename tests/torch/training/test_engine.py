@@ -20,7 +20,7 @@ from onnxpart.torch.training.fused import Fused, check_alike
 from onnxpart.torch.training.job import Job, alone
 from onnxpart.torch.training.loop import evaluated, near
 from onnxpart.torch.training.series import Series
-from onnxpart.torch.training.settings import Settings
+from onnxpart.torch.training.settings import OptimizerKind, Settings
 
 CPU = torch.device("cpu")
 RNG = torch.Generator().manual_seed(0)
@@ -109,6 +109,39 @@ def test_mixed_precision_holds_in_evaluation(engine: type[Series] | type[Fused])
     found, exact = (evaluated(engine(each, CPU), DATA)[0][0] for each in (mixed, full))
     assert found == pytest.approx(expected, rel=1e-3)
     assert found != pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_part_skips_the_steps_whose_gradients_overflow(optimizer: OptimizerKind) -> None:
+    settings = Settings(1, optimizer=optimizer, amp=True, amp_dtype="float16", clip=0.5)
+    batch = next(DATA.epoch(0))
+    engine, other = (Series(replace(job(*pair()), settings=settings), CPU) for _ in range(2))
+    for i, scale in enumerate((1.0, 2.0**24)):
+        state = engine.part(i)
+        engine.load(i, replace(state, scaler={**state.scaler, "scale": scale}))
+    engine.step([batch], 0.1, 0)
+    first, second = engine.part(0), engine.part(1)
+    assert (first.scaler["scale"], second.scaler["scale"]) == (1.0, 2.0**23)
+    assert not torch.equal(first.tensors["weight"], pair()[0].weight)
+    torch.testing.assert_close(second.tensors, pair()[1].state_dict(), rtol=0, atol=0)
+    assert all(not tensor.any() for slots in second.slots.values() for tensor in slots.values())
+    assert (first.taken, second.taken) == ((1, 0) if optimizer == "adam" else (1, 1))
+    for i in range(2):
+        other.load(i, engine.part(i))
+    for each in (engine, other):
+        each.step([batch], 0.1, 1)
+    for i in range(2):
+        one, same = engine.part(i), other.part(i)
+        torch.testing.assert_close(same.tensors, one.tensors, rtol=0, atol=0)
+        torch.testing.assert_close(same.slots, one.slots, rtol=0, atol=0)
+        assert (same.taken, same.scaler) == (one.taken, one.scaler)
+
+
+def test_fused_parts_arent_trained_in_float16() -> None:
+    settings = Settings(1, amp=True, amp_dtype="float16")
+    kind, why = choose(replace(job(*pair()), settings=settings), CPU)
+    assert kind is Series
+    assert "but in float16 a part skips those that overflow; use the engine series, or bfloat16" in why
 
 
 def test_one_part_at_a_time_has_gradients() -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from onnxpart.torch.runs.task import RunOptions, gpu_memory
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.train import EngineKind, Result, Settings, train
 from tests.networks.training import parts, small, stripes
@@ -39,10 +38,11 @@ def test_what_makes_it_fast_learns(engine: EngineKind, given: dict[str, bool]) -
 
 def test_memory_is_that_of_the_parts_and_more() -> None:
     modules = parts(small())
-    train(modules, stripes(), F.cross_entropy, replace(SETTINGS, epochs=1), engine="series")
-    taken = gpu_memory(RunOptions("", "", SETTINGS, "series"))
-    assert taken is not None
-    assert taken > sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    results = train(modules, stripes(), F.cross_entropy, replace(SETTINGS, epochs=1), engine="series")
+    assert results[0].gpu_memory is not None
+    again = train(modules, stripes(), F.cross_entropy, replace(SETTINGS, epochs=1), engine="series")
+    assert again[0].gpu_memory == pytest.approx(results[0].gpu_memory, rel=0.5)
+    assert results[0].gpu_memory > sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
 
 @pytest.mark.parametrize("engine", ["series", "fused"])

@@ -92,7 +92,7 @@ def test_a_state_goes_into_arrays_and_back(kind: OptimizerKind) -> None:
     for _ in range(2):
         first(torch.ones(1, 3)).square().sum().backward()
         trained.step()
-    state = optim.to_state(kind, 2, optim.slots(trained, dict(first.named_parameters())))
+    state = optim.to_state(kind, 2, optim.slots(trained, dict(first.named_parameters())), {})
     second = nn.Linear(3, 2)
     second.load_state_dict(first.state_dict())
     other, named = optim.optimizer(settings, second.parameters()), dict(second.named_parameters())

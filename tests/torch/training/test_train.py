@@ -17,6 +17,7 @@ from onnxpart.errors import DataError, OnnxpartError, UsageError
 from onnxpart.torch import import_onnx, load_weights, weights
 from onnxpart.torch.importer.module import parameters
 from onnxpart.torch.training import loop
+from onnxpart.torch.training.settings import AmpDtype
 from onnxpart.torch.training.train import EngineKind, EpochEnd, Event, Note, Result, Settings, Steps, evaluate, train
 from tests.networks.training import accuracy, parts, small, stripes
 
@@ -46,7 +47,7 @@ def test_training_learns_and_repeats() -> None:
     data, test = stripes(), stripes(20, 60)
     events: list[Event] = []
     module, other = import_onnx(small()), import_onnx(small())
-    loss, error = evaluate(module, test, F.cross_entropy, device="cpu")
+    loss, error = evaluate(module, test, F.cross_entropy, settings=SETTINGS)
     assert error is None
     settings = replace(SETTINGS, epochs=6)
     (result,) = train([module], data, F.cross_entropy, settings, test=test, metric=accuracy, on_event=events.append)
@@ -57,7 +58,7 @@ def test_training_learns_and_repeats() -> None:
     last = result.curve[-1]
     assert last.loss is not None
     assert last.loss < loss / 2
-    assert last.metric == pytest.approx(evaluate(module, test, F.cross_entropy, accuracy, "cpu")[1])
+    assert last.metric == pytest.approx(evaluate(module, test, F.cross_entropy, accuracy, SETTINGS)[1])
     assert last.seconds > result.curve[0].seconds > 0
     assert not module.training
     assert result.state.slots.keys() == parameters(module).keys()
@@ -147,10 +148,10 @@ def test_parts_that_torch_cant_stack_are_trained_in_series() -> None:
     assert note.text.startswith("engine series; fused isn't possible: There is a performance drop")
 
 
-@pytest.mark.parametrize("engine", ["series", "fused"])
-def test_half_precision_learns(engine: str) -> None:
-    settings = replace(SETTINGS, epochs=6, amp=True)
-    for result in train(parts(small()), stripes(), F.cross_entropy, settings, engine=engine):  # type: ignore[arg-type]
+@pytest.mark.parametrize(("engine", "dtype"), [("series", "bfloat16"), ("fused", "bfloat16"), ("series", "float16")])
+def test_half_precision_learns(engine: EngineKind, dtype: AmpDtype) -> None:
+    settings = replace(SETTINGS, epochs=6, amp=True, amp_dtype=dtype)
+    for result in train(parts(small()), stripes(), F.cross_entropy, settings, engine=engine):
         assert result.curve[-1].train_loss < 0.5 * result.curve[0].train_loss
 
 
@@ -174,6 +175,28 @@ def test_seconds_are_read_when_the_device_is_done(monkeypatch: pytest.MonkeyPatc
     assert all(found[i - 1] == torch.device("cpu") for i in told)
 
 
+def test_a_gradient_scaler_goes_on_with_the_optimiser() -> None:
+    modules, settings = parts(small()), replace(SETTINGS, epochs=2, amp=True, amp_dtype="float16")
+    states = None
+    for epoch in range(2):
+        epochs = range(epoch, epoch + 1)
+        results = train(modules, stripes(), F.cross_entropy, settings, engine="series", epochs=epochs, states=states)
+        states = [result.state for result in results]
+        assert [state.scaler["_growth_tracker"] for state in states] == [6 * epochs.stop] * 2
+
+
+def test_gradients_that_always_overflow_stop_the_run() -> None:
+    """The loss itself is small."""
+    settings = replace(SETTINGS, epochs=4, amp=True, amp_dtype="float16")
+    with pytest.raises(OnnxpartError, match=r"part 0: gradients overflow float16 at any scale in epoch \d; lower"):
+        train(parts(small())[:1], stripes(), steep, settings)
+
+
+def steep(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    loss = F.cross_entropy(output, target)
+    return loss + 1e9 * (loss - loss.detach())
+
+
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
     modules = parts(small())
     with torch.no_grad():
@@ -187,6 +210,8 @@ def test_what_makes_no_sense_is_refused() -> None:
     for wrong, message in (
         ({"optimizer": "lion"}, "optimizer 'lion' isn't known; choose one of sgd, adam, adamw"),
         ({"lr": 0.0}, "lr is 0.0; it must be positive"),
+        ({"amp": True, "amp_dtype": "float8"}, "amp_dtype 'float8' isn't known; choose one of bfloat16, float16"),
+        ({"amp_dtype": "float16"}, "amp_dtype is float16, but amp is off; turn it on, or leave the type out"),
         ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
     ):
         with pytest.raises(UsageError, match=message):
