@@ -189,12 +189,12 @@ class Experiment:
         with TemporaryDirectory() as folder:
             out = Path(folder) / "fit"
             found = fit(onnxpart.load(self.model), options, out, lambda *_: ignore, k=k, data=task.samples)
-            module = import_onnx(onnx.load(found.file))
+            module = import_onnx(onnx.load(str(found.file)))
         curve = [
             {"epoch": number, "stage": 1, "part": None, "loss": round(point.loss or 0.0, 5)}
             for number, point in enumerate(found.whole, found.merge_at + 1)
         ]
-        loss, metric = evaluate(module, task.test, task.loss, task.measure, "cpu")
+        loss, metric = evaluate(module, task.test, task.loss, task.measure, settings)
         trained = [Stage(k, found.merge_at).header(), Stage(1, len(found.whole)).header()]
         final = {"loss": round(loss, 5), "metric": round(metric or 0.0, 5)}
         return {**run.header(task, self.seed), "trained": trained, "curve": curve, "final": final}
