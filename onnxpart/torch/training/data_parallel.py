@@ -26,7 +26,6 @@ class DataParallel(Series):
     def __init__(self, job: Job, device: torch.device) -> None:
         super().__init__(job, device)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-        self.calls = [DistributedDataParallel(call) for call in self.calls]
 
     def step(self, batches: Sequence[Batch], rate: float, step: int) -> Tensor:
         """Let each part take one step (see `Engine.step`)."""
@@ -36,6 +35,10 @@ class DataParallel(Series):
         """Return loss and metric (see `Engine.evaluate`)."""
         share, weight = self._share(batch)
         return self._mean(super().evaluate(share, meters if weight else ()) * weight)
+
+    def _call(self, module: nn.Module) -> DistributedDataParallel:
+        """A module whose gradients are the mean over all ranks."""
+        return DistributedDataParallel(module)
 
     def _seed(self, i: int, step: int) -> int:
         """Seed of this rank's random numbers in a step of the i-th part."""

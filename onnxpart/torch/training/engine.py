@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.metrics import Meter
 from onnxpart.torch.training.settings import Settings
+
+_CODES: WeakKeyDictionary[Callable[..., Any], CodeType] = WeakKeyDictionary()
 
 
 class Engine(Protocol):
@@ -119,7 +123,21 @@ def compiled(call: Callable[..., Any], settings: Settings, device: torch.device)
     if not settings.compile:
         return call
     graphs = device.type == "cuda" and settings.accumulate == 1
-    return torch.compile(call, mode="reduce-overhead" if graphs else None)
+    return torch.compile(_apart(call), mode="reduce-overhead" if graphs else None)
+
+
+def _apart(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that does what a call does, and has code of its own, the same each time.
+
+    Torch compiles a piece of code in eight forms at most, and leaves it as it is after that. Parts have the code of
+    their `forward` in common, and each needs a form for each size of a batch.
+    """
+
+    def apart(*inputs: Any) -> Any:
+        return call(*inputs)
+
+    code = _CODES.setdefault(call, apart.__code__.replace())
+    return FunctionType(code, globals(), apart.__name__, None, apart.__closure__)
 
 
 def begin_step(settings: Settings, device: torch.device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Literal
 
 import torch
@@ -42,7 +43,12 @@ class Fused:
                 "series, or bfloat16."
             )
         self.job, self.device, self.busy = job, device, job.numbers
-        self.parameters, self.buffers = stack_module_state([module.to(device).train() for module in job.modules])
+        stacked, self.buffers = stack_module_state([module.to(device).train() for module in job.modules])
+        self.parameters: dict[str, Tensor] = {
+            key: nn.Parameter(x.detach(), x.requires_grad) for key, x in stacked.items()
+        }
+        for buffer in self.buffers.values() if job.settings.compile else ():  # CUDA graphs take parameters so already
+            import_module("torch._dynamo").mark_static_address(buffer)  # slow to import
         self.images = has_images(job.modules) and device.type == "cpu"
         self.base = copy.deepcopy(job.modules[0]).to("meta")
         if isinstance(self.base, ImportedModule) and not job.settings.compile:

@@ -30,7 +30,9 @@ class Series:
             module.to(device).zero_grad()
             if self.images:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.calls: list[Callable[..., Any]] = [compiled(module, job.settings, device) for module in job.modules]
+        self.calls: list[Callable[..., Any]] = [
+            compiled(self._call(module), job.settings, device) for module in job.modules
+        ]
         self.optimizers = [optim.optimizer(job.settings, module.parameters()) for module in job.modules]
         self.scalers = [GradScaler(device.type, enabled=job.settings.scaled) for _ in job.modules]
         self.taken = [0] * len(job.modules)
@@ -63,6 +65,10 @@ class Series:
         optimizer.zero_grad()
         self.taken[i] += 1
         return torch.stack(losses).mean()
+
+    def _call(self, module: nn.Module) -> Callable[..., Any]:
+        """What a training step calls in place of a module."""
+        return module
 
     def _seed(self, i: int, step: int) -> int:
         """Seed of the random numbers in a step of the i-th part."""

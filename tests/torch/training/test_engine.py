@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config
+from torch._dynamo.utils import get_static_address_type
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from models import regression_mlp
+from onnxpart import split
 from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.torch import import_onnx
 from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.training.choose_engine import ENGINES, choose
 from onnxpart.torch.training.engine import compiled, device_of, has_images, moved, output_of, using
@@ -162,9 +169,45 @@ def test_what_is_compiled_for_a_gpu_is_graphs(
     asked = list[object]()
     monkeypatch.setattr(torch, "compile", lambda call, mode: asked.append(mode) or call)
     settings = Settings(1, accumulate=accumulate, compile=True)
-    assert compiled(abs, settings, torch.device(device)) is abs
+    assert compiled(abs, settings, torch.device(device))(-1) == 1
     assert compiled(abs, replace(settings, compile=False), torch.device(device)) is abs
     assert asked == [mode]
+
+
+def counting(graphs: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch trace, and note the graphs in place of compiling them."""
+
+    def backend(graph: Callable[..., object], _: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+
+
+def test_each_part_is_compiled_once_for_each_size_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though torch compiles a piece of code only so often."""
+    graphs = list[object]()
+    counting(graphs, monkeypatch)
+    modules = [import_onnx(part) for part in split(regression_mlp(0, inputs=3, hidden=(4,)), 2).parts]
+    settings = Settings(1, compile=True)
+    data = TensorLoader(DATA.inputs, DATA.target[:, :1], 4)
+    with config.patch(recompile_limit=2):
+        for _ in range(2):
+            engine = Series(replace(job(*modules), settings=settings, loader=data), CPU)
+            for step, batch in enumerate(data.epoch(0)):
+                engine.step([batch], 0.1, step)
+            assert len(graphs) == 4
+
+
+def test_graphs_take_stacked_tensors_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise CUDA graphs would copy all weights before each step, and torch would make none where it writes them."""
+    counting([], monkeypatch)
+    modules = [nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(2)]
+    engine = Fused(replace(job(*modules), settings=Settings(1, compile=True)), CPU)
+    engine.step([next(DATA.epoch(0))], 0.1, 0)
+    held = [*engine.parameters.values(), *engine.buffers.values()]
+    assert len(held) == 7
+    assert all(get_static_address_type(tensor) is not None for tensor in held)
 
 
 def test_a_gpu_is_the_current_one_and_multiplies_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
