@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -72,7 +73,7 @@ class TensorLoader:
 
 @dataclass(frozen=True)
 class DatasetLoader:
-    """Samples of a torch Dataset with a length, read by `workers` processes (0: this one).
+    """Samples of a torch Dataset with a length, read by `workers` processes (0: this one), which stay for all epochs.
 
     The dataset's random numbers depend only on the seed, the epoch and the batch, not on the workers. `names`: the
     graph's inputs (see `to_batch`).
@@ -95,22 +96,16 @@ class DatasetLoader:
         """Yield the batches of an epoch from batch `start` on."""
         count: int = len(self.dataset)  # type: ignore[arg-type]
         order = _order(count, self.batch_size, self.seed, number, self.shuffle)
-        chosen = [(_mixed(self.seed, number, i), order[i].tolist()) for i in range(start, len(order))]
-        loader = torch_data.DataLoader(
-            _Seeded(self.dataset, self.collate),
-            sampler=chosen,
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),  # otherwise it would draw a seed that nobody needs from torch's own
-        )
-        batches = iter(loader)
+        reader: Any = self._idle.pop() if self._idle else self._reader()
+        reader.sampler[:] = [(_mixed(self.seed, number, i), order[i].tolist()) for i in range(start, len(order))]
+        batches = iter(reader)
         while True:
             try:
                 found = next(batches, None)
             except Exception as error:  # a worker that is gone
                 raise _unreadable(error) from None
             if found is None:
+                self._idle.append(reader)
                 return
             if isinstance(found, DataError):
                 raise found
@@ -119,6 +114,28 @@ class DatasetLoader:
     def prepared(self, prepare: Prepare) -> DatasetLoader:
         """Return a loader of the samples that `prepare` makes of these, batch by batch."""
         return replace(self, steps=(*self.steps, prepare))
+
+    @cached_property
+    def _idle(self) -> list[torch_data.DataLoader[Any]]:
+        """Torch's loaders whose epoch was read to its end, with their workers."""
+        return []
+
+    def _reader(self) -> torch_data.DataLoader[Any]:
+        """Return a loader of torch; its sampler is the list of the seeds and indices of an epoch's batches."""
+        chosen: Any = []
+        return torch_data.DataLoader(
+            _Seeded(self.dataset, self.collate),
+            sampler=chosen,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=_ignore_interrupts,
+            generator=torch.Generator(),  # otherwise it would draw a seed that nobody needs from torch's own
+            persistent_workers=self.workers > 0,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what goes to another process, which has workers of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_idle"}
 
 
 @dataclass(frozen=True)

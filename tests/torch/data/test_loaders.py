@@ -99,6 +99,28 @@ def test_workers_change_nothing() -> None:
     assert equal(alone, apart)
 
 
+class Read(Noisy):
+    """By which process a sample was read."""
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return torch.tensor(i), os.getpid()
+
+
+def test_workers_stay_for_all_epochs() -> None:
+    loader = DatasetLoader(Read(), ("x",), 3, workers=1)
+
+    def readers(batches: Iterable[Batch]) -> set[int]:
+        return set(torch.cat([target for _, target in batches]).tolist())
+
+    first = readers(loader.epoch(0))
+    assert first != {os.getpid()}
+    assert readers(loader.epoch(1)) == first
+    pairs = list(zip(loader.epoch(2), loader.epoch(2), strict=True))
+    assert all(torch.equal(one[0][0], other[0][0]) for one, other in pairs)
+    assert len(readers(batch for pair in pairs for batch in pair)) == 2
+    assert readers(pickle.loads(pickle.dumps(loader)).epoch(0)) != first
+
+
 class Interrupted(Noisy):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         os.kill(os.getpid(), signal.SIGTERM if i % 2 else signal.SIGINT)
