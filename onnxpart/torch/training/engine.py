@@ -102,7 +102,7 @@ def has_images(modules: Sequence[nn.Module]) -> bool:
 def moved(batch: Batch, device: torch.device, images: bool) -> Batch:
     """Return a batch on a device, on request with the channels of images last in memory.
 
-    A GPU gets it from pinned memory, so that the copy runs while earlier steps compute.
+    A GPU gets it from pinned memory: this process goes on at once, and the copy follows the steps that were launched.
     """
     *inputs, target = (_pinned(x, device).to(device, non_blocking=True) for x in (*batch[0], batch[1]))
     if images:
