@@ -224,11 +224,14 @@ def main(
         [(f"{name}: {each.name}", partial(call, each)) for each in networks(large)]
         for name, call in (("engines", together), ("processes", apart))
     )
+    small = [replace(each, name=f"{each.name}, compiled", parts=KS[:1]) for each in networks(large)[:2]]
+    compiled = partial(together, settings=replace(settings, compile=True))
     items: list[tuple[str, Callable[[], str]]] = [
         ("tests", lambda: tested((end - time.monotonic()) / 2)),
         engines[0],
         ("experiment: language", lambda: trained(size, learning, out)),
         *engines[1:],
+        *((f"engines: {each.name}", partial(compiled, each)) for each in small if large),  # CPUs need a compiler
         *processes,
     ]
     left_out, failed = [], []
