@@ -47,7 +47,7 @@ SLOTS: Mapping[str, Mapping[int, Kind]] = {
     "Clip": {1: _S, 2: _S},
     "Conv": {1: _P, 2: _P},
     "ConvTranspose": {1: _P, 2: _P},
-    "Dropout": {1: _S, 2: _S},
+    "Dropout": {1: _S},
     "GRU": {1: _P, 2: _P, 3: _P, 5: _P},
     "Gemm": {0: _P, 1: _P, 2: _P},
     "GroupNormalization": {1: _P, 2: _P},
@@ -57,11 +57,11 @@ SLOTS: Mapping[str, Mapping[int, Kind]] = {
     "MatMul": {0: _P, 1: _P},
     "OneHot": {1: _S, 2: _S},
     "PRelu": {1: _P},
-    "Pad": {1: _S, 2: _S, 3: _S},
+    "Pad": {2: _S},
     "RMSNormalization": {1: _P},
     "RNN": {1: _P, 2: _P, 3: _P, 5: _P},
     "Range": {0: _S, 1: _S, 2: _S},
-    "Resize": {1: _S, 2: _S, 3: _S},
+    "Resize": {1: _S, 2: _S},
     "Upsample": {1: _S},
 }
 """What floats are, by operator and input. At other inputs several floats are a parameter, and one is a constant."""
