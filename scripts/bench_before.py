@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {"import": ("LeNet", "ResNet-18", "transformer"), "train": ("LeNet", "CIFAR10", "VGG-like", "MLP")}
 NODES = 1_000
 LARGE = ("gemm 50000", "random 1000000", "branches 5000", "attention 392", "attention 1568")
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
+"""Lets glibc keep what is freed: how much of it a process gives back and must ask for again each turn is chance."""
 PACKAGES = ("onnx", "numpy", "scipy", "protobuf", "torch")
 
 
@@ -45,9 +47,9 @@ class Compared:
 
 
 @contextmanager
-def side(checkout: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Yield a process that measures with a checkout."""
-    env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+def side(checkout: Path, **more: str) -> Iterator["subprocess.Popen[str]"]:
+    """Yield a process that measures with a checkout, with `more` in its environment."""
+    env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", **more}
     command = [sys.executable, "-P", str(ROOT / "scripts" / "bench_turn.py")]
     with subprocess.Popen(command, cwd=checkout, env=env, stdin=-1, stdout=-1, text=True) as process:
         yield process
@@ -75,7 +77,7 @@ def compare(checkouts: tuple[Path, Path], kind: str, name: str, model: str, turn
     """Measure in so many turns of each of so many pairs of processes, which take turns in going first."""
     taken = []
     for _ in range(pairs):
-        with side(checkouts[0]) as before, side(checkouts[1]) as after:
+        with side(checkouts[0], **KEPT) as before, side(checkouts[1], **KEPT) as after:
             for turn in range(turns):
                 if turn % 2:
                     new, old = ask(after, kind, model), ask(before, kind, model)

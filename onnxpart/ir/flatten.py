@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto, helper
@@ -91,6 +93,11 @@ class Flat:
     nodes: list[NodeProto] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     regions: dict[int, Region] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> frozenset[str]:
+        """The values that the operators read and make; an input or output that is left out counts as the empty name."""
+        return frozenset(chain.from_iterable((*node.input, *node.output) for node in self.nodes))
 
     def inside(self, index: int) -> bool:
         """Whether the results of operator `index` are inside another operator."""

@@ -28,6 +28,8 @@ _FOLDED = frozenset(
     )
 )  # fmt: skip
 """The operators of shape arithmetic: they compute numbers from numbers, the same in each run."""
+_VALUED = _FOLDED | {"Shape", "Size"}
+"""The operators whose results' values may be known."""
 _UNINFERRED = (onnx.defs.SchemaError, onnx.checker.ValidationError, KeyError, ValueError)
 """What ONNX's inference raises for nodes that it can't infer."""
 _LIKE_INPUT = frozenset(("GroupNormalization", "RMSNormalization"))
@@ -67,8 +69,8 @@ def _size(op_type: str, values: Sequence[Any]) -> float:
 class Folding:
     """Folds values node by node, and fills in shapes that the inference left out.
 
-    `inferred`: the tensors whose shape the inference knew. `contradicting`: the first outputs of nodes whose inputs
-    don't fit each other.
+    `inferred`: the tensors whose shape the inference knew, and the empty name. `complete`: they are all that there are.
+    `contradicting`: the first outputs of nodes whose inputs don't fit each other.
     """
 
     def __init__(self, shapes: Shapes, symbols: Mapping[str, int], found: int) -> None:
@@ -76,12 +78,15 @@ class Folding:
         self.symbols = symbols
         self.found = found
         self.opsets = shapes.model.opsets
-        self.inferred = frozenset(shapes.shape)
+        self.inferred = frozenset((*shapes.shape, ""))
+        self.complete = self.inferred.issuperset(shapes.model.flat.values)
         self.contradicting: set[str] = set()
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Enter what is known of a node's outputs, given all that is known of its inputs."""
         shapes, op_type = self.shapes, node.op_type
+        if self.complete and op_type not in _VALUED:
+            return
         if not is_onnx(node):
             if node.domain == "ai.onnx.ml" and node.op_type in _FLOATS_LIKE_INPUT and node.input[0] in shapes.shape:
                 shapes.shape[node.output[0]] = shapes.shape[node.input[0]]
@@ -89,12 +94,7 @@ class Folding:
             self._believe(node)
             return
         if op_type in ("Shape", "Size"):
-            shape = shapes.shape.get(node.input[0])
-            if shape is not None:
-                attrs = {a.name: a.i for a in node.attribute}
-                part = shape[attrs.get("start", 0) : attrs.get("end", len(shape))]
-                value = np.asarray(part if op_type == "Shape" else np.prod(shape, dtype=np.int64), np.int64)
-                self._set(node.output[0], value)
+            self._measure(node)
             return
         if op_type in _FOLDED:
             names = node.input[:]
@@ -110,6 +110,15 @@ class Folding:
         if node.op_type in _LIKE_INPUT and node.output[0] not in shapes.shape and first in shapes.shape:
             shapes.shape[node.output[0]], shapes.dtype[node.output[0]] = shapes.shape[first], shapes.dtype[first]
         self._believe(node)
+
+    def _measure(self, node: onnx.NodeProto) -> None:
+        """Enter the value of a Shape or Size."""
+        shape = self.shapes.shape.get(node.input[0])
+        if shape is not None:
+            attrs = {a.name: a.i for a in node.attribute}
+            part = shape[attrs.get("start", 0) : attrs.get("end", len(shape))]
+            value = np.asarray(part if node.op_type == "Shape" else np.prod(shape, dtype=np.int64), np.int64)
+            self._set(node.output[0], value)
 
     def refused(self) -> set[str]:
         """The tensors that no node can make: what it reads doesn't fit, or there would be a negative size."""

@@ -36,13 +36,14 @@ def infer(model: Model) -> Shapes:
         several are equal.
     :raises ModelError: when the shapes contradict each other.
     """
-    best = _infer(model, TRIALS)
+    light = light_of(model)
+    best = _infer(model, light, TRIALS)
     if input_shapes(model, _resized(OTHER_SIZES[0])[0]) != input_shapes(model):
         for sizes in OTHER_SIZES:
             if not _refused(best):
                 break
             with suppress(ModelError):
-                best = min(best, _infer(model, _resized(sizes)), key=_refused)
+                best = min(best, _infer(model, light, _resized(sizes)), key=_refused)
     return best
 
 
@@ -59,27 +60,28 @@ def _resized(sizes: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Trial, ...
     )
 
 
-def _infer(model: Model, trials: tuple[Trial, ...]) -> Shapes:
+def _infer(model: Model, light: onnx.ModelProto, trials: tuple[Trial, ...]) -> Shapes:
     """Shapes under some trial values."""
-    first = infer_at(model, trials[0])
+    first = infer_at(model, light, trials[0])
     op_types = {node.op_type for node in model.flat.nodes}
     selects = not op_types.isdisjoint(SELECTIONS)
     if _symbolic(model) or model.flat.regions or selects:
-        first.other = infer_at(model, trials[1])
+        first.other = infer_at(model, light, trials[1])
     if selects or "If" in op_types:
-        first.by_data = infer_at(model, trials[2])
+        first.by_data = infer_at(model, light, trials[2])
     if model.flat.regions and grown(first):
-        return _while_growing(model, first, trials)
+        return _while_growing(model, light, first, trials)
     return first
 
 
-def _while_growing(model: Model, first: Shapes, trials: tuple[Trial, ...]) -> Shapes:
+def _while_growing(model: Model, light: onnx.ModelProto, first: Shapes, trials: tuple[Trial, ...]) -> Shapes:
     """Shapes where the states of loops grow: at the second iteration, and for other trial values at the third."""
-    result = infer_at(model, trials[0], grown(first))
+    result = infer_at(model, light, trials[0], grown(first))
     result.by_data = first.by_data
     assert first.other is not None
     second = grown(first.other)
-    result.other = infer_at(model, trials[1], {**second, **grown(infer_at(model, trials[1], second))})
+    third = grown(infer_at(model, light, trials[1], second))
+    result.other = infer_at(model, light, trials[1], {**second, **third})
     return result
 
 
@@ -111,11 +113,21 @@ def _trial_shapes(model: Model, trial: Trial) -> tuple[dict[str, Shape], dict[st
     return shapes, symbols
 
 
-def infer_at(model: Model, trial: Trial, states: Mapping[str, Shape | None] | None = None) -> Shapes:
-    """Shapes and values at one set of trial sizes; `states`: the known shapes of loops' states."""
+def infer_at(
+    model: Model, light: onnx.ModelProto, trial: Trial, states: Mapping[str, Shape | None] | None = None
+) -> Shapes:
+    """Shapes and values at one set of trial sizes.
+
+    :param light: the model as `light_of` gives it; its inputs get the sizes. :param states: the known shapes of loops'
+        states.
+    :raises ModelError: when the shapes contradict each other.
+    """
     shapes = Shapes(model)
     given, symbols = _trial_shapes(model, trial)
-    light = _light(model, given)
+    for value in light.graph.input:
+        if value.name in given:
+            elem_type = value.type.tensor_type.elem_type
+            value.CopyFrom(helper.make_tensor_value_info(value.name, elem_type, given[value.name]))
     try:
         inferred = shape_inference.infer_shapes(light, check_type=False, strict_mode=False, data_prop=True)
     except shape_inference.InferenceError as error:
@@ -174,14 +186,11 @@ def _along_first(node: onnx.NodeProto) -> bool:
     return any(a.name == "axis" and a.i in (0, -1) for a in node.attribute)
 
 
-def _light(model: Model, inputs: Mapping[str, Shape]) -> onnx.ModelProto:
-    """The model with concrete inputs, and without the values of large initializers; integers become inputs for that."""
+def light_of(model: Model) -> onnx.ModelProto:
+    """The model without the values of large initializers; integers become inputs for that."""
     graph = model.proto.graph
-    light = light_copy(model.proto, "node")
+    light = light_copy(model.proto, "node", "input")
     light.ir_version, light.graph.name = model.proto.ir_version, graph.name
-    for value in graph.input:
-        type_ = value.type.tensor_type
-        light.graph.input.append(helper.make_tensor_value_info(value.name, type_.elem_type, inputs[value.name]))
     for tensor in graph.initializer:
         kind, dims = tensor.data_type, tensor.dims
         integer = kind in INTEGERS

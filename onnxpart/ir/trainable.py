@@ -47,7 +47,7 @@ SLOTS: Mapping[str, Mapping[int, Kind]] = {
     "Clip": {1: _S, 2: _S},
     "Conv": {1: _P, 2: _P},
     "ConvTranspose": {1: _P, 2: _P},
-    "Dropout": {1: _S, 2: _S},
+    "Dropout": {1: _S},
     "GRU": {1: _P, 2: _P, 3: _P, 5: _P},
     "Gemm": {0: _P, 1: _P, 2: _P},
     "GroupNormalization": {1: _P, 2: _P},
@@ -57,11 +57,11 @@ SLOTS: Mapping[str, Mapping[int, Kind]] = {
     "MatMul": {0: _P, 1: _P},
     "OneHot": {1: _S, 2: _S},
     "PRelu": {1: _P},
-    "Pad": {1: _S, 2: _S, 3: _S},
+    "Pad": {2: _S},
     "RMSNormalization": {1: _P},
     "RNN": {1: _P, 2: _P, 3: _P, 5: _P},
     "Range": {0: _S, 1: _S, 2: _S},
-    "Resize": {1: _S, 2: _S, 3: _S},
+    "Resize": {1: _S, 2: _S},
     "Upsample": {1: _S},
 }
 """What floats are, by operator and input. At other inputs several floats are a parameter, and one is a constant."""
@@ -85,41 +85,46 @@ def kinds(tensors: Collection[TensorProto], nodes: Iterable[NodeProto]) -> dict[
     :returns: a kind for each initializer. One that nothing reads is a constant, unless it holds several floats.
     """
     floats = {tensor.name: tensor for tensor in tensors if tensor.data_type in FLOATS}
-    nodes = list(nodes)
-    flows = _with_gradient(nodes)
+    read = [(node, node.op_type if is_onnx(node) else "", node.input[:]) for node in nodes]
+    compared = _without_gradient(read)
     found: dict[str, Kind] = {}
     root: dict[str, str] = {}
     products: set[str] = set()
-    for node in nodes:
-        op_type, names = node.op_type if is_onnx(node) else "", node.input[:]
+    for node, op_type, names in read:
         if op_type == "Identity":
             root[node.output[0]] = root.get(names[0], names[0])
             continue
         if op_type in _PRODUCTS:
             products.add(node.output[0])
+        if floats.keys().isdisjoint(names) and root.keys().isdisjoint(names):
+            continue
         slots, added = SLOTS.get(op_type, {}), op_type == "Add" and not products.isdisjoint(names)
         for i, name in enumerate(names):
             source = root.get(name, name)
             tensor = floats.get(source)
             if tensor is not None:
-                kind = slots.get(i) or (_by_size(tensor, added) if name in flows else Kind.CONSTANT)
+                kind = slots.get(i) or (Kind.CONSTANT if name in compared else _by_size(tensor, added))
                 found[source] = max(kind, found.get(source, kind))
     unread = {name: _by_size(tensor, False) for name, tensor in floats.items() if name not in found}
     return dict.fromkeys([tensor.name for tensor in tensors], Kind.CONSTANT) | unread | found
 
 
-def _with_gradient(nodes: Sequence[NodeProto]) -> set[str]:
-    """The values that have a gradient: all but those that are only compared, counted or the like."""
+def _without_gradient(read: Sequence[tuple[NodeProto, str, Sequence[str]]]) -> set[str]:
+    """The values that have no gradient: those that are only compared, counted or the like.
+
+    :param read: all nodes in order, each with its operator, empty for one that isn't ONNX's, and what it reads.
+    """
+    if all(op_type not in _STEPS and op_type != "Cast" for _, op_type, _ in read):
+        return set()
     result: set[str] = set()
-    read: set[str] = set()
-    for node in reversed(nodes):
-        op_type, names = node.op_type if is_onnx(node) else "", node.input[:]
+    flows: set[str] = set()
+    for node, op_type, names in reversed(read):
         steps = op_type in _STEPS or (op_type == "Cast" and not any(a.i in FLOATS for a in node.attribute))
-        moves = op_type in _MOVED and node.output[0] in read and node.output[0] not in result
         if not steps:
-            result.update(names[1:] if moves else names)
-        read.update(names)
-    return result
+            moves = op_type in _MOVED and node.output[0] in result and node.output[0] not in flows
+            flows.update(names[1:] if moves else names)
+        result.update(names)
+    return result - flows
 
 
 def _by_size(tensor: TensorProto, added: bool) -> Kind:

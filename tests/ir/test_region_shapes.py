@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnxpart.errors import ModelError
 from onnxpart.frontend.load import load
 from onnxpart.ir.flatten import ENTER, Role, role_of
-from onnxpart.ir.infer import infer, infer_at
+from onnxpart.ir.infer import infer, infer_at, light_of
 from onnxpart.ir.region_shapes import grown, repeats
 from onnxpart.ir.shapes import TRIALS, Shapes
 from tests.networks.looping import given, graph, integer, loop, taken
@@ -126,7 +126,8 @@ def growing(step: str) -> Shapes:
     }
     (last,) = loop(n, integer(n, 3), [h], lambda m, _, s: ([kinds[step](m, s[0])], []))
     n.op("ReduceSum", last, keepdims=0, name="sum")
-    return infer_at(load(n.model("sum", shape=())), TRIALS[0])
+    model = load(n.model("sum", shape=()))
+    return infer_at(model, light_of(model), TRIALS[0])
 
 
 @pytest.mark.parametrize(("step", "after"), [("same", []), ("longer", [(4, 5)]), ("deeper", [None])])
