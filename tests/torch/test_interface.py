@@ -74,15 +74,22 @@ class Variadic(Base):
         return self.logits(xs[0] + xs[1])
 
 
+class Wrapper(Base):
+    """Hands on whatever it is given, as those of other libraries do."""
+
+    def forward(self, *inputs: Tensor, **more: Tensor) -> Output:
+        return Loss.forward(self, *inputs, **more)  # type: ignore[arg-type]
+
+
 CASES: dict[str, tuple[Callable[[], Base], Any, list[str]]] = {
     "a dict, a keyword with a default": (Keyword, {"x": X}, ["logits"]),
-    "a data class without a loss": (Loss, X, ["logits"]),
     "a data class and a loss": (Loss, {"x": X, "labels": Y}, ["logits", "loss"]),
     "as in transformers": (LikeTransformers, {"input": X, "labels": Y}, ["loss", "logits"]),
     "a named tuple": (Named, (X,), ["logits", "doubled"]),
     "nested": (Nested, X, ["a_0", "a_1.b"]),
     "a result in training alone": (InTraining, X, ["output_0", "output_1"]),
     "any number of inputs": (Variadic, (X, X), ["output"]),
+    "any inputs by name": (Wrapper, {"x": X, "labels": Y}, ["logits", "loss"]),
 }
 
 
