@@ -339,11 +339,11 @@ def advice(records: Records) -> list[Block]:
             f"{by_hand.name}: {_outcome(base, by_hand)}" if _paid(base, by_hand) and by_hand is not base else "",
             "" if right is None else "yes" if right else "no",
         ))  # fmt: skip
-    columns = ("network", "the whole alone", "K: in series / in parallel (width)", "advice", "K: what came of it",
+    columns = ("network", "the whole alone", "K: in series / in parallel (width)", "advice", "K: outcome of fit",
                "the best by hand", "right")  # fmt: skip
     told = (
         "`estimate` measures a few steps before training: how many times as fast as many epochs would be. It advises a "
-        "K whose parts are wide enough, if that is worth the trouble, or says that it can't be told. What came of it: "
+        "K whose parts are wide enough, if some more epochs still pay, or says that it can't be told. The outcome: "
         "the metric of `fit`, with K and the baseline's epochs and no other option but, like the baseline, the best of "
         "the rates that were tried; its seeds; and how many times as fast it was, in series and in parallel, where it "
         "is as good as the baseline with these seeds. The advice is right where its K pays on one machine, or where "

@@ -69,7 +69,7 @@ def resnet(depth: int) -> ResNet:
 class Vit(nn.Module):
     """Pieces of 6x6 pixels as tokens, blocks, a norm, and the output of their mean.
 
-    Places start as large as pieces are: a tenth of that was lost beside them, and the network hardly learnt.
+    Places start as large as pieces are. At a deviation of 0.1 they are lost beside them, and the network hardly learns.
     """
 
     def __init__(self, width: int, heads: int, blocks: int, side: int) -> None:
