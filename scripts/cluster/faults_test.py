@@ -1,14 +1,18 @@
-"""Who is ended in which phase of `fit` on a Ray cluster: it goes on, or one command resumes it, to the same weights."""
+"""Who is ended in which phase of `fit` on a Ray cluster: it goes on, or one command resumes it, as if nothing had been.
+
+Parts have one worker each, or two; then four train the whole.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,16 @@ from ray.cluster_utils import Cluster
 from models import BUILDERS
 
 ROOT = Path(__file__).resolve().parents[2]
+LOSSES = "train_loss", "loss"
+End = Callable[[Cluster, int], None]
+"""What ends something of a cluster, or the process of `fit`, by its id."""
 PHASES = {"parts": "checkpoints/parts/*/part1-*", "merge": "", "whole": "checkpoints/whole/part0-*"}
 """By phase, the checkpoints that show that it has begun."""
 
 
 @contextmanager
 def nodes() -> Iterator[Cluster]:
-    """A head that trains nothing, and two nodes with room for a part each."""
+    """A head that trains nothing, and two nodes of one processor each."""
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(2):
@@ -37,28 +44,36 @@ def nodes() -> Iterator[Cluster]:
         found.shutdown()  # type: ignore[no-untyped-call]
 
 
+@pytest.fixture(scope="module")
+def sound() -> Iterator[Cluster]:
+    """The cluster of all runs that don't end a machine, and of those that resume another."""
+    with nodes() as found:
+        yield found
+
+
 def pid(node: Any, kind: str) -> int:
     found: int = node.all_processes[kind][0].process.pid
     return found
 
 
-def tasks(node: Any) -> list[int]:
-    """Process ids of the tasks on a node."""
+def workers(node: Any, names: tuple[str, ...] = ("ray::_task", "RayTrainWorker")) -> list[int]:
+    """Process ids of those that train on a node, or of those with other names."""
     listed = subprocess.run(
         ["ps", "--ppid", str(pid(node, "raylet")), "-o", "pid=,args="], capture_output=True, text=True, check=False
     )
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "ray::_task" in line]
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if any(name in line for name in names)]
 
 
 def end_worker(cluster: Cluster, _: int) -> None:
-    os.kill(next(task for node in cluster.worker_nodes for task in tasks(node)), signal.SIGKILL)
+    os.kill(next(worker for node in cluster.worker_nodes for worker in workers(node)), signal.SIGKILL)
 
 
 def end_node(cluster: Cluster, _: int) -> None:
-    """The machine of a task, where there is one, with all that runs on it."""
-    node = max(cluster.worker_nodes, key=lambda node: len(tasks(node)))
-    for process in (pid(node, "raylet"), *tasks(node)):
-        os.kill(process, signal.SIGKILL)
+    """The machine of a worker, where there is one, with all that runs on it."""
+    node = max(cluster.worker_nodes, key=lambda node: len(workers(node)))
+    for process in (pid(node, "raylet"), *workers(node, ("ray::",))):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def end_head(cluster: Cluster, _: int) -> None:
@@ -81,10 +96,13 @@ def warn_driver(_: Cluster, driver: int) -> None:
 GOES_ON = end_worker, end_node
 MAY_GO_ON = (*GOES_ON, end_head)
 """A task that ends within the half minute that a head has to come back brings its result."""
+SPARES = end_worker, end_driver, warn_driver
+"""What leaves the cluster as it was."""
 ALL = [
-    (end, phase) for end in (*GOES_ON, end_head, end_raylet, end_driver, warn_driver) for phase in PHASES
+    (end, phase, 1) for end in (*MAY_GO_ON, end_raylet, end_driver, warn_driver) for phase in PHASES
     if (end, phase) != (end_worker, "merge")  # when none is at work
 ]  # fmt: skip
+ALL += [(end, phase, 2) for end in MAY_GO_ON for phase in ("parts", "whole")]
 
 
 @pytest.fixture(scope="module")
@@ -102,25 +120,34 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(model: Path, out: Path, *options: object) -> list[str]:
-    given = ("--data", f"npz:{model.parent / 'data.npz'}", "--epochs", 200, "--merge-at", 120, "--optimizer", "sgd",
-             "--recipe", "paper", "--batch-size", 10, "--device", "cpu", "--checkpoint-every", 50,
+    given = ("--data", f"npz:{model.parent / 'data.npz'}", "--epochs", 100, "--merge-at", 60, "--optimizer", "sgd",
+             "--recipe", "paper", "--batch-size", 10, "--device", "cpu", "--checkpoint-every", 25,
              "-o", out)  # fmt: skip
     return [sys.executable, "-m", "onnxpart", "fit", str(model), *map(str, given), *map(str, options)]
 
 
-def on(cluster: Cluster) -> tuple[object, ...]:
-    return "--engine", "ray", "--address", cluster.address
-
-
 @pytest.fixture(scope="module")
-def expected(model: Path) -> dict[str, np.ndarray]:
-    """The weights of a run in one process."""
+def alone(model: Path) -> Path:
+    """A run in one process."""
     subprocess.run(command(model, model.parent / "alone", "--engine", "series"), check=True, cwd=ROOT)
-    return weights(model.parent / "alone")
+    return model.parent / "alone"
 
 
-def weights(out: Path) -> dict[str, np.ndarray]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(out / "trained.onnx").graph.initializer}
+def check_alike(out: Path, alone: Path, per_part: int) -> None:
+    """Curves and weights, to rounding; and the bytes that gradients took."""
+    found, one = (json.loads((folder / "report.json").read_text()) for folder in (out, alone))
+    for curve, expected in zip([*found["parts"], found["whole"]], [*one["parts"], one["whole"]], strict=True):
+        for epoch, wanted in zip(curve, expected, strict=True):
+            assert [epoch[key] for key in LOSSES] == pytest.approx([wanted[key] for key in LOSSES], rel=1e-4)
+    trained, same = (onnx.load(folder / "trained.onnx").graph.initializer for folder in (alone, out))
+    for tensor, wanted in zip(same, trained, strict=True):
+        arrays = numpy_helper.to_array(tensor), numpy_helper.to_array(wanted)
+        np.testing.assert_allclose(*arrays, rtol=1e-4, atol=1e-5, err_msg=tensor.name)
+    assert not (out / "checkpoints").exists()
+    sizes, sent = found["sizes"], found["traffic"]
+    shared = 4 * per_part if per_part > 1 else 0
+    assert sent["parts_batch"] == shared * sum(part["parameters"] for part in sizes["parts"])
+    assert sent["whole_batch"] == 3 * shared * sizes["whole"]["parameters"]
 
 
 def begun(out: Path, phase: str) -> bool:
@@ -131,28 +158,31 @@ def begun(out: Path, phase: str) -> bool:
     return part.exists() and part.stat().st_mtime > plan.stat().st_mtime + 1
 
 
-@pytest.mark.parametrize(("end", "phase"), ALL, ids=lambda value: getattr(value, "__name__", value))
-def test_the_weights_are_those_of_a_run_without(
-    end: Callable[[Cluster, int], None], phase: str, model: Path, expected: dict[str, np.ndarray], tmp_path: Path
+@pytest.mark.parametrize(("end", "phase", "per_part"), ALL, ids=lambda value: getattr(value, "__name__", value))
+def test_the_result_is_that_of_a_run_without(
+    end: End, phase: str, per_part: int, model: Path, alone: Path, sound: Cluster, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with nodes() as cluster:
-        fit = subprocess.Popen(command(model, out, *on(cluster)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        with fit:
+    options: tuple[object, ...] = ("--engine", "ray")
+    if per_part > 1:
+        options += ("--workers-per-part", per_part, "--cpus-per-part", 0.25)
+    with nullcontext(sound) if end in SPARES else nodes() as cluster:
+        given = command(model, out, *options, "--address", cluster.address)
+        with subprocess.Popen(given, cwd=ROOT, stderr=subprocess.PIPE, text=True) as fit:
             while not begun(out, phase):
                 assert fit.poll() is None, "it ended before anything was"
                 time.sleep(0.01)
             end(cluster, fit.pid)
-            _, said = fit.communicate(timeout=300)
+            _, said = fit.communicate(timeout=900)
     assert "Traceback" not in said
     assert fit.returncode == 0 if end in GOES_ON else fit.returncode != 0 or end in MAY_GO_ON, said
+    if end in GOES_ON and phase == "whole":
+        assert "resumed at step" in said
     if fit.returncode != 0:
         if end is not end_driver and phase != "merge":
             assert said.rstrip().endswith("to go on: give the same command with --resume."), said
-        with nodes() as cluster:
-            again = command(model, out, *on(cluster), "--resume")
-            done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+        again = command(model, out, *options, "--address", sound.address, "--resume")
+        done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
         assert done.returncode == 0, done.stderr
         assert "resumed at step" in done.stderr
-    for name, array in weights(out).items():
-        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    check_alike(out, alone, per_part)
