@@ -147,6 +147,8 @@ def qualified(domain: str, op_type: str) -> str:
     return f"{domain}.{op_type}" if domain not in ("", "ai.onnx") else op_type
 
 
+_OURS = frozenset(("", "ai.onnx", ENTER, LEAVE))
+"""The domains of operators that ONNX's own domain defines, markers among them."""
 _VALUES: dict[int, Callable[[onnx.AttributeProto], Any]] = {
     onnx.AttributeProto.INT: attrgetter("i"),
     onnx.AttributeProto.INTS: lambda a: a.ints[:],
@@ -168,13 +170,14 @@ class Op:
         self.node = node
         self.labels = state.labels
         self.domain = node.domain
-        self.schema_domain = "" if self.domain in ("", "ai.onnx", ENTER, LEAVE) else self.domain
+        self.schema_domain = "" if self.domain in _OURS else self.domain
         self.op_type = qualified(self.schema_domain, node.op_type)
         self.inputs = tuple(node.input[:])
         self.outputs = tuple(node.output[:])
-        names = [name for name in self.inputs if name]
-        self.reads = [*names, *[name for name in captured(node) if name not in names]]
+        self.reads = [name for name in self.inputs if name]
         """The tensors that the operator reads, those of its subgraphs included."""
+        if inside := captured(node):
+            self.reads += [name for name in inside if name not in self.reads]
         self.followed: set[int] = set()
         """The inputs whose labels the rule has asked for."""
 
