@@ -334,7 +334,10 @@ class Handle:
         lines += [f"{name!r}: every part has its own, and merging takes their mean" for name in plan.replicated]
         kept = self._kept
         zero = [name for name in between(plan) if name not in kept]
+        frozen = set[str].intersection(*(_frozen(part, self._copies) for part in self.parts))
+        reduced = [each.name for each in plan.initializers if each.reduces and each.name in frozen]
         lines += [f"weights between parts stay as they are in {', '.join(kept)}, frozen"] if kept else []
+        lines += [f"divided by {plan.k} for the mean, though frozen: {', '.join(reduced)}"] if reduced else []
         lines += [f"weights between parts are zero after merging in {', '.join(zero)}"] if zero else []
         lines += [reason for i, reason in self._obstacles.items() if i not in plan.duplicated_nodes]
         far = "computes the mean of the parts" if self.exact else "is near the mean of the parts, not equal to it"
