@@ -35,7 +35,7 @@ from onnxpart.torch.exporter.module_state import uncompiled, values_of
 from onnxpart.torch.fused_parts import FusedParts
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, tensor_name
-from onnxpart.torch.interface import Forward, Interface
+from onnxpart.torch.interface import Forward, Interface, signature_of
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis, norm_of
 from onnxpart.torch.ranks import check_alike, gathered, mesh_of, numbers_of
@@ -447,7 +447,8 @@ def _interface(
     names = input_names(module, example_inputs)
     parameter = {graph: name for name, graph in names.items()}
     found = returned(module, example_inputs, fake=fake)
-    return Interface(module, names, [parameter[name] for name in inputs], found, kept)
+    signature = signature_of(module, names if isinstance(example_inputs, Mapping) else ())
+    return Interface(signature, names, [parameter[name] for name in inputs], found, kept)
 
 
 def _call_alike(part: ImportedModule, interface: Interface) -> None:
