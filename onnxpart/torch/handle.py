@@ -35,7 +35,7 @@ from onnxpart.torch.exporter.module_state import uncompiled, values_of
 from onnxpart.torch.fused_parts import FusedParts
 from onnxpart.torch.importer.import_onnx import imported
 from onnxpart.torch.importer.module import ImportedModule, load_weights, parameters, tensor_name
-from onnxpart.torch.interface import Forward, Interface
+from onnxpart.torch.interface import Forward, Interface, signature_of
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis, norm_of
 from onnxpart.torch.ranks import check_alike, gathered, mesh_of, numbers_of
@@ -334,7 +334,10 @@ class Handle:
         lines += [f"{name!r}: every part has its own, and merging takes their mean" for name in plan.replicated]
         kept = self._kept
         zero = [name for name in between(plan) if name not in kept]
+        frozen = set[str].intersection(*(_frozen(part, self._copies) for part in self.parts))
+        reduced = [each.name for each in plan.initializers if each.reduces and each.name in frozen]
         lines += [f"weights between parts stay as they are in {', '.join(kept)}, frozen"] if kept else []
+        lines += [f"divided by {plan.k} for the mean, though frozen: {', '.join(reduced)}"] if reduced else []
         lines += [f"weights between parts are zero after merging in {', '.join(zero)}"] if zero else []
         lines += [reason for i, reason in self._obstacles.items() if i not in plan.duplicated_nodes]
         far = "computes the mean of the parts" if self.exact else "is near the mean of the parts, not equal to it"
@@ -444,7 +447,8 @@ def _interface(
     names = input_names(module, example_inputs)
     parameter = {graph: name for name, graph in names.items()}
     found = returned(module, example_inputs, fake=fake)
-    return Interface(module, names, [parameter[name] for name in inputs], found, kept)
+    signature = signature_of(module, names if isinstance(example_inputs, Mapping) else ())
+    return Interface(signature, names, [parameter[name] for name in inputs], found, kept)
 
 
 def _call_alike(part: ImportedModule, interface: Interface) -> None:

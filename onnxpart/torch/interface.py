@@ -70,25 +70,39 @@ def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     return function(value)
 
 
+def signature_of(module: nn.Module, named: Collection[str]) -> inspect.Signature:
+    """Return the signature of `forward` with keywords of their own for the names that its `**kwargs` takes.
+
+    It is without annotations, which needn't be anything that can be pickled.
+    :param named: the arguments that go by name.
+    """
+    own = inspect.signature(module.forward).parameters
+    plain = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in own.values()
+        if parameter.kind != inspect.Parameter.VAR_KEYWORD
+    ]
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in named if name not in own]
+    return inspect.Signature(plain + more)
+
+
 class Interface:
     """A module's signature, and the structure of what it returns.
 
-    :param module: what is called. :param given: names of those of `forward`'s parameters that the example inputs have.
+    :param signature: how it is called. :param given: names of those of its parameters that the example inputs have.
     :param inputs: those that the graph takes, in its order. :param returned: what the module returned for the example.
     :param kept: the numbers of the tensors in that which the graph returns, in its order.
     """
 
     def __init__(
-        self, module: nn.Module, given: Collection[str], inputs: Sequence[str], returned: object, kept: Sequence[int]
+        self,
+        signature: inspect.Signature,
+        given: Collection[str],
+        inputs: Sequence[str],
+        returned: object,
+        kept: Sequence[int],
     ) -> None:
-        own = inspect.signature(module.forward).parameters
-        # without annotations, which needn't be anything that can be pickled, and **kwargs of which the graph has none
-        plain = [
-            p.replace(annotation=inspect.Parameter.empty)
-            for p in own.values()
-            if p.kind != inspect.Parameter.VAR_KEYWORD or not own.keys() >= set(given)
-        ]
-        self.signature, self.given, self.inputs = inspect.Signature(plain), frozenset(given), list(inputs)
+        self.signature, self.given, self.inputs = signature, frozenset(given), list(inputs)
         numbers, self.kept = count(), list(kept)
         self.structure = _mapped(
             returned,
@@ -107,9 +121,7 @@ class Interface:
         given: dict[str, object] = {}
         for name, value in found.items():
             kind = self.signature.parameters[name].kind
-            if kind == inspect.Parameter.VAR_KEYWORD:
-                given |= dict(value)
-            elif kind == inspect.Parameter.VAR_POSITIONAL:
+            if kind == inspect.Parameter.VAR_POSITIONAL:
                 given |= {f"input_{len(given) + i}": item for i, item in enumerate(value)}
             else:
                 given[name] = value

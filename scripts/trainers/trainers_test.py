@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from onnxpart.errors import UsageError
+from onnxpart.errors import MergeError, UsageError
 from onnxpart.torch import split_module
 from onnxpart.torch.hf import PartitionedTrainer
 from scripts.trainers import examples
-from tests.networks.plain import CLASSES, ResNet18
+from tests.networks.plain import CLASSES, GPT2, ResNet18, learn
 from tests.test_tutorials import DOCS, follow
 
 torch.set_num_threads(1)
@@ -194,6 +195,30 @@ def test_the_trainers_own_options_train_parts(options: dict[str, Any], tmp_path:
         before, after, wanted = (float(model(**batch).loss) for model in (gpt2(), other, plain))
     assert after < before
     assert after == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft's own
+def test_an_adapter_of_peft_trains_in_parts(tmp_path: Path) -> None:
+    """What it leaves frozen stays, but for the output's layer, whose last norm takes the division by two here."""
+    model = get_peft_model(gpt2(), LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True))
+    before = copy.deepcopy(model.state_dict())
+    examples.by_transformers(model, texts(), str(tmp_path), per_device_train_batch_size=8)
+    for name, tensor in model.state_dict().items():
+        factor = 0.5 if name.endswith("ln_f.weight") else 1.0
+        assert torch.equal(tensor, factor * before[name]) == ("lora" not in name), name
+
+
+def test_an_adapter_that_is_put_on_parts_must_be_merged_into_them() -> None:
+    parts, handle = split_module(GPT2(), torch.randint(0, CLASSES, (8, 6)), 2)
+    adapted = [get_peft_model(part, LoraConfig(r=2, target_modules=["proj"])) for part in parts]
+    for module in adapted:
+        learn(module, torch.optim.SGD(module.parameters(), lr=0.1), lambda: torch.randint(0, CLASSES, (8, 6)))
+    with pytest.raises(MergeError, match=r"part 0 has no 'layers.0.proj.bias' of floats; undo what changed its layers"):
+        handle.merge()
+    wanted = [(module.eval()(torch.zeros(1, 6, dtype=torch.long)), module.merge_and_unload())[0] for module in adapted]
+    for part, want in zip(parts, wanted, strict=True):
+        torch.testing.assert_close(part(torch.zeros(1, 6, dtype=torch.long)), want)
+    assert handle.merge().keys() == GPT2().state_dict().keys()
 
 
 def test_epochs_that_leave_none_for_the_whole(tmp_path: Path) -> None:

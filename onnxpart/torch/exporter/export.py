@@ -12,7 +12,7 @@ import os
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,7 +35,7 @@ from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.module_state import check_buffers, unchanged, uncompiled, values_of
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
-from onnxpart.torch.interface import results
+from onnxpart.torch.interface import results, signature_of
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -195,7 +195,8 @@ class _Call:
             first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
             shapes[first:] = [tuple(shapes[first:])]
         with _flat(self.module, []) as self.outputs:
-            self.module.forward.__dict__["__signature__"] = _signature(self.module, self.kwargs)
+            # torch.export finds no sizes of what is in **kwargs
+            self.module.forward.__dict__["__signature__"] = signature_of(self.module, self.kwargs)
             program = torch.onnx.export(
                 self.module, self.args, kwargs=self.kwargs, input_names=self.names, opset_version=OPSET, verbose=False,
                 dynamo=True, optimize=False,
@@ -205,17 +206,6 @@ class _Call:
         for value in program.model.graph.initializers.values():
             value.const_value = _tensor(held, value) if value.name in held else value.const_value
         return program.model
-
-
-def _signature(module: nn.Module, named: Collection[str]) -> inspect.Signature:
-    """The signature of a module's `forward` with keywords of their own for the names that its `**kwargs` takes.
-
-    torch.export finds no sizes of tensors in `**kwargs`.
-    """
-    known = inspect.signature(module.forward).parameters
-    plain = [parameter for parameter in known.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
-    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in named if name not in known]
-    return inspect.Signature(plain + more)
 
 
 def _tensor(held: Mapping[str, Rows], value: ir.Value) -> ir.TensorProtocol:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from onnxpart.torch.tensors import TensorRows
 if TYPE_CHECKING:
     from onnxscript import ir
 
+_QUANTIZED = re.compile(r"torch\.ao\.(nn\.(intrinsic\.)?(quantized|qat)|quantization\.(observer|fake_quantize))\b")
+"""Where torch has the layers of quantized modules, and of those that are made ready for it."""
+
 
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the original of a compiled module; any other module as it is."""
@@ -29,8 +33,15 @@ def values_of(module: nn.Module, stored: Mapping[str, Rows]) -> dict[str, Rows]:
     """Return the values of a module's parameters and buffers by all their names, without copying them.
 
     :param stored: those of a module on the meta device, by one of their names.
-    :raises OnnxpartError: for a tensor without values, with values of another shape or type, or that is a shard.
+    :raises OnnxpartError: for a quantized layer; for a tensor without values, with values of another shape or type, or
+        that is a shard.
     """
+    for path, child in module.named_modules():
+        if _QUANTIZED.match(type(child).__module__):
+            raise OnnxpartError(
+                f"{type(module).__name__} can't be exported: {path!r} is quantized, or made ready for it; split the "
+                "module before that, and quantize what the parts merge to."
+            )
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     found: dict[int, Rows] = {id(tensor): stored[name] for name, tensor in tensors if tensor.is_meta and name in stored}
     for name, tensor in tensors:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.ao import quantization
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch import split_module
@@ -34,6 +35,19 @@ def test_a_module_without_values_is_refused() -> None:
 def test_files_without_the_weights_of_a_module_are_refused(stored: dict[str, np.ndarray], problem: str) -> None:
     with pytest.raises(OnnxpartError, match=problem):
         values_of(Net().to("meta"), stored)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # torch's own
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_quantized_module_is_refused(ready: bool) -> None:
+    module = Net()
+    if ready:
+        module.qconfig = quantization.get_default_qat_qconfig("x86")
+        quantization.prepare_qat(module, inplace=True)
+    else:
+        quantization.quantize_dynamic(module, {nn.Linear}, inplace=True)
+    with pytest.raises(OnnxpartError, match=r"'a\S*' is quantized, or made ready for it; split the module before that"):
+        split_module(module, X)
 
 
 def test_a_sharded_module_is_refused() -> None:
