@@ -197,7 +197,7 @@ def equal(runs: list[list[Run]]) -> Table:
         at = [next((sent, loss) for step, sent, loss in run.curve if step == STEPS) for run in same]
         reached = [run.reached(seed[0].curve[-1][2]) for run, seed in zip(same, runs, strict=True)]
         steps, sizes = zip(*(found for found in reached if found), strict=True) if any(reached) else ((), ())
-        missed = f", {len(reached) - len(steps)} never" if None in reached else ""
+        missed = f" ({reached.count(None)} never)" if None in reached else ""
         table.add_row(
             f"{same[0].name} on {same[0].workers}",
             same[0].step_bytes,
@@ -254,7 +254,7 @@ def losses(
             steps = STEPS if way == "whole" else 2 * STEPS
             given = f"--steps={steps}", f"--seed={seed}", f"--test-every={LOCAL}"
             runs[-1].append(measure(task, way, k, 4, None, *given))
-    CONSOLE.print(equal(runs))
+        CONSOLE.print(equal(runs))
     CONSOLE.print(MACHINE)
 
 
