@@ -468,13 +468,14 @@ def fit(
         ways = {"merge_at": merge_at, "rounds": rounds, "order": order, "init": init, "grow": grow, "blocks": blocks,
                 "edges": how, "baseline": baseline, "goal": goal, "kept": kept}  # fmt: skip
         found = runs.fit.fit(network, options, target, told, k=parts, recipe=chosen, **ways, force=force)
-        data = runs.fit_report.report(found, options, str(model), chosen, how)
+        trained = place / runs.fit.TRAINED
+        data = {**runs.fit_report.report(found, options, str(model), chosen, how), "trained": str(trained)}
         shown = page.page(content(found.partition, found.sizes))
         runs.fit_report.save(data, target, {**draw(data), PARTITION: shown.encode(), RUN: settings})
     if training.as_json:
         tables.show_json(data)
         return
-    tables.show(*runs.fit_report.page(data)[2:], f"wrote {found.file} and {place / runs.fit_report.PAGE}")
+    tables.show(*runs.fit_report.page(data)[2:], f"wrote {trained} and {place / runs.fit_report.PAGE}")
 
 
 def _number(k: str) -> int:

@@ -75,6 +75,8 @@ class TensorLoader:
 class DatasetLoader:
     """Samples of a torch Dataset with a length, read by `workers` processes (0: this one), which stay for all epochs.
 
+    `drop_last`: leave out a last batch that is smaller.
+
     The dataset's random numbers depend only on the seed, the epoch and the batch, not on the workers. `names`: the
     graph's inputs (see `to_batch`).
     """
@@ -86,18 +88,20 @@ class DatasetLoader:
     shuffle: bool = True
     workers: int = 0
     collate: Callable[[list[Any]], Any] = torch_data.default_collate
+    drop_last: bool = False
     steps: tuple[Prepare, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return math.ceil(len(self.dataset) / self.batch_size)  # type: ignore[arg-type]
+        count: int = len(self.dataset)  # type: ignore[arg-type]
+        return count // self.batch_size if self.drop_last else math.ceil(count / self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on."""
         count: int = len(self.dataset)  # type: ignore[arg-type]
         order = _order(count, self.batch_size, self.seed, number, self.shuffle)
         reader: Any = self._idle.pop() if self._idle else self._reader()
-        reader.sampler[:] = [(_mixed(self.seed, number, i), order[i].tolist()) for i in range(start, len(order))]
+        reader.sampler[:] = [(_mixed(self.seed, number, i), order[i].tolist()) for i in range(start, len(self))]
         batches = iter(reader)
         while True:
             try:
@@ -265,15 +269,18 @@ class StreamLoader:
         return True
 
     def _read(self) -> Any:
-        """Return the next batch; if a pass has ended, that of the next pass."""
-        for _ in range(2):
+        """Return the next batch; if a pass has ended, that of the next pass.
+
+        Data that go on from a state at their end may first end again, and then begin once more where they ended.
+        """
+        for _ in range(3):
             batches = self._begun() if self._batches is None else self._batches
             found = _next(batches, _mixed(self.seed, len(self.passes), self._at))
             if found is not None:
                 self._at, self._batches = self._at + 1, batches
                 return found
             self._batches = None
-            if self._at:
+            if self._at and self.passes[-1:] != [self._at]:
                 self.passes.append(self._at)
         if not self._at:
             raise DataError("the data hold no samples; give at least one.")

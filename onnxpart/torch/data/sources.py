@@ -372,14 +372,20 @@ def _batches(found: Any, batch_size: int) -> Iterable[Any]:
 
 
 def _from_loader(loader: Iterable[Any], loading: _Loading) -> Source:
-    """Return the batches of a loader; a plain DataLoader becomes a `DatasetLoader`, which can resume."""
+    """Return the batches of a loader; a plain DataLoader becomes a `DatasetLoader`, which can resume.
+
+    That of torchdata has samplers of its own, whose order depends on what was read before.
+    """
     if not isinstance(loader, torch_data.DataLoader):
         return ForeignLoader(loader, loading.inputs.names, loading.seed)
-    plain = type(loader.sampler) in (torch_data.RandomSampler, torch_data.SequentialSampler)
-    if type(loader.batch_sampler) is not torch_data.BatchSampler or not plain or loader.drop_last:
+    sampler: Any = loader.sampler
+    kinds = [type(each).__name__ for each in (loader.batch_sampler, sampler) if _is_known(each)]
+    shuffle = kinds == ["BatchSampler", "RandomSampler"]
+    if not shuffle and kinds != ["BatchSampler", "SequentialSampler"]:
+        return ForeignLoader(loader, loading.inputs.names, loading.seed)
+    if shuffle and (sampler.replacement or sampler.num_samples != length_of(loader.dataset)):
         return ForeignLoader(loader, loading.inputs.names, loading.seed)
     assert loader.batch_size is not None
-    shuffle = isinstance(loader.sampler, torch_data.RandomSampler)
     return DatasetLoader(
         loader.dataset,
         loading.inputs.names,
@@ -388,7 +394,13 @@ def _from_loader(loader: Iterable[Any], loading: _Loading) -> Source:
         shuffle,
         loader.num_workers,
         loader.collate_fn,
+        loader.drop_last,
     )
+
+
+def _is_known(sampler: object) -> bool:
+    """Whether a sampler is torch's or torchdata's own, and not a user's."""
+    return type(sampler).__module__.partition(".")[0] in ("torch", "torchdata")
 
 
 _IMAGES = ("mnist5k", "cifar10", "folder")

@@ -213,7 +213,7 @@ class _Run:
         state = whole.states[0] if whole.states else None
         save_trained([out / TRAINED], [(with_weights(module, out / PARTS / WHOLE), state)])
         found = Fit(
-            self.kept / TRAINED,
+            out / TRAINED,
             rounds.last.partition,
             measure(rounds.last.analysis, rounds.last.plan),
             [*rounds.spans[:-1], range(rounds.spans[-1].start, trained)],

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from onnxpart.inspection.sizes import Sizes
 from onnxpart.planning.partition import Partition
 from onnxpart.planning.plan import Plan
-from onnxpart.storage.remote import Place
 from onnxpart.torch.runs.goal import Goal
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.metrics import Metric
@@ -78,7 +78,7 @@ class Fit:
     process took while the parts trained, and while the whole did.
     """
 
-    file: Place
+    file: Path
     partition: Partition
     sizes: Sizes
     rounds: Sequence[range]

@@ -1,7 +1,8 @@
 """A run that is kept in a storage: it works in a temporary folder of this machine, and nothing of it stays here.
 
 From its beginning on the storage has the plan, by which the run is known, and then each checkpoint. All other files
-are put there when the run is over; the checkpoints are removed after that. So it can be resumed whenever it ends.
+are put there when the run is over; the checkpoints are removed after that. So it can be resumed whenever it ends. What
+it recorded is also put there when it fails or is stopped.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def working_folder(place: Place, resume: bool) -> Iterator[Path]:
             yield work
         except BaseException:
             with suppress(ModelError):
-                _put([work / METRICS], work, place)
+                _put([work / METRICS, *(work / "tensorboard").glob("*")], work, place)
             raise
         _put(work.rglob("*"), work, place)
         checkpoint.remove(place / CHECKPOINTS)

@@ -373,6 +373,30 @@ def test_a_stream_that_has_a_state_is_not_read_again(make: Callable[[], Iterable
     assert not stream_of(Short).restore(state)
 
 
+class Late(Stateful):
+    """Data whose state at the end of a pass ends two passes, as a generator's does in torchdata's loader."""
+
+    ended = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.ended -= 1
+        return iter(()) if self.ended >= 0 else super().__iter__()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert int(state["at"]) == 5
+        self.ended = 2
+
+
+def test_a_state_at_the_end_of_the_data_is_gone_on_from() -> None:
+    loader, resumed = stream_of(Late, 5), stream_of(Late, 5)
+    assert numbers_of(loader.epoch(0)) == [*range(5)]
+    state = loader.state()
+    assert state is not None
+    assert resumed.restore(state)
+    assert numbers_of(resumed.epoch(1)) == numbers_of(loader.epoch(1)) == [1, 2, 3, 4, 0]
+    assert resumed.passes == loader.passes == [5]
+
+
 class Changed(Stateful):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: ARG002
         raise KeyError("shard 3")

@@ -293,7 +293,7 @@ def test_images_need_pillow(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 MODULE = """
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 x, y = torch.arange(10.).reshape(5, 2), torch.arange(5)
 dataset = TensorDataset(x, y)
@@ -313,7 +313,9 @@ def listed(): return Lengthless()
 
 def plain(): return dataset
 def pair(): return dataset, DataLoader(dataset, batch_size=3)
-def dropping(): return DataLoader(dataset, batch_size=2, drop_last=True)
+def dropping(): return DataLoader(dataset, batch_size=2, shuffle=True, drop_last=True)
+def again(): return DataLoader(dataset, batch_size=2, sampler=RandomSampler(dataset, replacement=True))
+def fewer(): return DataLoader(dataset, batch_size=2, sampler=RandomSampler(dataset, num_samples=4))
 def stream(): return Stream()
 def number(): return 3
 def empty(): return TensorDataset(x[:0], y[:0])
@@ -343,8 +345,13 @@ def test_datasets_and_loaders_of_the_users(module: str) -> None:
     assert isinstance(pair.test, DatasetLoader)
     assert (len(pair.test), samples(pair.test)[1].tolist()) == (2, [0, 1, 2, 3, 4])
     dropping = opened(f"{module}:dropping", wanted).train
-    assert isinstance(dropping, ForeignLoader)
-    assert len(list(dropping.epoch(0))) == 2
+    assert isinstance(dropping, DatasetLoader)
+    assert [len(target) for _, target in dropping.epoch(0)] == [2, 2]
+    assert len(dropping) == 2
+    for name, count in (("again", 5), ("fewer", 4)):  # these draw as they say, not each sample once
+        drawn = opened(f"{module}:{name}", wanted).train
+        assert isinstance(drawn, ForeignLoader)
+        assert sum(len(target) for _, target in drawn.epoch(0)) == count
 
 
 def test_streams_of_the_users(module: str) -> None:
