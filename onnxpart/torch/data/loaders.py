@@ -75,10 +75,8 @@ class TensorLoader:
 class DatasetLoader:
     """Samples of a torch Dataset with a length, read by `workers` processes (0: this one), which stay for all epochs.
 
-    `drop_last`: leave out a last batch that is smaller.
-
     The dataset's random numbers depend only on the seed, the epoch and the batch, not on the workers. `names`: the
-    graph's inputs (see `to_batch`).
+    graph's inputs (see `to_batch`). `drop_last`: whether a last batch that is smaller is left out.
     """
 
     dataset: torch_data.Dataset[Any]
