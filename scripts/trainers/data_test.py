@@ -71,11 +71,6 @@ def stateful(): return StatefulDataLoader(Stateful(), batch_size=10)
 def tar():
     import webdataset
     return webdataset.WebDataset("data.tar", shardshuffle=False).decode().to_tuple("x.npy", "target.cls")
-
-def ray_data():
-    import ray
-    ray.init("local", include_dashboard=False, logging_level="ERROR", log_to_driver=False, ignore_reinit_error=True)
-    return ray.data.from_items([{"x": x.numpy(), "target": int(y)} for x, y in zip(X, Y)])
 """
 WARNINGS = ("'set_vital' is deprecated", "unclosed file", "Exception ignored in")
 """Of torchdata, and of webdataset, which leaves closing its files to Python."""
@@ -124,9 +119,7 @@ def test_torchdatas_loader_of_a_dataset_can_be_entered_anywhere(name: str, count
 
 
 @pytest.mark.parametrize("read", [1, 5, 8])
-@pytest.mark.parametrize(
-    ("name", "told"), [("stream", True), ("by_workers", True), ("stateful", True), ("tar", False), ("ray_data", False)]
-)
+@pytest.mark.parametrize(("name", "told"), [("stream", True), ("by_workers", True), ("stateful", True), ("tar", False)])
 def test_a_stream_goes_on_where_it_was(name: str, told: bool, read: int) -> None:
     """In the first pass, at its end, and in the second; without a state the data are read again."""
     first, before, again = opened(name, 3), opened(name, 3), opened(name, 3)

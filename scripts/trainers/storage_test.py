@@ -7,17 +7,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 import s3fs
+import torch
 from moto.server import ThreadedMotoServer
+from torch.nn import functional as F
 
 from onnxpart.errors import ModelError
 from onnxpart.storage.remote import Remote, reading
+from onnxpart.torch.training.checkpoint import Checkpoints
+from onnxpart.torch.training.ray_cluster import Cluster
+from onnxpart.torch.training.train import Settings, train
 from tests.networks.command import equal, run
+from tests.networks.training import parts, small, stripes
 
 FIT = (
     "fit", "chain.onnx", "--data", "npz:s3://bucket/data.npz", "--epochs", 3, "--merge-at", 2, "--batch-size", 10,
@@ -100,10 +107,23 @@ def test_a_run_goes_on_wherever_it_was_killed(engine: str, method: str, key: str
 
 
 def test_workers_of_a_part_put_its_checkpoints_there() -> None:
-    ways = ("--engine", "ray", "--workers-per-part", 2, "--cpus-per-part", 0.25)
-    run(*FIT, *ways, "-o", RUN)
-    assert not [name for name in RUN.files() if name.startswith("checkpoints/")]
-    assert {"trained.onnx", "report.json", "parts/plan.json"} <= set(RUN.files())
+    settings = Settings(epochs=1, lr=0.01, device="cpu")
+    kept = Checkpoints(RUN, every_steps=2, every_minutes=None)
+    (module,) = parts(small())[:1]
+    train(
+        [module],
+        stripes(),
+        F.cross_entropy,
+        settings,
+        engine="ray",
+        cluster=Cluster(None, 0.25, 0, 2),
+        checkpoints=kept,
+    )
+    assert RUN.files() == [f"part0-step{step:09d}.safetensors" for step in (4, 6)]
+    (other,) = parts(small())[:1]
+    train([other], stripes(), F.cross_entropy, settings, engine="series", checkpoints=replace(kept, resume=True))
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name])
 
 
 def test_a_large_file_is_the_old_one_until_the_new_one_is_whole(here: Path) -> None:
