@@ -59,7 +59,7 @@ def parts(model: ModelProto, k: int = 2) -> list[nn.Module]:
 @contextmanager
 def one_rank() -> Iterator[None]:
     """A process group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         yield
     finally:
