@@ -721,8 +721,10 @@ def test_bad_input_is_one_sentence(options: tuple[str, ...], code: int, sentence
 @pytest.mark.usefixtures("here")
 def test_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("train", "chain.onnx", "--epochs", 2, *DATA, "--engine", "ray")
-    sentence = run(*options, "--address", "127.0.0.1:1", code=2).stderr.splitlines()[-1]
-    assert sentence.startswith("error: the Ray cluster 127.0.0.1:1 can't be reached (")
+    for given in (options, ("fit", *options[1:], "-o", "out")):
+        sentence = run(*given, "--address", "127.0.0.1:1", code=2).stderr.splitlines()[-1]
+        assert sentence.startswith("error: the Ray cluster 127.0.0.1:1 can't be reached (")
+    assert not Path("out").exists()
     monkeypatch.setitem(sys.modules, "ray", None)
     sentence = run(*options, code=2).stderr.splitlines()[-1]
     assert sentence == (

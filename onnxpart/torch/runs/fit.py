@@ -147,9 +147,9 @@ def fit(
     first = parts if blocks is None else [shallow(part, blocks) for part in parts]
     grown = None if blocks is None else list(map(_growth, parts, first))
     task = prepare(list(first), options, data)
-    if kept is not None or not options.resume:
-        _start(out, kept, planned.last, force, [*model.files, *read_by(options.data)])
     with _reached(options, k):
+        if kept is not None or not options.resume:
+            _start(out, kept, planned.last, force, [*model.files, *read_by(options.data)])
         found = _Run(planned, task, options, recipe, goal, out, kept or out, progress, _Growing(grow, blocks, grown))
         stops = merge_at is None and recipe.kind == "auto"
         return found.fit(edges, on_found, stops=stops, baseline=most if baseline else 0)
