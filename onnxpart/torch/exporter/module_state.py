@@ -65,7 +65,10 @@ def values_of(module: nn.Module, stored: Mapping[str, Rows]) -> dict[str, Rows]:
 
 @contextlib.contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Restore the module's modes, its buffers and torch's random state after the context."""
+    """Restore the module's modes, its buffers and torch's random state after the context.
+
+    Within it torch's encoder layers compute in evaluation as in training: their fast path gives 0 for what is masked.
+    """
     modes = [(child, child.training) for child in module.modules()]
     buffers = [
         (child, name, buffer, buffer.detach().clone())
@@ -73,10 +76,13 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         for name, buffer in child.named_buffers(recurse=False)
     ]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for child, mode in modes:
             child.training = mode
         with torch.no_grad():

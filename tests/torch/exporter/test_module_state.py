@@ -11,7 +11,8 @@ from torch import Tensor, distributed, nn
 from torch.ao import quantization
 
 from onnxpart.errors import OnnxpartError
-from onnxpart.torch import split_module
+from onnxpart.torch import import_onnx, split_module
+from onnxpart.torch.exporter.export import exported
 from onnxpart.torch.exporter.module_state import unchanged, uncompiled, values_of
 from tests.networks.forms import Net, X
 
@@ -73,6 +74,23 @@ def test_parts_of_a_compiled_module_have_the_names_of_its_original() -> None:
     mean = torch.stack([part(X) for part in parts]).mean(0)
     torch.testing.assert_close(module(X), mean)
     torch.testing.assert_close(handle.whole()(X), mean)
+
+
+def test_masked_places_of_an_encoder_are_what_they_are_in_training() -> None:
+    """In evaluation torch's fast path makes them 0, so that a mean over places is another one."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 1)
+
+        def forward(self, x: Tensor, masked: Tensor) -> Tensor:
+            return self.layers(x, src_key_padding_mask=masked).mean(1)
+
+    module, inputs = Encoder(), (torch.randn(3, 4, 8), torch.arange(4).expand(3, 4) > 2)
+    model = exported(module, inputs, "auto").model()
+    assert torch.backends.mha.get_fastpath_enabled()
+    torch.testing.assert_close(import_onnx(model)(*inputs), module.train()(*inputs))
 
 
 class Counting(Net):
