@@ -234,10 +234,10 @@ PLANS = {
     "wider": Plan(
         wider,
         (
-            *(recipe((1, 16), lr=lr) for lr in (1, 0.5, 2)),
-            *(recipe((8, parts), (1, after)) for parts, after in ((16, 1), (16, 2), (12, 1))),
-            recipe((4, 16), (1, 2)),
-            recipe((8, 16), (1, 2), method="widen"),
+            *(recipe((8, 16), (1, after), lr=0.5) for after in (1, 2)),
+            *(recipe((1, 16), lr=lr) for lr in (1, 0.5, 0.25)),
+            recipe((8, 16), (1, 2)),
+            recipe((8, 16), (1, 2), lr=0.5, method="widen"),
         ),
         (4, 8),
     ),
