@@ -234,8 +234,8 @@ PLANS = {
     "wider": Plan(
         wider,
         (
-            *(recipe((8, 16), (1, after), lr=0.5) for after in (1, 2)),
             *(recipe((1, 16), lr=lr) for lr in (1, 0.5, 0.25)),
+            *(recipe((8, 16), (1, after), lr=0.5) for after in (1, 2)),
             recipe((8, 16), (1, 2)),
             recipe((8, 16), (1, 2), lr=0.5, method="widen"),
         ),
