@@ -35,6 +35,8 @@ Ranges = tuple[tuple[int, int, int], ...]
 Block = tuple[Ranges | None, ...]
 """Indices along each axis; None: all of them."""
 Index = tuple[slice | NDArray[np.int64], ...]
+_FEW = 16
+"""Up to so many ranges, to join those of each is faster than to compute all at once."""
 
 
 def to_ranges(indices: NDArray[np.int64]) -> Ranges:
@@ -55,8 +57,9 @@ def to_ranges(indices: NDArray[np.int64]) -> Ranges:
 
 def from_ranges(ranges: Ranges) -> NDArray[np.int64]:
     """Indices of ranges, int64; there may be as many ranges as indices."""
-    if len(ranges) == 1:
-        return np.arange(*ranges[0], dtype=np.int64)
+    if 0 < len(ranges) <= _FEW:
+        few = [np.arange(*r, dtype=np.int64) for r in ranges]
+        return few[0] if len(few) == 1 else np.concatenate(few)
     start, stop, step = np.asarray(ranges, np.int64).reshape(-1, 3).T
     counts = -((start - stop) // step)
     before = np.cumsum(counts) - counts
