@@ -24,7 +24,10 @@ from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.ray_cluster import Cluster
 from onnxpart.torch.training.train import Settings, train
 from tests.networks.command import equal, run
+from tests.networks.killing import SINGLE
 from tests.networks.training import parts, small, stripes
+
+torch.set_num_threads(1)  # sums of several threads differ by rounding
 
 FIT = (
     "fit", "chain.onnx", "--data", "npz:s3://bucket/data.npz", "--epochs", 3, "--merge-at", 2, "--batch-size", 10,
@@ -74,7 +77,7 @@ def killed_at(method: str, key: str, code: str, *arguments: object) -> None:
     command = [sys.executable, "-c", DYING + code, method, key, *map(str, arguments)]
     paths = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     ended = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+        command, env={**os.environ, **SINGLE, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
