@@ -223,7 +223,7 @@ PLANS = {
     "wide": Plan(
         wide,
         (
-            *(recipe((1, 16), lr=lr) for lr in (1, 2)),
+            *(recipe((1, 16), lr=lr) for lr in (1, 2, 0.5)),
             *(recipe((4, parts), (1, after)) for parts, after in ((10, 1), (12, 2), (16, 1), (16, 3))),
             recipe((8, 16), (1, 3)),
             recipe((8, 16), (1, 3), method="widen"),
