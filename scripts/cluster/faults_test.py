@@ -5,7 +5,6 @@ Parts have one worker each, or two; then four train the whole.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,13 +18,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from ray.cluster_utils import Cluster
 
 from models import BUILDERS
+from scripts.cluster.alike import check_alike
 
 ROOT = Path(__file__).resolve().parents[2]
-LOSSES = "train_loss", "loss"
 End = Callable[[Cluster, int], None]
 """What ends something of a cluster, or the process of `fit`, by its id."""
 PHASES = {"parts": "checkpoints/parts/*/part1-*", "merge": "", "whole": "checkpoints/whole/part0-*"}
@@ -133,17 +131,9 @@ def alone(model: Path) -> Path:
     return model.parent / "alone"
 
 
-def check_alike(out: Path, alone: Path, per_part: int) -> None:
-    """Curves and weights, to rounding; and the bytes that gradients took."""
-    found, one = (json.loads((folder / "report.json").read_text()) for folder in (out, alone))
-    for curve, expected in zip([*found["parts"], found["whole"]], [*one["parts"], one["whole"]], strict=True):
-        for epoch, wanted in zip(curve, expected, strict=True):
-            assert [epoch[key] for key in LOSSES] == pytest.approx([wanted[key] for key in LOSSES], rel=1e-4)
-    trained, same = (onnx.load(folder / "trained.onnx").graph.initializer for folder in (alone, out))
-    for tensor, wanted in zip(same, trained, strict=True):
-        arrays = numpy_helper.to_array(tensor), numpy_helper.to_array(wanted)
-        np.testing.assert_allclose(*arrays, rtol=1e-4, atol=1e-5, err_msg=tensor.name)
-    assert not (out / "checkpoints").exists()
+def check_same(out: Path, alone: Path, per_part: int) -> None:
+    """What a run gave, and the bytes that gradients took."""
+    found = check_alike(alone, out, 1e-4, 1e-5)
     sizes, sent = found["sizes"], found["traffic"]
     shared = 4 * per_part if per_part > 1 else 0
     assert sent["parts_batch"] == shared * sum(part["parameters"] for part in sizes["parts"])
@@ -185,4 +175,4 @@ def test_the_result_is_that_of_a_run_without(
         done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
         assert done.returncode == 0, done.stderr
         assert "resumed at step" in done.stderr
-    check_alike(out, alone, per_part)
+    check_same(out, alone, per_part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,15 +15,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from ray.cluster_utils import Cluster
 
 from onnxpart.torch import export
+from scripts.cluster.alike import check_alike
 from tests.networks.plain import CLASSES, GPT2, NETWORKS
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, MERGE_AT = 30, 3
-LOSSES = "train_loss", "loss"
 
 
 @pytest.fixture
@@ -66,19 +64,6 @@ def on(cluster: Cluster) -> tuple[object, ...]:
     return "--engine", "ray", "--address", cluster.address, "--workers-per-part", 2
 
 
-def check_alike(alone: Path, many: Path) -> None:
-    """Curves and weights, to rounding."""
-    one, other = (json.loads((folder / "report.json").read_text()) for folder in (alone, many))
-    for curve, expected in zip([*other["parts"], other["whole"]], [*one["parts"], one["whole"]], strict=True):
-        for epoch, wanted in zip(curve, expected, strict=True):
-            assert [epoch[key] for key in LOSSES] == pytest.approx([wanted[key] for key in LOSSES], rel=1e-4)
-    trained, same = (onnx.load(folder / "trained.onnx").graph.initializer for folder in (alone, many))
-    for tensor, wanted in zip(same, trained, strict=True):
-        arrays = numpy_helper.to_array(tensor), numpy_helper.to_array(wanted)
-        np.testing.assert_allclose(*arrays, rtol=1e-3, atol=1e-4, err_msg=tensor.name)
-    assert not (many / "checkpoints").exists()
-
-
 def workers(cluster: Cluster) -> list[int]:
     """Process ids of Ray Train's workers on the cluster."""
     nodes = cluster.list_all_nodes()  # type: ignore[no-untyped-call]
@@ -108,8 +93,7 @@ def test_two_workers_of_each_part_and_four_of_the_whole_train_like_one_process(
         _, said = fit.communicate()
     assert fit.returncode == 0, said
     assert "resumed at step" in said
-    check_alike(alone, model.parent / "many")
-    found = json.loads((model.parent / "many" / "report.json").read_text())
+    found = check_alike(alone, model.parent / "many", 1e-3, 1e-4)
     sizes, sent = found["sizes"], found["traffic"]
     assert sent["parts_batch"] == 2 * 4 * sum(part["parameters"] for part in sizes["parts"])
     assert sent["whole_batch"] == sent["data_parallel_batch"] == 6 * 4 * sizes["whole"]["parameters"]
