@@ -52,6 +52,11 @@ class Interrupted(Resumable):
     exit_code = 130
 
 
+def reason(error: Exception) -> str:
+    """Return the first line of another package's error, without its full stop; its type's name if it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def check_seed(seed: int) -> None:
     """Check that random numbers can be drawn with a seed.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxpart.errors import ModelError, UsageError, needs
+from onnxpart.errors import ModelError, UsageError, needs, reason
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/(?P<twice>/?)")
 """How a URL begins, also where a path has made one slash of two; the letter of a drive is no protocol."""
@@ -169,7 +169,5 @@ def _told(place: Remote, done: str) -> Iterator[None]:
         package = getattr(error.__cause__, "name", None) or "of its storage"
         raise ModelError(f"{place} needs the package {package}; install it with `pip install {package}`.") from None
     except Exception as error:  # each kind of storage raises errors of its own
-        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0].rstrip(".")
-        raise ModelError(
-            f"{place} can't be {done} ({reason or type(error).__name__}); check the URL, and what you may do there."
-        ) from None
+        told = getattr(error, "strerror", None) or reason(error)
+        raise ModelError(f"{place} can't be {done} ({told}); check the URL, and what you may do there.") from None

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from onnxpart.errors import ModelError, UsageError
+from onnxpart.errors import ModelError, UsageError, reason
 from onnxpart.storage.atomic import check_plain
 from onnxpart.storage.json_text import from_json
 from onnxpart.torch.runs import trackers
@@ -105,7 +105,7 @@ class RunProgress:
             yield self.tracker
         except Exception as error:  # each tracker raises errors of its own
             self.tracker = None
-            self.note(f"{self.log_to} takes no more news ({trackers.reason(error)}); the run goes on without it")
+            self.note(f"{self.log_to} takes no more news ({reason(error)}); the run goes on without it")
 
     def _open(self) -> None:
         """Open the file, and start the tracker; the file keeps by what that knows the run."""

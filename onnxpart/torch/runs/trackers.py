@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import OnnxpartError, UsageError, reason
 
 TrackerKind = Literal["tensorboard", "wandb", "mlflow"]
 _PROJECT = "onnxpart"
@@ -124,8 +124,3 @@ def started(kind: TrackerKind, folder: Path, options: Mapping[str, Any], run: st
             f"{kind} can't begin a run ({reason(error)}); set it up as its guide says, or leave out --log-to."
         ) from None
     return found
-
-
-def reason(error: Exception) -> str:
-    """Return a tracker's error as a few words."""
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
