@@ -289,6 +289,6 @@ def estimates(found: Estimates) -> Table:
         table.add_row(
             str(row.k), str(row.width), f"{row.parameters:.2%}", human_bytes(row.bytes), f"{row.together:.1f}",
             f"{row.one:.1f}", f"{row.series:.2f} x", f"{row.parallel:.2f} x",
-            "" if row.wide else "too narrow" if row.narrow else "narrow",
+            "" if row.wide else "narrow",
         )  # fmt: skip
     return table

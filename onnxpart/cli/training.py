@@ -66,7 +66,12 @@ class Training:
         ),
     ]
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the data, in all. fit may take fewer.", show_default=False)
+        int,
+        typer.Option(
+            min=1,
+            help="Passes over the data. With fit: those that the whole alone would have.",
+            show_default=False,
+        ),
     ]
     loss: Annotated[str, typer.Option(help="The loss: cross_entropy, mse, bce or module:function.")] = "cross_entropy"
     label_smoothing: Annotated[
@@ -353,9 +358,9 @@ def fit(
     merge_at: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of the parts; the whole trains the rest. If omitted, the parts train as long as "
-            "their ensemble "
-            "improves on the test data, for at most four fifths of all epochs; in the recipe paper, for half of them."
+            help="Epochs of the parts; the whole trains the rest. If omitted, the parts train as long as their "
+            "ensemble improves on the test data, for at most all epochs, and the whole then for a fifth as many; in "
+            "the recipe paper, each for half of them."
         ),
     ] = None,
     rounds: Annotated[

@@ -147,8 +147,8 @@ class Engines(Speedups):
 class Advice:
     """What `estimate` advised for an experiment's network: the `k` to take, None for none.
 
-    `unsure`: those of which it can't tell then. `rows`: `k`, `width`, and how many times as fast as many epochs are in
-    `series` and in `parallel`. `pays`: from what on it advises one.
+    `rows`: `k`, `width`, and how many times as fast training would be in `series` and in `parallel`. `pays`: from what
+    on it advises one.
     """
 
     experiment: str
@@ -156,7 +156,6 @@ class Advice:
     pays: float
     rows: Sequence[Mapping[str, Any]]
     machine: Mapping[str, str]
-    unsure: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

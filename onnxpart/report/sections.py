@@ -328,13 +328,13 @@ def advice(records: Records) -> list[Block]:
         tried = [way for way in found if way.runs[0].method == FITTED]
         fitted = {way.runs[0].stages[0]["k"]: way for way in sorted(tried, key=lambda way: -way.mean)}  # the best rate
         pays = {k: _paid(base, way) >= asked.pays for k, way in fitted.items()}
-        right = pays.get(asked.k) if asked.k else not any(pays.values()) if pays and not asked.unsure else None
+        right = pays.get(asked.k) if asked.k else not any(pays.values()) if pays else None
         by_hand = max((way for way in found if way.runs[0].method == "partition"), key=lambda way: _paid(base, way),
                       default=base)  # fmt: skip
         expected = [f"{row['k']}: {row['series']:.2f} / {row['parallel']:.2f} ({row['width']})" for row in asked.rows]
         rows.append((
             f"{runs[0].network}: {unit(runs[0].metric)}", shown(base.finals, runs[0].metric), "; ".join(expected),
-            f"K={asked.k}" if asked.k else _unsure(asked.unsure) if asked.unsure else "don't divide",
+            f"K={asked.k}" if asked.k else "don't divide",
             "; ".join(f"{k}: {_outcome(base, way)}" for k, way in fitted.items()),
             f"{by_hand.name}: {_outcome(base, by_hand)}" if _paid(base, by_hand) and by_hand is not base else "",
             "" if right is None else "yes" if right else "no",
@@ -342,18 +342,14 @@ def advice(records: Records) -> list[Block]:
     columns = ("network", "the whole alone", "K: in series / in parallel (width)", "advice", "K: outcome of fit",
                "the best by hand", "right")  # fmt: skip
     told = (
-        "`estimate` measures a few steps before training: how many times as fast as many epochs would be. It advises a "
-        "K whose parts are wide enough, if some more epochs still pay, or says that it can't be told. The outcome: "
+        "`estimate` measures a few steps before training: how many times as fast the parts' epochs and those of the "
+        "merged whole would be. It advises a K whose parts are wide enough, if that is faster. The outcome: "
         "the metric of `fit`, with K and the baseline's epochs and no other option but, like the baseline, the best of "
         "the rates that were tried; its seeds; and how many times as fast it was, in series and in parallel, where it "
         "is as good as the baseline with these seeds. The advice is right where its K pays on one machine, or where "
         "none that was tried does."
     )
     return ["## Advice and outcome", told, table(columns, rows, len(columns))] if rows else []
-
-
-def _unsure(ks: Sequence[int]) -> str:
-    return f"can't be told for K={', '.join(map(str, ks))}"
 
 
 def _paid(base: Way, way: Way) -> float:

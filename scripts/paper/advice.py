@@ -22,7 +22,7 @@ def advised(plan: Plan) -> tuple[dict[str, Any], str]:
     found = estimate(onnxpart.load(task.model(0)), task.options, plan.parts, task.samples)
     rows = [{"k": row.k, "width": row.width, "series": row.series, "parallel": row.parallel} for row in found.rows]
     best = None if found.best is None else found.best.k
-    record = {"kind": "advice", "experiment": task.experiment, "k": best, "unsure": [row.k for row in found.unsure]}
+    record = {"kind": "advice", "experiment": task.experiment, "k": best}
     return {**record, "pays": PAYS, "rows": rows}, found.advice
 
 

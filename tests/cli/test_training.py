@@ -407,13 +407,15 @@ def test_parts_merge_when_their_ensemble_no_longer_improves(monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("here")
-def test_without_test_data_the_parts_have_their_share_of_the_epochs() -> None:
+def test_without_test_data_the_parts_have_all_epochs() -> None:
     data = samples()
     np.savez("learn.npz", x=data["x"], target=data["target"])
     done = run("fit", "chain.onnx", "-o", "out", *DATA, "--data", "npz:learn.npz", "--epochs", 10)
-    note = "note: without test data there is no sign of when to merge; the parts train for 8 epochs"
+    note = "note: without test data there is no sign of when to merge; the parts train for 10 epochs"
     assert note in done.stderr.splitlines()
-    assert json.loads(Path("out/report.json").read_text())["merge_at"] == 8
+    found = json.loads(Path("out/report.json").read_text())
+    assert (found["merge_at"], found["epochs"]) == (10, 12)
+    assert found["seconds"]["alone"] == 10 * found["seconds"]["whole_epoch"]
 
 
 @pytest.mark.usefixtures("here")
@@ -447,7 +449,7 @@ def test_training_ends_at_the_target_and_says_how_far_it_came() -> None:
     assert easy["target"]["best"] == easy["merged"]["metric"] <= 1
     assert easy["as_good"]["wanted"] == 1
     late = run_json(*options, "--metric-target", 1.0, "--rounds", 2)
-    assert (late["merge_at"], len(late["whole"])) == (8, 0)
+    assert (late["merge_at"], len(late["whole"])) == (10, 0)
     missed = run(*options, "--metric-target", -1.0).stdout
     assert "The target, error rate -1, was not reached: the best was " in missed
     assert json.loads(Path("out/report.json").read_text())["target"]["seconds"] is None
@@ -520,11 +522,11 @@ def test_a_budget_in_minutes_holds_for_parts_and_whole(monkeypatch: pytest.Monke
     monkeypatch.setattr(estimate, "estimate", lambda *_: pytest.fail("what was measured at first holds"))
     run("fit", "chain.onnx", *options, "--resume")
     found = json.loads(Path("out/report.json").read_text())
-    # 6.6 s are 11 epochs of 5 steps, 0.8 of them of 0.1 s and 0.2 of 0.2 s: 8 of the parts, and a fourth as many
-    assert (found["merge_at"], found["epochs"]) == (8, 10)
+    # 6.6 s are 11 epochs of 5 steps, five sixths of 0.1 s and a sixth of 0.2 s: 9 of the parts, and a fifth as many
+    assert (found["merge_at"], found["epochs"]) == (9, 11)
     monkeypatch.setattr(estimate, "estimate", lambda *_: Estimates(1e-6, 0.1, 1, [Estimate(2, together=1e-6)]))
     hurried = run("fit", "chain.onnx", *options[:-4], "--budget", "0.000001m", "-o", "hurried").stderr
-    assert "the parts merge after 4 epochs: their share of the budget is spent" in hurried
+    assert "the parts merge after 5 epochs: their share of the budget is spent" in hurried
 
 
 @pytest.mark.usefixtures("here")

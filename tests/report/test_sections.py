@@ -84,22 +84,19 @@ def test_time_to_the_baselines_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "unsure", "error", "outcome", "right"),
+    ("k", "error", "outcome", "right"),
     [
-        (4, (), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", "yes"),
-        (4, (), 0.3, "30.00 ± 0.00 (2 seeds), not as good", "no"),
-        (2, (), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", ""),
-        (None, (), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", "no"),
-        (None, (), 0.3, "30.00 ± 0.00 (2 seeds), not as good", "yes"),
-        (None, (4, 8), 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", ""),
+        (4, 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", "yes"),
+        (4, 0.3, "30.00 ± 0.00 (2 seeds), not as good", "no"),
+        (2, 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", ""),
+        (None, 0.2, "25.00 ± 7.07 (2 seeds), 4.26 / 9.09", "no"),
+        (None, 0.3, "30.00 ± 0.00 (2 seeds), not as good", "yes"),
     ],
 )
-def test_advice_is_right_where_fit_paid(
-    tmp_path: Path, k: int | None, unsure: tuple[int, ...], error: float, outcome: str, right: str
-) -> None:
+def test_advice_is_right_where_fit_paid(tmp_path: Path, k: int | None, error: float, outcome: str, right: str) -> None:
     """Seeds may merge after other epochs, and count where both have them; what was done by hand doesn't count."""
     asked = {
-        "kind": "advice", "experiment": "language", "k": k, "unsure": unsure, "pays": 1.2, "machine": {},
+        "kind": "advice", "experiment": "language", "k": k, "pays": 1.2, "machine": {},
         "rows": [{"k": 4, "width": 64, "series": 1.5, "parallel": 3.0}],
     }  # fmt: skip
     found: list[Any] = [times("language"), asked, run("language", "partition", [(4, 10), (1, 1)], 0, 0.1)]
@@ -110,7 +107,7 @@ def test_advice_is_right_where_fit_paid(
     found += [run("language", "fit", [(4, 20)], 0, 0.5, lr=2.0, trained=trained)]
     text = page(tmp_path, found)
     by_hand = "partition: 10 of K=4 + 1 of K=1: 10.00 (1 seed), 4.65 / 11.11"
-    told = f"K={k}" if k else "can't be told for K=4, 8" if unsure else "don't divide"
+    told = f"K={k}" if k else "don't divide"
     table = rows(text, "Advice and outcome")["a network: error, %"]
     assert table == ["20.00 ± 10.00", "4: 1.50 / 3.00 (64)", told, f"4: {outcome}", by_hand, right]
     assert "| fit -k 4 --epochs 20, merged after 8, 12 |" in text

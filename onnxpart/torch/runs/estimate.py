@@ -27,10 +27,8 @@ WIDE, CHANNELS = 128, 32
 
 With half as many some did and some didn't, with fewer none (see measured.md).
 """
-PAYS = 1.2
-"""The speed-up from which on dividing is worth the trouble."""
-_MORE = 1.25
-"""How many times the whole's epochs parts and whole are allowed in all: as many weren't always enough (measured.md)."""
+PAYS = 1.05
+"""The speed-up from which on a K is advised; measured again, one that is less may be none."""
 _ALIKE = 1.1
 """Speed-ups that differ by less are the same: measured again, their order may be another."""
 _ROUNDS = 7
@@ -43,9 +41,10 @@ _SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}
 class Estimate:
     """What K parts would take: milliseconds for a step of all of them in series, and for one of the slowest alone.
 
-    `width`, and the `least` that it should be: see `width`. `bytes`: of all parts' weights, gradients and optimiser
-    states. `series`, `parallel`: the speed-up over the whole alone, for the same number of epochs and the recipe's
-    shares of parts and whole. `why_not`: why the network can't be divided into K; the figures are then 0.
+    `width`, and the `least` with which parts learn on their own: see `width`. `bytes`: of all parts' weights, gradients
+    and optimiser states. `series`, `parallel`: the speed-up over the whole alone, where the parts have as many epochs,
+    and the merged whole its share after them. `why_not`: why the network can't be divided into K; the figures are then
+    0.
     """
 
     k: int
@@ -65,9 +64,12 @@ class Estimate:
         return self.width >= self.least
 
     @property
-    def narrow(self) -> bool:
-        """Whether parts are so narrow that they learn badly; in between it can't be told."""
-        return 2 * self.width < self.least
+    def told(self) -> str:
+        """Its speed-up, in words."""
+        return (
+            f"training is {self.series:.2f} times as fast on one machine, and {self.parallel:.2f} times with a machine "
+            "for each part"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,26 +83,12 @@ class Estimates:
 
     @property
     def best(self) -> Estimate | None:
-        """The fastest K on one machine among those that are wide enough and pay with some more epochs, too.
-
-        Of several that are as fast it is the least.
-        """
-        found = [row for row in self.rows if row.wide and row.series >= _MORE * PAYS]
+        """The fastest K on one machine among those that are wide enough and pay; of several as fast it is the least."""
+        found = [row for row in self.rows if row.wide and row.series >= PAYS]
         if self.spread >= _UNSTEADY:
             return None
         fastest = max((row.series for row in found), default=0.0)
         return min((row for row in found if row.series * _ALIKE > fastest), key=lambda row: row.k, default=None)
-
-    @property
-    def unsure(self) -> Sequence[Estimate]:
-        """If no K is advised, those about which it can't be told before training whether they pay.
-
-        These may need more epochs than the whole, or fewer; or they pay if narrow parts learn the task.
-        """
-        if self.spread >= _UNSTEADY or self.best is not None:
-            return []
-        found = [row for row in self.rows if not row.narrow]
-        return [row for row in found if row.series >= (1 / PAYS if row.wide else PAYS)]
 
     @property
     def advice(self) -> str:
@@ -109,37 +97,15 @@ class Estimates:
             return f"The whole's steps differ by {self.spread:.0%}: this machine is too busy to tell; try again later."
         best = self.best
         if best is not None:
-            return (
-                f"Use -k {best.k}: the same number of epochs is {best.series:.1f} times as fast on one machine, and "
-                f"{best.parallel:.1f} times with a machine for each part."
-            )
-        unsure = self.unsure
-        if not unsure:
-            return self._against()
-        told = "; ".join(
-            f"as many epochs of -k {row.k} are {row.series:.1f} times as fast on one machine, and {row.parallel:.1f} "
-            "times with a machine for each part, but "
-            + ("more or fewer may be needed" if row.wide else f"parts of {row.width} units may not learn the task")
-            for row in unsure
-        )
-        return (
-            f"Whether dividing pays can't be told before training: {told}. "
-            f"`onnxpart fit -k {unsure[0].k} --baseline` compares."
-        )
-
-    def _against(self) -> str:
-        """Why nothing is to be divided on one machine, and whether it pays on several."""
-        found = [row for row in self.rows if not row.narrow]
-        if not found:
-            least = max(row.least for row in self.rows) // 2
-            return f"Dividing doesn't pay: parts with fewer than {least} units learn badly, and no K leaves that many."
-        most = max(found, key=lambda row: row.series)
-        apart = max((row for row in found if row.wide), key=lambda row: row.parallel, default=most)
-        several = f"; {apart.parallel:.1f} times with a machine for each of {apart.k}"
-        return (
-            f"Dividing doesn't pay on one machine: the same number of epochs is {most.series:.1f} times as "
-            f"fast{several if apart.wide and apart.parallel >= PAYS else ''}."
-        )
+            return f"Use -k {best.k}: {best.told}."
+        if all(row.why_not for row in self.rows):
+            return f"Nothing is to be trained in parts: {self.rows[0].why_not}"
+        wide = [row for row in self.rows if row.wide]
+        if not wide:
+            least = max(row.least for row in self.rows)
+            return f"Dividing doesn't pay: parts with less than {least} units may learn badly; no K leaves that many."
+        most = max(wide, key=lambda row: (row.series, row.parallel))
+        return f"Dividing doesn't pay on one machine: with -k {most.k} {most.told}."
 
 
 def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Data | None = None) -> Estimates:
@@ -196,6 +162,7 @@ def chosen(model: Model, options: RunOptions, data: Data) -> int:
 def _row(done: Split, options: RunOptions, whole: float, together: float, one: float) -> Estimate:
     """The figures of a split by its measured steps."""
     sizes, (units, least) = measure(done.analysis, done.plan), width(done)
+    after = whole * (1 - SHARE) / SHARE
     return Estimate(
         done.plan.k,
         units,
@@ -203,8 +170,8 @@ def _row(done: Split, options: RunOptions, whole: float, together: float, one: f
         sum(part.bytes for part in sizes.parts) * _copies(options),
         together,
         one,
-        whole / (SHARE * together + (1 - SHARE) * whole),
-        whole / (SHARE * one + (1 - SHARE) * whole),
+        whole / (together + after),
+        whole / (one + after),
         least=least,
     )
 

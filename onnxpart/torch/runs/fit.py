@@ -37,7 +37,7 @@ from onnxpart.torch.data.sources import Data, read_by
 from onnxpart.torch.runs import estimate
 from onnxpart.torch.runs.goal import Goal
 from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Check, Fit, Grow, Times, Traffic, times_of
-from onnxpart.torch.runs.recipe import Recipe, checks, enough, remaining
+from onnxpart.torch.runs.recipe import SHARE, Recipe, checks, enough, epochs_of_parts, remaining
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
 from onnxpart.torch.runs.stages import (
     Ensemble,
@@ -92,12 +92,13 @@ def fit(
 ) -> Fit:
     """Train a network by the paper's method, and write it to `out`/trained.onnx.
 
-    :param options: its epochs are the most of parts and whole together, and its patience is that with the whole and its
-        baseline. :param k: a number of parts; auto takes the one that `estimate` advises, or that of the resumed run.
-        :param recipe: how each is trained.
+    :param options: its epochs are those that the whole alone would have, and its patience is that with the whole and
+        its baseline.
+    :param k: a number of parts; auto takes the one that `estimate` advises, or that of the resumed run.
+    :param recipe: how each is trained.
     :param merge_at: epochs of the parts; the whole trains the rest. When omitted the recipe chooses: `paper` half of
-        all; `auto` four fifths, or fewer once they no longer lower the loss of the parts' ensemble on the test data,
-        and the whole then trains for a fourth as many.
+        them; `auto` all, or fewer once they no longer lower the loss of the parts' ensemble on the test data, and the
+        whole then trains for a fifth as many.
     :param rounds: the number of rounds that the parts' epochs are divided into (see `rounds.Rounds`). :param order: of
         the units (see `split`); contiguous when omitted, always random in several rounds. :param init: the parts' first
         weights; the recipe's when omitted.
@@ -125,7 +126,8 @@ def fit(
     if k == "auto":
         begun = options.resume and (out / PARTS).is_dir()
         k = folders.read_plan(out / PARTS).k if begun else estimate.chosen(model, options, data)
-    options = replace(options, settings=_within(goal, model, k, options, recipe, data, kept or out))
+    chosen = merge_at is None and recipe.kind == "auto"
+    options = replace(options, settings=_within(goal, model, k, options, chosen, data, kept or out))
     settings = options.settings
     longest = recipe.longest(settings.epochs) if merge_at is None else merge_at
     if not 0 < longest <= settings.epochs:
@@ -151,8 +153,7 @@ def fit(
         if kept is not None or not options.resume:
             _start(out, kept, planned.last, force, [*model.files, *read_by(options.data)])
         found = _Run(planned, task, options, recipe, goal, out, kept or out, progress, _Growing(grow, blocks, grown))
-        stops = merge_at is None and recipe.kind == "auto"
-        return found.fit(edges, on_found, stops=stops, baseline=most if baseline else 0)
+        return found.fit(edges, on_found, chosen=chosen, baseline=most if baseline else 0)
 
 
 @contextmanager
@@ -193,21 +194,22 @@ class _Run:
     progress: Progress
     growing: _Growing
 
-    def fit(self, edges: Edges, on_found: Callable[[Fit], object], *, stops: bool, baseline: int) -> Fit:
+    def fit(self, edges: Edges, on_found: Callable[[Fit], object], *, chosen: bool, baseline: int) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
 
-        :param on_found: see there. :param stops: whether the parts merge once training them no longer pays.
+        :param on_found: see there. :param chosen: whether the recipe chooses when the parts merge, and so how many
+            epochs the whole has.
         :param baseline: the most epochs of the whole alone; 0 if nothing is to be compared.
         """
         rounds, task, out = self.rounds, self.task, self.out
-        parts, ensemble = self._parts(edges, stops)
+        parts, ensemble = self._parts(edges, chosen)
         trained = len(parts.curves[0])
         if self.growing.grown is not None:
             parts = deepen_networks(parts, rounds.last.parts[: len(parts.modules)], self.growing.grown, task.build)
         files = part_files(out / PARTS, len(parts.modules))
         trained_parts = zip(parts.modules, files, strict=True)
         save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
-        merged, whole = self._whole(parts, trained, edges)
+        merged, whole = self._whole(parts, trained, edges, chosen)
         module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
         times = times_of(parts.seconds, curve)
         state = whole.states[0] if whole.states else None
@@ -231,6 +233,7 @@ class _Run:
             self.goal,
             self.growing.grow,
             self.growing.blocks,
+            trained if chosen else trained + len(curve),
             self._traffic(parts.modules, module),
             (parts.gpu_memory, whole.gpu_memory),
         )
@@ -302,11 +305,16 @@ class _Run:
         hardly = stops and enough([check.loss for check in ensemble])
         return "their ensemble hardly improves" if hardly else ""
 
-    def _whole(self, parts: Networks, trained: int, edges: Edges) -> tuple[tuple[float, float | None] | None, Networks]:
+    def _whole(
+        self, parts: Networks, trained: int, edges: Edges, chosen: bool
+    ) -> tuple[tuple[float, float | None] | None, Networks]:
         """Merge the parts, and train the whole on; return its results right after merging, and the network."""
-        settings, rounds = self.options.settings, self.rounds
-        left = settings.epochs - trained
-        span = range(trained, trained + (left if trained == rounds.spans[-1].stop else min(left, remaining(trained))))
+        settings, left = self.options.settings, self.options.settings.epochs - trained
+        if chosen:
+            left = remaining(trained)
+        elif trained < self.rounds.spans[-1].stop:
+            left = min(left, remaining(trained))
+        span = range(trained, trained + left)
         whole = self.recipe.whole(settings, span)
 
         def merged(before: Networks) -> Networks:
@@ -325,9 +333,11 @@ class _Run:
 
     def _baseline(self, most: int, times: Times) -> list[Epoch]:
         """Train the whole alone, for as long as the budget allows; return its curve."""
+        if self.goal.steps is not None:
+            most = min(max(self.goal.steps // _steps(self.task.data, self.options.settings), 1), most)
         if self.goal.minutes is not None and times.epoch is not None:
             most = min(max(round(60 * self.goal.minutes / times.epoch), 1), most)
-        return self._alone(BASELINE, most if self.goal.steps is None else self.options.settings.epochs)
+        return self._alone(BASELINE, most)
 
     def controls(
         self, parts: Networks, span: range, times: Times, alone: list[Epoch]
@@ -434,22 +444,26 @@ class _Run:
         return evaluate(module, task.data.test, task.loss, task.metric.measure, self.options.settings)
 
 
-def _within(goal: Goal, model: Model, k: int, options: RunOptions, recipe: Recipe, data: Data, kept: Place) -> Settings:
+def _steps(data: Data, settings: Settings) -> int:
+    """Return how many steps an epoch has."""
+    return ceil(len(data.train) / settings.accumulate)
+
+
+def _within(goal: Goal, model: Model, k: int, options: RunOptions, chosen: bool, data: Data, kept: Place) -> Settings:
     """Return the settings with the epochs that the budget allows, by measured steps; a resumed run keeps its epochs."""
-    settings, paper, seconds = options.settings, recipe.kind == "paper", (0.0, 0.0)
+    settings, seconds = options.settings, (0.0, 0.0)
     if goal.minutes is not None:
         begun = checkpoint.all_in(kept / CHECKPOINTS / PARTS) if options.resume else []
         if begun:
-            epochs = checkpoint.about(begun[0])["settings"]["epochs"]
-            return replace(settings, epochs=epochs if paper else epochs + remaining(epochs))
+            return replace(settings, epochs=checkpoint.about(begun[0])["settings"]["epochs"])
         found = estimate.estimate(model, options, [k], data)
         apart = options.engine in ("processes", "ray")
         seconds = (found.rows[0].one if apart else found.rows[0].together) / 1000, found.whole / 1000
-    steps = ceil(len(data.train) / settings.accumulate)
-    epochs = goal.epochs(settings.epochs, steps, seconds, recipe.longest(100) / 100)
-    if goal.minutes is not None and not paper:  # so that those of the parts tell all
-        epochs = recipe.longest(epochs) + remaining(recipe.longest(epochs))
-    return replace(settings, epochs=epochs)
+    most, share = settings.epochs, 0.5
+    if chosen:
+        most, share = most + remaining(most), SHARE
+    epochs = goal.epochs(most, _steps(data, settings), seconds, share)
+    return replace(settings, epochs=epochs_of_parts(epochs) if chosen else epochs)
 
 
 def _growth(part: onnx.ModelProto, first: onnx.ModelProto) -> Growth:

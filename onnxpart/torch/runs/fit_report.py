@@ -35,7 +35,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
 
     :param source: the network as it was given. :param recipe: see `fit.fit`. :param edges: see `fit.fit`.
     """
-    times, epochs = found.times, found.merge_at + len(found.whole)
+    times = found.times
     rates = {"parts": recipe.parts(options.settings, found.plan.k, found.merge_at).lr, "whole": options.settings.lr}
     return {
         "model": source,
@@ -43,7 +43,7 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
         "k": found.plan.k,
         "grow": found.grow,
         "blocks": found.blocks,
-        "epochs": epochs,
+        "epochs": found.merge_at + len(found.whole),
         "merge_at": found.merge_at,
         "recipe": {**asdict(recipe), "rates": rates},
         "edges": edges.spread,
@@ -65,8 +65,8 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
             name: _points(curve, found.merge_at if name == COPIES else 0) for name, curve in found.controls.items()
         },
         "seconds": {"parts": times.parts, "whole": times.whole, "whole_epoch": times.epoch,
-                    "alone": times.alone(epochs)},
-        "speedup": times.speedup(epochs),
+                    "alone": times.alone(found.alone)},
+        "speedup": times.speedup(found.alone),
         "traffic": traffic(found),
         "as_good": as_good(found, options.patience_by(found.metric)),
         "patience": _patience(found, options.patience_by(found.metric)),
@@ -203,8 +203,8 @@ def page(data: dict[str, Any]) -> list[str]:
     elif data["speedup"] is not None:
         alone, speedup = seconds["alone"], data["speedup"]
         lines.append(
-            f"At its median epoch the whole alone would take {alone:.1f} for as many epochs: {speedup:.2f} times "
-            "as long. Whether it would be as good, --baseline says."
+            f"At its median epoch the whole alone would take {alone:.1f}: {speedup:.2f} times as long. Whether it "
+            "would be as good, --baseline says."
         )
     if data["traffic"] is not None:
         lines.append(exchanged(data["traffic"]))

@@ -74,8 +74,9 @@ class Fit:
     whole for as many epochs as take the method's time; ONE_PART, a part for K times the parts' epochs; and COPIES, the
     whole that begins as copies of the first part. `note`: where the loss was taken. `deviation`: ONNX Runtime's from
     the trained module (see `trained_file`). `traffic`: of a run on a cluster. `kept`: the initializers that kept their
-    cross weights. `goal`: what might have ended the run early. `gpu_memory`: the most bytes of a GPU that tensors of a
-    process took while the parts trained, and while the whole did.
+    cross weights. `goal`: what might have ended the run early. `alone`: how many epochs the whole alone would have.
+    `gpu_memory`: the most bytes of a GPU that tensors of a process took while the parts trained, and while the whole
+    did.
     """
 
     file: Path
@@ -96,6 +97,7 @@ class Fit:
     goal: Goal
     grow: Grow
     blocks: int | None
+    alone: int
     traffic: Traffic | None = None
     gpu_memory: tuple[int | None, int | None] = (None, None)
 

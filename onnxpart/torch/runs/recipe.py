@@ -14,9 +14,9 @@ Kind = Literal["auto", "paper"]
 _WARMUP = {"parts": 0.02, "whole": 0.05}
 """The share of the steps in which the rate rises."""
 _WHOLE = 5
-"""The whole trains for one in so many epochs."""
-SHARE = 1 - 1 / _WHOLE
-"""The parts' share of the epochs."""
+"""After the parts the whole trains for one epoch for so many of theirs."""
+SHARE = _WHOLE / (_WHOLE + 1)
+"""The parts' share of the epochs of parts and whole together, if a merge is chosen."""
 _CHECKS = 20
 """How often the ensemble of parts, or the whole, is evaluated at most."""
 _GAIN = 0.03
@@ -71,8 +71,8 @@ class Recipe:
         return replace(settings, first=epochs.start, epochs=epochs.stop, schedule=schedule, warmup=_WARMUP["whole"])
 
     def longest(self, epochs: int) -> int:
-        """Return how many of all epochs the parts get at most."""
-        return max(epochs // 2 if self.kind == "paper" else epochs - ceil(epochs / _WHOLE), 1)
+        """Return how many epochs the parts get at most, where the whole alone would have `epochs`."""
+        return max(epochs // 2, 1) if self.kind == "paper" else epochs
 
 
 def checks(epochs: range) -> list[range]:
@@ -90,6 +90,11 @@ def enough(losses: Sequence[float]) -> bool:
     return len(losses) >= 6 and min(losses[before:]) > (1 - _GAIN) * min(losses[:before])
 
 
+def epochs_of_parts(epochs: int) -> int:
+    """Return the epochs of the parts where parts and whole together have so many, one of each at least."""
+    return max(epochs * _WHOLE // (_WHOLE + 1), 1)
+
+
 def remaining(parts: int) -> int:
     """Return the epochs of the whole behind those of the parts."""
-    return ceil(parts / (_WHOLE - 1))
+    return ceil(parts / _WHOLE)

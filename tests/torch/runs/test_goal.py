@@ -20,10 +20,10 @@ def test_a_target_is_reached_from_above_or_from_below() -> None:
     assert not Goal(steps=5).reached(error, 0.0, 0.0)
 
 
-def test_parts_have_four_fifths_of_a_budget_in_minutes() -> None:
+def test_parts_have_five_sixths_of_a_budget_in_minutes() -> None:
     goal = Goal(minutes=2.0)
     assert (goal.spent(119.0), goal.spent(120.0)) == (False, True)
-    assert (goal.spent_on_parts(95.0), goal.spent_on_parts(96.0)) == (False, True)
+    assert (goal.spent_on_parts(99.0), goal.spent_on_parts(101.0)) == (False, True)
     assert not Goal(target=1.0, steps=1).spent(1e9)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxpart.errors import UsageError
-from onnxpart.torch.runs.recipe import Recipe, checks, enough, remaining
+from onnxpart.torch.runs.recipe import Recipe, checks, enough, epochs_of_parts, remaining
 from onnxpart.torch.training.settings import OptimizerKind, Settings
 
 
@@ -43,12 +43,15 @@ def test_what_makes_no_sense() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 10, 24, 100])
 def test_epochs_are_shared_between_parts_and_whole(epochs: int) -> None:
-    longest = Recipe().longest(epochs)
-    assert longest >= 1
-    assert longest + remaining(longest) <= max(epochs, 2)
     assert Recipe("paper").longest(epochs) == max(epochs // 2, 1)
-    pieces = checks(range(3, 3 + longest))
-    assert [epoch for piece in pieces for epoch in piece] == list(range(3, 3 + longest))
+    parts = Recipe().longest(epochs)
+    assert parts == epochs
+    assert parts <= 5 * remaining(parts) < parts + 5
+    assert epochs_of_parts(parts + remaining(parts)) == parts
+    within = epochs_of_parts(epochs)
+    assert within + remaining(within) <= max(epochs, 2)
+    pieces = checks(range(3, 3 + epochs))
+    assert [epoch for piece in pieces for epoch in piece] == list(range(3, 3 + epochs))
     assert len(pieces) <= 20
 
 

@@ -159,8 +159,8 @@ def test_a_run_that_was_stopped_goes_on_in_its_round(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--rounds", 0), "0 rounds aren't possible in 3 epochs of the parts; choose 1 to 3."),
-        (("--rounds", 4), "4 rounds aren't possible in 3 epochs of the parts; choose 1 to 3."),
+        (("--rounds", 0), "0 rounds aren't possible in 4 epochs of the parts; choose 1 to 4."),
+        (("--rounds", 5), "5 rounds aren't possible in 4 epochs of the parts; choose 1 to 4."),
         (
             ("--rounds", 2, "--order", "interleaved"),
             "several rounds are divided at random, not interleaved; leave out --order.",
