@@ -52,7 +52,7 @@ class Interrupted(Resumable):
     exit_code = 130
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return the first line of another package's error, without its full stop; its type's name if it says nothing."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 

@@ -34,7 +34,7 @@ from onnxpart import (
 )
 from onnxpart.cli import app as cli
 from onnxpart.emission.shallow import METADATA
-from onnxpart.errors import needs
+from onnxpart.errors import needs, reason
 from onnxpart.planning.plan import Plan
 from onnxpart.storage.onnx_file import save
 from onnxpart.storage.safetensors import save_arrays
@@ -653,6 +653,14 @@ def test_children_of_one_error() -> None:
     with pytest.raises(MergeError):
         merge(split("chain.onnx", 2).plan, [])
     assert (ModelError.exit_code, UsageError.exit_code) == (1, 2)
+
+
+# -- what other packages say ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "told"), [("\n one thing.\nmore of it", "one thing"), ("", "ValueError")])
+def test_another_packages_error_is_told_in_its_first_line(text: str, told: str) -> None:
+    assert reason(ValueError(text)) == told
 
 
 # -- packages that aren't installed -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxpart.errors import DataError, needs
+from onnxpart.errors import DataError, needs, reason
 from onnxpart.torch.data.batch import TARGET
 
 _LEARN, _TEST = "train", ("test", "validation")
@@ -27,10 +27,9 @@ def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | N
     try:
         found = datasets.load_from_disk(place) if saved else datasets.load_dataset(place, streaming=stream)
     except Exception as error:  # the library passes on errors of the readers of files
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
-            f"hf:{name} can't be read ({type(error).__name__}: {reason}); name a folder that datasets saved, one of "
-            "Parquet files, or a data set of the hub."
+            f"hf:{name} can't be read ({type(error).__name__}: {reason(error)}); name a folder that datasets saved, "
+            "one of Parquet files, or a data set of the hub."
         ) from None
     by_name = found if isinstance(found, dict) else {_LEARN: found}
     if _LEARN not in by_name:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from onnxpart.errors import DataError
+from onnxpart.errors import DataError, reason
 from onnxpart.torch.data.batch import TARGET, Batch, Prepare
 
 
@@ -362,8 +362,9 @@ def _miscounted(what: str) -> DataError:
 
 
 def _unreadable(error: BaseException) -> DataError:
-    reason = str(error).strip().partition("\n")[0]
-    return DataError(f"the data can't be read ({type(error).__name__}: {reason}); check the code that yields them.")
+    return DataError(
+        f"the data can't be read ({type(error).__name__}: {reason(error)}); check the code that yields them."
+    )
 
 
 def _ignore_interrupts(_: int) -> None:

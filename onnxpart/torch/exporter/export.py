@@ -22,7 +22,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import OnnxpartError, UsageError, reason
 from onnxpart.ir.protos import SMALL, all_nodes, captured, constant_node, metadata_of, unused
 from onnxpart.ir.trainable import FROZEN
 from onnxpart.storage.draft import Draft
@@ -335,13 +335,11 @@ def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: boo
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or of its cause's."""
+    """The first line of an error's message, or of its cause's, with its type unless it is ours."""
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, OnnxpartError):
-        return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0][:300]} ({type(error).__name__})" if lines else type(error).__name__
+    told, kind = reason(error), type(error).__name__
+    return told if isinstance(error, OnnxpartError) or told == kind else f"{told[:300]} ({kind})"
 
 
 def _with_constant_buffers(model: ir.Model, call: _Call) -> ir.Model:

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from onnxpart.errors import OnnxpartError, UsageError
+from onnxpart.errors import OnnxpartError, UsageError, reason
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.protos import all_graphs
 from onnxpart.torch.importer.checkpointing import Checkpointed, trained_calls
@@ -48,9 +48,8 @@ class ImportedModule(Body):
         except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            reason = str(error).strip().partition("\n")[0]
             raise OnnxpartError(
-                f"{self.program.failed(error) or 'the model'}: {reason}; check what the model is fed."
+                f"{self.program.failed(error) or 'the model'}: {reason(error)}; check what the model is fed."
             ) from error
         return result
 

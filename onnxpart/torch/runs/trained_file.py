@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx.inliner import inline_local_functions
 
-from onnxpart.errors import ModelError, OnnxpartError, needs
+from onnxpart.errors import ModelError, OnnxpartError, needs, reason
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.ir.trainable import FLOATS
 from onnxpart.storage.draft import Draft, empty, to_array
@@ -91,8 +91,7 @@ def _run(path: Path, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run([output], feeds)[0], np.float64)
     except Exception as error:  # ONNX Runtime's errors have no common class
-        reason = str(error).strip().splitlines()[0]
-        raise OnnxpartError(f"{path} is written, but ONNX Runtime can't run it ({reason}).") from None
+        raise OnnxpartError(f"{path} is written, but ONNX Runtime can't run it ({reason(error)}).") from None
 
 
 def _inputs(path: Path) -> list[onnx.ValueInfoProto]:

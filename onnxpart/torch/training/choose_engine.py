@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 
-from onnxpart.errors import OnnxpartError
+from onnxpart.errors import OnnxpartError, reason
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.training.engine import Engine, synchronize
 from onnxpart.torch.training.fused import Fused
@@ -34,8 +34,7 @@ def choose(job: Job, device: torch.device) -> tuple[type[Series] | type[Fused], 
             fused.step(batches, 0.0, 0)
             fused.evaluate(batches[0])
     except (OnnxpartError, RuntimeError, UserWarning) as error:
-        reason = str(error).splitlines()[0]
-        return Series, f"engine series; fused isn't possible: {reason}"
+        return Series, f"engine series; fused isn't possible: {reason(error)}"
     series = Series(replace(job, modules=copy.deepcopy(job.modules)), device)
     series.step(batches, 0.0, 0)
     times = [(step_seconds(series, batches, device), step_seconds(fused, batches, device)) for _ in range(_TRIALS)]

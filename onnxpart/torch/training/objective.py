@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from onnxpart.errors import DataError, OnnxpartError, UsageError
+from onnxpart.errors import DataError, OnnxpartError, UsageError, reason
 from onnxpart.ir.protos import live, opsets_of
 from onnxpart.ir.trainable import FLOATS, FROZEN
 from onnxpart.torch.data.signature import listed
@@ -195,8 +195,9 @@ def _output(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     try:
         result = module.eval()(*inputs)
     except (OnnxpartError, RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"the network can't compute the first batch ({reason}); check the data's shapes.") from None
+        raise DataError(
+            f"the network can't compute the first batch ({reason(error)}); check the data's shapes."
+        ) from None
     finally:
         module.train(training)
     assert isinstance(result, Tensor)

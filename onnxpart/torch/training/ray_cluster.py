@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs
+from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs, reason
 from onnxpart.storage.remote import Place, Remote, unlink
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.data_parallel import AnyStops, DataParallel
@@ -78,7 +78,7 @@ def run(job: Job, cluster: Cluster, on_event: OnEvent) -> list[Result]:
             watch.check()
             return _run(watch, interrupted)
         except ray.exceptions.RayError as error:
-            raise lost(job, f"the Ray cluster failed ({_reason(error)})") from None
+            raise lost(job, f"the Ray cluster failed ({reason(error)})") from None
 
 
 @dataclass
@@ -183,9 +183,9 @@ def _outcome(ray: Any, job: Job, task: Any, number: int) -> Trained | None:
     try:
         result = ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        raise lost(job, f"part {number}: its task failed ({_reason(error.cause)})") from None
+        raise lost(job, f"part {number}: its task failed ({reason(error.cause)})") from None
     except ray.exceptions.RayError as error:
-        raise lost(job, f"part {number}: its worker was lost ({_reason(error)})") from None
+        raise lost(job, f"part {number}: its worker was lost ({reason(error)})") from None
     if isinstance(result, Interrupted):
         return None
     if isinstance(result, OnnxpartError):
@@ -339,7 +339,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
             ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = cluster.address or "on this machine"
-        raise UsageError(f"the Ray cluster {where} can't be reached ({_reason(error)}); check its address.") from None
+        raise UsageError(f"the Ray cluster {where} can't be reached ({reason(error)}); check its address.") from None
     try:
         check_nodes(ray, cluster)
         yield ray
@@ -364,10 +364,6 @@ def _silence(address: str) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def check_nodes(ray: Any, cluster: Cluster) -> None:

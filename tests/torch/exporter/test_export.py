@@ -172,9 +172,18 @@ def test_the_second_exporter_does_what_the_first_cannot(tmp_path: Path) -> None:
     assert {tensor.name for tensor in graph.initializer} == set(module.state_dict())
 
 
+class Wordless(nn.Linear):
+    """Fails without a word."""
+
+    def forward(self, _: Tensor) -> Tensor:
+        raise AssertionError
+
+
 def test_module_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OnnxpartError, match=r"torchscript: mat1 and mat2.*dynamo: .*Check that it runs"):
         export(nn.Linear(3, 2), torch.ones(2, 4), tmp_path / "m.onnx")
+    with pytest.raises(OnnxpartError, match=r"Wordless can't be exported: torchscript: AssertionError\. Check"):
+        export(Wordless(3, 2), torch.ones(2, 3), tmp_path / "m.onnx", exporter="torchscript")
     assert not list(tmp_path.iterdir())
 
 

@@ -283,6 +283,15 @@ def test_parts_that_differ_are_trained_in_series(other: nn.Module) -> None:
     assert "fused isn't possible: parts 0 and 1 differ" in why
 
 
+def test_what_stops_the_fused_engine_may_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Fused, "step", step)
+    found = choose(job(nn.Linear(3, 2), nn.Linear(3, 2)), CPU)
+    assert found == (Series, "engine series; fused isn't possible: RuntimeError")
+
+
 def test_one_part_is_trained_in_series() -> None:
     assert choose(job(nn.Linear(3, 2)), CPU) == (Series, "")
 
