@@ -19,13 +19,28 @@ FROZEN = "frozen_parameters"
 """Key under which a model names parameters that aren't trained, as a list in JSON."""
 
 
+PADDING = "padding_rows"
+"""Key under which a model gives the row of padding of embeddings, an object in JSON; lookups don't train that row."""
+
+
 def frozen(proto: ModelProto) -> frozenset[str]:
     """The parameters that a model itself names as not trained."""
-    try:
-        names = from_json(metadata_of(proto).get(FROZEN, "[]"))
-    except ValueError:
-        names = []
+    names = _told(proto, FROZEN)
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
+
+
+def padding(proto: ModelProto) -> dict[str, int]:
+    """The row of padding of embeddings, by their names, as a model itself gives it."""
+    rows = _told(proto, PADDING)
+    return {name: row for name, row in rows.items() if isinstance(row, int)} if isinstance(rows, dict) else {}
+
+
+def _told(proto: ModelProto, key: str) -> object:
+    """What a model says under a key in JSON; None if it says nothing, or isn't to be read."""
+    try:
+        return from_json(metadata_of(proto).get(key, "null"))
+    except ValueError:
+        return None
 
 
 class Kind(IntEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
@@ -21,6 +22,11 @@ from onnxpart.storage.rows import Array, RowIndex, Rows, Stream, windows
 def copy_name(name: str, part: int) -> str:
     """Name, in the duplicated whole, of what exists once per part."""
     return f"{name}__part{part}"
+
+
+def original_name(copy: str) -> str:
+    """The name of what a copy is of (see `copy_name`); another name as it is."""
+    return re.sub(r"__part\d+$", "", copy)
 
 
 SCHEMA = 1

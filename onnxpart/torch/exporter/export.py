@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, UsageError, reason
 from onnxpart.ir.protos import SMALL, all_nodes, captured, constant_node, metadata_of, unused
-from onnxpart.ir.trainable import FROZEN
+from onnxpart.ir.trainable import FROZEN, PADDING
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import MAX_PROTOBUF, save
 from onnxpart.storage.rows import Rows, stream
@@ -34,6 +34,7 @@ from onnxpart.torch.exporter.fake import faked
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.module_state import check_buffers, unchanged, uncompiled, values_of
+from onnxpart.torch.exporter.padding import padding_of
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.interface import results, signature_of
 
@@ -64,8 +65,8 @@ def export(
     The exporters' own defaults are for inference: batch norms folded, dropouts gone, weights transposed and renamed.
     Here all of them stay. Every parameter that the module's outputs depend on is an initializer with its own name and
     layout; other constants and buffers are Constant nodes. The file computes what the module does in evaluation mode,
-    and has the module's gradients; both are checked. It records which parameters are frozen, and its first axis is
-    symbolic. The module is left as it was, including its mode and buffers.
+    and has the module's gradients; both are checked. It records which parameters are frozen and which rows of
+    embeddings are padding. Its first axis is symbolic. The module is left as it was, including its mode and buffers.
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second if the first fails.
@@ -421,9 +422,12 @@ def for_training(draft: Draft, module: nn.Module, outputs: Sequence[str], held: 
     as_dropouts(graph)
     _name_outputs(graph, outputs)
     fixed = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    if fixed & own:
-        known = metadata_of(draft.proto) | {FROZEN: json.dumps(sorted(fixed.intersection(t.name for t in weights)))}
-        onnx.helper.set_model_props(draft.proto, known)
+    rows = padding_of(module)
+    told: dict[str, object] = {FROZEN: sorted(fixed.intersection(t.name for t in weights))} if fixed & own else {}
+    told |= {PADDING: rows} if rows else {}
+    if told:
+        known = {key: json.dumps(value) for key, value in told.items()}
+        onnx.helper.set_model_props(draft.proto, metadata_of(draft.proto) | known)
     return draft
 
 

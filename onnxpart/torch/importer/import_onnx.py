@@ -14,7 +14,8 @@ from onnxpart.frontend.load import read_checked
 from onnxpart.frontend.norm_statistics import own_statistics
 from onnxpart.frontend.torch_export import advice
 from onnxpart.ir.protos import all_graphs, opsets_of
-from onnxpart.ir.trainable import frozen
+from onnxpart.ir.trainable import frozen, padding
+from onnxpart.planning.plan import original_name
 from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import Data, tensor_rows
 from onnxpart.storage.rows import stream
@@ -71,11 +72,13 @@ def imported(model: onnx.ModelProto | Draft | str | os.PathLike[str], parameters
 def _built(proto: onnx.ModelProto, data: Data | None, parameters: Collection[str]) -> Builder:
     """The graph of a model."""
     arrays = {name: stream(tensor_rows(tensor, data)).array() for name, tensor in _tensors(proto).items()}
+    rows = padding(proto)
+    rows |= {name: rows[first] for name in arrays if (first := original_name(name)) in rows}
     scope = Scope(
         opsets=opsets_of(proto),
         infos={name: info_of(kind) for name, kind in inferred(proto).items()},
         trainable=trainable(proto.graph).union(parameters),
-        initializers={name: Constant(name, array) for name, array in arrays.items()},
+        initializers={name: Constant(name, array, rows.get(name)) for name, array in arrays.items()},
     )
     builder = Builder(scope)
     builder.add_graph(proto.graph)

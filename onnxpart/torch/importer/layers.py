@@ -78,9 +78,9 @@ def _linear(_: Settings, tensors: Tensors) -> nn.Module:
     return nn.Linear(inputs, outputs, "bias" in tensors, device="meta")
 
 
-def _embedding(_: Settings, tensors: Tensors) -> nn.Module:
+def _embedding(settings: Settings, tensors: Tensors) -> nn.Module:
     rows, width = tensors["weight"].shape
-    return nn.Embedding(rows, width, device="meta")
+    return nn.Embedding(rows, width, settings["padding_idx"], device="meta")
 
 
 def _layer_norm(settings: Settings, tensors: Tensors) -> nn.Module:

@@ -35,10 +35,14 @@ Value: TypeAlias = "torch.Tensor | Integers | Constant"
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value that is known while importing: an initializer, or the result of a node without inputs."""
+    """A value that is known while importing: an initializer, or the result of a node without inputs.
+
+    `padding`: the row that lookups don't train.
+    """
 
     name: str
     array: np.ndarray
+    padding: int | None = None
 
 
 class Unknown(OnnxpartError):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onnxpart.errors import DataError, OnnxpartError, UsageError, reason
 from onnxpart.ir.protos import live, opsets_of
-from onnxpart.ir.trainable import FLOATS, FROZEN
+from onnxpart.ir.trainable import FLOATS, FROZEN, PADDING
 from onnxpart.torch.data.signature import listed
 from onnxpart.torch.data.sources import Data, find_function
 from onnxpart.torch.training.losses import BinaryCrossEntropy, CrossEntropy, Custom, Loss, MeanSquaredError
@@ -52,12 +52,12 @@ class Objective:
         return f"{self.loss} is taken at {self.value!r}, in front of the {names}: there it is exact"
 
     def cut(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the graph that computes the value and nothing else; names, inputs and frozen parameters stay."""
+        """Return the graph that computes the value and nothing else; names, inputs and what isn't trained stay."""
         graph = proto.graph
         nodes, used = live(graph.node, [self.value])
         result = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
         result.producer_name, result.producer_version = proto.producer_name, proto.producer_version
-        result.metadata_props.extend(entry for entry in proto.metadata_props if entry.key == FROZEN)
+        result.metadata_props.extend(entry for entry in proto.metadata_props if entry.key in (FROZEN, PADDING))
         result.graph.name = graph.name
         result.graph.node.extend(nodes)
         result.graph.input.extend(graph.input)

@@ -35,12 +35,12 @@ def _gathered_elements(x: torch.Tensor, indices: torch.Tensor, axis: int) -> tor
 @operator("Gather")
 def gather(node: Node) -> Tensor:
     """Pick along an axis: one element, a list of them, or an embedding."""
-    x, axis, indices = node.tensor(0), node.attribute("axis", 0), node.constant(1)
+    x, axis, indices, source = node.tensor(0), node.attribute("axis", 0), node.constant(1), node.inputs[0]
     if indices is not None and indices.ndim == 0:
         return x.select(axis, int(indices))
     counted = indices is None or bool((indices >= 0).all())
-    if axis == 0 and node.rank(0) == 2 and counted and isinstance(node.inputs[0], Constant):
-        return F.embedding(node.tensor(1), x)
+    if axis == 0 and node.rank(0) == 2 and counted and isinstance(source, Constant):
+        return F.embedding(node.tensor(1), x, source.padding)
     if indices is not None and indices.ndim == 1 and counted:
         return x.index_select(axis, node.tensor(1))
     return node.call(_gathered, x, node.tensor(1), axis)
