@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -50,23 +51,37 @@ def _items(value: object) -> Iterator[tuple[object, object]]:
     elif isinstance(value, tuple | list):
         yield from enumerate(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        names = dict.fromkeys([*(field.name for field in dataclasses.fields(value)), *getattr(value, "__dict__", ())])
+        yield from ((name, getattr(value, name)) for name in names)
 
 
 def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     """The same structure with a function of what isn't one in its places; `_CUT` leaves it, or is None there."""
     items: list[tuple[Any, Any]] = [(key, _mapped(item, function)) for key, item in _items(value)]
+    kind: Any = type(value)
+    with_fields = dataclasses.is_dataclass(value) and not isinstance(value, (type, _Place))
     if isinstance(value, Mapping):
         held = {key: item for key, item in items if item is not _CUT}
-        kind: Callable[..., Any] = type(value)
-        return kind(**held) if dataclasses.is_dataclass(kind) else kind(held)
+        if with_fields:
+            return kind(**held)
+        if not isinstance(value, MutableMapping):
+            return kind(held)
+        mapping = copy.copy(value)
+        mapping.clear()
+        mapping.update(held)
+        return mapping
     fields: dict[str, Any] = {key: None if item is _CUT else item for key, item in items}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(**fields)
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return kind._make(fields.values())
+    if isinstance(value, tuple) and hasattr(kind, "n_fields"):  # as torch.topk returns
+        return kind(fields.values())
     if isinstance(value, tuple | list):
-        return type(value)(item for _, item in items if item is not _CUT)
-    if dataclasses.is_dataclass(value) and not isinstance(value, (type, _Place)):
-        return dataclasses.replace(value, **fields)
+        return kind(item for _, item in items if item is not _CUT)
+    if with_fields:
+        filled = copy.copy(value)  # an `__init__` may take anything
+        for name, item in fields.items():
+            object.__setattr__(filled, name, item)
+        return filled
     return function(value)
 
 

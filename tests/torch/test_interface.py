@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from onnxpart.errors import UsageError
 from onnxpart.torch import split_module
-from onnxpart.torch.interface import results
+from onnxpart.torch.interface import Interface, results
 from tests.networks.forms import ModelOutput, Output, Pair
 from tests.networks.plain import CLASSES
 
@@ -121,6 +123,45 @@ def test_parts_are_called_and_answer_as_the_module(case: str, exporter: str) -> 
     for name, x in results(own):
         if name != "loss":
             torch.testing.assert_close(x, (found[0][name] + found[1][name]) / 2, rtol=1e-4, atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """Fields and an attribute that it makes itself."""
+
+    logits: Tensor
+    doubled: Tensor = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "doubled", 2 * self.logits)
+        object.__setattr__(self, "halved", self.logits / 2)
+
+
+@dataclasses.dataclass
+class Own:
+    """Made in a form of its own."""
+
+    logits: Tensor
+
+    def __init__(self, x: Tensor, count: int) -> None:
+        self.logits = x * count
+
+
+def lists(**tensors: Tensor) -> Any:
+    return collections.defaultdict(list, tensors)
+
+
+@pytest.mark.parametrize("value", [Derived(X), Own(X, 2), lists(a=X, b=Y), torch.topk(X, 2), [Derived(X), Own(X, 1)]])
+def test_classes_that_make_themselves_are_filled_as_they_are(value: Any) -> None:
+    own = list(results(value))
+    interface = Interface(inspect.Signature(), (), (), value, range(len(own)))
+    found = pickle.loads(pickle.dumps(interface)).returned([tensor + 1 for _, tensor in own])
+    assert type(found) is type(value)
+    for (name, tensor), (key, given) in zip(results(found), own, strict=True):
+        assert name == key
+        assert torch.equal(tensor, given + 1)
+    first = Interface(inspect.Signature(), (), (), value, [0]).returned([X])
+    assert next(results(first))[1] is X
 
 
 def test_losses_are_those_of_the_module() -> None:
