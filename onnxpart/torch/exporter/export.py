@@ -29,7 +29,7 @@ from onnxpart.storage.draft import Draft
 from onnxpart.storage.onnx_file import MAX_PROTOBUF, save
 from onnxpart.storage.rows import Rows, stream
 from onnxpart.torch.exporter.check import difference
-from onnxpart.torch.exporter.dynamic_axes import Axes, differing, is_axes, with_batch
+from onnxpart.torch.exporter.dynamic_axes import Axes, differing, is_axes, named_axes, with_batch
 from onnxpart.torch.exporter.fake import faked
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
@@ -70,9 +70,9 @@ def export(
 
     :param example_inputs: a tensor, a tuple of them, or a dictionary by the names of `forward`'s parameters; the first
         axis is the batch. :param exporter: `torchscript`, `dynamo`, or `auto`: the second if the first fails.
-    :param dynamic: axes besides the batch that may be of any size, such as `{"tokens": {1: "length"}}`, or
-        an example with other sizes along them. Axes with the same name, or the same two sizes, have the same size. The
-        file is compared with the module at another size, too.
+    :param dynamic: axes besides the batch that may be of any size, such as `{"tokens": {1: "length"}}` or what
+        torch.export takes, or an example with other sizes along them. Axes with the same name, or the same two sizes,
+        have the same size. The file is compared with the module at another size, too.
     :raises UsageError: for inputs that aren't tensors, and axes that they don't have. :raises OnnxpartError: when no
         exporter can do it. :raises ModelError: when the file can't be written.
     """
@@ -98,9 +98,12 @@ def exported(
     held = values_of(module, stored or {})
     inputs = _batches(_named(module, example_inputs))
     names = list(input_names(module, example_inputs).values())
-    if dynamic is not None and not is_axes(dynamic):
-        dynamic = differing(inputs, _batches(_named(module, cast(Inputs, dynamic))))
-    axes = with_batch(inputs, dynamic or {})
+    dynamic = {} if dynamic is None else dynamic
+    if is_axes(dynamic):
+        sizes = named_axes(inputs, dynamic)
+    else:
+        sizes = differing(inputs, _batches(_named(module, cast(Inputs, dynamic))))
+    axes = with_batch(inputs, sizes)
     positional = not isinstance(example_inputs, Mapping)
     if stored is None:
         return _drafted(_Call(module, inputs, positional, names, axes), exporter, held)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from onnxpart.errors import UsageError
 from onnxpart.torch import export
-from onnxpart.torch.exporter.dynamic_axes import differing, is_axes, with_batch
+from onnxpart.torch.exporter.dynamic_axes import differing, is_axes, named_axes, with_batch
 
 
 def example(batch: int, length: int, places: int) -> dict[str, Tensor]:
@@ -31,13 +33,45 @@ def test_axes_along_which_examples_differ_are_of_any_size() -> None:
 
 
 def test_the_first_axis_is_the_batch_where_it_has_its_size() -> None:
-    named = {"x": {1: "length"}, "y": {1: torch.export.Dim("length")}}
-    assert is_axes(named)
-    assert not is_axes(example(4, 5, 7))
-    found = with_batch(example(4, 5, 7), named)
+    found = with_batch(example(4, 5, 7), {"x": {1: "length"}, "y": {1: "length"}})
     assert found == [{0: "batch", 1: "length"}, {0: "batch", 1: "length"}, {}, {}]
-    with pytest.raises(UsageError, match=r"dynamic names {2: 'length'} of 'x', and the inputs are x \[4, 5\], y"):
-        with_batch(example(4, 5, 7), {"x": {2: "length"}})
+
+
+LENGTH = Dim("length", min=2)
+LENGTHS = {"x": {1: "length"}, "y": {1: "length"}}
+ALIKE = {"x": {1: "x_1"}, "y": {1: "x_1"}}
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "names"),
+    [
+        ({"x": {1: "length"}, "y": {1: LENGTH, 2: None}}, LENGTHS),
+        ({"x": (None, LENGTH), "y": [4, LENGTH, Dim.STATIC], "z": None, "absent": None}, LENGTHS),
+        (({1: LENGTH}, {1: "length"}), LENGTHS),
+        ([{1: Dim.AUTO}, {1: Dim.DYNAMIC}, None, ()], ALIKE),
+    ],
+)
+def test_axes_are_named_as_for_torch_export(dynamic: Any, names: dict[str, dict[int, str]]) -> None:
+    assert is_axes(dynamic)
+    assert named_axes(example(4, 5, 7), dynamic) == names
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "sentence"),
+    [
+        ({"x": {2: "length"}}, r"dynamic names {2: 'length'} of 'x', and the inputs are x \[4, 5\], y"),
+        ([None] * 4 + [{0: "more"}], r"dynamic names {0: 'more'} of None, and the inputs are x"),
+        ({"x": {1: 2 * LENGTH}}, r"dynamic gives axis 1 of 'x' the size .*; give a name or a Dim of its own"),
+    ],
+)
+def test_axes_that_are_not_there(dynamic: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        named_axes(example(4, 5, 7), dynamic)
+
+
+def test_another_example_is_not_taken_for_names() -> None:
+    for other in (torch.ones(2), (torch.ones(2),), [torch.ones(2)], example(4, 5, 7), {"x": torch.ones(2), "y": None}):
+        assert not is_axes(other)
 
 
 def test_an_example_in_the_place_of_names(tmp_path: Path) -> None:
