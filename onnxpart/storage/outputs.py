@@ -15,12 +15,14 @@ from onnxpart.storage.safetensors import read_metadata
 
 MARK = {"onnxpart.written": "yes"}
 """Metadata of a file that has no other metadata from onnxpart."""
+EVENTS = "tensorboard"
+"""In the folder of a training run: the folder of TensorBoard's event files."""
 GENERATOR = "<!-- written by onnxpart -->"
 """The beginning of a page, and of a picture beside it."""
 _PREFIX, _HEAD = "onnxpart.", 1024
 _KNOWN = re.compile(
     r"plan\.json|(part\d+|whole|original|merged|trained)(\.onnx((\.\d+)?\.data)?|\.optimizer\.safetensors|\.training)"
-    r"|training|parts|whole|round\d+|to\d+|baseline|shorter|one part|copies|checkpoints|tensorboard"
+    rf"|training|parts|whole|round\d+|to\d+|baseline|shorter|one part|copies|checkpoints|{EVENTS}"
     r"|part\d+-step\d+\.safetensors|report\.json|report\.md|run\.yaml|metrics\.jsonl|\..*\.onnxpart[a-z-]*"
 )
 """Names of what onnxpart writes into the folder of a split, or of a training run, and into those in it."""
@@ -119,7 +121,7 @@ def _unknown(folder: Path) -> str | None:
         path = folder / name
         known = _KNOWN.fullmatch(name) is not None and not path.is_symlink()
         if known and path.is_dir():
-            inner = None if name == "tensorboard" else _unknown(path)
+            inner = None if name == EVENTS else _unknown(path)
             strange += [f"{name}/{inner}"] if inner else []
         elif not (known and path.is_file()) and not is_own(path):
             strange.append(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from onnxpart.emission.split import PLAN
 from onnxpart.errors import ModelError
+from onnxpart.storage.outputs import EVENTS
 from onnxpart.storage.remote import Place, Remote, exists
 from onnxpart.torch.runs.fit import CHECKPOINTS, PARTS
 from onnxpart.torch.runs.progress import METRICS
@@ -42,7 +43,7 @@ def working_folder(place: Place, resume: bool) -> Iterator[Path]:
             yield work
         except BaseException:
             with suppress(ModelError):
-                _put([work / METRICS, *(work / "tensorboard").glob("*")], work, place)
+                _put([work / METRICS, *(work / EVENTS).glob("*")], work, place)
             raise
         _put(work.rglob("*"), work, place)
         checkpoint.remove(place / CHECKPOINTS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from onnxpart.errors import OnnxpartError, UsageError, reason
+from onnxpart.storage.outputs import EVENTS
 
 TrackerKind = Literal["tensorboard", "wandb", "mlflow"]
 _PROJECT = "onnxpart"
@@ -38,7 +39,7 @@ class _TensorBoard:
     run = None
 
     def __init__(self, package: Any, folder: Path, options: Mapping[str, Any], run: str | None) -> None:
-        self.writer = package.SummaryWriter(str(folder / "tensorboard"))
+        self.writer = package.SummaryWriter(str(folder / EVENTS))
         if run is None:
             self.writer.add_text("options", "\n".join(f"* {name}: {value}" for name, value in options.items()))
 
