@@ -61,7 +61,8 @@ class Training:
             help="The samples: mnist5k; cifar10:FOLDER (binary version); npz:FILE or FILE.npz (arrays named after "
             "the graph's inputs, and `target`; with test_ in front for testing); folder:PATH (images by class); "
             "hf:NAME_OR_FOLDER (a data set of the library datasets, with columns of the same names); module:function "
-            "(gives a torch Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test).",
+            "(gives a torch Dataset, a DataLoader or another iterable of batches, or a pair to learn and to test). "
+            "Files and folders may be in a storage, as in npz:s3://bucket/data.npz.",
             show_default=False,
         ),
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,9 +20,13 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]+):/(?P<twice>/?)")
 
 @dataclass(frozen=True)
 class Remote:
-    """A file or folder in such a storage. A folder is what the names of files begin with, so that none is ever made."""
+    """A file or folder in such a storage. A folder is what the names of files begin with, so that none is ever made.
+
+    `version`: of a listed file, what the storage tells about it: another text when its content is another.
+    """
 
     url: str
+    version: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.url
@@ -96,6 +102,56 @@ def check_local(path: Path) -> None:
             f"{found[1]}://{str(path)[found.end() :]} isn't on this machine, and only fit writes elsewhere; write to a "
             "folder here, and copy it there."
         )
+
+
+def contents(place: Place) -> tuple[list[Place], list[Place]]:
+    """Return the folders and the files that are directly in a folder, in the order of their names.
+
+    :raises ModelError: when the storage can't be read. :raises OSError: when the folder on this machine can't.
+    """
+    if isinstance(place, Path):
+        paths = sorted(place.iterdir())
+        return [path for path in paths if path.is_dir()], [path for path in paths if path.is_file()]
+    folders: list[Place] = []
+    files: list[Place] = []
+    with _told(place, "read"):
+        storage, root = place.reached()
+        for found in sorted(storage.ls(root, detail=True), key=lambda each: str(each["name"])):
+            path = str(found["name"]).rstrip("/")
+            if path != root and found["type"] == "directory":
+                folders.append(place / path.rpartition("/")[2])
+            elif path != root:
+                files.append(Remote(f"{place / path.rpartition('/')[2]}", str(found)))
+    return folders, files
+
+
+def cached(place: Place) -> Path:
+    """Return a listed file itself, or a copy that stays in this machine's cache: one process fetches it for all.
+
+    The cache is the folder onnxpart in `XDG_CACHE_HOME`, or in ~/.cache.
+
+    :raises ModelError: when it can't be read, or the cache can't be written.
+    """
+    if isinstance(place, Path):
+        return place
+    with needs(str(place), "train"):
+        from filelock import FileLock
+    name = hashlib.sha256(f"{place} {place.version}".encode()).hexdigest()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnxpart" / name[:2]
+    try:
+        if (folder / name).exists():
+            return folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            if not (folder / name).exists():
+                with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                    place.get(Path(fresh) / name)
+                    (Path(fresh) / name).replace(folder / name)
+    except OSError as error:
+        raise ModelError(
+            f"{folder} can't be written ({error.strerror}); let XDG_CACHE_HOME name another folder."
+        ) from None
+    return folder / name
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnxpart.errors import ModelError, OnnxpartError, UsageError
-from onnxpart.storage.remote import Remote, check_local, exists, place_of, reading, unlink, writing
+from onnxpart.storage.remote import Remote, cached, check_local, contents, exists, place_of, reading, unlink, writing
 from tests.networks.storage import empty_memory
 
 RUN = Remote("memory://bucket/run")
@@ -38,6 +38,31 @@ def test_files_are_put_listed_fetched_and_removed() -> None:
     unlink([RUN / "a", RUN / "parts" / "plan.json"])
     assert RUN.files() == ["b"]
     assert [exists(RUN / name) for name in ("a", "b")] == [False, True]
+
+
+def test_a_folder_has_folders_and_files_here_and_there(tmp_path: Path) -> None:
+    for name in ("b", "a", "parts/plan.json"):
+        put(RUN / name, name)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for place in (RUN, Remote(f"{RUN}/"), tmp_path):
+        assert contents(place) == ([place / "parts"], [place / "a", place / "b"])
+
+
+def test_a_listed_file_is_fetched_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    put(RUN / "a", "old")
+    (file,) = contents(RUN)[1]
+    assert cached(file).read_text() == "old"
+    put(RUN / "a", "new")
+    assert cached(file).read_text() == "old"
+    (file,) = contents(RUN)[1]
+    assert cached(file).read_text() == "new"
+    assert cached(tmp_path) == tmp_path
+    (tmp_path / "full").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+    with pytest.raises(ModelError, match=r"full/onnxpart/.. can't be written \(Not a directory\); let XDG_CACHE_HOME"):
+        cached(file)
 
 
 def test_a_file_that_is_not_finished_is_not_put() -> None:

@@ -1,12 +1,15 @@
-"""Data sets of Hugging Face's library datasets: from its hub, folders that it saved, and folders of Parquet files."""
+"""Data sets of Hugging Face's library datasets: from its hub, folders that it saved, and folders of Parquet files.
+
+Folders may be in a storage that fsspec reaches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from onnxpart.errors import DataError, needs, reason
+from onnxpart.storage.remote import Place, Remote, exists, place_of
 from onnxpart.torch.data.batch import TARGET
 
 _LEARN, _TEST = "train", ("test", "validation")
@@ -16,16 +19,17 @@ _LEARN, _TEST = "train", ("test", "validation")
 def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | None]:
     """Return the training split of a data set, and its test split or None: inputs and target as tensors.
 
-    :param name: a folder, or a name on the hub. :param stream: read it from its beginning to its end, in its own order.
+    :param name: a folder, also by its URL, or a name on the hub. :param stream: read it from its beginning to its end,
+        in its own order.
     :raises UsageError: without the library. :raises DataError: when the data set can't be read, or lacks columns.
+    :raises ModelError: when the storage can't be read.
     """
     with needs("hf:", "data"):
         import datasets
-    folder = Path(name)
-    place = str(folder.resolve()) if folder.is_dir() else name  # a folder may have the name of a format
-    saved = any((folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))
+    place = place_of(name)
+    saved = any(exists(place / file) for file in ("dataset_info.json", "dataset_dict.json"))
     try:
-        found = datasets.load_from_disk(place) if saved else datasets.load_dataset(place, streaming=stream)
+        found = datasets.load_from_disk(str(place)) if saved else _loaded(datasets, name, place, stream)
     except Exception as error:  # the library passes on errors of the readers of files
         raise DataError(
             f"hf:{name} can't be read ({type(error).__name__}: {reason(error)}); name a folder that datasets saved, "
@@ -42,6 +46,16 @@ def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | N
     )
     streams = [split.to_iterable_dataset() if stream and saved and split else split for split in (first, second)]
     return streams[0], streams[1]
+
+
+def _loaded(datasets: Any, name: str, place: Place, stream: bool) -> Any:
+    """Return a data set of the hub, or of files; those in a storage get to splits as they do here."""
+    if isinstance(place, Remote):
+        splits = datasets.data_files.get_data_patterns(str(place))
+        files = {split: [str(place / pattern) for pattern in patterns] for split, patterns in splits.items()}
+        return datasets.load_dataset("parquet", data_files=files, streaming=stream)
+    # a folder may have the name of a format
+    return datasets.load_dataset(str(place.resolve()) if place.is_dir() else name, streaming=stream)
 
 
 def _columns(name: str, split: Any, wanted: Sequence[str]) -> Any:

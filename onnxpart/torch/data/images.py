@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, UsageError
+from onnxpart.storage.remote import Place, cached, contents, reading
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.data.signature import Port, fits, listed
 
@@ -92,22 +93,23 @@ def _idx(folder: Path, name: str, rank: int) -> NDArray[np.uint8]:
         raise DataError(f"{found} isn't one of MNIST's files; download it again.") from None
 
 
-def cifar10(folder: Path) -> tuple[Samples, Samples]:
+def cifar10(folder: Place) -> tuple[Samples, Samples]:
     """Return the training and test images [N, 3, 32, 32] of CIFAR-10's binary version.
 
-    :raises DataError: when a file is missing or damaged.
+    :raises DataError: when a file is missing or damaged. Errors of a storage, and of the disk, are raised as they are.
     """
     return _cifar_files(folder, _CIFAR_TRAIN), _cifar_files(folder, _CIFAR_TEST)
 
 
-def _cifar_files(folder: Path, names: Sequence[str]) -> Samples:
+def _cifar_files(folder: Place, names: Sequence[str]) -> Samples:
     """Read files of CIFAR-10's binary version: images [N, 3, 32, 32], and their classes."""
-    records = []
+    records, there = [], {file.name for file in contents(folder)[1]}
     for name in names:
         path = folder / name
-        if not path.is_file():
+        if name not in there:
             raise DataError(f"{path} doesn't exist; name the folder of CIFAR-10's binary version.")
-        content = np.fromfile(path, np.uint8)
+        with reading(path) as file:
+            content = np.fromfile(file, np.uint8)
         if len(content) % _CIFAR_RECORD or not len(content):
             raise DataError(
                 f"{path} doesn't consist of records of {_CIFAR_RECORD} bytes; download CIFAR-10's binary version."
@@ -217,9 +219,9 @@ class Crops(torch_data.Dataset[tuple[Tensor, Tensor]]):
 
 
 class ImageFolder(torch_data.Dataset[tuple[Tensor, int]]):
-    """Images in subfolders, one for each class; each access reads and resizes one."""
+    """Images in subfolders, one for each class; each access reads and resizes one, those in a storage once."""
 
-    def __init__(self, files: Sequence[tuple[Path, int]], port: Port) -> None:
+    def __init__(self, files: Sequence[tuple[Place, int]], port: Port) -> None:
         self.files, self.port = tuple(files), port
         self.first = port.dims[1] in (1, 3) if len(port.dims) == 4 else False
 
@@ -234,7 +236,7 @@ class ImageFolder(torch_data.Dataset[tuple[Tensor, int]]):
         path, label = self.files[i]
         channels, height, width = self._sizes()
         try:
-            with Image.open(path) as image:
+            with Image.open(cached(path)) as image:
                 found = image.convert("L" if channels == 1 else "RGB")
         except (OSError, UnidentifiedImageError) as error:
             raise DataError(f"{path} can't be read as an image ({error}); remove it.") from None

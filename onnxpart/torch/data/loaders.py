@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from onnxpart.errors import DataError, reason
+from onnxpart.errors import DataError, OnnxpartError, reason
 from onnxpart.torch.data.batch import TARGET, Batch, Prepare
 
 
@@ -109,7 +109,7 @@ class DatasetLoader:
             if found is None:
                 self._idle.append(reader)
                 return
-            if isinstance(found, DataError):
+            if isinstance(found, OnnxpartError):
                 raise found
             yield _prepared(to_batch(found, self.names), self.steps)
 
@@ -351,7 +351,7 @@ class _Seeded(torch_data.Dataset[Any]):
             try:
                 many = getattr(self.dataset, "__getitems__", None)  # single samples are slow in datasets
                 return self.collate(many(indices) if many else [self.dataset[i] for i in indices])
-            except DataError as error:
+            except OnnxpartError as error:
                 return error
             except (Exception, SystemExit) as error:  # a user's dataset may raise anything
                 return _unreadable(error)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, ModelError, UsageError, needs
-from onnxpart.storage.remote import place_of, reading
+from onnxpart.storage.remote import Place, contents, place_of, reading
 from onnxpart.torch.data import hf_datasets
 from onnxpart.torch.data.batch import TARGET, Prepare, Source
 from onnxpart.torch.data.images import (
@@ -98,21 +98,12 @@ def open_data(
         data.
     :raises DataError: when the data can't be read, are empty, or don't fit the graph.
     """
-    kind, rest = _form(text)
-    loading = _Loading(inputs, batch_size, seed, workers, steps_per_epoch)
-    if kind == "mnist5k" and not rest:
-        found = _mnist5k(loading)
-    elif kind in _OPENERS and rest:
-        found = _OPENERS[kind](rest, loading)
-    elif rest and kind not in _OPENERS:
-        found = _from_function(text, loading)
-    else:
-        raise UsageError(f"--data {text!r} has no known form; give {_likely(text)}.")
+    found = _found(text, _Loading(inputs, batch_size, seed, workers, steps_per_epoch))
     if steps_per_epoch is not None and not isinstance(found.train, StreamLoader):
         raise UsageError(f"--data {text!r} has {len(found.train)} batches in an epoch; leave out --steps-per-epoch.")
     found = found.prepared(inputs)
     if normalize is not None:
-        if kind not in _IMAGES:
+        if _form(text)[0] not in _IMAGES:
             raise UsageError(
                 f"--mean and --std don't apply to the data {text!r}; give {', '.join(_IMAGES)}, or normalise the "
                 "data yourself."
@@ -122,6 +113,26 @@ def open_data(
         if source is not None:
             _check_batch(source, inputs, batch_size)
     return found
+
+
+def _found(text: str, loading: _Loading) -> Data:
+    """Return the samples that a text names, unchecked.
+
+    :raises UsageError: for a text of another form. :raises DataError: when they can't be read.
+    """
+    kind, rest = _form(text)
+    try:
+        if kind == "mnist5k" and not rest:
+            return _mnist5k(loading)
+        if kind in _OPENERS and rest:
+            return _OPENERS[kind](rest, loading)
+        if rest and kind not in _OPENERS:
+            return _from_function(text, loading)
+    except ModelError as error:  # of a storage
+        raise DataError(str(error)) from None
+    except OSError as error:
+        raise DataError(f"{error.filename} can't be read ({error.strerror}); check the path.") from None
+    raise UsageError(f"--data {text!r} has no known form; give {_likely(text)}.")
 
 
 def _form(text: str) -> tuple[str, str]:
@@ -167,7 +178,8 @@ def _check_batch(source: Source, inputs: Signature, batch_size: int) -> None:
 def read_by(text: str) -> list[Path]:
     """The file or folder on this machine that `text` names, if it names one."""
     kind, rest = _form(text)
-    return [Path(rest)] if kind in _OPENERS and rest and "://" not in rest else []
+    place = place_of(rest)
+    return [place] if kind in _OPENERS and rest and isinstance(place, Path) else []
 
 
 def _mnist5k(loading: _Loading) -> Data:
@@ -180,7 +192,7 @@ def _cifar10(folder: str, loading: _Loading) -> Data:
     """For a graph that takes smaller images: random crops, also mirrored, to train; the middle to test."""
     name = f"cifar10:{folder}"
     port = _only_port(name, loading.inputs)
-    train, test = cifar10(Path(folder))
+    train, test = cifar10(place_of(folder))
     size = crop_of((3, 32, 32), port)
     if size is None:
         return Data(*(_images(name, samples, port, loading, train=samples is train) for samples in (train, test)))
@@ -214,7 +226,7 @@ def _npz(path: str, loading: _Loading) -> Data:
 def _read_npz(path: str) -> dict[str, NDArray[Any]]:
     """Read the named arrays of a file, on this machine or in a storage (`s3://`, `gs://`, ..).
 
-    :raises DataError: when it isn't a file of such arrays, or can't be read.
+    :raises DataError: when it isn't a file of such arrays. :raises ModelError: when the storage can't be read.
     """
     try:
         with reading(place_of(path)) as here, here.open("rb") as file:
@@ -222,8 +234,6 @@ def _read_npz(path: str) -> dict[str, NDArray[Any]]:
             if not isinstance(found, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} contains one array without a name; write it with np.savez.")
             return {name: found[name] for name in found.files}
-    except ModelError as error:
-        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror or error}); check the path.") from None
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
@@ -253,34 +263,37 @@ def _arrays(
 
 # -- images on disk ---------------------------------------------------------------------------------------------------
 def _folder(name: str, loading: _Loading) -> Data:
-    """Return the images of a folder, by class."""
-    path, port = Path(name), _only_port(f"folder:{name}", loading.inputs)
+    """Return the images of a folder, by class; it may be in a storage."""
+    place, port = place_of(name), _only_port(f"folder:{name}", loading.inputs)
     if len(port.dims) != 4 or not {1, 3} & {port.dims[1], port.dims[3]}:
         raise DataError(f"the graph's {port.name!r} is {port}, which isn't images of 1 or 3 channels; use npz:FILE.")
     with needs("a folder of images", "train"):
         import PIL  # noqa: F401
-    train, test = path / "train", path / "test"
-    folder = train if train.is_dir() else path
-    skipped = {"test"} if test.is_dir() else set()
-    try:
-        classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name not in skipped)
-        found = [_files(folder, classes), _files(test, classes) if test.is_dir() else []]
-    except OSError as error:
-        raise DataError(f"{error.filename} can't be read ({error.strerror}); check the path.") from None
+    inside = {folder.name: folder for folder in contents(place)[0]}
+    train, test = inside.get("train"), inside.pop("test", None)
+    folders = contents(train)[0] if train else [*inside.values()]
+    classes = {folder.name: label for label, folder in enumerate(folders)}
+    found = [_files(folders, classes), _files(contents(test)[0], classes) if test else []]
     if not found[0]:
-        raise DataError(f"{folder} has no subfolders of images, one for each class; name a folder that has.")
+        raise DataError(f"{train or place} has no subfolders of images, one for each class; name a folder that has.")
     sources = [loading.dataset(ImageFolder(files, port), train=files is found[0]) if files else None for files in found]
     assert sources[0] is not None
     return Data(sources[0], sources[1])
 
 
-def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    unknown = sorted({f.name for f in folder.iterdir() if f.is_dir()} - {*classes, "test"})
-    if unknown:
-        raise DataError(f"{folder} has the class {unknown[0]!r}, which the training images lack; remove it.")
-    folders = [(folder / name, label) for label, name in enumerate(classes) if (folder / name).is_dir()]
+def _files(folders: Sequence[Place], classes: Mapping[str, int]) -> list[tuple[Place, int]]:
+    """Return the images in the folders of classes, and their labels.
+
+    :raises DataError: for a folder that isn't of a class.
+    """
+    for folder in folders:
+        if folder.name not in classes:
+            raise DataError(f"{folder} is of the class {folder.name!r}, which the training images lack; remove it.")
     return [
-        (path, label) for where, label in folders for path in sorted(where.iterdir()) if path.suffix.lower() in SUFFIXES
+        (path, classes[folder.name])
+        for folder in folders
+        for path in contents(folder)[1]
+        if PurePath(path.name).suffix.lower() in SUFFIXES
     ]
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -16,13 +17,17 @@ from onnxpart.errors import DataError, UsageError
 from onnxpart.torch.data.loaders import DatasetLoader, StreamLoader
 from onnxpart.torch.data.signature import Signature, signature
 from onnxpart.torch.data.sources import Data, open_data
+from tests.networks.storage import empty_memory
 
 X = np.random.default_rng(0).normal(size=(25, 2, 4)).astype(np.float32)
+
+FOLDERS = ("alone", "saved", "parquet")
 
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the current folder: the same samples saved by the library, with and without splits, and in Parquet files."""
+    """The same samples saved by the library, with and without splits, and in Parquet files: here and in a storage."""
+    empty_memory(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
@@ -36,6 +41,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train.select(range(12)).to_parquet("parquet/train-0.parquet")
     train.select(range(12, 25)).to_parquet("parquet/train-1.parquet")
     test.to_parquet("parquet/test.parquet")
+    storage = fsspec.filesystem("memory")
+    for folder in FOLDERS:
+        storage.put(folder, f"memory://bucket/{folder}", recursive=True)
 
 
 def inputs(name: str = "x") -> Signature:
@@ -51,23 +59,23 @@ def targets(loader: DatasetLoader | StreamLoader, *epochs: int) -> list[int]:
     return torch.cat([target for number in epochs for _, target in loader.epoch(number)]).tolist()
 
 
-@pytest.mark.parametrize("folder", ["alone", "saved", "parquet"])
+@pytest.mark.parametrize("folder", [*FOLDERS, *(f"memory://bucket/{folder}" for folder in FOLDERS), "file://{}/saved"])
 def test_a_data_set_is_read_by_index(folder: str) -> None:
-    data = opened(folder)
+    data = opened(folder.format(Path.cwd()))
     assert isinstance(data.train, DatasetLoader)
     assert sorted(targets(data.train, 0)) == list(range(25))
     assert targets(data.train, 0) != targets(data.train, 1)
     x: Tensor
     for (x,), target in data.train.epoch(0):
         assert torch.equal(x, torch.from_numpy(X)[target])
-    if folder == "alone":
+    if folder.endswith("alone"):
         assert data.test is None
     else:
         assert isinstance(data.test, DatasetLoader)
         assert targets(data.test, 0) == list(range(5))
 
 
-@pytest.mark.parametrize("folder", ["alone", "saved", "parquet"])
+@pytest.mark.parametrize("folder", [*FOLDERS, "memory://bucket/parquet"])
 @pytest.mark.parametrize("read", [2, 6, 8, 13])
 def test_a_stream_goes_on_from_its_state(folder: str, read: int) -> None:
     first, resumed = opened(folder, 4).train, opened(folder, 4).train

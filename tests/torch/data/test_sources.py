@@ -10,17 +10,19 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from onnx import TensorProto, helper
 from PIL import Image
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from onnxpart.errors import DataError, OnnxpartError, UsageError
+from onnxpart.errors import DataError, ModelError, OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Source
 from onnxpart.torch.data.images import Normalize, digits
 from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, StreamLoader, TensorLoader
 from onnxpart.torch.data.signature import Signature, signature
 from onnxpart.torch.data.sources import FORMS, Data, open_data, read_by
+from tests.networks.storage import empty_memory
 
 FLOAT, INT, BYTE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 
@@ -50,6 +52,11 @@ def samples(source: Source | None) -> tuple[Tensor, Tensor]:
     assert source is not None
     batches = list(source.epoch(0))
     return torch.cat([found[0] for found, _ in batches]), torch.cat([target for _, target in batches])
+
+
+@pytest.fixture(autouse=True)
+def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty_memory(monkeypatch)
 
 
 # -- the built-in digits ----------------------------------------------------------------------------------------------
@@ -109,7 +116,8 @@ def test_cifar10(cifar: Path) -> None:
     assert y.tolist() == [5, 9]
     assert torch.equal(x[0], torch.from_numpy(record[1:].reshape(3, 32, 32)) / 255)
     assert sorted(samples(data.train)[1].tolist()) == [0, 1, 2, 3, 4, 9, 9, 9, 9, 9]
-    last = samples(opened(f"cifar10:{cifar}", image(32, 32, 3, kind=BYTE)).test)[0]
+    fsspec.filesystem("memory").put(str(cifar), "memory://cifar", recursive=True)
+    last = samples(opened("cifar10:memory://cifar", image(32, 32, 3, kind=BYTE)).test)[0]
     assert (last.shape, last.dtype) == ((2, 32, 32, 3), torch.uint8)
 
 
@@ -215,8 +223,8 @@ def test_arrays_come_from_any_storage(tmp_path: Path) -> None:
     for place in ("memory://samples/d.npz", f"file://{tmp_path / 'd.npz'}"):
         data = opened(f"npz:{place}", TWO)
         assert sorted(samples(data.train)[1].tolist()) == list(range(5))
-        assert read_by(f"npz:{place}") == []
-    assert read_by("npz:d.npz") == [Path("d.npz")]
+    assert read_by("npz:memory://samples/d.npz") == []
+    assert read_by("npz:d.npz") == read_by("npz:file://d.npz") == [Path("d.npz")]
     assert refused("npz:nowhere://d.npz", TWO).startswith("nowhere://d.npz can't be read (Protocol not known: nowhere)")
     assert refused("npz:file:///none.npz", TWO).startswith("file:///none.npz can't be read (No such file or directory)")
 
@@ -255,6 +263,28 @@ def test_folder_of_images(pictures: Path) -> None:
     assert (whole.test, samples(whole.train)[0].shape) == (None, (4, 4, 6, 1))
 
 
+def test_a_folder_of_images_in_a_storage_is_fetched_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, fetched = fsspec.filesystem("memory"), []
+    get = MemoryFileSystem.get_file
+    monkeypatch.setattr(MemoryFileSystem, "get_file", lambda *args: fetched.append(args[1]) or get(*args))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pictures / "cache"))
+    storage.put(str(pictures), "memory://pictures", recursive=True)
+    here = opened(f"folder:file://{pictures}", image(3, 2, 3))
+    there = opened("folder:memory://pictures", image(3, 2, 3))
+    for wanted, found in ((here.train, there.train), (here.test, there.test)):
+        assert all(map(torch.equal, samples(found), samples(wanted)))
+    assert len(set(fetched)) == len(fetched) == 5
+    Image.new("RGB", (6, 4), "blue").save(pictures / "red.png")
+    storage.put(str(pictures / "red.png"), "memory://pictures/test/b/red.png")
+    assert samples(opened("folder:memory://pictures", image(3, 2, 3)).test)[0][0, :, 0, 0].tolist() == [0, 0, 1]
+    assert refused("folder:memory://none", image(3, 2, 3)).startswith("memory://none can't be read (/none); check the")
+    gone = opened("folder:memory://pictures", image(3, 2, 3), 4).train
+    storage.rm("memory://pictures/train/a/green.png")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pictures / "other"))
+    with pytest.raises(ModelError, match=r"memory://pictures/train/a/green.png can't be read \(.*\); check the URL"):
+        samples(gone)
+
+
 def test_images_of_a_folder_are_normalised(pictures: Path) -> None:
     normalize = Normalize((0.5, 0.25, 0.0), (0.5, 0.25, 1.0))
     data = open_data(f"folder:{pictures}", image(3, 2, 3), batch_size=2, normalize=normalize)
@@ -280,7 +310,7 @@ def test_folders_that_do_not_fit(pictures: Path) -> None:
     with pytest.raises(DataError, match=r"green.png can't be read as an image"):
         samples(opened(text, image(3, 2, 3), 1).train)
     (pictures / "test" / "c").mkdir()
-    assert "has the class 'c', which the training images lack" in refused(text, image(3, 2, 3))
+    assert "is of the class 'c', which the training images lack" in refused(text, image(3, 2, 3))
 
 
 def test_images_need_pillow(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
