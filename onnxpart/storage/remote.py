@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -126,9 +127,10 @@ def contents(place: Place) -> tuple[list[Place], list[Place]]:
 
 
 def cached(place: Place) -> Path:
-    """Return a listed file itself, or a copy that stays in this machine's cache: one process fetches it for all.
+    """Return a file or folder itself, or a copy in this machine's cache: one process fetches it for all.
 
-    The cache is the folder onnxpart in `XDG_CACHE_HOME`, or in ~/.cache.
+    It is fetched again once the storage tells of another content. The cache is the folder onnxpart in `XDG_CACHE_HOME`,
+    or in ~/.cache. Nothing is removed from it.
 
     :raises ModelError: when it can't be read, or the cache can't be written.
     """
@@ -136,7 +138,7 @@ def cached(place: Place) -> Path:
         return place
     with needs(str(place), "train"):
         from filelock import FileLock
-    name = hashlib.sha256(f"{place} {place.version}".encode()).hexdigest()
+    name = hashlib.sha256(f"{place} {place.version or _version(place)}".encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnxpart" / name[:2]
     try:
         if (folder / name).exists():
@@ -145,13 +147,29 @@ def cached(place: Place) -> Path:
         with FileLock(folder / "lock"):
             if not (folder / name).exists():
                 with tempfile.TemporaryDirectory(dir=folder) as fresh:
-                    place.get(Path(fresh) / name)
+                    place.get(Path(fresh) / name) if place.version else _get_all(place, Path(fresh) / name)
                     (Path(fresh) / name).replace(folder / name)
     except OSError as error:
-        raise ModelError(
-            f"{folder} can't be written ({error.strerror}); let XDG_CACHE_HOME name another folder."
-        ) from None
+        told = f"{folder} can't be written ({error.strerror})"
+        raise ModelError(f"{told}; let XDG_CACHE_HOME name another folder.") from None
     return folder / name
+
+
+def _version(folder: Remote) -> str:
+    """Return what the storage tells about the files in a folder."""
+    with _told(folder, "read"):
+        storage, root = folder.reached()
+        found = storage.find(root, detail=True)
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return str(sorted(found.items()))
+
+
+def _get_all(folder: Remote, path: Path) -> None:
+    """Copy the files in a folder to a new folder on this machine."""
+    with _told(folder, "read"):
+        storage, root = folder.reached()
+        storage.get(f"{root}/", f"{path}/", recursive=True)
 
 
 @contextmanager

@@ -10,10 +10,12 @@ import pytest
 import torch
 import webdataset
 from onnx import TensorProto, helper
+from PIL import Image
 
 from onnxpart.torch.data.batch import Source
+from onnxpart.torch.data.images import Normalize
 from onnxpart.torch.data.loaders import DatasetLoader, StreamLoader
-from onnxpart.torch.data.signature import signature
+from onnxpart.torch.data.signature import Signature, signature
 from onnxpart.torch.data.sources import open_data
 from tests.networks.command import equal, run
 
@@ -68,6 +70,14 @@ def stream(): return StatefulDataLoader(Stream(), batch_size=10)
 def by_workers(): return StatefulDataLoader(Stream(), batch_size=10, num_workers=2)
 def stateful(): return StatefulDataLoader(Stateful(), batch_size=10)
 
+def pictures():
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    same = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5, 0.25, 0.1), (0.5, 0.25, 0.2))]
+    drawn = [v2.RandomResizedCrop(8), v2.RandomHorizontalFlip(), v2.ColorJitter(0.5)]
+    return ImageFolder("images/train", v2.Compose([*drawn, *same])), ImageFolder("images/test", v2.Compose(same))
+
 def tar():
     import webdataset
     return webdataset.WebDataset("data.tar", shardshuffle=False).decode().to_tuple("x.npy", "target.cls")
@@ -88,9 +98,12 @@ def _module(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             tar.write({"__key__": f"{i:03d}", "x.npy": x, "target.cls": int(y)})
 
 
-INPUTS = signature(
-    helper.make_graph([], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2, 4, 4])], [])
-)
+def taking(*dims: int) -> Signature:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *dims])
+    return signature(helper.make_graph([], "g", [value], []))
+
+
+INPUTS = taking(2, 4, 4)
 
 
 def opened(name: str, steps: int | None = None) -> Source:
@@ -136,6 +149,32 @@ def test_a_stream_goes_on_where_it_was(name: str, told: bool, read: int) -> None
     assert (state is not None) == told
     assert state is None or again.restore(state)
     assert same(batches(again, read), wanted[read:])
+
+
+def test_torchvisions_transforms_draw_the_same_for_all(here: Path) -> None:
+    """In whichever process, and from any batch on; each epoch anew. What isn't drawn is as `folder:` has it.
+
+    `.venv-trainers` has no torchvision: it must be of the same build as torch.
+    """
+    pytest.importorskip("torchvision")
+    rng = np.random.default_rng(0)
+    for i in range(18):
+        place = here / "images" / ("test" if i > 11 else "train") / ("dog" if i % 2 else "cat") / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(place)
+    first, again = (open_data("own:pictures", taking(3, 8, 8), batch_size=5, workers=workers) for workers in (0, 2))
+    wanted = batches(first.train)
+    assert all(image.isfinite().all() for image in wanted)
+    assert same(batches(again.train, 4), wanted[4:])
+    seen = torch.cat(wanted)
+    assert len(torch.unique(seen, dim=0)) == len(seen) == 4 * 12
+    by_name = Normalize((0.5, 0.25, 0.1), (0.5, 0.25, 0.2))
+    folder = open_data("folder:images", taking(3, 8, 8), batch_size=5, normalize=by_name)
+    assert first.test is not None
+    assert folder.test is not None
+    for (own, label), (other, target) in zip(first.test.epoch(0), folder.test.epoch(0), strict=True):
+        torch.testing.assert_close(own, other)
+        assert torch.equal(label, target)
 
 
 def test_fit_goes_on_with_torchdatas_loader(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,20 +6,28 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import datasets
+import numpy as np
 import pytest
 import s3fs
 import torch
+import webdataset
 from moto.server import ThreadedMotoServer
+from onnx import TensorProto, helper
+from PIL import Image
 from torch.nn import functional as F
 
 from onnxpart.errors import ModelError
 from onnxpart.storage.remote import Remote, reading
+from onnxpart.torch.data.signature import signature
+from onnxpart.torch.data.sources import open_data
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.ray_cluster import Cluster
 from onnxpart.torch.training.train import Settings, train
@@ -48,6 +56,17 @@ async def dying(self, kind, *args, **named):
 s3fs.S3FileSystem._call_s3 = dying
 """
 """Code that lets the process be killed at a request for a key; at the second piece of a large file."""
+
+TARRED = """
+import fsspec
+import webdataset
+
+webdataset.gopen_schemes["s3"] = lambda url, mode, bufsize: fsspec.open(url, mode).open()
+
+def tar(url): return webdataset.WebDataset(url, shardshuffle=False).decode().to_tuple("x.npy", "target.cls")
+def here(): return tar("data.tar")
+def there(): return tar("s3://bucket/data.tar")
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +148,71 @@ def test_workers_of_a_part_put_its_checkpoints_there() -> None:
         torch.testing.assert_close(tensor, other.state_dict()[name])
 
 
+@pytest.fixture
+def _data_sets(here: Path, bucket: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples in forms of the library datasets, here and in the bucket."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", here / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    datasets.disable_progress_bars()
+    with np.load("data.npz") as file:
+        columns = [{"x": file[f"{name}x"].tolist(), "target": file[f"{name}target"]} for name in ("", "test_")]
+    train, test = map(datasets.Dataset.from_dict, columns)
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk("saved")
+    for name, split in (("train-0", train.select(range(30))), ("train-1", train.select(range(30, 45))), ("test", test)):
+        split.to_parquet(f"parquet/{name}.parquet")
+    for folder in ("saved", "parquet"):
+        bucket.put(folder, f"bucket/{folder}", recursive=True)
+
+
+@pytest.mark.usefixtures("_data_sets")
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [("saved", ()), ("parquet", ("--engine", "processes")), ("parquet", ("--steps-per-epoch", 5))],
+)
+def test_data_sets_in_s3_are_what_they_are_here(folder: str, options: tuple[object, ...]) -> None:
+    for place, out in ((folder, "here"), (f"s3://bucket/{folder}", "there")):
+        run(*FIT[:3], f"hf:{place}", *FIT[4:], *options, "-o", out)
+    assert equal("here/trained.onnx", "there/trained.onnx")
+
+
+def test_images_in_s3_are_fetched_once_for_all_processes(
+    here: Path, bucket: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server is in this process, which sees what the loader's workers ask it for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    caplog.set_level("INFO", logger="werkzeug")
+    rng, names = np.random.default_rng(0), [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(6)]
+    for name in names:
+        (here / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(here / "images" / name)
+    bucket.put(str(here / "images"), "bucket/images", recursive=True)
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    inputs = signature(helper.make_graph([], "g", [value], []))
+    local, one, other = (
+        open_data(f"folder:{place}/images", inputs, batch_size=2, workers=workers).train
+        for place, workers in ((here, 0), ("s3://bucket", 2), ("s3://bucket", 2))
+    )
+    for number in range(2):
+        batches = zip(local.epoch(number), one.epoch(number), other.epoch(number), strict=True)
+        for ((wanted,), target), *rest in batches:
+            assert all(torch.equal(found, wanted) and torch.equal(label, target) for (found,), label in rest)
+    asked = Counter(line.split()[6] for line in caplog.messages if '"GET /bucket/images/' in line)
+    assert asked == {f"/bucket/images/{name}": 1 for name in names}
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore:Exception ignored in")  # it leaves closing files to Python
+def test_webdataset_reads_by_fsspec(bucket: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    with np.load("data.npz") as file, webdataset.TarWriter("data.tar") as tar:
+        for i, (x, y) in enumerate(zip(file["x"], file["target"], strict=True)):
+            tar.write({"__key__": f"{i:03d}", "x.npy": x, "target.cls": int(y)})
+    bucket.put_file("data.tar", "bucket/data.tar")
+    Path("tarred.py").write_text(TARRED)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("here", "there"):
+        run(*FIT[:3], f"tarred:{name}", *FIT[4:], "--steps-per-epoch", 5, "-o", name)
+    assert equal("here/trained.onnx", "there/trained.onnx")
+
+
 def test_a_large_file_is_the_old_one_until_the_new_one_is_whole(here: Path) -> None:
     """It is put in pieces of 50 MB."""
     (here / "old").write_bytes(b"old")
@@ -149,6 +233,8 @@ def test_what_goes_wrong_is_a_sentence(bucket: s3fs.S3FileSystem, monkeypatch: p
     assert refused == f"error: s3://none/run can't be read (The specified bucket does not exist){advice}"
     refused = run(*FIT[:3], "npz:s3://bucket/none.npz", *FIT[4:], "-o", RUN, code=1).stderr
     assert refused == f"error: s3://bucket/none.npz can't be read (The specified key does not exist){advice}"
+    refused = run(*FIT[:3], "hf:s3://bucket/none", *FIT[4:], "-o", RUN, code=1).stderr
+    assert refused == f"error: s3://bucket/none can't be read (No such file or directory){advice}"
 
     call = s3fs.S3FileSystem._call_s3  # noqa: SLF001
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onnxpart.errors import DataError, needs, reason
-from onnxpart.storage.remote import Place, Remote, exists, place_of
+from onnxpart.errors import DataError, OnnxpartError, needs, reason
+from onnxpart.storage.remote import Remote, cached, exists, place_of
 from onnxpart.torch.data.batch import TARGET
 
 _LEARN, _TEST = "train", ("test", "validation")
@@ -26,10 +26,10 @@ def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | N
     """
     with needs("hf:", "data"):
         import datasets
-    place = place_of(name)
-    saved = any(exists(place / file) for file in ("dataset_info.json", "dataset_dict.json"))
     try:
-        found = datasets.load_from_disk(str(place)) if saved else _loaded(datasets, name, place, stream)
+        found = _loaded(datasets, name, stream)
+    except OnnxpartError:
+        raise
     except Exception as error:  # the library passes on errors of the readers of files
         raise DataError(
             f"hf:{name} can't be read ({type(error).__name__}: {reason(error)}); name a folder that datasets saved, "
@@ -44,18 +44,26 @@ def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | N
     first, second = (
         None if split is None else _columns(f"hf:{name}", by_name[split], (*inputs, TARGET)) for split in (_LEARN, test)
     )
-    streams = [split.to_iterable_dataset() if stream and saved and split else split for split in (first, second)]
-    return streams[0], streams[1]
+    if stream:
+        first, second = (
+            split.to_iterable_dataset() if isinstance(split, datasets.Dataset) else split for split in (first, second)
+        )
+    return first, second
 
 
-def _loaded(datasets: Any, name: str, place: Place, stream: bool) -> Any:
-    """Return a data set of the hub, or of files; those in a storage get to splits as they do here."""
-    if isinstance(place, Remote):
+def _loaded(datasets: Any, name: str, stream: bool) -> Any:
+    """Return a data set as the library gives it; a stream of Parquet files in a storage is read from there."""
+    place = place_of(name)
+    saved = any(exists(place / file) for file in ("dataset_info.json", "dataset_dict.json"))
+    if isinstance(place, Remote) and stream and not saved:
         splits = datasets.data_files.get_data_patterns(str(place))
         files = {split: [str(place / pattern) for pattern in patterns] for split, patterns in splits.items()}
-        return datasets.load_dataset("parquet", data_files=files, streaming=stream)
+        return datasets.load_dataset("parquet", data_files=files, streaming=True)
+    here = cached(place)  # the library itself would miss that files have changed
+    if saved:
+        return datasets.load_from_disk(str(here))
     # a folder may have the name of a format
-    return datasets.load_dataset(str(place.resolve()) if place.is_dir() else name, streaming=stream)
+    return datasets.load_dataset(str(here.resolve()) if here.is_dir() else name, streaming=stream)
 
 
 def _columns(name: str, split: Any, wanted: Sequence[str]) -> Any:

@@ -30,6 +30,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty_memory(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     datasets.disable_progress_bars()
     columns = {"target": list(range(25)), "x": X.tolist(), "words": ["some"] * 25}
     train = datasets.Dataset.from_dict(columns)
@@ -93,6 +94,16 @@ def test_a_stream_goes_on_from_its_state(folder: str, read: int) -> None:
     assert rest == list(batches)
 
 
+def test_a_data_set_in_a_storage_is_read_again_when_it_has_changed() -> None:
+    opened("memory://bucket/parquet")
+    other = datasets.Dataset.from_dict({"target": [7] * 8, "x": X[:8].tolist()})
+    other.to_parquet("other.parquet")
+    fsspec.filesystem("memory").put_file("other.parquet", "memory://bucket/parquet/train-1.parquet")
+    data = opened("memory://bucket/parquet").train
+    assert isinstance(data, DatasetLoader)
+    assert sorted(targets(data, 0)) == sorted([*range(12), *[7] * 8])
+
+
 def test_data_sets_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         DataError, match=r"hf:saved has no column 'y' .it has 'target', 'x', 'words'.; name the columns after"
@@ -106,6 +117,8 @@ def test_data_sets_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
             DataError, match=rf"hf:{name} can't be read \(.*\); name a folder that datasets saved, one of"
         ):
             opened(name)
+    with pytest.raises(DataError, match=r"memory://none can't be read \(No such file or directory\); check the URL"):
+        opened("memory://none")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
         UsageError, match=r"hf: needs the package datasets; install it from a checkout with `pip install '..data.'`"
