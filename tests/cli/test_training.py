@@ -339,6 +339,20 @@ def test_a_stream_goes_on_where_it_was(name: str, again: str, monkeypatch: pytes
     )
 
 
+@pytest.mark.usefixtures("here")
+def test_a_run_that_fails_at_once_leaves_nothing() -> None:
+    options = ("--data", "own_samples:failing", "--steps-per-epoch", 9, "--epochs", 4, *COMMON)
+    sentence = "error: the data can't be read (KeyError: 'lost'); check the code that yields them.\n"
+    assert run("fit", "chain.onnx", "-o", "out", *options, code=1).stderr.endswith(sentence)
+    assert not Path("out").exists()
+    run("split", "chain.onnx", "-k", 2, "-o", "out")
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    assert run("train", "out", *options, code=1).stderr.endswith(sentence)
+    assert not Path("out/training/checkpoints").exists()
+    run("fit", "chain.onnx", "-o", "out", "--data", "own_samples:nothing", *options[2:], "--force", code=2)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The rates of all steps that are taken in series, in order."""

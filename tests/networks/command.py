@@ -70,6 +70,10 @@ def stream():
 def generator():
     yield from Stream()
 
+def failing():
+    yield from Stream()
+    raise KeyError("lost")
+
 def hungry(output, target):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

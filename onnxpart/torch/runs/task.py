@@ -219,7 +219,10 @@ def train_files(
     task = prepare([read_whole(path) for path in files], options)
     told = progress(task)
     states = _states(files, options, told)
-    results = learn(task, options, range(options.settings.epochs), checkpoints, told, plan=plan, states=states)
+    try:
+        results = learn(task, options, range(options.settings.epochs), checkpoints, told, plan=plan, states=states)
+    finally:
+        checkpoint.remove_empty(checkpoints)
     patience = options.patience_by(task.metric)
     if patience is not None and len(results[0].curve) < options.settings.epochs:
         told(Note(f"{files[0].stem} ends after epoch {len(results[0].curve)}: {patience}"))

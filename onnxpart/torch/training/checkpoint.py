@@ -128,6 +128,11 @@ def remove(folder: Place) -> None:
             remove(path)
         elif _FILE.fullmatch(path.name):
             path.unlink()
+    remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if there is nothing in it."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,13 @@ OPTIONS = (
     "fit", "m.onnx", "--data", "npz:data.npz", "--loss", "mse", "--batch-size", 4, "--lr", 0.01, "--epochs", 2,
     "--engine", "series", "--merge-at", 1, "--checkpoint-every", 2,
 )  # fmt: skip
+FAILING = """
+import torch
+
+def batches():
+    yield torch.zeros(4, 4), torch.zeros(4, 1)
+    raise KeyError("lost")
+"""
 RUN = Remote("memory://bucket/run")
 
 
@@ -51,6 +59,14 @@ def test_a_run_ends_as_one_here_wherever_it_was_killed(monkeypatch: pytest.Monke
         with reading(RUN / "report.json") as file:
             assert json.loads(file.read_text())["trained"] == "memory://bucket/run/trained.onnx"
         empty_memory(monkeypatch)
+
+
+def test_a_run_that_fails_at_once_leaves_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("failing.py").write_text(FAILING)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    failed = run(*OPTIONS[:3], "failing:batches", *OPTIONS[4:], "--steps-per-epoch", 9, "-o", RUN, code=1)
+    assert failed.stderr.endswith("the data can't be read (KeyError: 'lost'); check the code that yields them.\n")
+    assert RUN.files() == []
 
 
 def test_what_is_in_the_storage_stays() -> None:
