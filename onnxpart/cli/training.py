@@ -148,6 +148,14 @@ class Training:
             show_default=False,
         ),
     ] = None
+    fsdp: Annotated[
+        bool,
+        typer.Option(
+            "--fsdp",
+            help="Let each worker keep a shard of weights, gradients and optimizer state (FSDP2's fully_shard). If "
+            "omitted, each has all of them (DistributedDataParallel).",
+        ),
+    ] = False
     device: Annotated[str, typer.Option(help="Where to train: auto (cuda, else cpu), cpu, cuda, cuda:i or mps.")] = (
         "auto"
     )
@@ -188,6 +196,8 @@ class Training:
         task = _runs().task
         if self.workers_per_part and self.engine != "ray":
             raise UsageError("several workers per part need the engine ray; add --engine ray.")
+        if self.fsdp and not self.workers_per_part:
+            raise UsageError("--fsdp shards a network among its workers; add --workers-per-part.")
         known = {field.name for field in fields(task.Settings)}
         settings = {name: value for name, value in vars(self).items() if name in known and value is not None}
         settings.setdefault("lr", _RATES.get(self.optimizer))
@@ -203,7 +213,9 @@ class Training:
             self.loss,
             task.Settings(**settings),
             self.engine,
-            task.Cluster(self.address, self.cpus_per_part, self.gpus_per_part, self.workers_per_part),
+            task.Cluster(
+                self.address, self.cpus_per_part, self.gpus_per_part, self.workers_per_part, sharded=self.fsdp
+            ),
             self.batch_size,
             self.workers,
             *every,

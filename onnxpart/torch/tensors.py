@@ -86,14 +86,22 @@ def to_tensor_like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
     Of a sharded tensor (`fully_shard`'s) every rank gives the whole array and keeps its shard; for one on the meta
     device the result is on the CPU.
     """
-    source = to_tensor(array)
-    if hasattr(tensor, "device_mesh"):
-        sharded: Any = tensor
-        distribute = import_module("torch.distributed.tensor").distribute_tensor  # slow to import; here it is loaded
-        source = distribute(source.to(tensor.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
+    source = sharded_like(tensor, to_tensor(array))
     if tensor.is_meta:
         return source.to(tensor.dtype)
     return torch.empty_like(tensor, requires_grad=False).copy_(source)
+
+
+def sharded_like(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that all ranks have as a whole with the sharding of another; as it is if that isn't sharded."""
+    if not hasattr(tensor, "device_mesh"):
+        return whole
+    sharded: Any = tensor
+    distribute = import_module("torch.distributed.tensor").distribute_tensor  # slow to import; here it is loaded
+    found: torch.Tensor = distribute(
+        whole.to(tensor.device), sharded.device_mesh, sharded.placements, src_data_rank=None
+    )
+    return found
 
 
 def unsharded(tensor: torch.Tensor) -> torch.Tensor:

@@ -708,6 +708,7 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
         (("--loss", "bce"), 1, "a sample has targets [], the output is [3]; give them that shape."),
         (("--engine", "rocket"), 2, "invalid value for '--engine': 'rocket' is not one of 'auto', "),
         (("--workers-per-part", "2"), 2, "several workers per part need the engine ray; add --engine ray."),
+        (("--fsdp",), 2, "--fsdp shards a network among its workers; add --workers-per-part."),
         (("--optimizer", "lion"), 2, "invalid value for '--optimizer': 'lion' is not one of 'adamw', "),
         (("--device", "cuda:99"), 2, "device 'cuda:99' isn't available"),
         (("--checkpoint-every", "often"), 2, "--checkpoint-every 'often' is neither steps nor minutes; give"),

@@ -1,6 +1,7 @@
 """The imported module; its tensors become arrays by initializer name, and back."""
 
 from collections.abc import Mapping, Sequence
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class ImportedModule(Body):
         try:
             result: torch.Tensor | tuple[torch.Tensor, ...] = super().forward(*inputs)
         except (ArithmeticError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.OutOfMemoryError) or _of_others(error):
                 raise
             raise OnnxpartError(
                 f"{self.program.failed(error) or 'the model'}: {reason(error)}; check what the model is fed."
@@ -79,6 +80,12 @@ class ImportedModule(Body):
             given, wanted = (", ".join(names) or "none" for names in (named, order))
             raise OnnxpartError(f"the inputs given by name are {given}, but the model takes {wanted}; use its names.")
         return [named[name] for name in order]
+
+
+def _of_others(error: Exception) -> bool:
+    """Whether an error is about other processes, from which a layer that is sharded gets its weights."""
+    frames = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    return any(name.startswith("torch.distributed.") for name in frames)
 
 
 def tensor_name(key: str) -> str:

@@ -56,6 +56,7 @@ from onnxpart.torch.runs.trained_file import deviation, with_weights
 from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.data_parallel import gradient_bytes, ring
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
+from onnxpart.torch.training.fully_sharded import sharded_bytes
 from onnxpart.torch.training.job import Result
 from onnxpart.torch.training.ray_cluster import check_nodes, connected
 from onnxpart.torch.training.settings import Settings
@@ -253,9 +254,16 @@ class _Run:
             return None
         each = self.options.cluster.workers_per_part or 1
         every = each * self.rounds.k
-        alone = every * ring(every, gradient_bytes(whole))
+
+        def sent(module: nn.Module, workers: int) -> float:
+            """Bytes of each worker for a batch of a module."""
+            if self.options.cluster.sharded:
+                return sharded_bytes(module, workers)
+            return ring(workers, gradient_bytes(module))
+
+        alone = every * sent(whole, every)
         return Traffic(
-            sum(each * ring(each, gradient_bytes(part)) for part in parts),
+            sum(each * sent(part, each) for part in parts),
             alone if self.options.cluster.workers_per_part else 0.0,
             alone,
             len(self.task.data.train),

@@ -110,7 +110,7 @@ def as_good(found: Fit, patience: Patience | None = None) -> dict[str, Any] | No
 
 
 def traffic(found: Fit) -> dict[str, float] | None:
-    """Return the bytes of gradients that the workers sent, for a batch and in all; None if there were none.
+    """Return the bytes of gradients, and of sharded weights, that workers sent, for a batch and in all; None if none.
 
     `data_parallel`: the bytes in all if they had trained the whole from the start.
     """
@@ -241,7 +241,7 @@ def exchanged(sent: dict[str, float]) -> str:
         for key in ("parts_batch", "whole_batch", "all", "data_parallel_batch", "data_parallel")
     )
     return (
-        f"Gradients that workers sent: {parts} for a batch of the parts, {whole} for one of the whole, {every} in all; "
+        f"Workers sent each other {parts} for a batch of the parts, {whole} for one of the whole, {every} in all; "
         f"data-parallel training of the whole sends {alone} for a batch, {all_alone} in all."
     )
 

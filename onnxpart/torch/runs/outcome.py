@@ -42,7 +42,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of gradients that all workers of a cluster send together, by a ring, for a batch.
+    """Bytes of gradients, and of sharded weights, that all workers of a cluster send together, by a ring, for a batch.
 
     `parts`: for a batch of all parts. `whole`: for one of the whole. `data_parallel`: for one if they trained the whole
     from the start. `batches`: the batches of an epoch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -36,6 +35,12 @@ class DataParallel(Series):
         share, weight = self._share(batch)
         return self._mean(super().evaluate(share, meters if weight else ()) * weight)
 
+    def together(self, *asked: bool) -> list[bool]:
+        """Whether any rank asks for each of some things (see `Engine.together`)."""
+        found = torch.tensor(asked, dtype=torch.float32, device=self.device)
+        dist.all_reduce(found)
+        return [bool(each) for each in found.tolist()]
+
     def _call(self, module: nn.Module) -> DistributedDataParallel:
         """A module whose gradients are the mean over all ranks."""
         return DistributedDataParallel(module)
@@ -64,13 +69,3 @@ def ring(workers: int, size: int) -> float:
 def gradient_bytes(module: nn.Module) -> int:
     """Return the bytes of a module's gradients; workers take their mean for each batch."""
     return sum(p.nbytes for p in module.parameters() if p.requires_grad)
-
-
-class AnyStops(threading.Event):
-    """Set on all ranks once it is set on one; all must ask for it together."""
-
-    def is_set(self) -> bool:
-        """Whether any rank is to stop."""
-        asked = torch.tensor(float(super().is_set()), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(asked)
-        return bool(asked)

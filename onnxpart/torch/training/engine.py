@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onnxpart.errors import OnnxpartError, UsageError
 from onnxpart.torch.data.batch import Batch
+from onnxpart.torch.tensors import sharded_like
 from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.metrics import Meter
@@ -40,8 +41,15 @@ class Engine(Protocol):
         """
         ...
 
+    def together(self, *asked: bool) -> list[bool]:
+        """Whether any of the processes that train these parts together asks for each of some things; all must call."""
+        ...
+
     def part(self, i: int) -> PartState:
-        """Return the state of the i-th part; its tensors change with the next step."""
+        """Return the state of the i-th part; its tensors change with the next step.
+
+        Of a sharded part the whole is gathered: all processes that train it must call together.
+        """
         ...
 
     def load(self, i: int, state: PartState) -> None:
@@ -91,7 +99,7 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     own = module.state_dict()
     for key, tensor in tensors.items():
-        own[key].copy_(tensor)
+        own[key].copy_(sharded_like(own[key], tensor))
 
 
 def has_images(modules: Sequence[nn.Module]) -> bool:

@@ -108,6 +108,10 @@ class Fused:
         found: Tensor = result
         return found
 
+    def together(self, *asked: bool) -> list[bool]:
+        """Return what is asked (see `Engine.together`): no other process trains these parts."""
+        return list(asked)
+
     def part(self, i: int) -> PartState:
         """Return the state of the i-th part."""
         both = {**self.parameters, **self.buffers}

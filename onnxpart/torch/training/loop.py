@@ -151,7 +151,7 @@ class _Run:
                     break
                 self._epoch(epoch, rates)
                 self._close(epoch)
-                if job.checkpoints and job.checkpoints.every_minutes and self._cheap():
+                if job.checkpoints and any(self.engine.together(self._cheap(job.checkpoints))):
                     self._save(job.checkpoints)
             if job.checkpoints and self.newest != self.at.step:
                 self._save(job.checkpoints)
@@ -178,8 +178,10 @@ class _Run:
             at.step += 1
             if len(self.pending) == _PENDING:
                 self._look()
-            stops = job.checkpoints is not None and self.stop.is_set()  # once a step: ranks may have to agree on it
-            if job.checkpoints and (stops or self._due(job.checkpoints)):
+            if job.checkpoints is None:
+                continue
+            stops, due = self.engine.together(self.stop.is_set(), self._due(job.checkpoints))
+            if stops or due:
                 self._look()
                 self._save(job.checkpoints)
                 self.clock = time.perf_counter()
@@ -224,7 +226,7 @@ class _Run:
                 result = Epoch(result.seconds, result.train_loss, loss, metric if job.metric else None)
             at.curves[i].append(result)
             self._tell(EpochEnd(number, epoch, result))
-            if self.engine.part(i).scaler.get("scale", 1.0) < 1.0:
+            if job.settings.scaled and self.engine.part(i).scaler.get("scale", 1.0) < 1.0:
                 raise self._diverged(i, f"gradients overflow float16 at any scale in epoch {epoch}")
         at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
         if isinstance(job.loader, StreamLoader) and job.loader.passes and not self.told_end:
@@ -260,13 +262,16 @@ class _Run:
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def _due(self, checkpoints: Checkpoints) -> bool:
+        """Whether it is time for a checkpoint; of several processes the one that writes it knows."""
         by_step = checkpoints.every_steps is not None and self.at.step % checkpoints.every_steps == 0
         minutes = (time.perf_counter() - self.saved) / 60
-        return by_step or (checkpoints.every_minutes is not None and minutes >= checkpoints.every_minutes)
+        by_time = checkpoints.every_minutes is not None and minutes >= checkpoints.every_minutes
+        return checkpoints.written and (by_step or by_time)
 
-    def _cheap(self) -> bool:
-        """Whether a checkpoint now takes no more than a fiftieth of the time since the last one."""
-        return time.perf_counter() - self.saved >= _SHARE * self.cost
+    def _cheap(self, checkpoints: Checkpoints) -> bool:
+        """Whether one at the end of an epoch takes no more than a fiftieth of the time since the last one."""
+        wanted = checkpoints.written and checkpoints.every_minutes is not None
+        return wanted and time.perf_counter() - self.saved >= _SHARE * self.cost
 
     def _identity(self, i: int) -> dict[str, Any]:
         settings = {key: value for key, value in asdict(self.job.settings).items() if key not in _NO_EFFECT}
@@ -291,11 +296,17 @@ class _Run:
         return mine
 
     def _save(self, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint of each part, and remove older ones."""
-        if not checkpoints.written:
-            return
+        """Write a checkpoint of each part, and remove older ones; or help another process to do so."""
         at, began = self.at, time.perf_counter()
         states = [self.engine.part(i) for i in range(len(self.job.numbers))]
+        if checkpoints.written:
+            self._write(checkpoints, states)
+        self.saved, self.newest = time.perf_counter(), at.step
+        self.cost = self.saved - began
+
+    def _write(self, checkpoints: Checkpoints, states: Sequence[PartState]) -> None:
+        """Write these states as the checkpoints of the parts, and remove older ones."""
+        at = self.at
         data = self.job.loader.state() if isinstance(self.job.loader, StreamLoader) else None
         for i, state in enumerate(states):
             if not all(state.tensors[key].isfinite().all() for key, _ in self.job.modules[i].named_parameters()):
@@ -306,8 +317,6 @@ class _Run:
             checkpoint.save(checkpoints, number, at.step, state, about)
         for number in self.job.numbers:
             checkpoint.prune(checkpoints, number)
-        self.saved, self.newest = time.perf_counter(), at.step
-        self.cost = self.saved - began
 
     def _resume(self) -> bool:
         """Go on from the newest checkpoints, if there are any."""

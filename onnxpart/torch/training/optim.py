@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from onnxpart.errors import OnnxpartError
 from onnxpart.merging.optimizer_state import OptimizerState
 from onnxpart.torch.importer.module import tensor_name
-from onnxpart.torch.tensors import to_array, to_tensor
+from onnxpart.torch.tensors import sharded_like, to_array, to_tensor
 from onnxpart.torch.training.settings import Settings
 
 Slots = dict[str, dict[str, Tensor]]
@@ -42,7 +42,8 @@ def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], a
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        sgd = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+        sharded = any(hasattr(parameter, "device_mesh") for parameter in chosen)  # torch has no fused SGD for these
+        sgd = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=None if sharded else True)
         for parameter in chosen if settings.scaled and settings.momentum else ():
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
         return sgd
@@ -102,7 +103,7 @@ def set_slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
         parameter = parameters[key]
         state = optimizer.state[parameter]
         for slot, tensor in tensors.items():
-            state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+            state[slot] = torch.empty_like(parameter, requires_grad=False).copy_(sharded_like(parameter, tensor))
         if not isinstance(optimizer, torch.optim.SGD):
             state[_STEP] = torch.tensor(float(step), device=parameter.device)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from onnxpart.errors import Interrupted, OnnxpartError, Resumable, UsageError
+from onnxpart.torch.tensors import unsharded
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.engine import device_of, put
 from onnxpart.torch.training.events import Event, OnEvent
@@ -45,7 +46,7 @@ def train_part(
     """Train the only part of a job, in a process of its own."""
     torch.set_num_threads(threads)
     (result,) = loop.run(job, kind, device_of(job.settings.device), on_event, stop)
-    return Trained({key: tensor.cpu() for key, tensor in job.modules[0].state_dict().items()}, result)
+    return Trained({key: unsharded(tensor) for key, tensor in job.modules[0].state_dict().items()}, result)
 
 
 def run(job: Job, on_event: OnEvent) -> list[Result]:

@@ -27,8 +27,9 @@ import torch.distributed as dist
 from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs, reason
 from onnxpart.storage.remote import Place, Remote, unlink
 from onnxpart.torch.training import loop
-from onnxpart.torch.training.data_parallel import AnyStops, DataParallel
+from onnxpart.torch.training.data_parallel import DataParallel
 from onnxpart.torch.training.events import Note, OnEvent, ignore
+from onnxpart.torch.training.fully_sharded import FullySharded
 from onnxpart.torch.training.job import Job, Result, alone
 from onnxpart.torch.training.processes import Trained, adopt, lost, start, train_part
 
@@ -46,7 +47,8 @@ class Cluster:
 
     `workers_per_part`: each takes a share of every batch; the whole then has the workers of all parts. `cpus_per_part`
     and `gpus_per_part` are reserved for each worker; parts wait until they are free. A task whose worker dies is
-    restarted up to `retries` times.
+    restarted up to `retries` times. `sharded`: whether a network's workers keep a shard of it each (see
+    `FullySharded`).
     """
 
     address: str | None = None
@@ -54,6 +56,7 @@ class Cluster:
     gpus_per_part: float = 0.0
     workers_per_part: int | None = None
     retries: int = 3
+    sharded: bool = False
 
     def for_whole(self, k: int) -> Cluster:
         """The cluster as the whole of `k` parts uses it."""
@@ -260,9 +263,10 @@ def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
         job = replace(job, checkpoints=replace(job.checkpoints, written=first))
     if torch.cuda.is_available() and cluster.gpus_per_part:
         torch.cuda.set_device(import_module("ray.train.torch").get_device())
-    with _halted(halt, AnyStops()) as stop:
+    with _halted(halt, threading.Event()) as stop:
         try:
-            trained = train_part(job, _threads(cluster), news.put if first else ignore, stop, DataParallel)
+            kind = FullySharded if cluster.sharded else DataParallel
+            trained = train_part(job, _threads(cluster), news.put if first else ignore, stop, kind)
         except Interrupted as error:
             return error
         except OnnxpartError as error:

@@ -91,6 +91,10 @@ class Series:
                 meter.update(output, target)
         return torch.stack(columns, 1)
 
+    def together(self, *asked: bool) -> list[bool]:
+        """Return what is asked (see `Engine.together`): no other process trains these parts."""
+        return list(asked)
+
     def part(self, i: int) -> PartState:
         """Return the state of the i-th part."""
         module = self.job.modules[i]

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.distributed as dist
 
 from models import regression_mlp
 from onnxpart.errors import OnnxpartError
@@ -63,3 +64,11 @@ def test_inputs_go_by_position_or_name(module: ImportedModule) -> None:
     assert torch.equal(module(x), module(**{name: x}))
     with pytest.raises(OnnxpartError, match=f"the inputs given by name are other, but the model takes {name}; use"):
         module(other=x)
+
+
+def test_an_error_of_an_exchange_with_other_processes_isnt_the_models(module: ImportedModule) -> None:
+    module.get_submodule("fc1").register_forward_pre_hook(
+        lambda *_: dist.barrier()
+    )  # as a sharded layer's, which fails
+    with pytest.raises(ValueError, match="process group has not been initialized"):
+        module(torch.zeros(2, 6))

@@ -187,7 +187,7 @@ def test_the_page_says_what_was_found() -> None:
         "Blocks of each stack that the parts had until they merged: 3.",
         "Tensors of a process took 1.50 GB of its GPU's memory at most, training the parts.",
         "Tensors of a process took 2.50 GB of its GPU's memory at most, training the whole.",
-        "Gradients that workers sent: 1 MB for a batch of the parts, 3 MB for one of the whole, 5 MB in all; "
+        "Workers sent each other 1 MB for a batch of the parts, 3 MB for one of the whole, 5 MB in all; "
         "data-parallel training of the whole sends 3 MB for a batch, 9 MB in all.",
     ):
         assert line in text

@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn import functional as F
 
 from onnxpart.torch.training import loop
-from onnxpart.torch.training.data_parallel import AnyStops, DataParallel, gradient_bytes, ring
+from onnxpart.torch.training.data_parallel import DataParallel, gradient_bytes, ring
 from onnxpart.torch.training.events import ignore
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.series import Series
@@ -86,12 +86,10 @@ def test_the_bytes_of_gradients_are_those_that_are_reduced() -> None:
     assert [ring(workers, 600) for workers in (1, 2, 3)] == [0, 600, 800]
 
 
-def test_all_ranks_stop_once_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_any_rank_asks_for_all_ranks_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, module) = parts(small())
     with one_rank():
-        stop = AnyStops()
-        assert not stop.is_set()
-        monkeypatch.setattr(dist, "all_reduce", lambda asked: asked.add_(1))
-        assert stop.is_set()
-        monkeypatch.undo()
-        stop.set()
-        assert stop.is_set()
+        engine = DataParallel(job_of(module), CPU)
+        assert engine.together(False, True) == [False, True]
+        monkeypatch.setattr(dist, "all_reduce", lambda asked: asked.add_(torch.tensor([1.0, 0.0])))
+        assert engine.together(False, False) == [True, False]
