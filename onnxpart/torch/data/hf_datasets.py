@@ -5,8 +5,12 @@ Folders may be in a storage that fsspec reaches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from torch.utils import data as torch_data
 
 from onnxpart.errors import DataError, OnnxpartError, needs, reason
 from onnxpart.storage.remote import Remote, cached, exists, place_of
@@ -24,6 +28,47 @@ def splits(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | N
     :raises UsageError: without the library. :raises DataError: when the data set can't be read, or lacks columns.
     :raises ModelError: when the storage can't be read.
     """
+    found = _read(name, inputs, stream)
+    if stream:
+        return found
+    place = place_of(name)
+    known = str(place.resolve()) if isinstance(place, Path) and place.is_dir() else name
+    again = partial(_read, known, inputs, stream)
+    first, second = (None if split is None else Split(split, again, i) for i, split in enumerate(found))
+    return first, second
+
+
+class Split(torch_data.Dataset[Any]):
+    """A split that is read by index; each process opens it for itself, since on another machine its files are others.
+
+    :param again: reads the splits. :param place: of this one among them.
+    """
+
+    def __init__(self, split: Any, again: Callable[[], Sequence[Any]], place: int) -> None:
+        self.again, self.place, self.length = again, place, len(split)
+        self._split = split
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.length
+
+    def __getitem__(self, i: int) -> Any:
+        """Return a sample: tensors by column."""
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        """Return several samples."""
+        if self._split is None:
+            self._split = self.again()[self.place]
+        return self._split.__getitems__(indices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what goes to another process."""
+        return {**vars(self), "_split": None}
+
+
+def _read(name: str, inputs: Sequence[str], stream: bool) -> tuple[Any, Any | None]:
+    """Return the library's own splits (see `splits`)."""
     with needs("hf:", "data"):
         import datasets
     try:

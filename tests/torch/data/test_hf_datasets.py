@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -92,6 +94,19 @@ def test_a_stream_goes_on_from_its_state(folder: str, read: int) -> None:
     rest = [target.tolist() for _, target in resumed.epoch(read // 4, read % 4)]
     rest += [target.tolist() for number in range(read // 4 + 1, 5) for _, target in resumed.epoch(number)]
     assert rest == list(batches)
+
+
+def test_another_machine_opens_a_data_set_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("saved", "memory://bucket/parquet"):
+        data = opened(folder)
+        assert isinstance(data.train, DatasetLoader)
+        sent, wanted = pickle.dumps(data), targets(data.train, 0)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        monkeypatch.chdir("/")
+        there = pickle.loads(sent).train
+        assert targets(there, 0) == wanted
+        assert torch.equal(there.dataset[3]["x"], torch.from_numpy(X)[3])
+        monkeypatch.chdir(tmp_path)
 
 
 def test_a_data_set_in_a_storage_is_read_again_when_it_has_changed() -> None:
