@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -24,6 +24,24 @@ class Loader(Protocol):
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on; each call gives the same ones."""
+        ...
+
+
+@runtime_checkable
+class Stream(Loader, Protocol):
+    """A loader of data without a length, which may know their position.
+
+    `passes`: for each time that the data ended, the number of batches that were read until then.
+    """
+
+    passes: list[int]
+
+    def state(self) -> str | None:
+        """Return the position after the last batch, for `restore`; None if the data can't tell it."""
+        ...
+
+    def restore(self, state: str) -> bool:
+        """Let the data go on from a position; return whether they can."""
         ...
 
 

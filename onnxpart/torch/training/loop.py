@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from onnxpart.errors import CheckpointError, DataError, Interrupted, OnnxpartError, UsageError
-from onnxpart.torch.data.batch import Batch, Loader
-from onnxpart.torch.data.loaders import StreamLoader, TensorLoader
+from onnxpart.torch.data.batch import Batch, Loader, Stream
+from onnxpart.torch.data.loaders import TensorLoader
 from onnxpart.torch.training import checkpoint, optim
 from onnxpart.torch.training.checkpoint import Checkpoints, PartState
 from onnxpart.torch.training.engine import Engine, synchronize, using
@@ -229,7 +229,7 @@ class _Run:
             if job.settings.scaled and self.engine.part(i).scaler.get("scale", 1.0) < 1.0:
                 raise self._diverged(i, f"gradients overflow float16 at any scale in epoch {epoch}")
         at.epoch, at.batch, at.samples, at.losses = epoch + 1, 0, 0, [0.0] * len(at.losses)
-        if isinstance(job.loader, StreamLoader) and job.loader.passes and not self.told_end:
+        if isinstance(job.loader, Stream) and job.loader.passes and not self.told_end:
             self.told_end = True
             self._tell(
                 Note(f"the data end after {job.loader.passes[0]} batches, and are then read from their beginning")
@@ -307,7 +307,7 @@ class _Run:
     def _write(self, checkpoints: Checkpoints, states: Sequence[PartState]) -> None:
         """Write these states as the checkpoints of the parts, and remove older ones."""
         at = self.at
-        data = self.job.loader.state() if isinstance(self.job.loader, StreamLoader) else None
+        data = self.job.loader.state() if isinstance(self.job.loader, Stream) else None
         for i, state in enumerate(states):
             if not all(state.tensors[key].isfinite().all() for key, _ in self.job.modules[i].named_parameters()):
                 raise self._diverged(i, f"weights are no longer numbers at step {at.step}")
@@ -338,7 +338,7 @@ class _Run:
                 setattr(self.at, key, position[key])
         self.newest = step
         again = ""
-        if isinstance(self.job.loader, StreamLoader) and not (found["data"] and self.job.loader.restore(found["data"])):
+        if isinstance(self.job.loader, Stream) and not (found["data"] and self.job.loader.restore(found["data"])):
             again = "; the data are read again up to there"
         self.on_event(Note(f"{_named(numbers)}: resumed at step {step} from {checkpoints.folder}{again}"))
         return True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,12 +13,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from onnxpart.errors import Interrupted, OnnxpartError, Resumable, UsageError
+from onnxpart.torch.data.shared import shared
 from onnxpart.torch.tensors import unsharded
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.engine import device_of, put
@@ -57,6 +61,7 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
     """
     context = torch.multiprocessing.get_context("spawn")
     stop = context.Event()
+    folder = Path(tempfile.mkdtemp()) if len(job.numbers) > 1 else None
     workers: dict[Connection, tuple[int, SpawnProcess]] = {}
     with loop.interruptible(job.checkpoints) as interrupted:
         try:
@@ -65,7 +70,7 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
                 one = _placed(alone(job, i), i)
                 content = pickle.dumps(one.modules), replace(one, modules=[])
                 threads = max(1, torch.get_num_threads() // len(job.numbers))
-                process = context.Process(target=_work, args=(theirs, *content, threads, stop))
+                process = context.Process(target=_work, args=(theirs, *content, threads, stop, folder))
                 with _masked():
                     start(process.start)
                 theirs.close()
@@ -75,6 +80,18 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
             for _, process in workers.values():
                 process.kill()  # it ignores anything milder
                 process.join()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def sharing(job: Job, folder: Path | None) -> Iterator[Job]:
+    """The job with data that it reads once with the other processes of this machine, by a folder; alone without one."""
+    if folder is None:
+        yield job
+        return
+    with shared(folder, job.loader, job.test) as (loader, test):
+        yield replace(job, loader=loader, test=test)
 
 
 @contextmanager
@@ -112,15 +129,15 @@ def _placed(job: Job, i: int) -> Job:
     return replace(job, settings=replace(job.settings, device=device))
 
 
-def _work(connection: Connection, modules: bytes, job: Job, threads: int, stop: Any) -> None:
+def _work(connection: Connection, modules: bytes, job: Job, threads: int, stop: Any, folder: Path | None) -> None:
     """What a process does. Ctrl-C and the signals to end reach it through its parent."""
     for number in loop.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, loop.SIGNALS)
     try:
-        job = replace(job, modules=pickle.loads(modules))
-        trained = train_part(job, threads, partial(_send, connection), stop)
+        with sharing(replace(job, modules=pickle.loads(modules)), folder) as one:
+            trained = train_part(one, threads, partial(_send, connection), stop)
         _send(connection, trained)
     except OnnxpartError as error:
         _send(connection, error)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -55,13 +55,31 @@ def test_parts_in_processes_are_trained_as_in_one(tmp_path: Path) -> None:
     assert not any(module.training for module in other)
 
 
-def test_processes_have_workers_that_read_their_data() -> None:
-    one, other = (parts(small())[:1] for _ in range(2))
+class Noted(TensorDataset):
+    """Samples whose reading is noted in a file."""
+
+    def __init__(self, note: Path, *tensors: Tensor) -> None:
+        super().__init__(*tensors)
+        self.note = note
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        with self.note.open("a") as file:
+            file.write(f"{i}\n")
+        return super().__getitem__(i)
+
+
+def test_processes_read_their_data_once_by_workers_of_one(tmp_path: Path) -> None:
+    one, other = (parts(small()) for _ in range(2))
     samples, settings = stripes(), Settings(epochs=1, lr=0.01, device="cpu")
-    dataset = TensorDataset(*samples.inputs, samples.target)
-    series = train(one, DatasetLoader(dataset, ("x",), 10), F.cross_entropy, settings, engine="series")
-    apart = DatasetLoader(dataset, ("x",), 10, workers=1)
-    check_equal(series, train(other, apart, F.cross_entropy, settings, engine="processes"), one, other)
+    data, test = (Noted(tmp_path / name, *samples.inputs, samples.target) for name in ("data", "test"))
+    tested = DatasetLoader(test, ("x",), 10, shuffle=False)
+    loader = DatasetLoader(data, ("x",), 10)
+    series = train(one, loader, F.cross_entropy, settings, engine="series", test=tested)
+    loader = replace(loader, workers=1)
+    apart = train(other, loader, F.cross_entropy, settings, engine="processes", test=tested)
+    check_equal(series, apart, one, other)
+    for note in (data.note, test.note):
+        assert sorted(map(int, note.read_text().split())) == sorted([*range(len(data)), *range(len(data))])
 
 
 def test_what_cant_be_sent_is_said() -> None:
