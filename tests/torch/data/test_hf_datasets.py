@@ -78,7 +78,7 @@ def test_a_data_set_is_read_by_index(folder: str) -> None:
         assert targets(data.test, 0) == list(range(5))
 
 
-@pytest.mark.parametrize("folder", [*FOLDERS, "memory://bucket/parquet"])
+@pytest.mark.parametrize("folder", ["saved", "parquet", "memory://bucket/parquet"])
 @pytest.mark.parametrize("read", [2, 6, 8, 13])
 def test_a_stream_goes_on_from_its_state(folder: str, read: int) -> None:
     first, resumed = opened(folder, 4).train, opened(folder, 4).train
