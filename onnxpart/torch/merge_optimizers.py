@@ -50,8 +50,8 @@ def merge_optimizers(
     :param target: one of the same class. :param own: the module's parameters, by initializer.
     :param mesh: the ranks that train this one's parts, where others train other parts (see `ranks`).
     :param copies: of initializers that a network holds several times, the name of each copy -> the initializer's.
-    :raises UsageError: for other classes, another number, or a target that remembers more. :raises MergeError: when
-        they hold different states.
+    :raises UsageError: for other classes, another number, other networks' optimisers, or a target that remembers more.
+    :raises MergeError: when they hold different states.
     """
     target, *optimizers = (_unwrapped(optimizer) for optimizer in (target, *optimizers))
     kinds = list(dict.fromkeys(type(optimizer).__name__ for optimizer in (*optimizers, target)))
@@ -59,6 +59,11 @@ def merge_optimizers(
         raise UsageError(f"the optimisers are {' and '.join(kinds)}; use the same for all parts and the target.")
     if len(optimizers) != len(parameters):
         raise UsageError(f"{len(optimizers)} optimisers for {len(parameters)} parts; give one per part, in order.")
+    for optimizer, held, what in (
+        *((o, held, f"optimiser {i}") for i, (o, held) in enumerate(zip(optimizers, parameters, strict=True))),
+        (target, own, "the target"),
+    ):
+        _check_holds(optimizer, held, what)
     found = [
         {name: _remembered(optimizer.state[p]) for name, p in held.items() if optimizer.state.get(p)}
         for optimizer, held in zip(optimizers, parameters, strict=True)
@@ -94,8 +99,21 @@ def merge_optimizers(
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
     """The optimiser inside a wrapper such as accelerate's or DeepSpeed's."""
-    inner = getattr(optimizer, "optimizer", None)
-    return _unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+    inner: Any = getattr(optimizer, "optimizer", None)
+    return _unwrapped(inner) if hasattr(inner, "param_groups") else optimizer
+
+
+def _check_holds(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], what: str) -> None:
+    """Check that an optimiser trains some of a network's parameters.
+
+    :raises UsageError: if it doesn't.
+    """
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if trained.isdisjoint(map(id, parameters.values())):
+        raise UsageError(
+            f"{what} has none of its network's parameters: it is another network's, or trains copies of them, as "
+            "DeepSpeed's ZeRO and half types do; give an optimiser of each network's own parameters, in order."
+        )
 
 
 def _remembered(state: State) -> State:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from onnxpart.errors import UsageError
 from onnxpart.torch import Handle, split_module
 from tests.networks.plain import NETWORKS, LeNet, learn
 
@@ -35,16 +37,17 @@ class Squares(Optimizer):
 
 
 class Wrapper(Optimizer):
-    """Holds another, as accelerate's does."""
+    """Holds another in something that is none itself, as accelerate's does with DeepSpeed's."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+        self.param_groups = optimizer.param_groups
+        self.optimizer = SimpleNamespace(optimizer=optimizer, param_groups=self.param_groups)
 
     def step(self, closure: Any = None) -> Any:
-        return self.optimizer.step(closure)
+        return self.optimizer.optimizer.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self.optimizer.zero_grad(set_to_none)
+        self.optimizer.optimizer.zero_grad(set_to_none)
 
 
 KINDS: dict[str, tuple[Callable[[Any], Optimizer], set[str]]] = {
@@ -63,8 +66,8 @@ KINDS: dict[str, tuple[Callable[[Any], Optimizer], set[str]]] = {
 
 
 def remembered(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
-    held: Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return dict(held.state.get(parameter, {}))
+    inner = optimizer.optimizer.optimizer if isinstance(optimizer, Wrapper) else optimizer
+    return dict(inner.state.get(parameter, {}))
 
 
 Divided = tuple[nn.Module, Sequence[nn.Module], Handle]
@@ -104,6 +107,20 @@ def test_each_slot_goes_like_the_weights_or_their_square(kind: str, divided: Div
             assert value == theirs[1][slot], slot  # of the part with the fewest steps
             assert type(value) is type(theirs[1][slot])
     learn(module, target, draw, steps=1)
+
+
+def test_optimisers_of_other_parameters_are_refused(divided: Divided) -> None:
+    """They would be merged to nothing."""
+    module, parts, handle = divided
+    mine, other, target = (torch.optim.SGD(each.parameters()) for each in (*parts, module))
+    masters = torch.optim.SGD([parameter.detach().clone() for parameter in parts[1].parameters()])
+    for optimizers, merged, what in (
+        ([other, mine], target, "optimiser 0"),
+        ([mine, masters], target, "optimiser 1"),
+        ([mine, other], torch.optim.SGD(LeNet().parameters()), "the target"),
+    ):
+        with pytest.raises(UsageError, match=f"{what} has none of its network's parameters: it is another network's"):
+            handle.merge_optimizer(optimizers, merged)
 
 
 def test_what_has_no_element_for_each_weight_starts_anew(divided: Divided) -> None:
