@@ -313,9 +313,8 @@ class Handle:
             held = set[str].intersection(*frozen[p * size : (p + 1) * size])
             for name, parameter in parameters(part).items():
                 parameter.requires_grad_(self._copies.get(name, name) not in held)
-        return parts, replace(
-            self, parts=parts, split=replace(larger, part_drafts=())
-        )  # which hold these parts' weights
+        drafts = tuple(_held(draft, part) for draft, part in zip(larger.part_drafts, parts, strict=True))
+        return parts, replace(self, parts=parts, split=replace(larger, part_drafts=drafts))
 
     def network(self, model: ModelProto | Draft) -> ImportedModule:
         """Import a model with the module's inputs and results; it is called and trained like the module."""
@@ -449,6 +448,12 @@ def _interface(
     found = returned(module, example_inputs, fake=fake)
     signature = signature_of(module, names if isinstance(example_inputs, Mapping) else ())
     return Interface(signature, names, [parameter[name] for name in inputs], found, kept)
+
+
+def _held(draft: Draft, part: ImportedModule) -> Draft:
+    """A part's draft with its large weights in the part's memory, where those that it was merged from may go."""
+    tensors = {tensor_name(key): tensor for key, tensor in part.state_dict().items()}
+    return Draft(draft.proto, {name: stream(TensorRows(tensors[name])) for name in draft.streams})
 
 
 def _call_alike(part: ImportedModule, interface: Interface) -> None:

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onnxpart import arrays
 from onnxpart.errors import UsageError
 from onnxpart.torch import Handle, split_module
 from onnxpart.torch.exporter import export as export_module
@@ -51,6 +53,14 @@ def trained(parts: Sequence[nn.Module], kind: Kind = torch.optim.Adam) -> list[A
     return optimizers
 
 
+def assert_drafted(handle: Handle, parts: Sequence[nn.Module]) -> None:
+    """The handle has its parts as ONNX models, too, with the weights that they start from."""
+    for model, part in zip(handle.split.parts, parts, strict=True):
+        held = arrays(model)
+        for name, tensor in part.state_dict().items():
+            assert np.array_equal(held[name], tensor.numpy()), name
+
+
 def test_each_level_is_the_mean_of_the_one_before() -> None:
     torch.manual_seed(0)
     build, tokens = NETWORKS["gpt2"]
@@ -77,6 +87,7 @@ def test_what_every_part_has_its_own_of_is_in_a_larger_part_as_often() -> None:
     parts, handle = split_module(Gained(), draw(), 4)
     trained(parts)
     larger, above = handle.merge_to(2)
+    assert_drafted(above, larger)
     assert [name for name in larger[0].state_dict() if "__part" in name] == COPIES
     for p, part in enumerate(larger):
         assert deviation(part, parts[2 * p : 2 * p + 2], draw()) < 1e-5
@@ -174,6 +185,7 @@ def test_larger_parts_of_a_large_module_are_kept_in_a_file(monkeypatch: pytest.M
     larger, above = torch.load(tmp_path / "level.pt", weights_only=False)
     assert deviation(above.whole(), parts, torch.randn(4, 8)) < 1e-5
     assert above.parts[1] is larger[1]
+    assert_drafted(above, larger)
 
 
 def test_levels_that_are_not_possible() -> None:
