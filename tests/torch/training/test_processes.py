@@ -1,6 +1,7 @@
 """Parts in processes of their own: the same result as in one, and what happens when a process ends early."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -100,10 +101,9 @@ def test_an_error_in_a_process_is_the_runs() -> None:
 
 @dataclass(frozen=True)
 class Interrupting:
-    """A loader that sends a signal to all processes before the fourth batch of the second epoch."""
+    """A loader that sends every signal to its process, and one to the run, before a batch of the second epoch."""
 
     inner: TensorLoader
-    number: int
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -111,19 +111,19 @@ class Interrupting:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         for i, batch in enumerate(self.inner.epoch(number, start), start):
             if (number, i) == (1, 3):
-                os.kill(os.getppid(), self.number)
-                os.kill(os.getpid(), self.number)
+                for own in SIGNALS:
+                    os.kill(os.getpid(), own)
+                os.kill(os.getppid(), signal.SIGTERM)
                 time.sleep(2)  # until word is passed on
             yield batch
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_interrupting_reaches_all_processes(tmp_path: Path, number: int) -> None:
+def test_interrupting_reaches_processes_by_the_run_alone(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, every_steps=100, every_minutes=None)
     with pytest.raises(Interrupted, match=r"stopped at step 10; resume from .* to go on"):
         train(
             parts(small())[:1],
-            Interrupting(stripes(), number),
+            Interrupting(stripes()),
             F.cross_entropy,
             SETTINGS,
             engine="processes",
