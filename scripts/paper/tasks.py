@@ -130,10 +130,13 @@ def fitted(epochs: int, *parts: int, lr: float = 1.0) -> tuple[Run, ...]:
 
 
 def _beside(epochs: int, after: int, rates: Sequence[float]) -> tuple[Run, ...]:
-    """The whole at several rates, and for two thirds of the epochs; two and four parts; copies of one of two parts."""
+    """The whole at several rates, and for two thirds of the epochs; four and two parts, these also for as many epochs
+    together with the whole; copies of one of two parts.
+    """
     return (
         *(recipe((1, epochs), lr=lr) for lr in rates),
         *(recipe((k, epochs), (1, after)) for k in (2, 4)),
+        recipe((2, epochs - after), (1, after)),
         recipe((1, epochs * 2 // 3)),
         recipe((2, epochs), (1, after), method="widen"),
         *fitted(epochs, 2),
