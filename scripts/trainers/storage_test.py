@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from torch.nn import functional as F
 
+from onnxpart import arrays
 from onnxpart.errors import ModelError
 from onnxpart.storage.remote import Remote, reading
 from onnxpart.torch.data.signature import signature
@@ -173,6 +174,24 @@ def test_data_sets_in_s3_are_what_they_are_here(folder: str, options: tuple[obje
     for place, out in ((folder, "here"), (f"s3://bucket/{folder}", "there")):
         run(*FIT[:3], f"hf:{place}", *FIT[4:], *options, "-o", out)
     assert equal("here/trained.onnx", "there/trained.onnx")
+
+
+@pytest.mark.usefixtures("_data_sets")
+def test_fit_on_ray_reads_its_data_once_and_keeps_its_run_there(caplog: pytest.LogCaptureFixture) -> None:
+    """Parts by a task each; the whole by two workers of Ray Train, whose own files are there as long as it runs."""
+    caplog.set_level("INFO", logger="werkzeug")
+    run(*FIT, "-o", "here")
+    options = ("--engine", "ray", "--cpus-per-part", 0.25, "--workers-per-part", 1)
+    run(*FIT[:3], "hf:s3://bucket/parquet", *FIT[4:], *options, "-o", RUN)
+    asked = Counter(line.split()[6] for line in caplog.messages if '"GET /bucket/parquet/' in line)
+    assert asked == {f"/bucket/parquet/{name}.parquet": 1 for name in ("train-0", "train-1", "test")}
+    files = sorted(str(path.relative_to("here")) for path in Path("here").rglob("*") if path.is_file())
+    named = [[name for name in names if not name.startswith("tensorboard/")] for names in (RUN.files(), files)]
+    assert named[0] == named[1]
+    with reading(RUN / "trained.onnx") as file:
+        found, wanted = arrays(file), arrays("here/trained.onnx")
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_images_in_s3_are_fetched_once_for_all_processes(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -31,7 +32,7 @@ from onnxpart.torch.training.data_parallel import DataParallel
 from onnxpart.torch.training.events import Note, OnEvent, ignore
 from onnxpart.torch.training.fully_sharded import FullySharded
 from onnxpart.torch.training.job import Job, Result, alone
-from onnxpart.torch.training.processes import Trained, adopt, lost, start, train_part
+from onnxpart.torch.training.processes import Trained, adopt, lost, sharing, start, train_part
 
 _PATIENCE = 0.2
 """Seconds between two looks for messages of the tasks."""
@@ -150,7 +151,8 @@ def _run(watch: Watch, interrupted: threading.Event) -> list[Result]:
     kept = (cluster.cpus_per_part, cluster.gpus_per_part) if workers == 1 else (0, 0)
     again = {"max_retries": cluster.retries, "retry_exceptions": [ray.exceptions.RayError]}
     task = ray.remote(num_cpus=kept[0], num_gpus=kept[1], **again)(_task if workers == 1 else _group)
-    shared = ray.put(start(lambda: pickle.dumps(replace(job, modules=[], states=None))))
+    folder = None if len(job.numbers) * workers == 1 else f"onnxpart-{uuid4().hex}"  # its name on each machine
+    shared = ray.put(start(lambda: pickle.dumps((replace(job, modules=[], states=None), folder))))
     tasks = {}
     for i, number in enumerate(job.numbers):
         one = alone(job, i)
@@ -175,6 +177,8 @@ def _run(watch: Watch, interrupted: threading.Event) -> list[Result]:
                     results[tasks[found]] = outcome
     finally:
         watch.clear(waiting, [news, halt])
+        if folder is not None:  # workers on this machine that were killed leave it
+            shutil.rmtree(Path(tempfile.gettempdir()) / folder, ignore_errors=True)
     if len(results) < len(tasks):
         assert job.checkpoints is not None
         raise Interrupted(f"stopped; resume from {job.checkpoints.folder} to go on.")
@@ -204,10 +208,11 @@ def _task(
 
     SIGTERM tells that its machine will go. Then it writes a checkpoint and ends, and Ray starts another worker.
     """
-    job = _received(paths, shared, part)
+    job, folder = _received(paths, shared, part)
     with _halted(halt, threading.Event()) as stop, _leaving(stop) as leaving:
         try:
-            return train_part(job, _threads(cluster), news.put, stop)
+            with sharing(job, folder) as one:
+                return train_part(one, _threads(cluster), news.put, stop)
         except OnnxpartError as error:
             if leaving.is_set() and isinstance(error, Interrupted):
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -218,7 +223,7 @@ def _group(
     paths: list[str], shared: bytes, part: bytes, cluster: Cluster, news: Any, halt: Any
 ) -> Trained | OnnxpartError:
     """Let several workers train a part: a run of Ray Train; its files are beside the checkpoints until it ends."""
-    job = _received(paths, shared, part)
+    job, _ = _received(paths, shared, part)
     train, trainer = import_module("ray.train"), import_module("ray.train.torch").TorchTrainer
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # data may have relative paths
     folder = Path(tempfile.mkdtemp()) if job.checkpoints is None else job.checkpoints.folder / "ray"
@@ -258,7 +263,7 @@ def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
     An error that a user can act on is told, and ends all of them.
     """
     paths, shared, part, cluster, news, halt = config["content"]
-    job, first = _received(paths, shared, part), dist.get_rank() == 0
+    (job, folder), first = _received(paths, shared, part), dist.get_rank() == 0
     if job.checkpoints:
         job = replace(job, checkpoints=replace(job.checkpoints, written=first))
     if torch.cuda.is_available() and cluster.gpus_per_part:
@@ -266,7 +271,8 @@ def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
     with _halted(halt, threading.Event()) as stop:
         try:
             kind = FullySharded if cluster.sharded else DataParallel
-            trained = train_part(job, _threads(cluster), news.put if first else ignore, stop, kind)
+            with sharing(job, folder) as one:
+                trained = train_part(one, _threads(cluster), news.put if first else ignore, stop, kind)
         except Interrupted as error:
             return error
         except OnnxpartError as error:
@@ -275,12 +281,16 @@ def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
     return trained if first else None
 
 
-def _received(paths: list[str], shared: bytes, part: bytes) -> Job:
-    """The job that was sent to a worker, which finds the user's own modules where the driver does."""
+def _received(paths: list[str], shared: bytes, part: bytes) -> tuple[Job, Path | None]:
+    """The job that was sent to a worker, which finds the user's own modules where the driver does.
+
+    And the folder by which the workers on its machine read data once; None for an only worker.
+    """
     sys.path.extend(path for path in paths if path not in sys.path)
     modules, numbers, states = pickle.loads(part)
-    job: Job = replace(pickle.loads(shared), modules=modules, numbers=numbers, states=states)
-    return job
+    found, folder = pickle.loads(shared)
+    job: Job = replace(found, modules=modules, numbers=numbers, states=states)
+    return job, folder and Path(tempfile.gettempdir()) / folder
 
 
 def _threads(cluster: Cluster) -> int:
