@@ -351,7 +351,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         else:
             _knock(cluster.address)
             ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises plain ones, too, as when a node is slow to start
         where = cluster.address or "on this machine"
         raise UsageError(f"the Ray cluster {where} can't be reached ({reason(error)}); check its address.") from None
     try:

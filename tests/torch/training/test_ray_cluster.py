@@ -131,6 +131,20 @@ def test_what_the_cluster_cant_do_is_said(tmp_path: Path, monkeypatch: pytest.Mo
         run(Cluster())
 
 
+def test_a_node_that_is_slow_to_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup.")  # what Ray raises
+
+    monkeypatch.setattr("ray.init", slow)
+    with (
+        pytest.raises(
+            UsageError, match=r"cluster on this machine can't be reached \(The current node timed out during"
+        ),
+        connected(Cluster()),
+    ):
+        pass
+
+
 @dataclass(frozen=True)
 class Nodes:
     """What is asked of Ray about a cluster: nodes of so many processors, all of whose raylets listen at one port."""
