@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 from onnxpart.errors import OnnxpartError
@@ -99,9 +100,9 @@ class Scaled(Layers):
 
 
 class Tokens(Layers):
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.words = nn.Embedding(7, 4)
+        self.words = nn.Embedding(7, 4, **options)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor) -> Any:
         return self.c(self.hidden((self.words(tokens) * attention_mask[..., None]).mean(1)))
@@ -195,13 +196,46 @@ class Twice(Layers):
         return self.c(self.b(self.b(self.a(x)).relu()).relu_())
 
 
-class Recurrent(Layers):
+class WithLSTM(Layers):
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(4, 8, batch_first=True)
 
+
+class Recurrent(WithLSTM):
     def forward(self, x: Tensor) -> Any:
         return self.c(self.lstm(x)[0][:, -1])
+
+
+class TwoWays(Recurrent):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.c = nn.LSTM(4, 8, batch_first=True, bidirectional=True), nn.Linear(16, OUT)
+
+
+class Packed(WithLSTM):
+    """Sequences of several lengths."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        packed, _ = self.lstm(pack_padded_sequence(x, lengths, batch_first=True))
+        return self.c(pad_packed_sequence(packed, batch_first=True)[0].mean(1))
+
+
+class PackedStates(WithLSTM):
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        return self.c(self.lstm(pack_padded_sequence(x, lengths, batch_first=True))[1][0][-1])
+
+
+class Transforms(nn.Module):
+    """Masked at places that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(4, 8), nn.Linear(8, OUT)
+        self.transformer = nn.Transformer(8, 2, 1, 1, 16, 0.0, batch_first=True)
+
+    def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Any:
+        return self.c(self.transformer(self.a(x), self.a(y), tgt_mask=mask))
 
 
 class Attends(Layers):
@@ -311,7 +345,8 @@ def _hooked(net: Net) -> None:
 _GENERATOR = torch.Generator().manual_seed(0)
 X, Y, LABELS = *torch.randn(2, 6, 4, generator=_GENERATOR), torch.tensor([0, 1, 2, 0, 1, 2])
 STEPS, IMAGES = torch.randn(6, 5, 4, generator=_GENERATOR), torch.randn(6, 3, 8, 8, generator=_GENERATOR)
-WORDS = torch.arange(30).view(6, 5) % 7
+WORDS, LENGTHS, MASK = torch.arange(30).view(6, 5) % 7, torch.tensor([5, 5, 4, 3, 2, 1]), torch.ones(5, 5).tril().log()
+MASKED = {"tokens": WORDS, "attention_mask": (WORDS > 0).float()}
 FORMS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "called with a tensor": (Net, X),
     "called with two tensors": (TwoInputs, (X, Y)),
@@ -322,7 +357,10 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "an optional tensor, given": (Optional, {"x": X, "mask": Y}),
     "a flag by default": (Flag, X),
     "a tensor without axes": (Scaled, (X, torch.tensor(2.0))),
-    "tokens and a mask": (Tokens, {"tokens": WORDS, "attention_mask": (WORDS > 0).float()}),
+    "tokens and a mask": (Tokens, MASKED),
+    "a token for padding": (lambda: Tokens(padding_idx=0), {**MASKED, "attention_mask": torch.ones(6, 5)}),
+    "an embedding with sparse gradients": (lambda: Tokens(sparse=True), MASKED),
+    "an embedding of bounded norms": (lambda: Tokens(max_norm=0.5), MASKED),
     "called with a dictionary": (OfDict, ({"x": X},)),
     "called with a number": (OfNumber, (X, 2)),
     "returns a tuple": (returning(lambda n, x: (n.c(n.hidden(x)), 2 * n.c(n.hidden(x)))), X),
@@ -352,7 +390,11 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "parameters in a list": (Listed, X),
     "a layer that is called twice, one in place": (Twice, X),
     "a recurrent layer": (Recurrent, STEPS),
+    "a recurrent layer in both directions": (TwoWays, STEPS),
+    "packed sequences": (Packed, (STEPS, LENGTHS)),
+    "the last states of packed sequences": (PackedStates, (STEPS, LENGTHS)),
     "attention": (Attends, STEPS),
+    "a transformer and a mask": (Transforms, (STEPS, STEPS.flip(0), MASK)),
     "convolutions": (Convolves, IMAGES),
     "a frozen layer": (changed(lambda n: n.b.requires_grad_(False)), X),
     "an adapter beside a frozen layer": (Adapter, X),
@@ -446,9 +488,11 @@ def _gradient_difference(module: nn.Module, same: nn.Module, args: Any, named: A
     count = len(list(results(module.eval()(*args, **named))))
     for net in (module, same.eval()):
         torch.autograd.backward(_total(net(*args, **named), count))
-    own, theirs = ({n.removeprefix("_orig_mod."): p.grad for n, p in net.named_parameters()} for net in (module, same))
+    own, theirs = (
+        {n.removeprefix("_orig_mod."): p.grad.to_dense() for n, p in net.named_parameters() if p.grad is not None}
+        for net in (module, same)
+    )
     module.zero_grad()
     module.train()
-    pairs = [(g, theirs[n]) for n, g in own.items() if g is not None]
-    scale = max(float(g.abs().max()) for g, _ in pairs)
-    return max(float((g - h).abs().max()) for g, h in pairs if h is not None) / scale
+    scale = max(float(g.abs().max()) for g in own.values())
+    return max(float((g - theirs[n]).abs().max()) for n, g in own.items() if n in theirs) / scale

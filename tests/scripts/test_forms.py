@@ -11,9 +11,10 @@ from tests.networks.forms import FORMS, judge
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
 ROWS = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and not line.startswith("| a module |")]
 SLICE = (
-    "called with a dictionary", "returns a loss alone", "returns None beside a tensor",
-    "returns a cache beside a tensor", "stochastic depth",
-    "tied weights", "parameters in a list", "a layer that is called twice, one in place", "convolutions",
+    "an embedding with sparse gradients", "an embedding of bounded norms", "called with a dictionary",
+    "returns a loss alone", "returns None beside a tensor", "returns a cache beside a tensor", "stochastic depth",
+    "tied weights", "parameters in a list", "a layer that is called twice, one in place", "packed sequences",
+    "the last states of packed sequences", "a transformer and a mask", "convolutions",
     "an adapter beside a frozen layer", "gradient checkpointing", "a forward hook", "weight norm", "pruned weights",
     "a buffer that is counted up", "double precision",
 )  # fmt: skip

@@ -95,8 +95,16 @@ CASES: dict[str, tuple[Callable[[], Base], Any, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "exporter"),
+    [
+        *((case, "torchscript") for case in CASES),
+        ("a dict, a keyword with a default", "dynamo"),
+        ("as in transformers", "dynamo"),
+        ("any number of inputs", "dynamo"),
+        ("any inputs by name", "dynamo"),
+    ],
+)
 def test_parts_are_called_and_answer_as_the_module(case: str, exporter: str) -> None:
     """Trained on what they return, and merged, the module returns the mean of what they do."""
     build, example, names = CASES[case]

@@ -34,6 +34,7 @@ from onnxpart.torch.exporter.fake import faked
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
 from onnxpart.torch.exporter.module_state import check_buffers, unchanged, uncompiled, values_of
+from onnxpart.torch.exporter.packed import packed_layer
 from onnxpart.torch.exporter.padding import padding_of
 from onnxpart.torch.exporter.stochastic_depth import as_dropouts
 from onnxpart.torch.interface import results, signature_of
@@ -331,6 +332,14 @@ def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: boo
         if problem is None:
             return draft
         problems[problem].append(name)
+    with unchanged(module):
+        layer = packed_layer(module, call.returned) if exporter != "dynamo" else None
+    if layer is not None:
+        raise OnnxpartError(
+            f"{type(module).__name__} can't be exported: {layer!r} gets a packed sequence, whose lengths exporters "
+            "know only where pad_packed_sequence unpacks what it returns; take each sequence's last output from there, "
+            "in place of its last states."
+        )
     told = [f"{' and '.join(names)}: {problem}" for problem, names in problems.items()]
     raise OnnxpartError(
         f"{type(module).__name__} can't be exported: {'; '.join(told)}. Check that it runs on the example "

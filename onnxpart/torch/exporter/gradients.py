@@ -98,4 +98,4 @@ def _gradients(run: Callable[[], object], wanted: list[Tensor]) -> list[Tensor]:
         weights = [torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x) for x in found]
         total = torch.stack([(x * w).sum().float() for x, w in zip(found, weights, strict=True)]).sum()
         gradients: Sequence[Tensor | None] = torch.autograd.grad(total, wanted, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(wanted, gradients, strict=True)]
+    return [torch.zeros_like(p) if g is None else g.to_dense() for p, g in zip(wanted, gradients, strict=True)]

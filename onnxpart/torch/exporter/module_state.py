@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.modules import transformer
 from torch.nn.parameter import is_lazy
 
 from onnxpart.errors import OnnxpartError
@@ -68,6 +69,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     """Restore the module's modes, its buffers and torch's random state after the context.
 
     Within it torch's encoder layers compute in evaluation as in training: their fast path gives 0 for what is masked.
+    They don't look for themselves whether a mask is causal, which is a branch on its values.
     """
     modes = [(child, child.training) for child in module.modules()]
     buffers = [
@@ -76,13 +78,15 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         for name, buffer in child.named_buffers(recurse=False)
     ]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask  # noqa: SLF001
     torch.backends.mha.set_fastpath_enabled(False)
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True  # noqa: SLF001
     try:
         with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        transformer._detect_is_causal_mask = detect  # noqa: SLF001
         for child, mode in modes:
             child.training = mode
         with torch.no_grad():
@@ -93,24 +97,31 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 def check_buffers(module: nn.Module, run: Callable[[], object], nodes: Iterable[ir.Node]) -> None:
-    """Check that a graph reads no buffer that the module's `forward` writes, except a batch norm's statistics.
+    """Check that a graph reads nothing that the module's `forward` writes, except a batch norm's statistics.
 
-    :param run: calls the module. :param nodes: those of the graph, in which buffers have the module's names.
+    :param run: calls the module. :param nodes: those of the graph, in which tensors have the module's names.
     :raises OnnxpartError: if it does.
     """
     with unchanged(module), torch.no_grad():
         module.train()
-        before = {name: (buffer, _version(buffer)) for name, buffer in module.named_buffers()}
+        before = {name: (tensor, _version(tensor)) for name, tensor in _tensors(module)}
         run()
-        after = module.named_buffers()
-        written = {n for n, b in after if n not in before or b is not before[n][0] or _version(b) != before[n][1]}
+        after = _tensors(module)
+        written = {n for n, t in after if n not in before or t is not before[n][0] or _version(t) != before[n][1]}
+    buffers = dict(module.named_buffers())
     for node in nodes:
         for value in node.inputs[: 3 if node.op_type == "BatchNormalization" else None]:
             if value is not None and value.name in written:
+                what = "buffer" if value.name in buffers else "parameter"
                 raise OnnxpartError(
-                    f"forward writes the buffer {value.name!r} and computes with it, and a graph writes nothing: parts "
+                    f"forward writes the {what} {value.name!r} and computes with it, and a graph writes nothing: parts "
                     "would compute with its first value for ever"
                 )
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def _version(tensor: torch.Tensor) -> int:
