@@ -56,7 +56,7 @@ def rank_of_two(rank: int, folder: Path) -> Iterator[None]:
 def learn(rank: int, folder: Path) -> tuple[int, Trained]:
     """Train a part with the other rank, which asks to stop after the second epoch, and then go on.
 
-    :returns: the bytes of another part's first step, and the trained part.
+    :returns: the bytes of a step of a part with a norm, and the trained part.
     """
     kept = Checkpoints(folder, written=rank == 0)
     stop = threading.Event()
@@ -66,8 +66,12 @@ def learn(rank: int, folder: Path) -> tuple[int, Trained]:
             stop.set()
 
     with rank_of_two(rank, folder):
+        normed = parts(small(norm=True))[1]
+        engine, mean = FullySharded(job_of(normed), CPU), normed.get_buffer("norm.mean")
+        mean.fill_(100.0 * rank)
         with counted() as passed:
-            FullySharded(job_of(parts(small())[1]), CPU).step([next(stripes().epoch(0))], 0.1, 0)
+            engine.step([next(stripes().epoch(0))], 0.1, 0)
+        assert mean.abs().max() < 10, "it isn't the first rank's"
         with pytest.raises(Interrupted, match=r"stopped at step 13; resume"):
             train_part(job_of(parts(small())[1], kept), 1, press, stop, FullySharded)
         dist.barrier()
@@ -101,8 +105,8 @@ def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
     passed, found = learn(0, tmp_path)
     other.join()
     assert other.exitcode == 0
+    assert passed == sharded_bytes(parts(small(norm=True))[1], 2)
     _, module = parts(small())
-    assert passed == sharded_bytes(module, 2)
     (expected,) = loop.run(job_of(module), Series, CPU, ignore)
     for key, tensor in module.state_dict().items():
         torch.testing.assert_close(found.tensors[key], tensor)
