@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from onnxpart.torch.exporter.export import Inputs
+from onnxpart.torch.exporter.export import Dynamic, Inputs
 from onnxpart.torch.handle import Handle, check_merge_at, split_module
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ class PartitionedTrainer:
 
     :param trainer_factory: makes the Trainer of `part0`, `part1`, ... and `whole`, which it gets the name of.
     :param module: has the trained weights at the end. :param network: the name under which the module has the network.
-    :param example_inputs, k: see `split_module`. :param merge_at: epochs of the parts; the whole gets the rest of
-        `max_epochs`.
+    :param example_inputs, k, dynamic: see `split_module`.
+    :param merge_at: epochs of the parts; the whole gets the rest of `max_epochs`.
     """
 
     handle: Handle
@@ -33,12 +33,18 @@ class PartitionedTrainer:
         network: str = "model",
         k: int = 2,
         merge_at: int,
+        dynamic: Dynamic | None = None,
     ) -> None:
         self.trainer_factory, self.module, self.network, self.merge_at = trainer_factory, module, network, merge_at
-        self.parts, self.handle = split_module(module.get_submodule(network), example_inputs, k, everywhere=True)
+        self.parts, self.handle = split_module(
+            module.get_submodule(network), example_inputs, k, dynamic=dynamic, everywhere=True
+        )
 
     def fit(self, *data: Any, **options: Any) -> None:
         """Train the parts one after the other, merge, and train the whole: arguments are those of `Trainer.fit`.
+
+        With `ckpt_path="last"` each network goes on from the last checkpoint in its Trainer's folder, if there is one;
+        `ModelCheckpoint(save_last=True)` writes it.
 
         :raises UsageError: if no epochs are left for the parts or the whole.
         """

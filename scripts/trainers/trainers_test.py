@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from lightning import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from onnxpart.errors import MergeError, UsageError
-from onnxpart.torch import split_module
+from onnxpart.torch import lightning, split_module
 from onnxpart.torch.hf import PartitionedTrainer
 from scripts.trainers import examples
 from tests.networks.plain import CLASSES, GPT2, ResNet18, learn
@@ -195,6 +198,113 @@ def test_the_trainers_own_options_train_parts(options: dict[str, Any], tmp_path:
         before, after, wanted = (float(model(**batch).loss) for model in (gpt2(), other, plain))
     assert after < before
     assert after == pytest.approx(wanted, rel=0.01)
+
+
+class Words(nn.Module):
+    """Classifies texts of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Embedding(16, 32), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found: Tensor = self.layers(tokens).mean(1)
+        return found
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # Lightning's own
+def test_lightning_and_texts_of_any_length(tmp_path: Path) -> None:
+    """The third batch has the length of no example."""
+    model = Words()
+    before = copy.deepcopy(model.state_dict())
+    batches: Any = [(torch.arange(4 * n).view(4, n) % 16, torch.arange(4) % CLASSES) for n in (6, 9, 7)]
+    trainer = lightning.PartitionedTrainer(
+        lambda name: LightningTrainer(
+            max_epochs=2, default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False
+        ),
+        examples.Classifier(model), batches[0][0], dynamic=batches[1][0], k=2, merge_at=1,
+    )  # fmt: skip
+    trainer.fit(DataLoader(batches, batch_size=None))
+    trained = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert trained == before.keys()
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, CLASSES)
+    )
+
+
+def smaller_batches() -> DataLoader[Any]:
+    return DataLoader(images().dataset, batch_size=4)
+
+
+def changed(model: nn.Module) -> float:
+    """How far a network's weights are from its first ones."""
+    pairs = zip(model.parameters(), small().parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # Lightning's own
+def test_the_options_of_lightning_train_parts(tmp_path: Path) -> None:
+    plain, accumulated, half = small(), small(), small()
+    examples.by_lightning(plain, images(), str(tmp_path / "a"), logger=False)
+    examples.by_lightning(accumulated, smaller_batches(), str(tmp_path / "b"), logger=False, accumulate_grad_batches=2)
+    assert_alike(plain, accumulated)
+    examples.by_lightning(
+        half, images(), str(tmp_path / "c"), logger=False, precision="bf16-mixed", enable_model_summary=False
+    )
+    assert changed(plain) > 0.05
+    assert_alike(plain, half, atol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")  # Lightning's own
+@pytest.mark.filterwarnings("ignore::UserWarning")  # likewise: of folders with checkpoints and of those without
+def test_a_run_of_lightning_that_ended_goes_on_from_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended within the second epoch of the second part, it trains only what is missing."""
+    one, other, steps = small(), small(), list[int]()
+    examples.by_lightning(one, images(), str(tmp_path / "a"), logger=False)
+    step = examples.Classifier.training_step
+
+    def counted(module: examples.Classifier, batch: tuple[Tensor, Tensor]) -> Tensor:
+        steps.append(0)
+        if len(steps) == 8 + 6:
+            raise Stop
+        return step(module, batch)
+
+    monkeypatch.setattr(examples.Classifier, "training_step", counted)
+
+    def trained(model: nn.Module, **options: Any) -> None:
+        trainer = lightning.PartitionedTrainer(
+            lambda name: LightningTrainer(
+                max_epochs=3, default_root_dir=tmp_path / name, accelerator="cpu", logger=False,
+                callbacks=[ModelCheckpoint(save_last=True)],
+            ),
+            examples.Classifier(model), images().dataset[:8][0], k=2, merge_at=2,
+        )  # fmt: skip
+        trainer.fit(images(), **options)
+
+    with pytest.raises(Stop):
+        trained(other)
+    steps[:] = [0] * 100
+    trained(other := small(), ckpt_path="last")
+    assert len(steps) - 100 == 4 + 4
+    assert_alike(one, other)
+
+
+def test_the_options_of_accelerate_train_parts() -> None:
+    plain, accumulated, half = small(), small(), small()
+    examples.by_accelerate(plain, images())
+    examples.by_accelerate(accumulated, smaller_batches(), gradient_accumulation_steps=2)
+    assert_alike(plain, accumulated, atol=1e-4)
+    AcceleratorState._reset_state()  # noqa: SLF001
+    examples.by_accelerate(half, images(), mixed_precision="bf16")
+    AcceleratorState._reset_state()  # noqa: SLF001
+    assert changed(plain) > 0.05
+    assert_alike(plain, half, atol=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft's own
