@@ -45,7 +45,7 @@ Schedule = Literal["constant", "cosine", "step", "onecycle", "wsd"]
 LogTo = Literal["tensorboard", "wandb", "mlflow"]
 RecipeName = Literal["auto", "paper"]
 _RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-2}
-"""By optimiser, where no rate is given."""
+"""By optimizer, where no rate is given."""
 RUN = "run.yaml"
 """In a run's folder: its options."""
 _AMOUNT = re.compile(r"(\d+)|(\d+(?:\.\d+)?) ?m(?:in)?")

@@ -150,12 +150,12 @@ def _zero(like: Stream) -> Stream:
 
 
 def deepen_state(grown: Growth, state: OptimizerState, *, squared: Collection[str] = ()) -> OptimizerState:
-    """The optimiser's state of a shallow network -> that of the deep one.
+    """The optimizer's state of a shallow network -> that of the deep one.
 
     Copies have the slots of their originals. If new blocks add nothing at first, their momenta are zero, but their
     second moments stay: zeros would make the first steps too long.
 
-    :param state: of the optimiser that trained the shallow network.
+    :param state: of the optimizer that trained the shallow network.
     :param squared: slots that hold second moments besides `SQUARED`.
     """
     kept = {*SQUARED, *squared}

@@ -360,13 +360,13 @@ def _files_read(folder: Path, plan: Plan, parts: Sequence[Path] | None) -> list[
 
 
 def check_model(path: Path, force: bool, read: list[Path]) -> None:
-    """Refuse to write a model and its optimiser's state over something that mustn't be replaced."""
+    """Refuse to write a model and its optimizer's state over something that mustn't be replaced."""
     check_file(path, force, read)
     check_file(state_file(path), True, read)
 
 
 def save_filled(draft: Draft, state: OptimizerState | None, path: Path) -> None:
-    """Write a model that says where it is from, and its optimiser's state, both at once."""
+    """Write a model that says where it is from, and its optimizer's state, both at once."""
     found = metadata_of(draft.proto)
     if METADATA not in found:
         helper.set_model_props(draft.proto, found | MARK)

@@ -91,13 +91,13 @@ def merge_to(split: Split, parts: Sequence[Mapping[str, Rows]], k: int, edges: E
 
 
 def merge_states_to(plan: Plan, coarse: Plan, states: Sequence[OptimizerState]) -> list[OptimizerState]:
-    """Merge the states of the optimisers of all parts into those of the larger parts.
+    """Merge the states of the optimizers of all parts into those of the larger parts.
 
     :param plan: the plan of the parts.
     :param coarse: the plan of the larger parts (see `coarsen`).
     :param states: of the parts, in order.
     :returns: a state for each larger part, in order.
-    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    :raises MergeError: when the states are of different optimizers, or don't fit the plan.
     """
     size = plan.k // coarse.k
     return [merge_states(within(plan, coarse, p), states[p * size : (p + 1) * size]) for p in range(coarse.k)]
@@ -132,9 +132,9 @@ def _of_smallest(initializer: InitializerPlan, part: Mapping[str, Rows]) -> list
 def merge_states_to_original(
     split: Split, states: Sequence[OptimizerState], *, squared: Collection[str] = ()
 ) -> OptimizerState:
-    """Merge the states of their optimisers likewise (see `optimizer_state.merge_states`).
+    """Merge the states of their optimizers likewise (see `optimizer_state.merge_states`).
 
-    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    :raises MergeError: when the states are of different optimizers, or don't fit the plan.
     """
 
     def merged(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

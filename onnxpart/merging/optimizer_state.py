@@ -1,4 +1,4 @@
-"""The state of an optimiser by the initializers' names: merged as the weights are, kept in a file."""
+"""The state of an optimizer by the initializers' names: merged as the weights are, kept in a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SUFFIX = ".optimizer.safetensors"
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """The state of an optimiser: `kind` (sgd, adam, adamw), the steps that it took, and its slots.
+    """The state of an optimizer: `kind` (sgd, adam, adamw), the steps that it took, and its slots.
 
     `slots`: initializer name -> slot, named as in torch (`momentum_buffer`, `exp_avg`, `exp_avg_sq`) -> array of the
     initializer's shape. `scaler`: the state of torch's gradient scaler, in float16; networks that are merged, sliced or
@@ -68,7 +68,7 @@ def merge_states(
     :param normalize: what is divided by K: the weights of the output, or the output itself.
     :param squared: slots that hold second moments besides `SQUARED`.
     :returns: the whole's state; its steps are those of the part that took the fewest.
-    :raises MergeError: when the states are of different optimisers, or don't fit the plan.
+    :raises MergeError: when the states are of different optimizers, or don't fit the plan.
     """
     return merge_states_by(partial(merge, plan, into=into, normalize=normalize), states, squared)
 
@@ -80,11 +80,11 @@ def merge_states_by(
 ) -> OptimizerState:
     """Merge the states of all parts, in order, by the function that merges their weights (see `merge_states`).
 
-    :raises MergeError: when the states are of different optimisers.
+    :raises MergeError: when the states are of different optimizers.
     """
     kinds = sorted({state.kind for state in states})
     if len(kinds) > 1:
-        raise MergeError(f"the parts' optimisers are {' and '.join(kinds)}; train all parts with the same one.")
+        raise MergeError(f"the parts' optimizers are {' and '.join(kinds)}; train all parts with the same one.")
     slots: dict[str, dict[str, Array]] = {}
     for slot in sorted({slot for state in states for arrays in state.slots.values() for slot in arrays}):
         parts = [state.slot(slot) for state in states]
@@ -105,7 +105,7 @@ def unmerge_states(plan: Plan, state: OptimizerState) -> list[OptimizerState]:
     The states aren't reset: a part trains on from where the whole is, and each slot is scaled like its weight.
 
     :param plan: the plan of the parts that are wanted.
-    :param state: of the optimiser that trained the original graph.
+    :param state: of the optimizer that trained the original graph.
     :returns: a state for each part, in order.
     :raises MergeError: when an array doesn't fit the plan.
     """
@@ -143,7 +143,7 @@ def load_state(path: str | os.PathLike[str]) -> OptimizerState:
         found = from_json(read_metadata(path)[METADATA])
         kind, step = str(found["kind"]), int(found["step"])
     except (KeyError, TypeError, ValueError):
-        raise ModelError(f"{path} holds no optimiser state; name a file that training wrote.") from None
+        raise ModelError(f"{path} holds no optimizer state; name a file that training wrote.") from None
     slots: dict[str, dict[str, Array]] = {}
     for key, array in stored.items():
         slot, _, name = key.partition("/")
@@ -152,12 +152,12 @@ def load_state(path: str | os.PathLike[str]) -> OptimizerState:
 
 
 def state_file(model: Path) -> Path:
-    """The file of the state of the optimiser that trained a model: beside the model's file."""
+    """The file of the state of the optimizer that trained a model: beside the model's file."""
     return model.with_suffix(_SUFFIX)
 
 
 def save_trained(files: Sequence[Path], trained: Iterable[tuple[Draft, OptimizerState | None]]) -> None:
-    """Write models with their optimisers' states beside them, all at once: all files are the old ones or all the new.
+    """Write models with their optimizers' states beside them, all at once: all files are the old ones or all the new.
 
     :param files: of the models, in one folder.
     :param trained: the model of each, and its state; if that is None, a state that is there is removed, since it is of

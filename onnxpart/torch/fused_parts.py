@@ -19,7 +19,7 @@ from onnxpart.torch.training.grouped_kernels import use_grouped_kernels
 class FusedParts(nn.Module):
     """Computes all parts at once: tensors have the parts' names, and a first axis for the parts.
 
-    With an optimiser that treats each element alone, and a loss summed over the parts, each part trains as if alone.
+    With an optimizer that treats each element alone, and a loss summed over the parts, each part trains as if alone.
 
     :param parts: of the same shapes; they are left as they are.
     :raises UsageError: when they differ in more than their weights.

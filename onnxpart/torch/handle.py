@@ -299,7 +299,7 @@ class Handle:
 
         :param k: more than 1, and a divisor of the number of parts. :param keep: see `merge`.
         :returns: the larger parts, in training mode on the module's device, and the handle that merges them into the
-            module. `merge_optimizers_to` carries over what the optimisers remember.
+            module. `merge_optimizers_to` carries over what the optimizers remember.
         :raises UsageError: for another `k`, a name without weights between parts, or in a process group.
         """
         if self.mesh is not None:
@@ -350,9 +350,9 @@ class Handle:
         return {copy_name(name, p): name for name in apart for p in range(plan.k)}
 
     def merge_optimizer(self, optimizers: Sequence[torch.optim.Optimizer], target: torch.optim.Optimizer) -> None:
-        """Merge the state of the parts' optimisers into that of one over the module's parameters.
+        """Merge the state of the parts' optimizers into that of one over the module's parameters.
 
-        Any optimiser of torch's, a subclass, or accelerate's wrapper (see `merge_optimizers`). Momenta and first
+        Any optimizer of torch's, a subclass, or accelerate's wrapper (see `merge_optimizers`). Momenta and first
         moments go like the weights, second moments with the square of their scale, step counts are those of the part
         with the fewest. Rates and other settings stay those of the target's own parameter groups.
 
@@ -370,7 +370,7 @@ class Handle:
         optimizers: Sequence[torch.optim.Optimizer],
         targets: Sequence[torch.optim.Optimizer],
     ) -> None:
-        """Merge the states of the parts' optimisers into those of larger parts' (see `merge_optimizer`).
+        """Merge the states of the parts' optimizers into those of larger parts' (see `merge_optimizer`).
 
         :param larger: the handle that `merge_to` returned. :param optimizers: one per part, in order.
         :param targets: one per larger part, in order, of the same class.
@@ -379,7 +379,7 @@ class Handle:
         """
         if (len(optimizers), len(targets)) != (len(self.parts), len(larger.parts)):
             raise UsageError(
-                f"{len(optimizers)} optimisers of {len(self.parts)} parts, and {len(targets)} of {len(larger.parts)} "
+                f"{len(optimizers)} optimizers of {len(self.parts)} parts, and {len(targets)} of {len(larger.parts)} "
                 "larger ones; give one per part, in order."
             )
         plan, size = self.split.plan, len(self.parts) // len(larger.parts)

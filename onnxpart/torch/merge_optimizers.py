@@ -1,4 +1,4 @@
-"""Merge the states of the parts' optimisers, of any class, into one over the module's own parameters."""
+"""Merge the states of the parts' optimizers, of any class, into one over the module's own parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnxpart.torch.ranks import gathered
 from onnxpart.torch.tensors import to_array, to_tensor_like, unsharded
 
 State = dict[str, Any]
-"""What an optimiser remembers of one parameter: slot -> tensor or number."""
+"""What an optimizer remembers of one parameter: slot -> tensor or number."""
 
 
 class Merge(Protocol):
@@ -38,7 +38,7 @@ def merge_optimizers(
     mesh: DeviceMesh | None = None,
     copies: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Merge the state of optimisers of parts, or of a shallow network, into the target's, by the shapes of its slots.
+    """Merge the state of optimizers of parts, or of a shallow network, into the target's, by the shapes of its slots.
 
     A slot with an element for each weight merges like the weights, or by the square of their scale if it grows with the
     square of gradients, which is measured. Numbers, such as step counts, are those of the part with the fewest steps.
@@ -50,17 +50,17 @@ def merge_optimizers(
     :param target: one of the same class. :param own: the module's parameters, by initializer.
     :param mesh: the ranks that train this one's parts, where others train other parts (see `ranks`).
     :param copies: of initializers that a network holds several times, the name of each copy -> the initializer's.
-    :raises UsageError: for other classes, another number, other networks' optimisers, or a target that remembers more.
+    :raises UsageError: for other classes, another number, other networks' optimizers, or a target that remembers more.
     :raises MergeError: when they hold different states.
     """
     target, *optimizers = (_unwrapped(optimizer) for optimizer in (target, *optimizers))
     kinds = list(dict.fromkeys(type(optimizer).__name__ for optimizer in (*optimizers, target)))
     if len(kinds) > 1:
-        raise UsageError(f"the optimisers are {' and '.join(kinds)}; use the same for all parts and the target.")
+        raise UsageError(f"the optimizers are {' and '.join(kinds)}; use the same for all parts and the target.")
     if len(optimizers) != len(parameters):
-        raise UsageError(f"{len(optimizers)} optimisers for {len(parameters)} parts; give one per part, in order.")
+        raise UsageError(f"{len(optimizers)} optimizers for {len(parameters)} parts; give one per part, in order.")
     for optimizer, held, what in (
-        *((o, held, f"optimiser {i}") for i, (o, held) in enumerate(zip(optimizers, parameters, strict=True))),
+        *((o, held, f"optimizer {i}") for i, (o, held) in enumerate(zip(optimizers, parameters, strict=True))),
         (target, own, "the target"),
     ):
         _check_holds(optimizer, held, what)
@@ -98,13 +98,13 @@ def merge_optimizers(
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimiser inside a wrapper such as accelerate's or DeepSpeed's."""
+    """The optimizer inside a wrapper such as accelerate's or DeepSpeed's."""
     inner: Any = getattr(optimizer, "optimizer", None)
     return _unwrapped(inner) if hasattr(inner, "param_groups") else optimizer
 
 
 def _check_holds(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], what: str) -> None:
-    """Check that an optimiser trains some of a network's parameters.
+    """Check that an optimizer trains some of a network's parameters.
 
     :raises UsageError: if it doesn't.
     """
@@ -112,19 +112,19 @@ def _check_holds(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], w
     if trained.isdisjoint(map(id, parameters.values())):
         raise UsageError(
             f"{what} has none of its network's parameters: it is another network's, or trains copies of them, as "
-            "DeepSpeed's ZeRO and half types do; give an optimiser of each network's own parameters, in order."
+            "DeepSpeed's ZeRO and half types do; give an optimizer of each network's own parameters, in order."
         )
 
 
 def _remembered(state: State) -> State:
-    """An optimiser's state of a parameter, with sharded tensors gathered."""
+    """An optimizer's state of a parameter, with sharded tensors gathered."""
     return {slot: unsharded(value) if isinstance(value, Tensor) else value for slot, value in state.items()}
 
 
 def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any, bool]]:
-    """An optimiser's state of such a parameter after one step, and which slots grow with the square of the gradient.
+    """An optimizer's state of such a parameter after one step, and which slots grow with the square of the gradient.
 
-    An element for each weight is a tensor with axes. It is empty if the optimiser can't be tried.
+    An element for each weight is a tensor with axes. It is empty if the optimizer can't be tried.
     """
     found = []
     for gradient in (1e4, 2e4):  # beside which decay and what sums start from are nothing
@@ -141,7 +141,7 @@ def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any
         ]
         try:
             copied.step()
-        except Exception:  # whatever an optimiser raises that wants another parameter, or a closure
+        except Exception:  # whatever an optimizer raises that wants another parameter, or a closure
             return {}
         found.append((copied.state[trial], trial.shape))
     (state, size), (twice, _) = found
@@ -169,19 +169,19 @@ def _odd(state: State, tried: Mapping[str, tuple[Any, bool]]) -> list[str]:
 
 
 def _steps(state: State, tried: Mapping[str, tuple[Any, bool]]) -> float:
-    """The first number in a state: torch's optimisers count steps before anything else."""
+    """The first number in a state: torch's optimizers count steps before anything else."""
     return next((float(state[slot]) for slot, (like, _) in tried.items() if not _shape(like) and slot in state), 0)
 
 
 def _fill(state: State, parameter: nn.Parameter, tried: Mapping[str, tuple[Any, bool]], found: State) -> None:
-    """Fill an optimiser's state of a parameter, in the parameter's layout.
+    """Fill an optimizer's state of a parameter, in the parameter's layout.
 
     :raises UsageError: if something is missing.
     """
     for slot, (like, _) in tried.items():
         if found.get(slot) is None:
             raise UsageError(
-                f"the target remembers {slot}, and the parts' optimisers don't; give all of them the same settings."
+                f"the target remembers {slot}, and the parts' optimizers don't; give all of them the same settings."
             )
         if _shape(like):
             state[slot] = to_tensor_like(parameter, found[slot])

@@ -71,7 +71,7 @@ class ShallowHandle:
         return self.whole.state_dict(deepen(self.grown, weights(self.shallow)))
 
     def deepen_optimizer(self, optimizer: torch.optim.Optimizer, target: torch.optim.Optimizer) -> None:
-        """Copy the state of the shallow module's optimiser into that of one over the module's parameters.
+        """Copy the state of the shallow module's optimizer into that of one over the module's parameters.
 
         Copies of a block have its momenta and step counts; where new blocks add nothing, momenta start at zero.
 

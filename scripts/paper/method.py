@@ -260,7 +260,7 @@ class Experiment:
         return self._anew(run, partial(stages.merge_parts, edges=Edges(run.edges, seed=self.seed)))
 
     def _anew(self, run: Run, begin: Callable[[Networks], Networks]) -> Callable[[Networks], Networks]:
-        """The same with optimisers that start anew, where the recipe's do."""
+        """The same with optimizers that start anew, where the recipe's do."""
         if run.rate == "recipe" and not RECIPE.merges_state(self.task.settings.optimizer):
             return lambda before: replace(begin(before), states=None)
         return begin

@@ -58,7 +58,7 @@ def by_lightning(model: nn.Module, loader: DataLoader[Any], folder: str, **optio
 
 
 def by_accelerate(model: nn.Module, loader: DataLoader[Any], **options: Any) -> None:
-    """Two epochs of the parts and one of the whole, which goes on with their optimisers' state, by accelerate."""
+    """Two epochs of the parts and one of the whole, which goes on with their optimizers' state, by accelerate."""
     accelerator = Accelerator(cpu=True, **options)
 
     def train(module: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:

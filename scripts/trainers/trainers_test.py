@@ -54,7 +54,7 @@ def by_hand(
     model: nn.Module, example: Any, batches: Iterable[Any], loss: Callable[[nn.Module, Any], Tensor],
     build: Optimizers, moments: bool = False,
 ) -> None:  # fmt: skip
-    """Two epochs of the parts, one of the whole; its optimiser goes on from theirs, if that is asked for."""
+    """Two epochs of the parts, one of the whole; its optimizer goes on from theirs, if that is asked for."""
 
     def train(module: nn.Module, optimizer: torch.optim.Optimizer, epochs: Iterable[int]) -> None:
         module.train()

@@ -172,7 +172,7 @@ def test_momenta_merge_and_go_on_with_the_weights(optimizer: str) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_momenta_of_another_optimiser_are_left_alone() -> None:
+def test_momenta_of_another_optimizer_are_left_alone() -> None:
     run("split", "chain.onnx", "-k", 2, "-o", "parts")
     run("train", "parts/part0.onnx", "--epochs", 1, *DATA)
     run("merge", "parts")

@@ -1,4 +1,4 @@
-"""Trained blocks stacked: copies of them, or blocks that add nothing; and what an optimiser remembers of them."""
+"""Trained blocks stacked: copies of them, or blocks that add nothing; and what an optimizer remembers of them."""
 
 from __future__ import annotations
 

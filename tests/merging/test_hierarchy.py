@@ -245,7 +245,7 @@ def test_training_in_between_is_kept() -> None:
 
 
 def test_momenta_of_what_cannot_be_divided_merge_by_level() -> None:
-    """A larger part holds it once for each smaller one, and so does its optimiser's state."""
+    """A larger part holds it once for each smaller one, and so does its optimizer's state."""
     done = split(replicated(), 4)
     names = [i.name for i in done.plan.initializers]
     states = [

@@ -1,4 +1,4 @@
-"""The optimiser's state: merged by the weights' scatter, second moments by the squared scale, kept in a file."""
+"""The optimizer's state: merged by the weights' scatter, second moments by the squared scale, kept in a file."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def test_a_state_of_another_network_is_not_divided(split: Split) -> None:
 
 def test_the_fewest_steps_count_and_kinds_must_agree(split: Split) -> None:
     assert merge_states(split.plan, [state(split, 0, step=9), state(split, 1, step=4)]).step == 4
-    with pytest.raises(MergeError, match="optimisers are adam and sgd; train all parts with the same one"):
+    with pytest.raises(MergeError, match="optimizers are adam and sgd; train all parts with the same one"):
         merge_states(split.plan, [state(split, 0), state(split, 1, kind="sgd")])
 
 
@@ -103,7 +103,7 @@ def test_a_state_is_read_as_it_was_written(split: Split, tmp_path: Path) -> None
         for slot, array in slots.items():
             np.testing.assert_array_equal(theirs.slots[name][slot], array)
     save_arrays(mine.slot("exp_avg"), tmp_path / "weights.safetensors")
-    with pytest.raises(ModelError, match=r"weights.safetensors holds no optimiser state"):
+    with pytest.raises(ModelError, match=r"weights.safetensors holds no optimizer state"):
         load_state(tmp_path / "weights.safetensors")
     (tmp_path / "broken.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:100])
     with pytest.raises(ModelError, match=r"broken.safetensors can't be read as safetensors"):

@@ -55,7 +55,7 @@ def assert_replaced_at_once(start: Path, folders: list[Path], names: tuple[str, 
     assert set(seen) == {False, True}
 
 
-def test_trained_parts_and_their_optimisers_are_replaced_at_once(start: Path) -> None:
+def test_trained_parts_and_their_optimizers_are_replaced_at_once(start: Path) -> None:
     command = ("train", "parts", *DATA, "--epochs", 1)
     folders = killed(start, *command)
     old, new = of(start / "parts", TRAINED), of(folders[-1] / "parts", TRAINED)
@@ -104,7 +104,7 @@ def test_fit_goes_on_wherever_it_was_killed(start: Path) -> None:
     assert ended < 3
 
 
-def test_a_model_and_its_optimisers_state_are_replaced_at_once(start: Path) -> None:
+def test_a_model_and_its_optimizers_state_are_replaced_at_once(start: Path) -> None:
     names = ("m2.onnx", "m2.optimizer.safetensors")
     run("merge", "parts", "-o", "m2.onnx")
     run("train", "parts", *DATA, "--epochs", 1)

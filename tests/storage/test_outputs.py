@@ -202,7 +202,7 @@ def test_one_file_cannot_hold_model_and_initializers(here: Path) -> None:
     assert result.stderr == "error: m.st can't hold both the model and its initializers; name two files.\n"
 
 
-def test_the_optimisers_state_of_another_network_stays(here: Path) -> None:
+def test_the_optimizers_state_of_another_network_stays(here: Path) -> None:
     save_arrays({"a": np.ones(3, np.float32)}, "out.optimizer.safetensors")
     before = contents(here)
     assert refused(*MERGE, "out.onnx").startswith("out.optimizer.safetensors wasn't written by onnxpart")

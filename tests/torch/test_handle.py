@@ -283,7 +283,7 @@ def test_both_exporters_and_all_orders_lead_back() -> None:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_one_part_and_its_optimiser_merge_into_the_module_itself(kind: str) -> None:
+def test_one_part_and_its_optimizer_merge_into_the_module_itself(kind: str) -> None:
     """With one part merging changes nothing, so the module learns on exactly as the part does."""
     torch.manual_seed(0)
     _, draw = NETWORKS["resnet18"]
@@ -551,18 +551,18 @@ def test_parts_are_left_as_modules_are_made() -> None:
     assert copy.deepcopy(parts[0])(torch.randn(3, 1, 20, 20)).shape == (3, CLASSES)
 
 
-def test_optimisers_that_do_not_fit() -> None:
+def test_optimizers_that_do_not_fit() -> None:
     module = LeNet()
     parts, handle = split_module(module, torch.randn(2, 1, 20, 20))
     adam, sgd = torch.optim.Adam(parts[0].parameters()), torch.optim.SGD(module.parameters())
-    with pytest.raises(UsageError, match="the optimisers are Adam and SGD; use the same for all parts and the target"):
+    with pytest.raises(UsageError, match="the optimizers are Adam and SGD; use the same for all parts and the target"):
         handle.merge_optimizer([adam, adam], sgd)
     adams = [torch.optim.Adam(part.parameters()) for part in parts]
     for part, optimizer in zip(parts, adams, strict=True):
         learn(part, optimizer, NETWORKS["lenet"][1], steps=1)
     with pytest.raises(UsageError, match="the target remembers max_exp_avg_sq, and the parts'"):
         handle.merge_optimizer(adams, torch.optim.Adam(module.parameters(), amsgrad=True))
-    with pytest.raises(UsageError, match="1 optimisers for 2 parts"):
+    with pytest.raises(UsageError, match="1 optimizers for 2 parts"):
         handle.merge_optimizer([sgd], sgd)
 
 

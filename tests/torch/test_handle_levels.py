@@ -45,7 +45,7 @@ def draw() -> Tensor:
 
 
 def trained(parts: Sequence[nn.Module], kind: Kind = torch.optim.Adam) -> list[Any]:
-    """The optimisers that trained networks like `Gained`, the first the longest."""
+    """The optimizers that trained networks like `Gained`, the first the longest."""
     options: dict[str, Any] = {"momentum": 0.9} if kind is torch.optim.SGD else {}
     optimizers = [kind([p for p in part.parameters() if p.requires_grad], lr=0.05, **options) for part in parts]
     for p, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
@@ -120,7 +120,7 @@ def test_gradients_of_a_larger_part_are_those_of_the_parts_in_it() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-def test_what_optimisers_remember_goes_the_same_way_level_by_level(kind: Kind) -> None:
+def test_what_optimizers_remember_goes_the_same_way_level_by_level(kind: Kind) -> None:
     torch.manual_seed(0)
     module = Gained()
     parts, handle = split_module(module, draw(), 4)
@@ -196,5 +196,5 @@ def test_levels_that_are_not_possible() -> None:
     with pytest.raises(UsageError, match="parts of several processes merge into the module only; give every rank all"):
         other.merge_to(2)
     larger, above = handle.merge_to(2)
-    with pytest.raises(UsageError, match="4 optimisers of 4 parts, and 1 of 2 larger ones; give one per part"):
+    with pytest.raises(UsageError, match="4 optimizers of 4 parts, and 1 of 2 larger ones; give one per part"):
         handle.merge_optimizers_to(above, trained(parts), trained(larger[:1]))

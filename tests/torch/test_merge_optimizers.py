@@ -1,4 +1,4 @@
-"""Optimisers of any class are merged by the shapes of what they remember."""
+"""Optimizers of any class are merged by the shapes of what they remember."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[Callable[[Any], Optimizer], set[str]]] = {
     "one's own": (Squares, {"energy"}),
     "wrapped": (lambda p: Wrapper(torch.optim.AdamW(p)), {"exp_avg_sq"}),
 }
-"""Name -> what makes the optimiser, and its slots that hold squares."""
+"""Name -> what makes the optimizer, and its slots that hold squares."""
 
 
 def remembered(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
@@ -109,14 +109,14 @@ def test_each_slot_goes_like_the_weights_or_their_square(kind: str, divided: Div
     learn(module, target, draw, steps=1)
 
 
-def test_optimisers_of_other_parameters_are_refused(divided: Divided) -> None:
+def test_optimizers_of_other_parameters_are_refused(divided: Divided) -> None:
     """They would be merged to nothing."""
     module, parts, handle = divided
     mine, other, target = (torch.optim.SGD(each.parameters()) for each in (*parts, module))
     masters = torch.optim.SGD([parameter.detach().clone() for parameter in parts[1].parameters()])
     for optimizers, merged, what in (
-        ([other, mine], target, "optimiser 0"),
-        ([mine, masters], target, "optimiser 1"),
+        ([other, mine], target, "optimizer 0"),
+        ([mine, masters], target, "optimizer 1"),
         ([mine, other], torch.optim.SGD(LeNet().parameters()), "the target"),
     ):
         with pytest.raises(UsageError, match=f"{what} has none of its network's parameters: it is another network's"):
@@ -140,7 +140,7 @@ def test_what_has_no_element_for_each_weight_starts_anew(divided: Divided) -> No
     learn(module, target, draw, steps=1)
 
 
-def test_merging_changes_no_optimiser_of_a_part_and_calls_no_hook(divided: Divided) -> None:
+def test_merging_changes_no_optimizer_of_a_part_and_calls_no_hook(divided: Divided) -> None:
     (module, parts, handle), draw = divided, NETWORKS["lenet"][1]
     ours, theirs = [torch.optim.AdamW(part.parameters()) for part in parts], torch.optim.AdamW(module.parameters())
     for part, optimizer in zip(parts, ours, strict=True):

@@ -52,7 +52,7 @@ def test_what_a_shallow_module_computes_is_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "new"), [("sgd", "copies"), ("adamw", "zero")])
-def test_blocks_and_what_optimisers_remember_are_stacked(name: str, new: New) -> None:
+def test_blocks_and_what_optimizers_remember_are_stacked(name: str, new: New) -> None:
     torch.manual_seed(0)
     build, example, _ = NETWORKS["gpt"]
     module, x = build(), example()

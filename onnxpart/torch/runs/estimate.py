@@ -42,7 +42,7 @@ class Estimate:
     """What K parts would take: milliseconds for a step of all of them in series, and for one of the slowest alone.
 
     `width`, and the `least` with which parts learn on their own: see `width`. `bytes`: of all parts' weights, gradients
-    and optimiser states. `series`, `parallel`: the speed-up over the whole alone, where the parts have as many epochs,
+    and optimizer states. `series`, `parallel`: the speed-up over the whole alone, where the parts have as many epochs,
     and the merged whole its share after them. `why_not`: why the network can't be divided into K; the figures are then
     0.
     """
@@ -204,5 +204,5 @@ def _job(task: Task, options: RunOptions) -> Job:
 
 
 def _copies(options: RunOptions) -> int:
-    """Return how many numbers training keeps for each weight: itself, its gradient, the optimiser's."""
+    """Return how many numbers training keeps for each weight: itself, its gradient, the optimizer's."""
     return 2 + _SLOTS[options.settings.optimizer]

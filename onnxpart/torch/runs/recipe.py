@@ -29,7 +29,7 @@ class Recipe:
 
     `auto`: the parts have a constant rate, of Adam K times the whole's (its rate goes with the inverse of the width);
     the whole has the rate of the settings, a schedule of its own, and a state of Adam that starts anew. `paper`: one
-    rate and one schedule over all epochs, and the optimiser's state merges (section 3). `parts_lr`: the parts' rate
+    rate and one schedule over all epochs, and the optimizer's state merges (section 3). `parts_lr`: the parts' rate
     instead. `schedule`: of the whole, in `paper` of all; cosine, in `paper` constant, when omitted.
 
     :raises UsageError: for a value that makes no sense.
@@ -53,7 +53,7 @@ class Recipe:
         return "scaled" if self.kind == "auto" else "slices"
 
     def merges_state(self, optimizer: OptimizerKind) -> bool:
-        """Whether the whole goes on with the state of the parts' optimisers."""
+        """Whether the whole goes on with the state of the parts' optimizers."""
         return self.kind == "paper" or optimizer == "sgd"
 
     def parts(self, settings: Settings, k: int, epochs: int) -> Settings:

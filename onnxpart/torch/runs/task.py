@@ -203,7 +203,7 @@ def train_files(
 ) -> list[Trained]:
     """Train the models in files, which are replaced by the trained ones; ONNX Runtime then runs them.
 
-    Training goes on from the optimisers' states beside the files, if there are some, and leaves them there (see
+    Training goes on from the optimizers' states beside the files, if there are some, and leaves them there (see
     `optimizer_state`).
 
     :param files: of the parts of one split, or a single one. :param checkpoints: a folder, which is removed at the end.
@@ -242,7 +242,7 @@ def train_files(
 
 
 def _states(files: Sequence[Path], options: RunOptions, told: OnEvent) -> list[OptimizerState] | None:
-    """Return the states that earlier training left beside the files, if they are of the same optimiser."""
+    """Return the states that earlier training left beside the files, if they are of the same optimizer."""
     found, wanted = found_states(files), options.settings.optimizer
     if not found:
         return None

@@ -53,7 +53,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class PartState:
-    """All that training changes in a part: tensors by the module's keys, the optimiser's slots, and its steps.
+    """All that training changes in a part: tensors by the module's keys, the optimizer's slots, and its steps.
 
     `scaler`: the state of the gradient scaler, if there is one.
     """

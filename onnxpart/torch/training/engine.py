@@ -192,7 +192,7 @@ def judged(job: Job, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Let an optimiser take its next step at a learning rate."""
+    """Let an optimizer take its next step at a learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 

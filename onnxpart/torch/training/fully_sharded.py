@@ -19,7 +19,7 @@ from onnxpart.torch.training.data_parallel import DataParallel
 
 
 class FullySharded(DataParallel):
-    """Each rank keeps a shard of weights, gradients and the optimiser's state.
+    """Each rank keeps a shard of weights, gradients and the optimizer's state.
 
     The weights of a layer are gathered when it computes, forward and backward; the others once for a step.
     """

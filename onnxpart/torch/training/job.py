@@ -48,7 +48,7 @@ def alone(job: Job, i: int) -> Job:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one part: an `Epoch` per trained epoch, the optimiser's state by initializer name, the engine.
+    """The result of one part: an `Epoch` per trained epoch, the optimizer's state by initializer name, the engine.
 
     `gpu_memory`: the most bytes that tensors of its process took on the GPU meanwhile; None without a GPU.
     """

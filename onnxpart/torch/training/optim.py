@@ -1,4 +1,4 @@
-"""Torch's optimisers and schedules, and the way of their state into arrays by initializer name and back."""
+"""Torch's optimizers and schedules, and the way of their state into arrays by initializer name and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DECAY = 5
 
 
 def optimizer(settings: Settings, parameters: Iterable[nn.Parameter | Tensor], axes: int = 0) -> torch.optim.Optimizer:
-    """Return torch's optimiser over the parameters that are trained; vectors and numbers don't decay.
+    """Return torch's optimizer over the parameters that are trained; vectors and numbers don't decay.
 
     It is torch's fused one, which takes a step over all parameters in one kernel, on a CPU, too. If steps may be
     skipped, SGD begins with momenta of 0: torch's would have no value after a first step that is skipped.
@@ -82,7 +82,7 @@ def _schedule(settings: Settings, probe: torch.optim.Optimizer, steps: int) -> l
 
 
 def slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> Slots:
-    """Return what the optimiser remembers of each parameter, by key; step counts left out."""
+    """Return what the optimizer remembers of each parameter, by key; step counts left out."""
     found = {key: optimizer.state.get(parameter, {}) for key, parameter in parameters.items()}
     return {
         key: {slot: tensor for slot, tensor in state.items() if slot != _STEP and isinstance(tensor, Tensor)}
@@ -92,13 +92,13 @@ def slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) ->
 
 
 def taken(optimizer: torch.optim.Optimizer, steps: int) -> int:
-    """Return the steps that an optimiser counted, of so many; Adam doesn't count those that a scaler skipped."""
+    """Return the steps that an optimizer counted, of so many; Adam doesn't count those that a scaler skipped."""
     counts = [state[_STEP] for state in optimizer.state.values() if _STEP in state]
     return int(torch.stack(counts).max()) if counts else steps
 
 
 def set_slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], given: Slots, step: int) -> None:
-    """Give the optimiser back what it remembered after `step` steps, in the layout of its parameters."""
+    """Give the optimizer back what it remembered after `step` steps, in the layout of its parameters."""
     for key, tensors in given.items():
         parameter = parameters[key]
         state = optimizer.state[parameter]
@@ -111,10 +111,10 @@ def set_slots(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
 def from_state(state: OptimizerState, kind: str, parameters: Mapping[str, Tensor]) -> Slots:
     """Return a state's tensors by the parameters' keys in the module; tensors of no parameter are ignored.
 
-    :raises OnnxpartError: if the state is another optimiser's, or of other shapes, or fits nothing.
+    :raises OnnxpartError: if the state is another optimizer's, or of other shapes, or fits nothing.
     """
     if state.kind != kind and state.slots:
-        raise OnnxpartError(f"the state is that of {state.kind}, not {kind}; train on with the same optimiser.")
+        raise OnnxpartError(f"the state is that of {state.kind}, not {kind}; train on with the same optimizer.")
     result: Slots = {}
     for key, parameter in parameters.items():
         for slot, array in state.slots.get(tensor_name(key), {}).items():

@@ -64,7 +64,7 @@ def train(
     :param seconds: of training so far; the curves count on from there.
     :param patience: what may end the training of a single module before its epochs do.
     :param on_event: called with news: `Steps`, `EpochEnd`, `Note`.
-    :returns: for each module its curve and the state of its optimiser.
+    :returns: for each module its curve and the state of its optimizer.
     :raises OnnxpartError: when the loss is no longer a number, memory runs out, or a state or checkpoint doesn't fit.
     :raises UsageError: when the parts can't be trained as asked.
     """

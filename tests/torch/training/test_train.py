@@ -26,7 +26,7 @@ SETTINGS = Settings(epochs=3, lr=0.1, device="cpu", seed=3)
 
 
 def check_same(one: list[Result], other: list[Result], modules: list[nn.Module], others: list[nn.Module]) -> None:
-    """Curves, weights, statistics and optimiser states equal to rounding."""
+    """Curves, weights, statistics and optimizer states equal to rounding."""
     for mine, theirs in zip(one, other, strict=True):
         assert len(mine.curve) == len(theirs.curve) > 0
         for a, b in zip(mine.curve, theirs.curve, strict=True):
@@ -175,7 +175,7 @@ def test_seconds_are_read_when_the_device_is_done(monkeypatch: pytest.MonkeyPatc
     assert all(found[i - 1] == torch.device("cpu") for i in told)
 
 
-def test_a_gradient_scaler_goes_on_with_the_optimiser() -> None:
+def test_a_gradient_scaler_goes_on_with_the_optimizer() -> None:
     modules, settings = parts(small()), replace(SETTINGS, epochs=2, amp=True, amp_dtype="float16")
     states = None
     for epoch in range(2):
@@ -230,7 +230,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     (state, _) = (result.state for result in train(modules, data, F.cross_entropy, SETTINGS))
     with pytest.raises(UsageError, match="1 states were given for 2 modules"):
         train(modules, data, F.cross_entropy, SETTINGS, states=[state])
-    with pytest.raises(OnnxpartError, match="the state is that of sgd, not adam; train on with the same optimiser"):
+    with pytest.raises(OnnxpartError, match="the state is that of sgd, not adam; train on with the same optimizer"):
         train(modules[:1], data, F.cross_entropy, replace(SETTINGS, optimizer="adam"), states=[state])
     with pytest.raises(OnnxpartError, match=r"momentum_buffer of 'conv.weight' has shape \(3, 1, 3, 3\)"):
         train([import_onnx(small())], data, F.cross_entropy, SETTINGS, states=[state])
