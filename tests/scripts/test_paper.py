@@ -145,7 +145,7 @@ def test_the_recipe_is_that_of_fit() -> None:
 def test_fit_is_the_command_with_no_option_but_k_and_epochs() -> None:
     record = Experiment(task(0), 0).run(fitted(5, 2)[0])
     assert (record["method"], record["epochs"], record["stages"]) == ("fit", 5, [{"k": 2, "epochs": 5}])
-    assert record["trained"] == [{"k": 2, "epochs": 4}, {"k": 1, "epochs": 1}]
+    assert record["trained"] == [{"k": 2, "epochs": 5}, {"k": 1, "epochs": 1}]
     assert record["final"]["metric"] == record["curve"][-1]["loss"]
 
 
