@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -147,7 +148,8 @@ def cached(place: Place) -> Path:
         with FileLock(folder / "lock"):
             if not (folder / name).exists():
                 with tempfile.TemporaryDirectory(dir=folder) as fresh:
-                    place.get(Path(fresh) / name) if place.version else _get_all(place, Path(fresh) / name)
+                    get = place.get if place.version else partial(_get_all, place)
+                    get(Path(fresh) / name)
                     (Path(fresh) / name).replace(folder / name)
     except OSError as error:
         told = f"{folder} can't be written ({error.strerror})"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -342,7 +341,7 @@ class _Run:
     def _baseline(self, most: int, times: Times) -> list[Epoch]:
         """Train the whole alone, for as long as the budget allows; return its curve."""
         if self.goal.steps is not None:
-            most = min(max(self.goal.steps // _steps(self.task.data, self.options.settings), 1), most)
+            most = min(max(self.goal.steps // self.options.settings.steps(len(self.task.data.train)), 1), most)
         if self.goal.minutes is not None and times.epoch is not None:
             most = min(max(round(60 * self.goal.minutes / times.epoch), 1), most)
         return self._alone(BASELINE, most)
@@ -452,11 +451,6 @@ class _Run:
         return evaluate(module, task.data.test, task.loss, task.metric.measure, self.options.settings)
 
 
-def _steps(data: Data, settings: Settings) -> int:
-    """Return how many steps an epoch has."""
-    return ceil(len(data.train) / settings.accumulate)
-
-
 def _within(goal: Goal, model: Model, k: int, options: RunOptions, chosen: bool, data: Data, kept: Place) -> Settings:
     """Return the settings with the epochs that the budget allows, by measured steps; a resumed run keeps its epochs."""
     settings, seconds = options.settings, (0.0, 0.0)
@@ -470,7 +464,7 @@ def _within(goal: Goal, model: Model, k: int, options: RunOptions, chosen: bool,
     most, share = settings.epochs, 0.5
     if chosen:
         most, share = most + remaining(most), SHARE
-    epochs = goal.epochs(most, _steps(data, settings), seconds, share)
+    epochs = goal.epochs(most, settings.steps(len(data.train)), seconds, share)
     return replace(settings, epochs=epochs_of_parts(epochs) if chosen else epochs)
 
 

@@ -127,7 +127,7 @@ def near(loader: Loader, device: torch.device) -> Loader:
 class _Run:
     def __init__(self, job: Job, engine: Engine, on_event: OnEvent, stop: threading.Event) -> None:
         self.job, self.engine, self.on_event, self.stop = job, engine, on_event, stop
-        self.steps = math.ceil(len(job.loader) / job.settings.accumulate)
+        self.steps = job.settings.steps(len(job.loader))
         count, start = len(job.numbers), job.epochs.start
         self.at = Position(start, start * self.steps, [0.0] * count, [[] for _ in range(count)], seconds=job.seconds)
         self.pending: list[tuple[int, Tensor]] = []

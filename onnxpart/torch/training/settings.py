@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, get_args
 
 from onnxpart.errors import UsageError
@@ -74,3 +75,7 @@ class Settings:
     def scaled(self) -> bool:
         """Whether gradients are scaled so that those in float16 don't vanish."""
         return self.amp and self.amp_dtype == "float16"
+
+    def steps(self, batches: int) -> int:
+        """Return the steps of an epoch with so many batches."""
+        return ceil(batches / self.accumulate)
