@@ -25,6 +25,9 @@ from torch.utils import data as torch_data
 from onnxpart.errors import DataError, OnnxpartError, reason
 from onnxpart.torch.data.batch import TARGET, Batch, Prepare
 
+_WAITS = hasattr(signal, "sigwaitinfo")
+"""Whether a process can tell who ends it."""
+
 
 @dataclass(frozen=True)
 class TensorLoader:
@@ -100,12 +103,13 @@ class DatasetLoader:
         order = _order(count, self.batch_size, self.seed, number, self.shuffle)
         reader: Any = self._idle.pop() if self._idle else self._reader()
         reader.sampler[:] = [(_mixed(self.seed, number, i), order[i].tolist()) for i in range(start, len(self))]
-        batches = iter(reader)
+        with _end_held_back():
+            batches = iter(reader)
         while True:
             try:
                 found = next(batches, None)
-            except Exception as error:  # a worker that is gone
-                raise _unreadable(error) from None
+            except Exception as error:  # a worker that is gone; torch says in the cause what has ended it
+                raise _unreadable(error.__cause__ if isinstance(error.__cause__, RuntimeError) else error) from None
             if found is None:
                 self._idle.append(reader)
                 return
@@ -375,9 +379,24 @@ def _ignore_interrupts(_: int) -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    if _WAITS:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
+
+
+@contextmanager
+def _end_held_back() -> Iterator[None]:
+    """Hold SIGTERM back in this thread.
+
+    A worker that starts here has it blocked in all of its threads, also in those that libraries start before ours:
+    torch does when it is told to use several.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]) if _WAITS else set()
+    try:
+        yield
+    finally:
+        if _WAITS:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_by(parent: int) -> None:

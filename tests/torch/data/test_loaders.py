@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
 from multiprocessing import active_children
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import pytest
@@ -129,6 +131,29 @@ class Interrupted(Noisy):
 
 def test_an_interruption_does_not_reach_the_workers() -> None:
     assert len(list(DatasetLoader(Interrupted(), ("x",), 3, workers=1).epoch(0))) == 3
+
+
+def test_an_interruption_does_not_reach_threads_of_libraries() -> None:
+    """They start before ours; torch starts some when it is told to use several, and is then forked."""
+    started = list[bool]()
+    os.register_at_fork(after_in_child=lambda: started and Thread(target=sleep, args=(60,), daemon=True).start())
+    started.append(True)
+    try:
+        assert len(list(DatasetLoader(Interrupted(), ("x",), 3, workers=1).epoch(0))) == 3
+    finally:
+        started.clear()
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+class Killed(Noisy):
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(i)
+
+
+def test_what_ended_a_worker_is_said() -> None:
+    with pytest.raises(DataError, match="is killed by signal: Killed"):
+        next(DatasetLoader(Killed(), ("x",), 3, workers=1).epoch(0))
 
 
 def test_workers_end_when_their_process_says_so() -> None:
