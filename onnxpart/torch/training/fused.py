@@ -15,8 +15,7 @@ from onnxpart.errors import UsageError
 from onnxpart.torch.data.batch import Batch
 from onnxpart.torch.importer.graph_module import Body
 from onnxpart.torch.importer.module import ImportedModule
-from onnxpart.torch.importer.operators.modules import Dropout
-from onnxpart.torch.part_random import drawing, seed_of
+from onnxpart.torch.part_random import drawing, seed_device, seed_of
 from onnxpart.torch.training import optim
 from onnxpart.torch.training.checkpoint import PartState
 from onnxpart.torch.training.engine import begin_step, called, compiled, has_images, judged, moved, put, set_rate
@@ -28,15 +27,16 @@ from onnxpart.torch.training.metrics import Meter
 class Fused:
     """Parts of the same shapes as one module whose tensors have a part axis in front.
 
-    :raises UsageError: when the parts differ, have dropout and are to be compiled, or are to be trained in float16.
+    Parts that are compiled draw what dropout needs from torch's own generator, seeded for the step; others from one of
+    their own each.
+
+    :raises UsageError: when the parts differ, or are to be trained in float16.
     """
 
     kind: Literal["series", "fused"] = "fused"
 
     def __init__(self, job: Job, device: torch.device) -> None:
         check_alike(job.modules)
-        if job.settings.compile and any(isinstance(layer, Dropout) for layer in job.modules[0].modules()):
-            raise UsageError("fused parts with dropout can't be compiled; use the engine series, or don't compile.")
         if job.settings.scaled:
             raise UsageError(
                 "fused parts take every step together, but in float16 a part skips those that overflow; use the engine "
@@ -56,7 +56,9 @@ class Fused:
         self.optimizer = optim.optimizer(job.settings, self.parameters.values(), axes=1)
         self.generators = [torch.Generator(device) for _ in job.modules]
         self.taken = 0
-        self.losses = compiled(vmap(self._loss, in_dims=(0, 0, None, None)), job.settings, device)
+        draws = "different" if job.settings.compile else "error"
+        losses = vmap(self._loss, in_dims=(0, 0, None, None), randomness=draws)
+        self.losses = compiled(losses, job.settings, device)
         self.judged = vmap(self._judge, in_dims=(0, 0, None, None), out_dims=(1, 0))
 
     def _call(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
@@ -81,6 +83,8 @@ class Fused:
         settings = self.job.settings
         for number, generator in zip(self.job.numbers, self.generators, strict=True):
             generator.manual_seed(seed_of(settings.seed, number, step))
+        if settings.compile:
+            seed_device(seed_of(settings.seed, self.job.numbers[0], step), self.device)
         self.base.train()
         self.optimizer.zero_grad()
         begin_step(settings, self.device)

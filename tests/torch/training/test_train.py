@@ -1,5 +1,6 @@
 """Training: it learns, it can be repeated, and every engine gives the same."""
 
+import copy
 import math
 from dataclasses import replace
 from functools import partial
@@ -166,6 +167,21 @@ def test_compiled_parts_are_trained_as_others(engine: EngineKind, monkeypatch: p
     check_same(plain, compiled, one, other)
 
 
+@pytest.mark.parametrize("engine", ["series", "fused"])
+def test_compiled_parts_drop_what_seed_part_and_step_say(engine: EngineKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    first = parts(small(0.5))[0]
+    losses = list[list[float]]()
+    for seed in (0, 0, 1):
+        torch.manual_seed(7 + len(losses))
+        settings = replace(SETTINGS, compile=True, seed=seed, lr=1e-9)
+        modules = [copy.deepcopy(first) for _ in range(2)]
+        results = train(modules, stripes(), F.cross_entropy, settings, engine=engine)
+        losses.append([epoch.train_loss for result in results for epoch in result.curve])
+    assert losses[0] == losses[1] != losses[2]
+    assert len(set(losses[0])) == len(losses[0])
+
+
 def test_seconds_are_read_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list[object]()
     monkeypatch.setattr(loop, "synchronize", found.append)
@@ -223,8 +239,6 @@ def test_what_makes_no_sense_is_refused() -> None:
         train(modules, data, F.cross_entropy, replace(SETTINGS, device="tpu9"))
     with pytest.raises(UsageError, match="the engine 'both' isn't known; choose one of auto, series, fused"):
         train(modules, data, F.cross_entropy, SETTINGS, engine="both")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="fused parts with dropout can't be compiled; use the engine series"):
-        train(parts(small(0.2)), data, F.cross_entropy, replace(SETTINGS, compile=True), engine="fused")
     with pytest.raises(UsageError, match=r"aren't among the settings' range\(0, 3\)"):
         train(modules, data, F.cross_entropy, SETTINGS, epochs=range(2, 5))
     (state, _) = (result.state for result in train(modules, data, F.cross_entropy, SETTINGS))
