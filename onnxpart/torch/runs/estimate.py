@@ -105,7 +105,7 @@ class Estimates:
             least = max(row.least for row in self.rows)
             return f"Dividing doesn't pay: parts with less than {least} units may learn badly; no K leaves that many."
         most = max(wide, key=lambda row: (row.series, row.parallel))
-        return f"Dividing doesn't pay on one machine: with -k {most.k} {most.told}."
+        return f"Dividing doesn't pay: with -k {most.k} {most.told}."
 
 
 def estimate(model: Model, options: RunOptions, ks: Sequence[int] = KS, data: Data | None = None) -> Estimates:

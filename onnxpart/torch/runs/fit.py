@@ -152,8 +152,9 @@ def fit(
     with _reached(options, k):
         if kept is not None or not options.resume:
             _start(out, kept, planned.last, force, [*model.files, *read_by(options.data)])
-        found = _Run(planned, task, options, recipe, goal, out, kept or out, progress, _Growing(grow, blocks, grown))
-        return found.fit(edges, on_found, chosen=chosen, baseline=most if baseline else 0)
+        growing = _Growing(grow, blocks, grown)
+        found = _Run(planned, task, options, recipe, goal, out, kept or out, progress, growing, chosen)
+        return found.fit(edges, on_found, most if baseline else 0)
 
 
 @contextmanager
@@ -182,7 +183,10 @@ class _Growing:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run of `fit`: its stages, each with news and checkpoints under its name."""
+    """A run of `fit`: its stages, each with news and checkpoints under its name.
+
+    `chosen`: whether the recipe chooses when the parts merge, and so how many epochs the whole has.
+    """
 
     rounds: Rounds
     task: Task
@@ -193,23 +197,22 @@ class _Run:
     kept: Place
     progress: Progress
     growing: _Growing
+    chosen: bool
 
-    def fit(self, edges: Edges, on_found: Callable[[Fit], object], *, chosen: bool, baseline: int) -> Fit:
+    def fit(self, edges: Edges, on_found: Callable[[Fit], object], baseline: int) -> Fit:
         """Train the parts, merge them, and train the whole on; write what comes out of each stage.
 
-        :param on_found: see there. :param chosen: whether the recipe chooses when the parts merge, and so how many
-            epochs the whole has.
-        :param baseline: the most epochs of the whole alone; 0 if nothing is to be compared.
+        :param on_found: see there. :param baseline: the most epochs of the whole alone; 0 if nothing is to be compared.
         """
         rounds, task, out = self.rounds, self.task, self.out
-        parts, ensemble = self._parts(edges, chosen)
+        parts, ensemble = self._parts(edges)
         trained = len(parts.curves[0])
         if self.growing.grown is not None:
             parts = deepen_networks(parts, rounds.last.parts[: len(parts.modules)], self.growing.grown, task.build)
         files = part_files(out / PARTS, len(parts.modules))
         trained_parts = zip(parts.modules, files, strict=True)
         save_trained(files, ((with_weights(module, path), None) for module, path in trained_parts))
-        merged, whole = self._whole(parts, trained, edges, chosen)
+        merged, whole = self._whole(parts, trained, edges)
         module, curve = whole.modules[0], [epoch for found in whole.curves for epoch in found]
         times = times_of(parts.seconds, curve)
         state = whole.states[0] if whole.states else None
@@ -233,7 +236,7 @@ class _Run:
             self.goal,
             self.growing.grow,
             self.growing.blocks,
-            trained if chosen else trained + len(curve),
+            trained if self.chosen else trained + len(curve),
             self._traffic(parts.modules, module),
             (parts.gpu_memory, whole.gpu_memory),
         )
@@ -268,7 +271,7 @@ class _Run:
             len(self.task.data.train),
         )
 
-    def _parts(self, edges: Edges, stops: bool) -> tuple[Networks, list[Check]]:
+    def _parts(self, edges: Edges) -> tuple[Networks, list[Check]]:
         """Train the parts round by round, or in one round until they no longer pay; return the ensemble's results."""
         rounds, task, longest = self.rounds, self.task, self.rounds.spans[-1].stop
         settings = self.recipe.parts(self.options.settings, rounds.k, longest)
@@ -279,8 +282,8 @@ class _Run:
         if narrow < wide and rounds.k > 1:
             badly = f"they may learn badly with less than {wide}, so that a smaller -k may do better"
             told(Note(f"parts have {narrow} units in their large layers; {badly}"))
-        pieced = len(rounds.spans) == 1 and (stops or self.goal.watched)
-        if stops and task.data.test is None:
+        pieced = len(rounds.spans) == 1 and (self.chosen or self.goal.watched)
+        if self.chosen and task.data.test is None:
             told(Note(f"without test data there is no sign of when to merge; the parts train for {longest} epochs"))
 
         def divided(before: Networks, number: int) -> Networks:
@@ -297,27 +300,25 @@ class _Run:
             if pieced and task.data.test is not None:
                 judged = self._judged(Ensemble(networks.modules))
                 ensemble.append(Check(stage.epochs.stop, networks.seconds, *judged))
-            why = self._why_merge(ensemble, networks.seconds, stops) if pieced else ""
+            why = self._why_merge(ensemble, networks.seconds) if pieced else ""
             if why and stage is not stages[-1]:
                 told(Note(f"the parts merge after {stage.epochs.stop} epochs: {why}"))
                 break
         return networks, ensemble
 
-    def _why_merge(self, ensemble: Sequence[Check], seconds: float, stops: bool) -> str:
+    def _why_merge(self, ensemble: Sequence[Check], seconds: float) -> str:
         """Return in words why the parts merge now; empty if they train on."""
         if ensemble and self.goal.reached(self.task.metric, ensemble[-1].loss, ensemble[-1].metric):
             return "their ensemble is as good as the target"
         if self.goal.spent_on_parts(seconds):
             return "their share of the budget is spent"
-        hardly = stops and enough([check.loss for check in ensemble])
+        hardly = self.chosen and enough([check.loss for check in ensemble])
         return "their ensemble hardly improves" if hardly else ""
 
-    def _whole(
-        self, parts: Networks, trained: int, edges: Edges, chosen: bool
-    ) -> tuple[tuple[float, float | None] | None, Networks]:
+    def _whole(self, parts: Networks, trained: int, edges: Edges) -> tuple[tuple[float, float | None] | None, Networks]:
         """Merge the parts, and train the whole on; return its results right after merging, and the network."""
         settings, left = self.options.settings, self.options.settings.epochs - trained
-        if chosen:
+        if self.chosen:
             left = remaining(trained)
         elif trained < self.rounds.spans[-1].stop:
             left = min(left, remaining(trained))
