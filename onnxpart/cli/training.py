@@ -96,7 +96,7 @@ class Training:
             min=1,
             metavar="EPOCHS",
             help="End the training of a network that isn't better for so many epochs, by its metric on the test data "
-            "(see --metric), or its loss for mse. In fit that is the whole, not the parts. The last weights are kept. "
+            "(see --metric), or its loss for mse. In fit that is the whole, not the parts. The best weights are kept. "
             "A schedule that decays hasn't come to its end then; constant fits.",
             show_default=False,
         ),
@@ -337,9 +337,10 @@ def train(
         tables.show_json({"trained": found, "metrics": str(place / "metrics.jsonl")})
         return
     for each in done:
-        last = each.curve[-1]
+        told_of = runs.progress.told(each.curve[each.epoch - 1], each.metric)
+        best = f", after epoch {each.epoch}" if each.epoch < len(each.curve) else ""
         tables.show(
-            f"{each.file}: {runs.progress.told(last, each.metric)}; {last.seconds:.1f} s",
+            f"{each.file}: {told_of}{best}; {each.curve[-1].seconds:.1f} s",
             f"  ONNX Runtime differs from the trained module by {each.deviation:.1e} of the output's standard "
             "deviation",
         )

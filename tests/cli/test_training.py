@@ -490,7 +490,8 @@ def test_the_whole_ends_when_it_is_no_better_and_a_run_that_goes_on_ends_there_t
     end = found["patience"]["ended"]
     assert 2 + 4 < end < 30
     assert end == found["whole"][-1]["epoch"] == found["epochs"]
-    assert f"The whole ends after epoch {end}: error rate no better for 4 epochs." in straight.stdout
+    best = f"it has its weights after epoch {end - 4}, the best"
+    assert f"The whole ends after epoch {end}: error rate no better for 4 epochs; {best}." in straight.stdout
     assert f"note: whole ends after epoch {end}: no better for 4 epochs\n" in straight.stderr
     assert len(found["baseline"]) < 30
     for key, stop in (("whole", 190), ("baseline", 45 * end + 70)):
@@ -510,6 +511,7 @@ def test_train_ends_one_network_that_is_no_better() -> None:
     options = (*DATA, "--epochs", 30)
     done = run("train", "chain.onnx", *options, "--patience", 4)
     assert "note: chain ends after epoch 11: no better for 4 epochs\n" in done.stderr
+    assert ", after epoch 7; " in done.stdout
     run("split", "chain.onnx", "-k", 2, "-o", "parts")
     refused = run("train", "parts", *options, "--patience", 4, code=2)
     assert refused.stderr == (

@@ -34,7 +34,7 @@ from onnxpart.storage.outputs import check_folder
 from onnxpart.storage.remote import Place, Remote, exists
 from onnxpart.torch.data.sources import Data, read_by
 from onnxpart.torch.runs import estimate
-from onnxpart.torch.runs.goal import Goal
+from onnxpart.torch.runs.goal import Goal, GoalOrPatience
 from onnxpart.torch.runs.outcome import COPIES, ONE_PART, SHORTER, Check, Fit, Grow, Times, Traffic, times_of
 from onnxpart.torch.runs.recipe import SHARE, Recipe, checks, enough, epochs_of_parts, remaining
 from onnxpart.torch.runs.rounds import Rounds, rounds_of
@@ -56,7 +56,7 @@ from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.data_parallel import gradient_bytes, ring
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
 from onnxpart.torch.training.fully_sharded import sharded_bytes
-from onnxpart.torch.training.job import Result
+from onnxpart.torch.training.job import Ending, Result
 from onnxpart.torch.training.ray_cluster import check_nodes, connected
 from onnxpart.torch.training.settings import Settings
 from onnxpart.torch.training.train import evaluate
@@ -389,27 +389,16 @@ class _Run:
 
         :param before: seconds of the budget that are already spent.
         """
-        told, goal, networks = self.progress(stage.name, self.task, stage.epochs), self.goal, first
-        stages = [stage] if stage.epochs else []
-        if goal.watched:
-            pieces = checks(stage.epochs)
-            stages = [replace(stage, name=f"{stage.name}/to{piece.stop}", epochs=piece) for piece in pieces]
-        for networks in run_stages(first, stages, self._trainer(told, self.options.patience)):
-            curve = networks.curves[0]
-            end, why = stage.epochs.start + len(curve), self._why_end(curve, before)
-            if why and end < stage.epochs.stop:
-                told(Note(f"{stage.name} ends after epoch {end}: {why}"))
-                break
+        told, metric = self.progress(stage.name, self.task, stage.epochs), self.task.metric
+        ending = GoalOrPatience(self.goal, metric, self.options.patience_by(metric), before)
+        if not stage.epochs:
+            return first
+        (networks,) = run_stages(first, [stage], self._trainer(told, ending))
+        curve = networks.curves[0]
+        if len(curve) < len(stage.epochs):
+            why = ending.why(curve) or "the budget is spent"  # of several workers, by another one's clock
+            told(Note(f"{stage.name} ends after epoch {stage.epochs.start + len(curve)}: {why}"))
         return networks
-
-    def _why_end(self, curve: Sequence[Epoch], before: float) -> str:
-        """Return why a network ends now, in words; empty where it trains on."""
-        last, patience = curve[-1], self.options.patience_by(self.task.metric)
-        if self.goal.reached(self.task.metric, last.loss, last.metric):
-            return "the target is reached"
-        if self.goal.spent(before + last.seconds):
-            return "the budget is spent"
-        return str(patience) if patience is not None and patience.spent(curve) else ""
 
     def _round(self, number: int) -> Networks:
         """Return the untrained parts of a round; those of the last one are the task's modules."""
@@ -417,10 +406,10 @@ class _Run:
             return Networks(self.rounds.last, self.task.modules)
         return parts_of(self.rounds.split(number), self.task.build)
 
-    def _trainer(self, told: OnEvent, patience: int | None = None) -> Train:
+    def _trainer(self, told: OnEvent, ending: Ending | None = None) -> Train:
         """Return the function that trains the networks of a stage; an engine that was chosen by trial stays.
 
-        :param patience: that with the network of a stage; parts have none.
+        :param ending: of the network of a stage; parts have none.
         """
         engine = self.options.engine
 
@@ -431,14 +420,14 @@ class _Run:
             cluster = self.options.cluster.for_whole(self.rounds.k) if alone else self.options.cluster
             results = learn(
                 replace(self.task, modules=networks.modules),
-                replace(self.options, settings=stage.settings, engine=engine, cluster=cluster, patience=patience),
+                replace(self.options, settings=stage.settings, engine=engine, cluster=cluster),
                 stage.epochs,
                 self.kept / CHECKPOINTS / stage.name,
                 told,
                 plan=f"{networks.split.plan.digest}{self.growing}",
                 states=networks.states,
                 seconds=networks.seconds,
-                before=networks.curves[0] if alone and networks.curves else (),
+                ending=ending,
             )
             engine = results[0].engine if engine == "auto" else engine
             return results

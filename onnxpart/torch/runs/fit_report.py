@@ -80,23 +80,25 @@ def report(found: Fit, options: RunOptions, source: str, recipe: Recipe, edges: 
 
 
 def _patience(found: Fit, patience: Patience | None) -> dict[str, Any] | None:
-    """Return the patience with the whole, and after which epoch and why that ended it, if it did."""
+    """Return the patience with the whole, after which epoch and why that ended it, if it did, and which epochs' weights
+    were kept of it and of its baseline.
+    """
     if patience is None:
         return None
     end = found.merge_at + len(found.whole) if patience.spent(found.whole) else None
-    return {"epochs": patience.epochs, "ended": end, "why": f"{found.metric.judge} {patience}"}
+    kept = {"whole": found.merge_at + patience.kept(found.whole) + 1, "baseline": patience.kept(found.baseline) + 1}
+    return {"epochs": patience.epochs, "ended": end, "why": f"{found.metric.judge} {patience}", "kept": kept}
 
 
 def as_good(found: Fit, patience: Patience | None = None) -> dict[str, Any] | None:
     """Return after how many seconds the method was as good as the baseline at its end; None if never.
 
-    If patience ended the baseline, it counts up to its best epoch. Both are compared by the metric on the test data, or
-    else by the loss; being as good as a target is enough. `baseline`: the baseline's own seconds.
+    With patience the baseline counts up to its best epoch. Both are compared by the metric on the test data, or else by
+    the loss; being as good as a target is enough. `baseline`: the baseline's own seconds.
     """
     if not found.baseline or found.merged is None:
         return None
-    worse = patience.epochs if patience is not None and patience.spent(found.baseline) else 0
-    last = found.baseline[-1 - worse]
+    last = found.baseline[-1 if patience is None else patience.kept(found.baseline)]
     wanted = getattr(last, found.metric.key)
     wanted = wanted if found.goal.target is None else found.metric.worst([wanted, found.goal.target])
     seconds = _reached(found, wanted)
@@ -175,9 +177,9 @@ def page(data: dict[str, Any]) -> list[str]:
     sizes = [("whole", data["sizes"]["whole"]), *((f"part {p}", part) for p, part in enumerate(data["sizes"]["parts"]))]
     last = [(f"part {p}", curve[-1]) for p, curve in enumerate(data["parts"])]
     last += [("merged", {**data["merged"], "epoch": data["merge_at"]})] if data["merged"] else []
-    last += [("whole, trained on", data["whole"][-1])] if data["whole"] else []
+    last += [("whole, trained on", _end(data, "whole"))] if data["whole"] else []
     rounds = f" (the last of {len(data['rounds'])} rounds)" if len(data["rounds"]) > 1 else ""
-    last += [("the whole alone", data["baseline"][-1])] if data["baseline"] else []
+    last += [("the whole alone", _end(data, "baseline"))] if data["baseline"] else []
     last += [(_CONTROLS[name].format(k=k), curve[-1]) for name, curve in data["controls"].items()]
     rates = data["recipe"]["rates"]
     lines = [
@@ -210,8 +212,8 @@ def page(data: dict[str, Any]) -> list[str]:
         lines.append(exchanged(data["traffic"]))
     if data["target"] is not None:
         lines.append(aimed(data["target"]))
-    if data["patience"] is not None and data["patience"]["ended"] is not None:
-        lines.append(f"The whole ends after epoch {data['patience']['ended']}: {data['patience']['why']}.")
+    if data["patience"] is not None and data["whole"]:
+        lines.append(ended(data["patience"]))
     if data["gpu_memory"] is not None:
         lines += [taken(memory, who) for who, memory in data["gpu_memory"].items() if memory is not None]
     if data["grow"] == "widen":
@@ -224,6 +226,22 @@ def page(data: dict[str, Any]) -> list[str]:
         *lines,
         f"ONNX Runtime differs from the trained module by {data['deviation']:.1e} of the output's standard deviation.",
     ]
+
+
+def _end(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """The point of a curve whose weights were kept."""
+    points: list[dict[str, Any]] = data[name]
+    if data["patience"] is None:
+        return points[-1]
+    return next(point for point in points if point["epoch"] == data["patience"]["kept"][name])
+
+
+def ended(found: dict[str, Any]) -> str:
+    """Return as a sentence what patience did to the whole."""
+    kept = f"it has its weights after epoch {found['kept']['whole']}, the best"
+    if found["ended"] is None:
+        return f"The whole trained for all epochs; {kept}."
+    return f"The whole ends after epoch {found['ended']}: {found['why']}; {kept}."
 
 
 def compared(found: dict[str, Any]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 from onnxpart.errors import UsageError
 from onnxpart.torch.runs.recipe import SHARE
+from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.metrics import Metric
+from onnxpart.torch.training.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,31 @@ class Goal:
         if allowed < 2 <= most:
             raise UsageError(f"the budget is too small: an epoch of the parts and one of the whole take {needed}.")
         return min(allowed, most)
+
+
+@dataclass(frozen=True)
+class GoalOrPatience:
+    """Ends the training of one network when the goal is reached, or the patience with it is spent (see `Ending`).
+
+    `before`: seconds of the budget that are already spent.
+    """
+
+    goal: Goal
+    metric: Metric
+    patience: Patience | None
+    before: float = 0.0
+
+    def why(self, curve: Sequence[Epoch]) -> str:
+        """Return in words why training ends after these epochs; empty if it goes on."""
+        if not curve:
+            return ""
+        last = curve[-1]
+        if self.goal.reached(self.metric, last.loss, last.metric):
+            return "the target is reached"
+        if self.goal.spent(self.before + last.seconds):
+            return "the budget is spent"
+        return "" if self.patience is None else self.patience.why(curve)
+
+    def kept(self, curve: Sequence[Epoch]) -> int | None:
+        """Return the index of the epoch whose weights are kept; None for the last."""
+        return None if self.patience is None else self.patience.kept(curve)

@@ -25,7 +25,7 @@ from onnxpart.torch.training import checkpoint
 from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.engine import device_of
 from onnxpart.torch.training.events import Epoch, Note, OnEvent
-from onnxpart.torch.training.job import Result
+from onnxpart.torch.training.job import Ending, Result
 from onnxpart.torch.training.losses import Loss
 from onnxpart.torch.training.metrics import Metric, find_metric, metric_of
 from onnxpart.torch.training.objective import Objective, find_objective
@@ -63,9 +63,9 @@ class RunOptions:
     metric: str | None = None
     patience: int | None = None
 
-    def patience_by(self, metric: Metric, before: Sequence[Epoch] = ()) -> Patience | None:
-        """Return the patience with a network that is judged by a metric; `before` are the epochs behind it."""
-        return None if self.patience is None else Patience(self.patience, metric, before)
+    def patience_by(self, metric: Metric) -> Patience | None:
+        """Return the patience with a network that is judged by a metric."""
+        return None if self.patience is None else Patience(self.patience, metric)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,12 @@ class Task:
 class Trained:
     """A file that was written: its curve, and ONNX Runtime's deviation from the module (see `trained_file`).
 
-    `gpu_memory`: see `Result`.
+    `epoch`: that whose weights it has: the last, or with patience the best. `gpu_memory`: see `Result`.
     """
 
     file: Path
     curve: list[Epoch]
+    epoch: int
     metric: str
     deviation: float
     gpu_memory: int | None
@@ -154,12 +155,9 @@ def learn(
     plan: str = "",
     states: Sequence[OptimizerState] | None = None,
     seconds: float = 0.0,
-    before: Sequence[Epoch] = (),
+    ending: Ending | None = None,
 ) -> list[Result]:
-    """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`).
-
-    :param before: the epochs that a single module has behind it, for the patience of the options.
-    """
+    """Train a task's modules in place for some epochs, with checkpoints in a folder (see `train.train`)."""
     every = options.every_steps, options.every_minutes
     return train(
         task.modules,
@@ -173,7 +171,7 @@ def learn(
         states=states,
         checkpoints=Checkpoints(folder, *every, options.keep, options.resume, plan, _given(options)),
         seconds=seconds,
-        patience=options.patience_by(task.metric, before),
+        ending=ending,
         cluster=options.cluster,
         on_event=on_event,
     )
@@ -188,6 +186,7 @@ def _given(options: RunOptions) -> dict[str, Any]:
         "label_smoothing": options.label_smoothing,
         "class_weights": options.class_weights,
         "batch_size": options.batch_size,
+        "patience": options.patience is not None,  # its best weights are in all checkpoints, or in none
         "mean": normalize and normalize.mean,
         "std": normalize and normalize.std,
     }
@@ -219,12 +218,13 @@ def train_files(
     task = prepare([read_whole(path) for path in files], options)
     told = progress(task)
     states = _states(files, options, told)
+    patience, epochs = options.patience_by(task.metric), range(options.settings.epochs)
     try:
-        results = learn(task, options, range(options.settings.epochs), checkpoints, told, plan=plan, states=states)
+        results = learn(task, options, epochs, checkpoints, told, plan=plan, states=states, ending=patience)
     finally:
         checkpoint.remove_empty(checkpoints)
-    patience = options.patience_by(task.metric)
-    if patience is not None and len(results[0].curve) < options.settings.epochs:
+    kept = None if patience is None else patience.kept(results[0].curve) + 1
+    if patience is not None and len(results[0].curve) < len(epochs):
         told(Note(f"{files[0].stem} ends after epoch {len(results[0].curve)}: {patience}"))
     done = zip(files, task.modules, results, strict=True)
     save_trained(files, ((with_weights(module, path), result.state) for path, module, result in done))
@@ -233,6 +233,7 @@ def train_files(
         Trained(
             path,
             result.curve,
+            kept or len(result.curve),
             task.metric.name,
             deviation(module, task.objective, path, task.batch()),
             result.gpu_memory,

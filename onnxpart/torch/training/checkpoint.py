@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from onnxpart.torch.training.optim import Slots
 VERSION = 3
 METADATA = "onnxpart.checkpoint"
 """Key under which a file carries what isn't a tensor."""
-_TENSORS, _SLOTS = "module/", "optimizer/"
+_TENSORS, _SLOTS, _BEST = "module/", "optimizer/", "best/"
 _FILE = re.compile(r"part(\d+)-step(\d+)\.safetensors")
 
 
@@ -55,13 +55,24 @@ class Checkpoints:
 class PartState:
     """All that training changes in a part: tensors by the module's keys, the optimizer's slots, and its steps.
 
-    `scaler`: the state of the gradient scaler, if there is one.
+    `scaler`: the state of the gradient scaler, if there is one. `best`: the state after the best epoch, where that is
+    to be kept.
     """
 
     tensors: dict[str, Tensor]
     slots: Slots
     taken: int
     scaler: Mapping[str, Any] = field(default_factory=dict)
+    best: PartState | None = None
+
+    def copied(self) -> PartState:
+        """Return a copy in this machine's memory, which doesn't change with the next step."""
+
+        def copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()}
+
+        slots = {key: copy(found) for key, found in self.slots.items()}
+        return PartState(copy(self.tensors), slots, self.taken, self.scaler)
 
 
 def prepare(checkpoints: Checkpoints) -> None:
@@ -96,11 +107,11 @@ def save(checkpoints: Checkpoints, number: int, step: int, state: PartState, bes
 
     :raises ModelError: when it can't be written; older checkpoints stay as they were.
     """
-    arrays = {_TENSORS + key: _to_array(tensor) for key, tensor in state.tensors.items()}
-    for key, found in state.slots.items():
-        arrays |= {f"{_SLOTS}{slot}/{key}": _to_array(tensor) for slot, tensor in found.items()}
-    path = path_of(checkpoints, number, step)
-    said = json.loads(json.dumps({"version": VERSION, "taken": state.taken, "scaler": state.scaler, **beside}))
+    arrays, said = _arrays(state), {"version": VERSION, **_numbers(state), **beside}
+    if state.best is not None:
+        arrays |= {_BEST + key: array for key, array in _arrays(state.best).items()}
+        said["best"] = _numbers(state.best)
+    path, said = path_of(checkpoints, number, step), json.loads(json.dumps(said))
     with writing(path) as file:
         save_arrays(arrays, file, {METADATA: json.dumps({**said, "checksum": _checksum(said, arrays)})})
     return path
@@ -174,13 +185,33 @@ def load(path: Place, identity: Mapping[str, Any]) -> tuple[PartState, dict[str,
         _compare(path, key, value, found.get(key))
     if found.pop("checksum", None) != _checksum(found, arrays):
         raise _damaged(path)
+    state = _state(arrays, found)
+    if "best" in found:
+        best = {key.removeprefix(_BEST): array for key, array in arrays.items() if key.startswith(_BEST)}
+        state = replace(state, best=_state(best, found["best"]))
+    return state, found
+
+
+def _arrays(state: PartState) -> dict[str, Array]:
+    arrays = {_TENSORS + key: _to_array(tensor) for key, tensor in state.tensors.items()}
+    for key, found in state.slots.items():
+        arrays |= {f"{_SLOTS}{slot}/{key}": _to_array(tensor) for slot, tensor in found.items()}
+    return arrays
+
+
+def _numbers(state: PartState) -> dict[str, Any]:
+    return {"taken": state.taken, "scaler": state.scaler}
+
+
+def _state(arrays: Mapping[str, Array], numbers: Mapping[str, Any]) -> PartState:
+    """Return the state of arrays and numbers."""
     tensors = {key.removeprefix(_TENSORS): to_tensor(a) for key, a in arrays.items() if key.startswith(_TENSORS)}
     slots: Slots = {}
     for name, array in arrays.items():
         if name.startswith(_SLOTS):
             slot, _, key = name.removeprefix(_SLOTS).partition("/")
             slots.setdefault(key, {})[slot] = to_tensor(array)
-    return PartState(tensors, slots, int(found["taken"]), found.get("scaler", {})), found
+    return PartState(tensors, slots, int(numbers["taken"]), numbers.get("scaler", {}))
 
 
 def _damaged(path: Place) -> CheckpointError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import nn
 
@@ -14,8 +14,19 @@ from onnxpart.torch.training.checkpoint import Checkpoints
 from onnxpart.torch.training.events import Epoch
 from onnxpart.torch.training.losses import Criterion
 from onnxpart.torch.training.metrics import Meter
-from onnxpart.torch.training.patience import Patience
 from onnxpart.torch.training.settings import Settings
+
+
+class Ending(Protocol):
+    """What may end the training of a single network before its epochs do, and which weights it then has."""
+
+    def why(self, curve: Sequence[Epoch]) -> str:
+        """Return in words why training ends after these epochs; empty if it goes on."""
+        ...
+
+    def kept(self, curve: Sequence[Epoch]) -> int | None:
+        """Return the index of the epoch whose weights are kept; None if they are always the last."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class Job:
     """Parts to train side by side on the same batches; `numbers` are their places in the split.
 
     `epochs`: those of the settings' schedule to train. `states`: one per part, to go on from. `seconds`: of training
-    before. `patience`: what may end the training of a single part before its epochs do.
+    before. `ending`: of a single part.
     """
 
     modules: Sequence[nn.Module]
@@ -37,7 +48,7 @@ class Job:
     states: Sequence[OptimizerState] | None = None
     checkpoints: Checkpoints | None = None
     seconds: float = 0.0
-    patience: Patience | None = None
+    ending: Ending | None = None
 
 
 def alone(job: Job, i: int) -> Job:

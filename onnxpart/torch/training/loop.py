@@ -42,7 +42,8 @@ _NO_EFFECT = ("device", "compile")
 class Position:
     """Where a run is: the epoch, its next batch, steps since epoch 0, and sums over the epoch.
 
-    `losses`: for each part, the sum over the epoch's samples so far. `curves`: the finished epochs.
+    `losses`: for each part, the sum over the epoch's samples so far. `curves`: the finished epochs. `best`: the index
+    of that whose weights are to be kept.
     """
 
     epoch: int
@@ -52,6 +53,7 @@ class Position:
     batch: int = 0
     samples: int = 0
     seconds: float = 0.0
+    best: int | None = None
 
 
 def resumable(checkpoints: Checkpoints, numbers: Sequence[int]) -> int | None:
@@ -133,6 +135,7 @@ class _Run:
         self.pending: list[tuple[int, Tensor]] = []
         self.clock = self.saved = time.perf_counter()
         self.newest: int | None = None
+        self.best: PartState | None = None
         self.cost = 0.0
         self.told_end = False
 
@@ -147,14 +150,17 @@ class _Run:
         rates = islice(optim.rates(job.settings, (last - first) * self.steps), self.at.step - first * self.steps, None)
         try:
             for epoch in range(self.at.epoch, job.epochs.stop):
-                if job.patience and job.patience.spent(self.at.curves[0]):
+                if self._ended():
                     break
                 self._epoch(epoch, rates)
                 self._close(epoch)
+                self._keep()
                 if job.checkpoints and any(self.engine.together(self._cheap(job.checkpoints))):
                     self._save(job.checkpoints)
             if job.checkpoints and self.newest != self.at.step:
                 self._save(job.checkpoints)
+            if job.ending and self.best and self.at.best == job.ending.kept(self.at.curves[0]):
+                self.engine.load(0, self.best)
         finally:
             self.engine.finish()
         kind, device = job.settings.optimizer, self.engine.device
@@ -164,6 +170,17 @@ class _Run:
             Result(curve, optim.to_state(kind, state.taken, state.slots, state.scaler), self.engine.kind, taken)
             for curve, state in zip(self.at.curves, states, strict=True)
         ]
+
+    def _ended(self) -> bool:
+        """Whether training ends before its epochs do: for all processes that train a network as soon as for one."""
+        ending = self.job.ending
+        return ending is not None and any(self.engine.together(bool(ending.why(self.at.curves[0]))))
+
+    def _keep(self) -> None:
+        """Copy the state of the network if it is the best so far."""
+        ending, curve = self.job.ending, self.at.curves[0]
+        if ending is not None and ending.kept(curve) == len(curve) - 1:
+            self.best, self.at.best = self.engine.part(0).copied(), len(curve) - 1
 
     # -- one epoch -------------------------------------------------------------------------------------------------
 
@@ -298,7 +315,7 @@ class _Run:
     def _save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint of each part, and remove older ones; or help another process to do so."""
         at, began = self.at, time.perf_counter()
-        states = [self.engine.part(i) for i in range(len(self.job.numbers))]
+        states = [replace(self.engine.part(i), best=self.best) for i in range(len(self.job.numbers))]
         if checkpoints.written:
             self._write(checkpoints, states)
         self.saved, self.newest = time.perf_counter(), at.step
@@ -334,8 +351,9 @@ class _Run:
             position = found["position"]
             self.at.losses[i] = position["losses"][0]
             self.at.curves[i] = [Epoch(**epoch) for epoch in position["curves"][0]]
-            for key in ("epoch", "step", "batch", "samples", "seconds"):
+            for key in ("epoch", "step", "batch", "samples", "seconds", "best"):
                 setattr(self.at, key, position[key])
+            self.best = state.best
         self.newest = step
         again = ""
         if isinstance(self.job.loader, Stream) and not (found["data"] and self.job.loader.restore(found["data"])):

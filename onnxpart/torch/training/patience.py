@@ -14,29 +14,43 @@ from onnxpart.torch.training.metrics import Metric
 class Patience:
     """For how many `epochs` a network is trained on without being better than its best, by what it is judged by.
 
-    That is the metric on the test data, or the loss there (see `Metric.key`). `before`: the epochs that the network
-    has behind it. The weights stay those of the last epoch.
+    That is the metric on the test data, or the loss there (see `Metric.key`). The weights of the best epoch are kept,
+    whether patience is spent or not. It is an `Ending`.
     """
 
     epochs: int
     metric: Metric
-    before: Sequence[Epoch] = ()
 
     def __str__(self) -> str:
         """Why training ends when it is spent."""
         return f"no better for {self.epochs} epoch{'s' * (self.epochs > 1)}"
 
+    def why(self, curve: Sequence[Epoch]) -> str:
+        """Return in words why training ends after these epochs; empty if it goes on (see `spent`)."""
+        return str(self) if self.spent(curve) else ""
+
     def spent(self, curve: Sequence[Epoch]) -> bool:
-        """Return whether the last of these further epochs were no better than the best one in front of them.
+        """Return whether the last of these epochs were no better than the best one in front of them.
 
         An epoch whose value is missing or NaN is no better than any other.
         """
-        points = [*self.before, *curve]
-        earlier, last = self._values(points[: -self.epochs]), self._values(points[-self.epochs :])
+        earlier, last = (list(self._values(points)) for points in (curve[: -self.epochs], curve[-self.epochs :]))
         if not earlier or not last:
             return bool(earlier)
         return self.metric.as_good(self.metric.best(earlier), self.metric.best(last))
 
-    def _values(self, points: Iterable[Epoch]) -> list[float]:
-        found = (getattr(point, self.metric.key) for point in points)
-        return [value for value in found if value is not None and not isnan(value)]
+    def kept(self, curve: Sequence[Epoch]) -> int:
+        """Return the index of the best epoch, whose weights are kept: of several as good the first."""
+        best, index = None, len(curve) - 1
+        for i, value in enumerate(map(self._value, curve)):
+            if value is not None and (best is None or not self.metric.as_good(best, value)):
+                best, index = value, i
+        return index
+
+    def _values(self, points: Iterable[Epoch]) -> Iterable[float]:
+        return (value for value in map(self._value, points) if value is not None)
+
+    def _value(self, point: Epoch) -> float | None:
+        """What the network is judged by after an epoch; None if it is missing or NaN."""
+        value: float | None = getattr(point, self.metric.key)
+        return None if value is None or isnan(value) else value

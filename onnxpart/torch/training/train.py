@@ -18,10 +18,9 @@ from onnxpart.torch.training.choose_engine import ENGINES, choose
 from onnxpart.torch.training.engine import device_of, using
 from onnxpart.torch.training.events import Epoch, EpochEnd, Event, Note, OnEvent, Steps, ignore
 from onnxpart.torch.training.fused import Fused
-from onnxpart.torch.training.job import Job, Result
+from onnxpart.torch.training.job import Ending, Job, Result
 from onnxpart.torch.training.losses import Criterion
 from onnxpart.torch.training.metrics import Meter
-from onnxpart.torch.training.patience import Patience
 from onnxpart.torch.training.ray_cluster import Cluster
 from onnxpart.torch.training.series import Series
 from onnxpart.torch.training.settings import EngineKind, Settings
@@ -45,7 +44,7 @@ def train(
     states: Sequence[OptimizerState] | None = None,
     checkpoints: Checkpoints | None = None,
     seconds: float = 0.0,
-    patience: Patience | None = None,
+    ending: Ending | None = None,
     cluster: Cluster = Cluster(),  # noqa: B008
     on_event: OnEvent = ignore,
 ) -> list[Result]:
@@ -62,7 +61,8 @@ def train(
         its samples, or a meter, which sees all samples.
     :param states: one for each module, to go on from: of an earlier result, or merged.
     :param seconds: of training so far; the curves count on from there.
-    :param patience: what may end the training of a single module before its epochs do.
+    :param ending: what may end the training of a single module before its epochs do, and says which epoch's weights it
+        keeps: for example a `Patience`. If there are checkpoints, resume only with those that were written with one.
     :param on_event: called with news: `Steps`, `EpochEnd`, `Note`.
     :returns: for each module its curve and the state of its optimizer.
     :raises OnnxpartError: when the loss is no longer a number, memory runs out, or a state or checkpoint doesn't fit.
@@ -76,12 +76,12 @@ def train(
         raise UsageError(f"epochs {epochs} aren't among the settings' {scheduled}; ask for some of those.")
     if states is not None and len(states) != len(modules):
         raise UsageError(f"{len(states)} states were given for {len(modules)} modules; give one for each.")
-    if patience is not None and len(modules) > 1:
+    if ending is not None and len(modules) > 1:
         raise UsageError(
             f"patience ends the training of one network, and these are {len(modules)}; train each alone, or without it."
         )
     numbers = tuple(range(len(modules)))
-    job = Job(modules, numbers, loader, loss, settings, epochs, test, metric, states, checkpoints, seconds, patience)
+    job = Job(modules, numbers, loader, loss, settings, epochs, test, metric, states, checkpoints, seconds, ending)
     if engine == "ray":
         return clusters.run(job, cluster, on_event)
     device = device_of(settings.device)

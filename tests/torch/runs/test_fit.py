@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from models import regression_mlp
@@ -27,6 +28,7 @@ from onnxpart.torch.runs.recipe import Recipe
 from onnxpart.torch.runs.task import RunOptions
 from onnxpart.torch.training.events import Event, Note, ignore
 from onnxpart.torch.training.settings import Settings
+from onnxpart.torch.training.train import evaluate
 from tests.networks.deep import residual_mlp
 
 MODEL = load(regression_mlp(0, inputs=784, hidden=(8,)))
@@ -115,9 +117,7 @@ def test_the_whole_ends_when_it_is_as_good_as_the_target(tmp_path: Path) -> None
     assert Note("whole ends after epoch 4: the target is reached") in news
 
 
-def test_the_whole_and_its_baseline_end_when_they_are_no_better(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_and_its_baseline_end_when_they_are_no_better(tmp_path: Path) -> None:
     options, recipe = replace(OPTIONS, settings=Settings(12, lr=0.1), engine="series"), Recipe(schedule="constant")
     run, news = partial(fit, MODEL, merge_at=2, recipe=recipe), list[Event]()
     losses = [epoch.loss for epoch in run(options, tmp_path / "all", lambda *_: ignore).whole]
@@ -132,10 +132,14 @@ def test_the_whole_and_its_baseline_end_when_they_are_no_better(
     assert Note(f"baseline ends after epoch {len(alone)}: no better for 1 epoch") in news
     assert len(found.controls["one part"]) == 2 * 2  # a control has all of its time
     data = report(found, patient, "m.onnx", recipe, ZERO)
-    assert "The whole ends after epoch 4: loss no better for 1 epoch." in page(data)
+    kept = "it has its weights after epoch 3, the best"
+    assert f"The whole ends after epoch 4: loss no better for 1 epoch; {kept}." in page(data)
+    assert next(line for line in page(data) if line.startswith("| whole, trained on ")).split(" | ")[1] == "3"
+    own = task.prepare([MODEL.proto], options)
+    assert own.data.test is not None
+    assert evaluate(own.build(onnx.load(str(found.file))), own.data.test, own.loss)[0] == pytest.approx(losses[0])
     assert data["as_good"]["wanted"] == min(loss for loss in alone if loss is not None) == alone[-2]
     assert data["as_good"]["baseline"] == found.baseline[-2].seconds
-    monkeypatch.setattr("onnxpart.torch.runs.recipe._CHECKS", 4)  # every three epochs, and patience ends in between
     never = run(patient, tmp_path / "watched", lambda *_: ignore, goal=Goal(target=0.0))
     assert [epoch.loss for epoch in never.whole] == losses[:2]
 

@@ -175,7 +175,8 @@ def test_what_is_compiled_for_a_gpu_is_graphs(
 
 
 def counting(graphs: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch trace, and note the graphs in place of compiling them."""
+    """Let torch trace, and note the graphs in place of compiling them, as if nothing had been compiled before."""
+    torch.compiler.reset()
 
     def backend(graph: Callable[..., object], _: object) -> Callable[..., object]:
         graphs.append(graph)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from onnxpart.errors import Interrupted
 from onnxpart.torch import import_onnx
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.checkpoint import Checkpoints
-from onnxpart.torch.training.events import Event, Steps, ignore
+from onnxpart.torch.training.events import Epoch, Event, Steps, ignore
 from onnxpart.torch.training.fully_sharded import FullySharded, layers_of, sharded_bytes
 from onnxpart.torch.training.job import Job
 from onnxpart.torch.training.processes import Trained, train_part
@@ -32,14 +32,27 @@ from onnxpart.torch.training.settings import Settings
 from tests.networks.training import accuracy, parts, small, stripes
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(epochs=3, lr=0.01, optimizer="adamw", device="cpu", clip=1.0)
+SETTINGS = Settings(epochs=4, lr=0.01, optimizer="adamw", device="cpu", clip=1.0)
 COLLECTIVES = "all_gather_single", "reduce_scatter_single"
 """What FSDP2 exchanges weights and gradients by."""
 
 
-def job_of(module: nn.Module, checkpoints: Checkpoints | None = None) -> Job:
-    test = stripes(20, 60)
-    return Job([module], (1,), stripes(), F.cross_entropy, SETTINGS, range(3), test, accuracy, checkpoints=checkpoints)
+@dataclass(frozen=True)
+class Third:
+    """Only the other rank ends after the third epoch; the weights of the second are kept."""
+
+    rank: int
+
+    def why(self, curve: Sequence[Epoch]) -> str:
+        return "enough" if self.rank == 1 and len(curve) == 3 else ""
+
+    def kept(self, curve: Sequence[Epoch]) -> int:
+        return min(1, len(curve) - 1)
+
+
+def job_of(module: nn.Module, rank: int, checkpoints: Checkpoints | None = None) -> Job:
+    job = Job([module], (1,), stripes(), F.cross_entropy, SETTINGS, range(4), stripes(20, 60), accuracy)
+    return replace(job, checkpoints=checkpoints, ending=Third(rank))
 
 
 @contextmanager
@@ -67,15 +80,15 @@ def learn(rank: int, folder: Path) -> tuple[int, Trained]:
 
     with rank_of_two(rank, folder):
         normed = parts(small(norm=True))[1]
-        engine, mean = FullySharded(job_of(normed), CPU), normed.get_buffer("norm.mean")
+        engine, mean = FullySharded(job_of(normed, rank), CPU), normed.get_buffer("norm.mean")
         mean.fill_(100.0 * rank)
         with counted() as passed:
             engine.step([next(stripes().epoch(0))], 0.1, 0)
         assert mean.abs().max() < 10, "it isn't the first rank's"
         with pytest.raises(Interrupted, match=r"stopped at step 13; resume"):
-            train_part(job_of(parts(small())[1], kept), 1, press, stop, FullySharded)
+            train_part(job_of(parts(small())[1], rank, kept), 1, press, stop, FullySharded)
         dist.barrier()
-        again = job_of(parts(small())[1], replace(kept, resume=True))
+        again = job_of(parts(small())[1], rank, replace(kept, resume=True))
         return sum(passed), train_part(again, 1, ignore, threading.Event(), FullySharded)
 
 
@@ -99,7 +112,7 @@ def counted() -> Iterator[list[int]]:
 
 
 def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
-    """Stopped, and resumed from a checkpoint that was gathered."""
+    """Stopped, resumed from a checkpoint that was gathered, and ended by one of them, with the best weights."""
     other = torch.multiprocessing.get_context("spawn").Process(target=learn, args=(1, tmp_path))
     other.start()
     passed, found = learn(0, tmp_path)
@@ -107,7 +120,7 @@ def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
     assert other.exitcode == 0
     assert passed == sharded_bytes(parts(small(norm=True))[1], 2)
     _, module = parts(small())
-    (expected,) = loop.run(job_of(module), Series, CPU, ignore)
+    (expected,) = loop.run(job_of(module, 1), Series, CPU, ignore)
     for key, tensor in module.state_dict().items():
         torch.testing.assert_close(found.tensors[key], tensor)
     for epoch, wanted in zip(found.result.curve, expected.curve, strict=True):
