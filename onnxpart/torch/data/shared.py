@@ -23,6 +23,8 @@ from onnxpart.torch.data.loaders import TensorLoader
 
 _ROOM, _MOST = 1 << 30, 1000
 """Bytes, and number, of the newest batches that stay for processes that are behind."""
+_NAME = "onnxpart-batches-"
+"""How the names of the folders of all runs begin."""
 _PATIENCE = 0.002
 """Seconds between two looks for a batch."""
 _Read: TypeAlias = tuple[Batch | None, str | None, list[int]]
@@ -155,23 +157,37 @@ def _alone(batch: Batch | None) -> Batch | None:
 def shared(folder: Path, loader: Loader, test: Loader | None) -> Iterator[tuple[Loader, Loader | None]]:
     """Two loaders whose batches the processes that share a folder read once; data in memory stay as they are.
 
-    The last of the processes removes the folder.
+    The last of the processes removes the folder, and the first of a later run those of processes that were all killed.
     """
-    first, second = _sharing(loader, folder / "train"), None if test is None else _sharing(test, folder / "test")
-    used = [found for found in (first, second) if isinstance(found, Shared)]
-    if not used:
-        yield first, second
+    if all(found is None or isinstance(found, TensorLoader) for found in (loader, test)):
+        yield loader, test
         return
+    for other in folder.parent.glob(f"{_NAME}*"):
+        if other != folder:
+            _remove_unused(other)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     here = FileLock(folder / f"{uuid4().hex}.user")
     here.acquire()
+    first, second = _sharing(loader, folder / "train"), None if test is None else _sharing(test, folder / "test")
     try:
         yield first, second
     finally:
-        for found in used:
-            found.close()
+        for found in (first, second):
+            if isinstance(found, Shared):
+                found.close()
         here.release()
-        if not any(map(_held, folder.glob("*.user"))):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_unused(folder)
+
+
+def folder_name() -> str:
+    """Return a name for the folder of a new run's batches, by which a later run finds it."""
+    return _NAME + uuid4().hex
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a folder unless a process uses it."""
+    if not any(map(_held, folder.glob("*.user"))):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sharing(loader: Loader, folder: Path) -> Loader:
@@ -181,9 +197,9 @@ def _sharing(loader: Loader, folder: Path) -> Loader:
 
 
 def _held(lock: Path) -> bool:
-    """Whether a process holds a lock."""
+    """Whether a process holds a lock, or may: that of another user can't be tried."""
     try:
         with FileLock(lock, timeout=0):
             return False
-    except Timeout:
+    except OSError:
         return True

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from onnxpart.errors import Interrupted, OnnxpartError, Resumable, UsageError
-from onnxpart.torch.data.shared import shared
+from onnxpart.torch.data.shared import folder_name, shared
 from onnxpart.torch.tensors import unsharded
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.engine import device_of, put
@@ -61,7 +61,7 @@ def run(job: Job, on_event: OnEvent) -> list[Result]:
     """
     context = torch.multiprocessing.get_context("spawn")
     stop = context.Event()
-    folder = Path(tempfile.mkdtemp()) if len(job.numbers) > 1 else None
+    folder = Path(tempfile.gettempdir()) / folder_name() if len(job.numbers) > 1 else None
     workers: dict[Connection, tuple[int, SpawnProcess]] = {}
     with loop.interruptible(job.checkpoints) as interrupted:
         try:

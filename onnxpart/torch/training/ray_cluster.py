@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 
 from onnxpart.errors import Interrupted, OnnxpartError, UsageError, needs, reason
 from onnxpart.storage.remote import Place, Remote, unlink
+from onnxpart.torch.data.shared import folder_name
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.data_parallel import DataParallel
 from onnxpart.torch.training.events import Note, OnEvent, ignore
@@ -151,7 +151,7 @@ def _run(watch: Watch, interrupted: threading.Event) -> list[Result]:
     kept = (cluster.cpus_per_part, cluster.gpus_per_part) if workers == 1 else (0, 0)
     again = {"max_retries": cluster.retries, "retry_exceptions": [ray.exceptions.RayError]}
     task = ray.remote(num_cpus=kept[0], num_gpus=kept[1], **again)(_task if workers == 1 else _group)
-    folder = None if len(job.numbers) * workers == 1 else f"onnxpart-{uuid4().hex}"  # its name on each machine
+    folder = None if len(job.numbers) * workers == 1 else folder_name()  # the same on each machine
     shared = ray.put(start(lambda: pickle.dumps((replace(job, modules=[], states=None), folder))))
     tasks = {}
     for i, number in enumerate(job.numbers):

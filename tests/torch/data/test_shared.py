@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils import data as torch_data
 from onnxpart.torch.data import shared as module
 from onnxpart.torch.data.batch import Batch, Loader
 from onnxpart.torch.data.loaders import DatasetLoader, ForeignLoader, Opened, StreamLoader, TensorLoader
-from onnxpart.torch.data.shared import Shared, SharedStream, shared
+from onnxpart.torch.data.shared import Shared, SharedStream, folder_name, shared
 
 COUNT, SIZE = 12, 3
 
@@ -131,6 +132,19 @@ def test_only_a_batch_is_left_and_not_what_it_is_a_view_of(tmp_path: Path) -> No
     large = torch.zeros(1 << 20)
     next(Shared(ForeignLoader([(large[:3], large[:3])], ("x",)), tmp_path).epoch(0))
     assert (tmp_path / "0-0.pt").stat().st_size < large.nbytes / 100
+
+
+def test_the_next_run_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path) -> None:
+    """A copy of a folder in use has the same files, and nobody holds its locks."""
+    alive, killed, own = (tmp_path / folder_name() for _ in range(3))
+    (tmp_path / "another").mkdir()
+    with shared(alive, by_index(Counted()), None) as (first, _):
+        list(first.epoch(0))
+        shutil.copytree(alive, killed)
+        with shared(own, by_index(Counted()), None):
+            assert not killed.exists()
+            assert list(alive.glob("train/*.pt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
 
 
 def test_data_in_memory_are_not_shared(tmp_path: Path) -> None:
