@@ -400,7 +400,9 @@ def _shortage(ray: Any, cluster: Cluster) -> str:
             f"and {most['GPU']:g})"
         )
     counted = {kind: count for kind, count in wanted.items() if count}
-    room = sum(min(int(node.get(kind, 0) // count) for kind, count in counted.items()) for node in nodes if counted)
+    room = sum(
+        min(int(round(node.get(kind, 0) / count, 4)) for kind, count in counted.items()) for node in nodes if counted
+    )
     if counted and room < (cluster.workers_per_part or 1):
         return (
             f"the cluster has room for {room} workers with {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs each, not "

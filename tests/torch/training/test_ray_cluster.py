@@ -169,6 +169,7 @@ class Nodes:
 
 def test_workers_that_dont_fit_on_the_nodes() -> None:
     check_nodes(Nodes((2, 2), 1, 1), Cluster(workers_per_part=4))
+    check_nodes(Nodes((1,), 1, 1), Cluster(cpus_per_part=0.2, workers_per_part=5))
     with pytest.raises(
         UsageError, match="room for 3 workers with 1 CPUs and 0 GPUs each, not for 4 at a time; ask for"
     ):
