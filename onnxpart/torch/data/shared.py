@@ -185,8 +185,9 @@ def folder_name() -> str:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove a folder unless a process uses it."""
-    if not any(map(_held, folder.glob("*.user"))):
+    """Remove a folder that processes used, unless one still does."""
+    users = list(folder.glob("*.user"))  # none yet where another run begins just now
+    if users and not any(map(_held, users)):
         shutil.rmtree(folder, ignore_errors=True)
 
 
