@@ -66,7 +66,8 @@ def split_module(
     :param module: any module that torch can export, compiled or not; it is left as it is.
     :param example_inputs, exporter, dynamic: see `export`.
     :param outputs: which of several results to keep: by the module's names if it has any, else `output_0`, `output_1`
-        and so on. For the others see `split`. :param undivided: names of modules that every part keeps whole.
+        and so on. For the others see `split`. :param undivided: names of modules, or of parameters, that every part has
+        whole. What merging keeps between divided parts, `merge` is told (`keep`).
     :param everywhere: whether every rank gets all parts, for trainers in which all ranks train each network.
     :param weights: for a module on the meta device: its safetensors file, or the index of its shards. Each part is read
         from there, and the graph isn't compared with the module.
@@ -85,7 +86,7 @@ def split_module(
     model = model if outputs is None else cut(model, outputs)
     names = _names(module, model)
     model = replace(model, parameters=frozenset(names.values()))
-    whole = _within(names, undivided)
+    whole = _undivided(names, undivided)
     divided = split(model, k, order=order, seed=seed, shares=shares, init=init, undivided=whole)
     if not everywhere:
         check_alike(divided.plan.digest, {n: t for n, t in module.state_dict().items() if not t.is_meta})
@@ -148,7 +149,8 @@ class Handle:
 
         :param states: `state_dict`s of the parts in order, such as averages or those of files; None: the present ones.
             In a process group those of this rank's parts.
-        :param keep: names of other parameters that keep theirs, too; True for all, as for a pretrained network.
+        :param keep: names of other parameters, or of modules with all below them, that keep theirs, too; True for all,
+            as for a pretrained network.
         :returns: a `state_dict` that the module loads; what the graph doesn't use is as in the module.
             A module on the meta device takes it by `load_state_dict(.., assign=True)`.
         :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
@@ -168,8 +170,9 @@ class Handle:
         :raises UsageError: for a name without weights between parts.
         """
         plan = self.split.plan
-        given = {self.names.get(key, key) for key in keep} if not isinstance(keep, bool) else None if keep else set()
-        edges = Edges(keep=None if given is None else frozenset(given))
+        have, named = set(between(plan)), () if isinstance(keep, bool) else keep
+        given = [_within(self.names, path) & have or {path} for path in named]
+        edges = Edges(keep=None if keep is True else frozenset[str]().union(*given))
         edges.check(plan)
         return edges.keeping(_kept(plan, self._frozen()))
 
@@ -410,16 +413,20 @@ def _names(module: nn.Module, model: Model) -> dict[str, str]:
     return {key: places[_place(value)] for key, value in given.items() if _place(value) in places}
 
 
-def _within(names: Mapping[str, str], modules: Sequence[str]) -> set[str]:
-    """The initializers that belong to some of the modules.
+def _undivided(names: Mapping[str, str], paths: Sequence[str]) -> set[str]:
+    """The initializers of some modules and parameters.
 
-    :raises UsageError: for a module without any.
+    :raises UsageError: for one without any.
     """
-    found = {path: {name for key, name in names.items() if f"{key}.".startswith(f"{path}.")} for path in modules}
-    for path, held in found.items():
-        if not held:
+    for path in paths:
+        if not _within(names, path):
             raise UsageError(f"there is nothing to leave undivided in {path!r}; name a module with weights.")
-    return set[str]().union(*found.values())
+    return set[str]().union(*(_within(names, path) for path in paths))
+
+
+def _within(names: Mapping[str, str], path: str) -> set[str]:
+    """The initializers of a module, with all below it, or of a parameter; also by the names of a compiled original."""
+    return {name for key, name in names.items() if any(f"{each}.".startswith(f"{path}.") for each in (key, name))}
 
 
 def _holds(tensor: Tensor, array: np.ndarray) -> bool:

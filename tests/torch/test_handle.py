@@ -240,7 +240,7 @@ def test_frozen_layers_keep_the_weights_between_parts() -> None:
     ]
 
 
-@pytest.mark.parametrize("keep", [True, ["fc1.weight"]])
+@pytest.mark.parametrize("keep", [True, ["fc1.weight"], ["fc1"]])
 def test_the_weights_between_parts_are_kept_where_that_is_asked_for(keep: bool | list[str]) -> None:
     module = LeNet()
     _, handle = split_module(module, torch.randn(2, 1, 20, 20))
@@ -251,8 +251,9 @@ def test_the_weights_between_parts_are_kept_where_that_is_asked_for(keep: bool |
         assert torch.equal(merged[name][where], own if kept else torch.zeros_like(own))
         assert torch.equal(merged[name][~where], plain[name][~where])
         assert not plain[name][where].any()
-    with pytest.raises(UsageError, match=r"'fc2\.weight' has no weights between parts"):
-        handle.merge(keep=["fc2.weight"])
+    for name in ("fc2.weight", "fc2", "fc"):
+        with pytest.raises(UsageError, match=f"'{name}' has no weights between parts to keep; name some of conv2.wei"):
+            handle.merge(keep=[name])
 
 
 def test_report_says_what_is_averaged() -> None:
@@ -399,7 +400,11 @@ def test_modules_that_stay_undivided() -> None:
     torch.manual_seed(0)
     build, draw = NETWORKS["gpt2"]
     module = build()
-    parts, handle = split_module(module, draw(), undivided=["layers.0.attn"])
+    parts, handle = split_module(module, draw(), undivided=["layers.0.attn.weight", "layers.0.attn.bias"])
+    by_module, _ = split_module(module, draw(), undivided=["layers.0.attn"])
+    for part, same in zip(parts, by_module, strict=True):
+        assert part.state_dict().keys() == same.state_dict().keys()
+        assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in part.state_dict().items())
     whole, divided = module.get_parameter("layers.0.attn.weight"), module.get_parameter("layers.1.fc.weight")
     for part in parts:
         assert torch.equal(part.get_parameter("layers.0.attn.weight"), whole)

@@ -68,6 +68,8 @@ def test_parts_of_a_compiled_module_have_the_names_of_its_original() -> None:
     module = Net()
     compiled = torch.compile(module)
     assert uncompiled(compiled) is uncompiled(module) is module
+    (part, _), handle = split_module(compiled, X, undivided=["a"])
+    assert torch.equal(part.get_parameter("a.weight"), module.a.weight)
     parts, handle = split_module(compiled, X)
     assert dict(parts[0].named_parameters()).keys() == dict(module.named_parameters()).keys()
     compiled.load_state_dict(handle.merge())
