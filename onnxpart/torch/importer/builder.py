@@ -15,7 +15,7 @@ from torch import fx, nn
 from onnxpart.errors import OnnxpartError
 from onnxpart.ir.protos import normal_domain, unused
 from onnxpart.torch.importer.decompose import branch_of
-from onnxpart.torch.importer.fuse_linear import fuse
+from onnxpart.torch.importer.fuse import SHAPE, fuse
 from onnxpart.torch.importer.graph_module import ORIGIN, Body, Program
 from onnxpart.torch.importer.layers import use_layers
 from onnxpart.torch.importer.node import Handler, Node
@@ -86,6 +86,7 @@ class Builder:
             if value.name not in own:
                 self._inputs.append(self._placeholder())
                 self.values[value.name] = self._inputs[-1]
+                self._set_shape(value.name)
         for node in graph.node:
             self._add_node(node)
 
@@ -189,6 +190,8 @@ class Builder:
         self._set_origin(last, node.title)
         pairs = zip(proto.output, result if isinstance(result, tuple) else (result,), strict=False)
         self.values |= {name: self._narrow(name, value, proto.op_type) for name, value in pairs}
+        for name in filter(None, proto.output):
+            self._set_shape(name)
 
     def _computed(self, node: Node) -> tuple[Value, ...] | None:
         """Compute a node whose inputs are small constants that training doesn't change; None for other nodes."""
@@ -226,6 +229,12 @@ class Builder:
             if entered is last:
                 return
             entered.meta[ORIGIN] = title
+
+    def _set_shape(self, name: str) -> None:
+        """Note a value's shape in the call that computes it."""
+        node, shape = getattr(self.values.get(name), "node", None), self.scope.infos.get(name, Info()).shape
+        if isinstance(node, fx.Node) and shape is not None:
+            node.meta[SHAPE] = shape
 
     def _widen(self, names: Sequence[str], inputs: list[Value | None], infos: list[Info]) -> None:
         """Replace inputs of unsigned types by int64, once for each value."""

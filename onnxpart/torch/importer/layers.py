@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from onnxpart.torch.importer.fuse import SHAPE
 from onnxpart.torch.importer.operators.modules import BatchNorm
 
 Settings: TypeAlias = Mapping[str, Any]
@@ -70,6 +71,9 @@ def _form(node: fx.Node, root: nn.Module) -> tuple[tuple[str, ...], _Build] | No
         layer = root.get_submodule(str(node.target))
         if type(layer) is BatchNorm and layer.kind is not None and not layer.returned:
             return ("input", *_TENSORS), _batch_norm(layer)
+    if node.op == "call_function" and node.target is F.instance_norm:
+        kind = _INSTANCE_NORMS.get(len(node.args[0].meta.get(SHAPE, ()))) if isinstance(node.args[0], fx.Node) else None
+        return None if kind is None else (("input",), _instance_norm(kind))
     return _FORMS.get(node.target) if node.op == "call_function" else None
 
 
@@ -89,6 +93,21 @@ def _layer_norm(settings: Settings, tensors: Tensors) -> nn.Module:
 
 def _group_norm(settings: Settings, tensors: Tensors) -> nn.Module:
     return nn.GroupNorm(settings["num_groups"], len(tensors["weight"]), settings["eps"], device="meta")
+
+
+def _rms_norm(settings: Settings, _: Tensors) -> nn.Module:
+    return nn.RMSNorm(settings["normalized_shape"], settings["eps"], device="meta")
+
+
+def _prelu(_: Settings, tensors: Tensors) -> nn.Module:
+    return nn.PReLU(len(tensors["weight"]), device="meta")
+
+
+def _instance_norm(kind: type[nn.modules.instancenorm._InstanceNorm]) -> _Build:
+    def build(settings: Settings, tensors: Tensors) -> nn.Module:
+        return kind(len(tensors["weight"]), settings["eps"], affine=True, device="meta")
+
+    return build
 
 
 def _batch_norm(layer: BatchNorm) -> _Build:
@@ -112,12 +131,16 @@ def _convolution(kind: Callable[..., nn.Module], transposed: bool) -> _Build:
     return build
 
 
+_INSTANCE_NORMS = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+"""By the rank of their inputs."""
 _STRIDED = ("input", "weight", "bias", "stride", "padding")
 _FORMS: Mapping[object, tuple[tuple[str, ...], _Build]] = {
     F.linear: (("input", "weight", "bias"), _linear),
     F.embedding: (("input", "weight"), _embedding),
     F.layer_norm: (("input", "normalized_shape", "weight", "bias", "eps"), _layer_norm),
     F.group_norm: (("input", "num_groups", "weight", "bias", "eps"), _group_norm),
+    F.rms_norm: (("input", "normalized_shape", "weight", "eps"), _rms_norm),
+    F.prelu: (("input", "weight"), _prelu),
     **{
         function: ((*_STRIDED, "dilation", "groups"), _convolution(kind, transposed=False))
         for function, kind in ((F.conv1d, nn.Conv1d), (F.conv2d, nn.Conv2d), (F.conv3d, nn.Conv3d))

@@ -16,11 +16,6 @@ from onnxpart.torch.importer.sizes import compare_sizes
 from onnxpart.torch.importer.values import Constant, Value
 
 
-def _power(base: Tensor, exponent: Tensor) -> Tensor:
-    """Raise to a power; the result is of the base's type."""
-    return torch.pow(base, exponent).to(base.dtype)
-
-
 def _shift_left(x: Tensor, places: Tensor) -> Tensor:
     width = torch.iinfo(x.dtype).bits
     shifted = torch.bitwise_left_shift(x, torch.clamp(places, max=width - 1))
@@ -81,7 +76,7 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "Mul": torch.mul,
     "Or": torch.logical_or,
     "PRelu": runtime.parametric_relu,
-    "Pow": _power,
+    "Pow": runtime.power,
     "Sub": torch.sub,
     "Xor": torch.logical_xor,
 }

@@ -88,9 +88,12 @@ def _rms_norm(x: Tensor, scale: Tensor, axes: list[int], epsilon: float) -> Tens
 @operator("RMSNormalization", since=23)
 def rms_norm(node: Node) -> Tensor:
     """Divide each sample by the root of its mean square over the axes from `axis` on."""
-    rank, axis = node.known_rank(0), node.attribute("axis", -1)
-    axes = list(range(axis % rank, rank))
-    return node.call(_rms_norm, node.tensor(0), node.tensor(1), axes, node.attribute("epsilon", 1e-5))
+    x, scale, epsilon, rank = node.tensor(0), node.tensor(1), node.attribute("epsilon", 1e-5), node.known_rank(0)
+    axes = list(range(node.attribute("axis", -1) % rank, rank))
+    sizes = [node.size(0, axis) for axis in axes]
+    if node.shape(1) == sizes:
+        return F.rms_norm(x, sizes, scale, epsilon)
+    return node.call(_rms_norm, x, scale, axes, epsilon)
 
 
 def _lp_norm(x: Tensor, axis: int, p: int) -> Tensor:

@@ -99,6 +99,11 @@ def integer_divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
 
 
+def power(base: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
+    """ONNX Pow: the result is of the base's type."""
+    return torch.pow(base, exponent).to(base.dtype)
+
+
 def parametric_relu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """ONNX PRelu: the slope is broadcast to x."""
     return torch.where(x < 0, slope * x, x)
