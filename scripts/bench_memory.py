@@ -165,7 +165,9 @@ def table(runs: list[Run], largest: int) -> str:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Where to make a folder for the files; it is deleted.")],
+    folder: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Where to make a folder, which is deleted.")
+    ],
     size: Annotated[float, typer.Option(help="Weights of the model in GB; four times this must be free.")] = 6.0,
     decode: Annotated[str, typer.Option("--decoder", help=f"A decoder of {', '.join(decoder.SIZES)} instead.")] = "",
     module: Annotated[str, typer.Option(help="The same as a PyTorch module, on the meta device and in a file.")] = "",
