@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from types import CodeType, FrameType, TracebackType
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ class _Result:
 
 _Row = tuple[str, str, Any, Any, Any, str]
 """Kind, name, target, arguments, keyword arguments and origin of a node."""
+_MARK = "\N{INTERROBANG}"
+"""What keeps a keyword from being an identifier until the code is written."""
 ORIGIN = "origin"
 """Key of a call's `meta`: the node of the model that it stands for."""
 
@@ -33,9 +36,7 @@ class Program:
 
     def recompile(self) -> None:
         """Make the code again, after the graph has changed."""
-        written = self.graph.python_code("self")
-        self.code = written.src
-        names = dict(written.globals)
+        self.code, names = _code(self.graph)
         exec(compile(self.code, "<graph of the model>", "exec"), names)
         self.run = cast("Callable[..., Any]", names["forward"])
 
@@ -63,6 +64,23 @@ class Body(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> Any:
         """Compute the outputs from the inputs, both in graph order."""
         return self.program.run(self, *inputs)
+
+
+def _code(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
+    """Return a graph's code, and the names that it reads.
+
+    Of a module named `in` fx writes `self.in`, which isn't Python; for what isn't an identifier it writes `getattr`.
+    """
+    held = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
+    targets = [str(node.target) for node in held]
+    for node, target in zip(held, targets, strict=True):
+        node.target = ".".join(f"{each}{_MARK}" if iskeyword(each) else each for each in target.split("."))
+    try:
+        written = graph.python_code("self")
+    finally:
+        for node, target in zip(held, targets, strict=True):
+            node.target = target
+    return written.src.replace(_MARK, ""), dict(written.globals)
 
 
 def _frame_of(code: CodeType, traceback: TracebackType | None) -> FrameType | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from onnxpart.errors import OnnxpartError
+from onnxpart.torch import import_onnx
 from onnxpart.torch.importer.tree import Container, keys, plant
 from onnxpart.torch.tensors import unescape
+from tests.networks.net import Net
 
 NAMES = {
     "enc.layers.0.norm1.weight": "enc.layers.0.norm1.weight",
@@ -54,3 +59,20 @@ def test_a_container_says_that_it_is_not_called() -> None:
     ):
         with pytest.raises(OnnxpartError, match="this module only holds layers and tensors, which the graph"):
             call(torch.ones(1))
+
+
+def test_names_may_be_keywords_of_python() -> None:
+    n = Net(("x", ("N", 3)))
+    model = n.model(n.linear(n.linear("x", 3, 4, name="in"), 4, 2, name="class.if"), shape=("N", 2))
+    module, x = import_onnx(model), torch.randn(5, 3)
+    assert [name for name, _ in module.named_parameters()] == [
+        "in.weight",
+        "in.bias",
+        "class.if.weight",
+        "class.if.bias",
+    ]
+    again = pickle.loads(pickle.dumps(module))
+    own = dict(module.named_parameters())
+    wanted = F.linear(F.linear(x, own["in.weight"], own["in.bias"]), own["class.if.weight"], own["class.if.bias"])
+    for each in (module, again):
+        torch.testing.assert_close(each(x), wanted)
