@@ -16,6 +16,7 @@ from onnxpart.ir.arrays import array_of, rows_of
 from onnxpart.ir.flatten import Place
 from onnxpart.ir.model import Model
 from onnxpart.ir.protos import captured, constant_node, live, metadata_of, unused
+from onnxpart.ir.trainable import told_of_copies
 from onnxpart.ir.unflatten import Unflattener
 from onnxpart.planning.plan import METADATA, METADATA_PART, InitializerPlan, Plan, slice_array, slice_stream
 from onnxpart.storage.draft import Draft, empty
@@ -29,6 +30,7 @@ class Writer:
         self.model = model
         self.unflattener = Unflattener(model.flat.regions, declare)
         self.initializers: dict[str, Array | TensorProto | Stream] = {}
+        self.copies: dict[str, list[str]] = {}
         self._names = {n for node in model.flat.nodes for n in (*node.input, *node.output, node.name)}
         self._names |= set(model.initializers)
 
@@ -86,6 +88,8 @@ class Writer:
     def hold_slice(self, initializer: InitializerPlan, part: int, name: str) -> None:
         """Take over a part's piece of an initializer of the source, under the name `name`."""
         source = initializer.name
+        if name != source:
+            self.copies.setdefault(source, []).append(name)
         if self.model.external(source):
             self.initializers[name] = slice_stream(initializer, part, rows_of(self.model, source))
         else:
@@ -129,7 +133,7 @@ class Writer:
         if part is not None:
             entries[METADATA_PART] = str(part)
         rest = {key: value for key, value in metadata_of(model).items() if key not in (METADATA, METADATA_PART)}
-        helper.set_model_props(model, {**rest, **entries})
+        helper.set_model_props(model, {**rest, **told_of_copies(model, self.copies), **entries})
         return Draft(model, streams)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from math import prod
@@ -33,6 +34,17 @@ def padding(proto: ModelProto) -> dict[str, int]:
     """The row of padding of embeddings, by their names, as a model itself gives it."""
     rows = _told(proto, PADDING)
     return {name: row for name, row in rows.items() if isinstance(row, int)} if isinstance(rows, dict) else {}
+
+
+def told_of_copies(proto: ModelProto, copies: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """What a model says of its parameters under `FROZEN` and `PADDING`, extended to copies, which are given by name."""
+    held, rows = frozen(proto), padding(proto)
+    told: dict[str, object] = {}
+    if not held.isdisjoint(copies):
+        told[FROZEN] = sorted(held.union(*(copies[name] for name in held & copies.keys())))
+    if not rows.keys().isdisjoint(copies):
+        told[PADDING] = rows | {copy: row for name, row in rows.items() for copy in copies.get(name, ())}
+    return {key: json.dumps(value) for key, value in told.items()}
 
 
 def _told(proto: ModelProto, key: str) -> object:

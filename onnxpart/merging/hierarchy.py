@@ -23,6 +23,7 @@ from onnxpart.errors import UsageError
 from onnxpart.frontend.load import load
 from onnxpart.ir.arrays import rows_of
 from onnxpart.ir.protos import metadata_of
+from onnxpart.ir.trainable import FROZEN, PADDING
 from onnxpart.merging.cross_weights import ZERO, Edges, fill_edges
 from onnxpart.merging.merge import copies, held, merge_streams
 from onnxpart.merging.optimizer_state import OptimizerState, merge_states, merge_states_by
@@ -153,7 +154,8 @@ def _duplicated(finest: Plan, coarse: Partition, part: int, larger: Draft, merge
     """A larger part; operators that mix units or can't be divided exist once for each of the smallest parts in it."""
     network = analyse(replace(load(larger.model()), parameters=coarse.analysis.model.parameters))
     draft = draft_whole(_inner(network, finest, coarse, part))
-    onnx.helper.set_model_props(draft.proto, metadata_of(larger.proto))
+    told = {key: value for key, value in metadata_of(draft.proto).items() if key in (FROZEN, PADDING)}
+    onnx.helper.set_model_props(draft.proto, metadata_of(larger.proto) | told)
     for tensor in draft.proto.graph.initializer:
         if tensor.name in merged and tensor.name not in finest.by_name:
             fill(tensor, merged[tensor.name].array())

@@ -7,11 +7,15 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
-from onnxpart import PartitionError, analyse, load, split
+from onnxpart import PartitionError, analyse, arrays, load, split
 from onnxpart.emission.whole import emit_whole
+from onnxpart.ir.protos import metadata_of
+from onnxpart.ir.trainable import FROZEN, PADDING, frozen, told_of_copies
+from onnxpart.merging.hierarchy import merge_to
 from onnxpart.planning.planner import partition
+from onnxpart.torch import import_onnx
 from tests.networks.net import Net
 
 WIDTH = 4
@@ -30,6 +34,47 @@ def whole(model: ModelProto, k: int = 2, order: str = "contiguous") -> ModelProt
     made = emit_whole(partition(analyse(load(model)), k, order=order))
     onnx.checker.check_model(made, full_check=True)
     return made
+
+
+def of_one_slope() -> ModelProto:
+    """A layer whose units have one slope, which isn't trained; every part has it."""
+    n = Net(("x", ("N", 3)))
+    h = n.op("PRelu", n.linear("x", 3, WIDTH, name="in"), n.positive("slope", 1), name="act")
+    model = n.model(n.linear(h, WIDTH, 2, name="out"), shape=("N", 2))
+    helper.set_model_props(model, {FROZEN: '["slope"]', "own": "stays"})
+    return model
+
+
+def test_copies_of_frozen_parameters_are_frozen() -> None:
+    copies = {"slope__part0", "slope__part1"}
+    found = whole(of_one_slope())
+    assert copies == {tensor.name for tensor in found.graph.initializer if tensor.name.startswith("slope")}
+    assert frozen(found) == {"slope", *copies}
+    assert metadata_of(found)["own"] == "stays"
+    assert {name for name, p in import_onnx(found).named_parameters() if not p.requires_grad} == copies
+
+
+def test_copies_of_frozen_parameters_are_frozen_in_larger_parts() -> None:
+    four = split(of_one_slope(), 4)
+    larger = merge_to(four, [arrays(part) for part in four.parts], 2)
+    for part in larger.parts:
+        held = {name for name, p in import_onnx(part).named_parameters() if not p.requires_grad}
+        assert (
+            held == {tensor.name for tensor in part.graph.initializer if tensor.name.startswith("slope")} != {"slope"}
+        )
+    assert frozen(larger.whole) == {"slope", *(f"slope__part{p}" for p in range(4))}
+
+
+def test_copies_of_an_embedding_have_its_row_of_padding() -> None:
+    told = told_of_copies(telling({PADDING: '{"words": 1, "other": 0}'}), {"words": ["words__part0"], "slope": []})
+    assert told == {PADDING: '{"words": 1, "other": 0, "words__part0": 1}'}
+    assert told_of_copies(telling({}), {"words": ["words__part0"]}) == {}
+
+
+def telling(props: dict[str, str]) -> ModelProto:
+    model = network(mix=False)
+    helper.set_model_props(model, props)
+    return model
 
 
 def test_without_a_mix_it_is_the_original_graph() -> None:
