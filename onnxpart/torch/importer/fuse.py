@@ -109,9 +109,10 @@ def _rms_norm(graph: fx.Graph, tensors: Tensors, found: Found) -> fx.Node | None
 
 
 def _prelu(graph: fx.Graph, tensors: Tensors, found: Found) -> fx.Node | None:
-    """A slope for each channel, or a single one."""
-    weight = _per_channel(found["slope"], found["x"], tensors)
-    return None if weight is None else graph.call_function(F.prelu, (found["x"], weight))
+    """A slope for each channel, or a single one; of the network's own input `torch.vmap` does it with a warning."""
+    x = found["x"]
+    weight = None if isinstance(x, fx.Node) and x.op == "placeholder" else _per_channel(found["slope"], x, tensors)
+    return None if weight is None else graph.call_function(F.prelu, (x, weight))
 
 
 _Rule: TypeAlias = Callable[[fx.Graph, Tensors, Found], fx.Node | None]

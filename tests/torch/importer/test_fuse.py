@@ -38,7 +38,8 @@ ROOTS = """
 SLOPES = """
     shape = Constant<value_ints = [SHAPE]>()
     slope = Reshape(weight, shape)
-    y = PRelu(x, slope)
+    h = Sin(x)
+    y = PRelu(h, slope)
 """
 
 
@@ -67,6 +68,7 @@ FORMS = {
     "a norm with one weight": ("1", roots(), "Container"),
     "a slope for each channel": ("8", slopes("8, 1, 1"), "PReLU"),
     "one slope": ("1", slopes("1, 1, 1"), "PReLU"),
+    "slopes of an input": ("8", slopes("8, 1, 1").replace("(h, ", "(x, "), "Container"),
     "slopes along the last axis": ("3", slopes("1, 3"), "Container"),
     "slopes along the first axis": ("8", slopes("8, 1, 1, 1"), "Container"),
 }
