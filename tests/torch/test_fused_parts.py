@@ -27,7 +27,21 @@ def step(module: nn.Module, loss: Callable[[Any], Tensor], x: Tensor) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize(("build", "x"), [FORMS["convolutions"], (GPT2, WORDS % CLASSES)], ids=["convolutions", "gpt2"])
+def group_norms() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES),
+    )  # fmt: skip
+
+
+BUILT: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "convolutions": FORMS["convolutions"],
+    "gpt2": (GPT2, WORDS % CLASSES),
+    "group_norms": (group_norms, torch.randn(len(LABELS), 3, 8, 8).to(memory_format=torch.channels_last)),
+}
+
+
+@pytest.mark.parametrize(("build", "x"), BUILT.values(), ids=BUILT)
 def test_a_loop_trains_them_as_it_does_one_by_one(build: Callable[[], nn.Module], x: Tensor) -> None:
     """Batch norms update their statistics, and attention its heads, each part for itself."""
     torch.manual_seed(0)

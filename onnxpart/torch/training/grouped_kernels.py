@@ -1,4 +1,4 @@
-"""Convolutions and poolings of several parts as grouped kernels: the channels of all parts are one axis."""
+"""Convolutions, poolings and group norms of several parts as one kernel: the channels of all parts are one axis."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from onnxpart.torch.importer.graph_module import Body
 
 
 def use_grouped_kernels(body: Body) -> None:
-    """Let a module compute convolutions and poolings of all parts at once when `torch.vmap` adds the parts' axis.
+    """Let a module compute the same for all parts at once when `torch.vmap` adds the parts' axis.
 
     `torch.vmap` alone moves that axis in front of the samples. That copies every image, and loses the layout with
-    channels last.
+    channels last, in which it has no group norms.
     """
     graph = body.program.graph
     for node in list(graph.nodes):
@@ -31,12 +31,16 @@ def use_grouped_kernels(body: Body) -> None:
 
 
 def _call_grouped(graph: fx.Graph, node: fx.Node, layer: Any, function: Callable[..., Tensor]) -> None:
-    """Replace a call of a convolution by a function of its weight and bias."""
+    """Replace a call of a layer by a function of its weight and bias."""
     with graph.inserting_before(node):
         weight = graph.get_attr(f"{node.target}.weight")
         bias = None if layer.bias is None else graph.get_attr(f"{node.target}.bias")
-        settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        call = graph.call_function(function, (node.args[0], weight, bias, *settings))
+        args: tuple[fx.node.Argument, ...]
+        if isinstance(layer, nn.GroupNorm):
+            args = (node.args[0], layer.num_groups, weight, bias, layer.eps)
+        else:
+            args = (node.args[0], weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        call = graph.call_function(function, args)
     call.meta = dict(node.meta)
     node.replace_all_uses_with(call)
     graph.erase_node(node)
@@ -92,6 +96,29 @@ class _Pooling(_Grouped):
         return _apart(function(x, *rest), info.batch_size), 1
 
 
+class _GroupNorm(_Grouped):
+    @staticmethod
+    def forward(function: Callable[..., Tensor], x: Tensor, groups: int, *rest: Any) -> Tensor:
+        return function(x, groups, *rest)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        function: Callable[..., Tensor],
+        x: Tensor,
+        groups: int,
+        weight: Tensor,
+        bias: Tensor,
+        epsilon: float,
+    ) -> tuple[Tensor, int]:
+        """Norm the groups of all parts at once (see `_Convolution.vmap`)."""
+        count = info.batch_size
+        x = _joined(x, in_dims[1], count, 1)
+        weight, bias = (_joined(each, in_dims[i], count, 0) for i, each in ((3, weight), (4, bias)))
+        return _apart(function(x, groups * count, weight, bias, epsilon), count), 1
+
+
 def _joined(x: Tensor, dim: int | None, count: int, axis: int) -> Tensor:
     """Move the parts' axis in front of another one, and join both."""
     parts = x.unsqueeze(axis).expand(*x.shape[:axis], count, *x.shape[axis:]) if dim is None else x.movedim(dim, axis)
@@ -111,11 +138,17 @@ def _form(kind: type[_Grouped], function: Callable[..., Tensor]) -> Callable[...
     return call
 
 
-_LAYERS: Mapping[type, Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+_LAYERS: Mapping[type, Callable[..., Tensor]] = {
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.Conv3d: F.conv3d,
+    nn.GroupNorm: F.group_norm,
+}
 _FORMS: Mapping[Callable[..., Tensor], Callable[..., Tensor]] = {
     function: _form(kind, function)
     for kind, functions in (
         (_Convolution, (F.conv1d, F.conv2d, F.conv3d)),
+        (_GroupNorm, (F.group_norm,)),
         (_Pooling, (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)),
     )
     for function in functions
