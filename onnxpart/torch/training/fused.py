@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
 
 from onnxpart.errors import UsageError
 from onnxpart.torch.data.batch import Batch
@@ -30,13 +31,15 @@ class Fused:
     Parts that are compiled draw what dropout needs from torch's own generator, seeded for the step; others from one of
     their own each.
 
-    :raises UsageError: when the parts differ, or are to be trained in float16.
+    :raises UsageError: when the parts differ, have group norms and are to be compiled, or are to be trained in float16.
     """
 
     kind: Literal["series", "fused"] = "fused"
 
     def __init__(self, job: Job, device: torch.device) -> None:
         check_alike(job.modules)
+        if job.settings.compile and _has_group_norm(job.modules[0]):  # torch asks there how images lie in memory
+            raise UsageError("fused parts with group norms can't be compiled; use the engine series, or don't compile.")
         if job.settings.scaled:
             raise UsageError(
                 "fused parts take every step together, but in float16 a part skips those that overflow; use the engine "
@@ -143,6 +146,13 @@ class Fused:
         for i, module in enumerate(self.job.modules):
             put(module, self.part(i).tensors)
             module.eval()
+
+
+def _has_group_norm(module: nn.Module) -> bool:
+    """Return whether a module has a group norm, as a layer or in a graph."""
+    layers = list(module.modules())
+    nodes = [node for layer in layers if isinstance(layer, Body) for node in layer.program.graph.nodes]
+    return any(isinstance(layer, nn.GroupNorm) for layer in layers) or any(n.target is F.group_norm for n in nodes)
 
 
 def check_alike(modules: Sequence[nn.Module]) -> None:

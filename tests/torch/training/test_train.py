@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import onnxpart
 from models import lenet
 from onnxpart.errors import DataError, OnnxpartError, UsageError
-from onnxpart.torch import import_onnx, load_weights, weights
+from onnxpart.torch import import_onnx, load_weights, split_module, weights
 from onnxpart.torch.importer.module import parameters
 from onnxpart.torch.training import loop
 from onnxpart.torch.training.settings import AmpDtype
@@ -165,6 +165,20 @@ def test_compiled_parts_are_trained_as_others(engine: EngineKind, monkeypatch: p
     plain = train(one, data, F.cross_entropy, SETTINGS, engine="series", test=test)
     compiled = train(other, data, F.cross_entropy, replace(SETTINGS, compile=True), engine=engine, test=test)
     check_same(plain, compiled, one, other)
+
+
+def test_compiled_parts_with_group_norms_are_trained_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    layers = nn.Conv2d(1, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)
+    modules = list(split_module(nn.Sequential(*layers), torch.randn(2, 1, 8, 8))[0])
+    settings = replace(SETTINGS, epochs=1, compile=True)
+    said = "fused parts with group norms can't be compiled; use the engine series"
+    with pytest.raises(UsageError, match=said):
+        train(modules, stripes(), F.cross_entropy, settings, engine="fused")
+    news = list[Event]()
+    results = train(modules, stripes(), F.cross_entropy, settings, on_event=news.append)
+    assert [result.engine for result in results] == ["series", "series"]
+    assert said in next(event.text for event in news if isinstance(event, Note))
 
 
 @pytest.mark.parametrize("engine", ["series", "fused"])
