@@ -50,15 +50,16 @@ class _Grouped(torch.autograd.Function):
     """A function that is only called under `torch.vmap`; its gradient is that of the functions that it calls."""
 
     @staticmethod
+    def forward(function: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Compute one part alone."""
+        return function(*args)
+
+    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep nothing."""
 
 
 class _Convolution(_Grouped):
-    @staticmethod
-    def forward(function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        return function(x, weight, bias, *rest)
-
     @staticmethod
     def vmap(
         info: Any,
@@ -85,10 +86,6 @@ class _Convolution(_Grouped):
 
 class _Pooling(_Grouped):
     @staticmethod
-    def forward(function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
-        return function(x, *rest)
-
-    @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], function: Callable[..., Tensor], x: Tensor, *rest: Any
     ) -> tuple[Tensor, int]:
@@ -97,10 +94,6 @@ class _Pooling(_Grouped):
 
 
 class _GroupNorm(_Grouped):
-    @staticmethod
-    def forward(function: Callable[..., Tensor], x: Tensor, groups: int, *rest: Any) -> Tensor:
-        return function(x, groups, *rest)
-
     @staticmethod
     def vmap(
         info: Any,
