@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
 
@@ -30,25 +30,21 @@ class Patience:
         return str(self) if self.spent(curve) else ""
 
     def spent(self, curve: Sequence[Epoch]) -> bool:
-        """Return whether the last of these epochs were no better than the best one in front of them.
+        """Return whether so many epochs at the end were no better than the best one in front of them.
 
         An epoch whose value is missing or NaN is no better than any other.
         """
-        earlier, last = (list(self._values(points)) for points in (curve[: -self.epochs], curve[-self.epochs :]))
-        if not earlier or not last:
-            return bool(earlier)
-        return self.metric.as_good(self.metric.best(earlier), self.metric.best(last))
+        return len(curve) - 1 - self.kept(curve) >= self.epochs
 
     def kept(self, curve: Sequence[Epoch]) -> int:
-        """Return the index of the best epoch, whose weights are kept: of several as good the first."""
+        """Return the index of the best epoch, whose weights are kept: of several as good the first; if none has a
+        value, the last.
+        """
         best, index = None, len(curve) - 1
         for i, value in enumerate(map(self._value, curve)):
             if value is not None and (best is None or not self.metric.as_good(best, value)):
                 best, index = value, i
         return index
-
-    def _values(self, points: Iterable[Epoch]) -> Iterable[float]:
-        return (value for value in map(self._value, points) if value is not None)
 
     def _value(self, point: Epoch) -> float | None:
         """What the network is judged by after an epoch; None if it is missing or NaN."""
