@@ -331,6 +331,23 @@ def test_an_adapter_that_is_put_on_parts_must_be_merged_into_them() -> None:
     assert handle.merge().keys() == GPT2().state_dict().keys()
 
 
+def test_a_model_that_returns_a_cache_is_divided_without_it() -> None:
+    """Parts return the other results; a call or an example with a cache is refused with what to do."""
+    model, inputs = gpt2(), torch.arange(3 * 8).view(3, 8)
+    model.config.use_cache = True
+    parts, _ = split_module(model, {"input_ids": inputs})
+    found, whole = parts[0](input_ids=inputs), model(input_ids=inputs)
+    assert whole.past_key_values is not None
+    assert type(found) is type(whole)
+    assert list(found.keys()) == ["logits"]
+    with pytest.raises(UsageError, match="unexpected keyword argument 'past_key_values'; call the part like"):
+        parts[0](input_ids=inputs, past_key_values=whole.past_key_values)
+    with pytest.raises(UsageError, match="'use_cache' isn't its default; leave it out, or split the module with it"):
+        parts[0](input_ids=inputs, use_cache=True)
+    with pytest.raises(UsageError, match="the example inputs are Tensor, DynamicCache; give a tensor"):
+        split_module(model, {"input_ids": inputs, "past_key_values": whole.past_key_values})
+
+
 def test_epochs_that_leave_none_for_the_whole(tmp_path: Path) -> None:
     args = TrainingArguments(str(tmp_path), num_train_epochs=2, report_to=[], use_cpu=True)
     with pytest.raises(UsageError, match="merge_at is 2 of 2 epochs; leave some for the parts and some for the whole"):
