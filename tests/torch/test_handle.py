@@ -21,7 +21,7 @@ from onnxpart.ir.arrays import array_of
 from onnxpart.storage.draft import Draft
 from onnxpart.torch import Handle, export, split_module
 from onnxpart.torch import handle as home
-from onnxpart.torch.exporter import export as export_module
+from onnxpart.torch.exporter import trainable_graph
 from onnxpart.torch.exporter.export import exported
 from tests.networks.plain import CLASSES, GPT2, NETWORKS, LeNet, ResNet18, deviation, learn
 
@@ -464,7 +464,7 @@ def test_weights_of_a_large_module_are_read_where_they_are(monkeypatch: pytest.M
     module = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, CLASSES))
     own, x = dict(module.named_parameters()), torch.randn(4, 8)
     copied, _ = split_module(module, x, init="scaled")
-    monkeypatch.setattr(export_module, "LARGE", 0)
+    monkeypatch.setattr(trainable_graph, "LARGE", 0)
     parts, handle = split_module(module, x, init="scaled")
     model = handle.split.analysis.model
     assert [n for n, p in own.items() if np.shares_memory(array_of(model, n), p.detach().numpy())] == ["2.weight"]
@@ -508,7 +508,7 @@ def test_parts_of_a_module_on_the_meta_device_are_read_from_its_files(
     state = {name: tensor for name, tensor in module.state_dict().items() if name != "head.weight"}
     path = tmp_path / "model.safetensors"
     if shards:
-        monkeypatch.setattr(export_module, "LARGE", 0)
+        monkeypatch.setattr(trainable_graph, "LARGE", 0)
         places = {name: f"{i % 2}.safetensors" for i, name in enumerate(state)}
         for file in ("0.safetensors", "1.safetensors"):
             save_file({name: state[name] for name in state if places[name] == file}, tmp_path / file)

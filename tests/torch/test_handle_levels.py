@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onnxpart import arrays
 from onnxpart.errors import UsageError
 from onnxpart.torch import Handle, split_module
-from onnxpart.torch.exporter import export as export_module
+from onnxpart.torch.exporter import trainable_graph
 from tests.networks.plain import CLASSES, NETWORKS, LeNet, deviation, learn
 
 torch.set_num_threads(1)  # several threads are slow where other work shares the cores
@@ -176,7 +176,7 @@ def test_what_is_frozen_stays_and_other_weights_between_parts_do_on_request() ->
 
 def test_larger_parts_of_a_large_module_are_kept_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its weights are read where they are; what a handle holds must not read those of parts that are gone."""
-    monkeypatch.setattr(export_module, "LARGE", 0)
+    monkeypatch.setattr(trainable_graph, "LARGE", 0)
     module = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, CLASSES))
     parts, handle = split_module(module, torch.randn(4, 8), 4)
     for part in parts:

@@ -9,8 +9,9 @@ import onnx
 import torch
 
 from onnxpart.errors import ModelError
-from onnxpart.torch.exporter.export import OPSET, first_line, folded, for_training, silent
+from onnxpart.torch.exporter.export import OPSET, first_line, silent
 from onnxpart.torch.exporter.module_state import values_of
+from onnxpart.torch.exporter.trainable_graph import folded, for_training
 
 
 def load_program(path: str | os.PathLike[str]) -> onnx.ModelProto:
