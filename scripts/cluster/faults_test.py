@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def end_worker(cluster: Cluster, _: int) -> None:
 
 
 def warn_worker(cluster: Cluster, _: int) -> None:
-    """As a machine does that will go: one of several workers ends at once."""
+    """As a machine does that will go."""
     os.kill(next(worker for node in cluster.worker_nodes for worker in workers(node)), signal.SIGTERM)
 
 
@@ -113,7 +114,9 @@ ALL = [
     if (end, phase) != (end_worker, "merge")  # when none is at work
 ]  # fmt: skip
 ALL += [(end, phase, "2") for end in (end_worker, end_node, end_head) for phase in ("parts", "whole")]
-ALL += [(warn_worker, "whole", "2"), (end_worker, "parts", "2-fsdp")]
+ALL += [(warn_worker, "whole", way) for way in WAYS] + [(end_worker, "parts", "2-fsdp")]
+EVERY, ONCE = 25, 370
+"""Steps between checkpoints; and such that the whole, which takes steps 360 to 600, writes one only, at once."""
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +135,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(model: Path, out: Path, *options: object) -> list[str]:
     given = ("--data", f"npz:{model.parent / 'data.npz'}", "--epochs", 100, "--merge-at", 60, "--optimizer", "sgd",
-             "--recipe", "paper", "--batch-size", 10, "--device", "cpu", "--checkpoint-every", 25,
-             "-o", out)  # fmt: skip
+             "--recipe", "paper", "--batch-size", 10, "--device", "cpu", "-o", out)  # fmt: skip
     return [sys.executable, "-m", "onnxpart", "fit", str(model), *map(str, given), *map(str, options)]
 
 
@@ -141,7 +143,10 @@ def command(model: Path, out: Path, *options: object) -> list[str]:
 def alone(model: Path) -> Path:
     """A run in one process."""
     out = model.parent / "alone"
-    given, one = command(model, out, "--engine", "series"), {**os.environ, "OMP_NUM_THREADS": "1"}
+    given, one = (
+        command(model, out, "--engine", "series", "--checkpoint-every", EVERY),
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     subprocess.run(given, check=True, cwd=ROOT, env=one)
     for losses in curves(out):
         assert losses[-1] < losses[0] / 2, "it learns nothing"
@@ -184,7 +189,8 @@ def test_the_result_is_that_of_a_run_without(
     end: End, phase: str, way: str, model: Path, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     out = tmp_path / "out"
-    options = ("--engine", "ray", *WAYS[way])
+    every = ONCE if end is warn_worker else EVERY
+    options = ("--engine", "ray", *WAYS[way], "--checkpoint-every", every)
     with nullcontext(request.getfixturevalue("sound")) if end in SPARES else nodes() as cluster:
         given = command(model, out, *options, "--address", cluster.address)
         with subprocess.Popen(given, cwd=ROOT, stderr=subprocess.PIPE, text=True) as fit:
@@ -199,7 +205,9 @@ def test_the_result_is_that_of_a_run_without(
     if phase != "whole" or end in (*GOES_ON, end_driver):  # the whole may bring its result before the end is noticed
         assert (fit.returncode == 0) == (end in GOES_ON), said
     if end in GOES_ON and phase == "whole":
-        assert "resumed at step" in said
+        steps = [int(step) for step in re.findall(r"resumed at step (\d+)", said)]
+        assert steps
+        assert end is not warn_worker or steps[0] > ONCE, "it ended without a checkpoint"
     if fit.returncode != 0:
         if end is not end_driver and phase != "merge":
             assert said.rstrip().endswith("to go on: give the same command with --resume."), said

@@ -40,6 +40,8 @@ _INTERVAL = 2.0
 """Seconds between two looks at the cluster itself."""
 _SILENCE = 30.0
 """Seconds to wait for a restart of the cluster's head; after 60, Ray itself would end this process."""
+_STOP = threading.Event()
+"""Set when a worker's process is to stop."""
 
 
 @dataclass(frozen=True)
@@ -206,17 +208,20 @@ def _task(
 ) -> Trained | OnnxpartError:
     """Work of a part's only worker; an error that a user can act on is a result, not a reason to try again.
 
-    SIGTERM tells that its machine will go. Then it writes a checkpoint and ends, and Ray starts another worker.
+    When its machine will go, it writes a checkpoint and ends, and Ray starts another worker.
     """
     job, folder = _received(paths, shared, part)
-    with _halted(halt, threading.Event()) as stop, _leaving(stop) as leaving:
-        try:
-            with sharing(job, folder) as one:
-                return train_part(one, _threads(cluster), news.put, stop)
-        except OnnxpartError as error:
-            if leaving.is_set() and isinstance(error, Interrupted):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return error
+    before = signal.getsignal(signal.SIGTERM)
+    _listen()
+    try:
+        with _stopping(halt) as stop, sharing(job, folder) as one:
+            return train_part(one, _threads(cluster), news.put, stop)
+    except OnnxpartError as error:
+        if isinstance(error, Interrupted) and halt.empty():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _group(
@@ -260,7 +265,8 @@ def _remove(folder: Place) -> None:
 def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
     """Work of one of a part's several workers; the first one writes checkpoints, tells news and gives the result.
 
-    An error that a user can act on is told, and ends all of them.
+    An error that a user can act on is told, and ends all of them. When the machine of one will go, all stop at the
+    same step and fail once the checkpoint is written, and Ray Train starts others.
     """
     paths, shared, part, cluster, news, halt = config["content"]
     (job, folder), first = _received(paths, shared, part), dist.get_rank() == 0
@@ -268,16 +274,20 @@ def _member(config: dict[str, Any]) -> Trained | Interrupted | None:
         job = replace(job, checkpoints=replace(job.checkpoints, written=first))
     if torch.cuda.is_available() and cluster.gpus_per_part:
         torch.cuda.set_device(import_module("ray.train.torch").get_device())
-    with _halted(halt, threading.Event()) as stop:
-        try:
-            kind = FullySharded if cluster.sharded else DataParallel
-            with sharing(job, folder) as one:
-                trained = train_part(one, _threads(cluster), news.put if first else ignore, stop, kind)
-        except Interrupted as error:
-            return error
-        except OnnxpartError as error:
-            news.put(error)
+    actor = import_module("ray").get_runtime_context().current_actor
+    actor.__ray_call__.remote(_listen)  # in its main thread, which alone may set what a signal does
+    kind = FullySharded if cluster.sharded else DataParallel
+    try:
+        with _stopping(halt) as stop, sharing(job, folder) as one:
+            trained = train_part(one, _threads(cluster), news.put if first else ignore, stop, kind)
+    except Interrupted as error:
+        dist.barrier()
+        if halt.empty():
             raise
+        return error
+    except OnnxpartError as error:
+        news.put(error)
+        raise
     return trained if first else None
 
 
@@ -297,39 +307,34 @@ def _threads(cluster: Cluster) -> int:
     return max(1, int(cluster.cpus_per_part))
 
 
+def _listen(_: object = None) -> None:
+    """Let SIGTERM, by which a machine tells that it will go, be noted; a second one ends this process at once."""
+
+    def note(number: int, _: object) -> None:
+        _STOP.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, note)
+
+
 @contextmanager
-def _halted(halt: Any, stop: threading.Event) -> Iterator[threading.Event]:
-    """An event that is set once the driver says so."""
+def _stopping(halt: Any) -> Iterator[threading.Event]:
+    """An event that is set once the driver says so, or SIGTERM that this machine will go."""
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(_PATIENCE):
             if not halt.empty():
-                stop.set()
+                _STOP.set()
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield stop
+        yield _STOP
     finally:
         ended.set()
         thread.join()
-
-
-@contextmanager
-def _leaving(stop: threading.Event) -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, as it does `stop`."""
-    leaving = threading.Event()
-
-    def note(*_: object) -> None:
-        leaving.set()
-        stop.set()
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield leaving
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        _STOP.clear()
 
 
 @contextmanager
