@@ -28,7 +28,7 @@ from onnxpart.torch.exporter.dynamic_axes import Axes, differing, is_axes, named
 from onnxpart.torch.exporter.fake import faked
 from onnxpart.torch.exporter.frozen_values import Watch
 from onnxpart.torch.exporter.gradients import gradient_difference
-from onnxpart.torch.exporter.module_state import check_buffers, unchanged, uncompiled, values_of
+from onnxpart.torch.exporter.module_state import UnfitError, check_buffers, unchanged, uncompiled, values_of
 from onnxpart.torch.exporter.packed import packed_layer
 from onnxpart.torch.exporter.trainable_graph import folded, for_training
 from onnxpart.torch.interface import results, signature_of
@@ -232,7 +232,7 @@ def _flat(module: nn.Module, names: Sequence[str], watches: list[Watch] | None =
             value = forward(**named) if names else forward(*args, **named)
         pairs = list(results(value))
         if not pairs:
-            raise OnnxpartError(f"it returns no tensor, but {type(value).__name__}; return the tensors in it")
+            raise UnfitError(f"it returns no tensor, but {type(value).__name__}; return the tensors in it")
         found[:] = [name for name, _ in pairs]
         return pairs[0][1] if len(pairs) == 1 else tuple(tensor for _, tensor in pairs)
 
@@ -302,7 +302,7 @@ def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: boo
         "torchscript": call.torchscript,
         "dynamo": call.dynamo,
     }
-    module, problems = call.module, defaultdict[str, list[str]](list)
+    module, problems, advice = call.module, defaultdict[str, list[str]](list), ""
     for name in attempts if exporter == "auto" else [exporter]:
         try:
             with unchanged(module), silent():
@@ -317,10 +317,15 @@ def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: boo
                 problem = problem or gradient_difference(draft, module, call.run, call.inputs)
         except ImportError as error:
             problem = f"it needs {error.name} (pip install {error.name})"
+        except UnfitError as error:
+            raise OnnxpartError(f"{type(module).__name__} can't be exported: {error}.") from None
         except OnnxpartError as error:
             problem = str(error)
         except Exception as error:  # whatever the module or the exporter raises: they share no base class
             problem = first_line(error)
+            advice = (
+                " Check that it runs on the example inputs, and write what is named there in operations that ONNX has."
+            )
         if problem is None:
             return draft
         problems[problem].append(name)
@@ -333,10 +338,7 @@ def _drafted(call: _Call, exporter: str, held: Mapping[str, Rows], *, check: boo
             "in place of its last states."
         )
     told = [f"{' and '.join(names)}: {problem}" for problem, names in problems.items()]
-    raise OnnxpartError(
-        f"{type(module).__name__} can't be exported: {'; '.join(told)}. Check that it runs on the example "
-        "inputs, and write what is named there in operations that ONNX has."
-    )
+    raise OnnxpartError(f"{type(module).__name__} can't be exported: {'; '.join(told)}.{advice}")
 
 
 def first_line(error: BaseException) -> str:

@@ -23,6 +23,10 @@ _QUANTIZED = re.compile(r"torch\.ao\.(nn\.(intrinsic\.)?(quantized|qat)|quantiza
 """Where torch has the layers of quantized modules, and of those that are made ready for it."""
 
 
+class UnfitError(OnnxpartError):
+    """No exporter can write this module as a graph to train from."""
+
+
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the original of a compiled module; any other module as it is."""
     original = getattr(module, "_orig_mod", module)
@@ -100,7 +104,7 @@ def check_buffers(module: nn.Module, run: Callable[[], object], nodes: Iterable[
     """Check that a graph reads nothing that the module's `forward` writes, except a batch norm's statistics.
 
     :param run: calls the module. :param nodes: those of the graph, in which tensors have the module's names.
-    :raises OnnxpartError: if it does.
+    :raises UnfitError: if it does.
     """
     with unchanged(module), torch.no_grad():
         module.train()
@@ -113,9 +117,10 @@ def check_buffers(module: nn.Module, run: Callable[[], object], nodes: Iterable[
         for value in node.inputs[: 3 if node.op_type == "BatchNormalization" else None]:
             if value is not None and value.name in written:
                 what = "buffer" if value.name in buffers else "parameter"
-                raise OnnxpartError(
+                raise UnfitError(
                     f"forward writes the {what} {value.name!r} and computes with it, and a graph writes nothing: parts "
-                    "would compute with its first value for ever"
+                    "would compute with its first value for ever; split the module without what writes it, such as a "
+                    "parametrization (torch.nn.utils.parametrize.remove_parametrizations)"
                 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.ao import quantization
+from torch.nn.utils import parametrizations
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.torch import import_onnx, split_module
@@ -126,3 +128,15 @@ def test_the_module_is_left_as_it_was() -> None:
 def test_buffers_that_forward_writes_and_reads_are_refused(exporter: str) -> None:
     with pytest.raises(OnnxpartError, match="forward writes the buffer 'calls' and computes with it, and a graph"):
         split_module(Counting(lambda h, n: h / n), X, exporter=exporter)
+
+
+def test_why_no_exporter_can_write_a_module_is_said_alone() -> None:
+    """Torchscript fails on it, too, in words of its own."""
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(8, 3)))
+    with pytest.raises(OnnxpartError) as error:
+        split_module(module, X)
+    assert re.fullmatch(
+        r"Sequential can't be exported: forward writes the buffer '2\.parametrizations\.weight\.0\._[uv]' and computes "
+        r"with it, [^;]*; split the module without what writes it, [^;]*remove_parametrizations\)\.",
+        str(error.value),
+    )
