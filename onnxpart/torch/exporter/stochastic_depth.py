@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,50 +11,70 @@ from onnx import helper, numpy_helper
 
 from onnxpart.ir.protos import constant_node, live
 
+_UNIFORM = "RandomUniformLike"
+_BELOW = {"Less": True, "LessOrEqual": True, "Greater": False, "GreaterOrEqual": False}
+"""Comparisons, and whether they hold where the first number is below the second."""
+
 
 def as_dropouts(graph: onnx.GraphProto) -> None:
     """Replace each mask that is 1 with probability p and else 0 by p times a dropout of ones, in place.
 
-    In training that is the same mask; in evaluation it is the mask's mean, p. Exporters compare uniform numbers with p.
+    In training that is the same mask; in evaluation it is the mask's mean, p.
     """
     made = {name: node for node in graph.node for name in node.output}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        share = _share(node, made)
-        nodes += [node] if share is None else _dropout(node, made[made[node.input[0]].input[0]].input[0], share)
+        mask = _mask(node, made)
+        nodes += [node] if mask is None else _dropout(node.output[0], node.name, *mask)
     kept, _ = live(nodes, [value.name for value in graph.output])
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
     del graph.node[:]
     graph.node.extend(copies)
 
 
-def _share(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto]) -> float | None:
-    """The share of ones in a mask that a node makes by Cast(Less(RandomUniformLike, share)); None for other nodes."""
-    less = made.get(node.input[0]) if node.op_type == "Cast" else None
-    if less is None or less.op_type != "Less":
+def _mask(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto]) -> tuple[str, np.dtype[Any], float] | None:
+    """The tensor of whose shape a mask is, its type, and its share of ones; None for what a node makes otherwise.
+
+    It is made of numbers between 0 and 1: Cast(Less(drawn, share)), Cast(Greater(drawn, 1 - share)), or
+    Floor(Add(drawn, share)).
+    """
+    test = made.get(node.input[0]) if node.op_type in ("Cast", "Floor") else None
+    if test is None or test.op_type not in (_BELOW if node.op_type == "Cast" else ("Add",)):
         return None
-    drawn, share = (made.get(name) for name in less.input)
-    if drawn is None or drawn.op_type != "RandomUniformLike" or share is None or share.op_type != "Constant":
+    drawn, bound = (made.get(name) for name in test.input)
+    swapped = bound is not None and bound.op_type == _UNIFORM
+    if swapped:
+        drawn, bound = bound, drawn
+    share = _number(bound)
+    if drawn is None or drawn.op_type != _UNIFORM or share is None or not 0 <= share <= 1:
         return None
-    held = [attribute.t for attribute in share.attribute if attribute.name == "value"]
     bounds = {a.name: a.f for a in drawn.attribute if a.name in ("low", "high")}
-    if not held or np.prod(held[0].dims) != 1 or (bounds.get("low", 0.0), bounds.get("high", 1.0)) != (0.0, 1.0):
+    if (bounds.get("low", 0.0), bounds.get("high", 1.0)) != (0.0, 1.0):
         return None
-    return float(numpy_helper.to_array(held[0]).item())
+    if node.op_type == "Floor":
+        return drawn.input[0], share.dtype, float(share)
+    dtype = helper.tensor_dtype_to_np_dtype(next(a.i for a in node.attribute if a.name == "to"))
+    return drawn.input[0], dtype, float(share if _BELOW[test.op_type] != swapped else 1 - share)
 
 
-def _dropout(cast: onnx.NodeProto, like: str, share: float) -> list[onnx.NodeProto]:
-    """The nodes that replace a mask's last node."""
-    name = cast.output[0]
-    dtype = helper.tensor_dtype_to_np_dtype(next(a.i for a in cast.attribute if a.name == "to"))
+def _number(node: onnx.NodeProto | None) -> np.ndarray | None:
+    """The single number of a Constant; None for another node."""
+    if node is None or node.op_type != "Constant":
+        return None
+    held = [numpy_helper.to_array(attribute.t) for attribute in node.attribute if attribute.name == "value"]
+    return held[0].reshape(()) if held and held[0].size == 1 else None
+
+
+def _dropout(mask: str, name: str, like: str, dtype: np.dtype[Any], share: float) -> list[onnx.NodeProto]:
+    """The nodes that make a mask of the shape of a tensor, the last under a name."""
     one, part = numpy_helper.from_array(np.ones(1, dtype)), numpy_helper.from_array(np.asarray(share, dtype))
     ratio = numpy_helper.from_array(np.asarray(1 - share, np.float32))
-    part.name, ratio.name = f"{name}__share", f"{name}__ratio"
+    part.name, ratio.name = f"{mask}__share", f"{mask}__ratio"
     return [
         constant_node(part),
         constant_node(ratio),
-        helper.make_node("Shape", [like], [f"{name}__shape"], name=f"{name}__shape"),
-        helper.make_node("ConstantOfShape", [f"{name}__shape"], [f"{name}__ones"], name=f"{name}__ones", value=one),
-        helper.make_node("Dropout", [f"{name}__ones", ratio.name], [f"{name}__kept"], name=f"{name}__kept"),
-        helper.make_node("Mul", [f"{name}__kept", part.name], [name], name=cast.name),
+        helper.make_node("Shape", [like], [f"{mask}__shape"], name=f"{mask}__shape"),
+        helper.make_node("ConstantOfShape", [f"{mask}__shape"], [f"{mask}__ones"], name=f"{mask}__ones", value=one),
+        helper.make_node("Dropout", [f"{mask}__ones", ratio.name], [f"{mask}__kept"], name=f"{mask}__kept"),
+        helper.make_node("Mul", [f"{mask}__kept", part.name], [mask], name=name),
     ]
