@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from onnxpart.analysis.walk import analyse
 from onnxpart.errors import UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.inspection.tie_graph import Cause, Step, Ties, along
-from onnxpart.planning.planner import duplicated
+from onnxpart.planning.plan import Plan
+from onnxpart.planning.planner import duplicated, partition
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,23 @@ def why(analysis: Analysis, name: str, k: int) -> Why:
     duplicated = tuple(_duplicated(ties, tensor))
     cause = None if axes else _unlabelled(analysis, tensor)
     return Why(tensor, analysis.shapes.shape.get(tensor, ()), k, axes, duplicated, cause)
+
+
+def fewer_outputs(analysis: Analysis, plan: Plan) -> tuple[str, ...]:
+    """Return the outputs of a network with which its parts are smallest, if the others keep weights undivided.
+
+    :returns: none where no output keeps units of the largest undivided initializer together.
+    """
+    sizes = {each.name: prod(each.shape) for each in plan.initializers}
+    largest = max(plan.replicated, key=sizes.__getitem__, default=None)
+    if largest is None:
+        return ()
+
+    def size(outputs: tuple[str, ...]) -> int:
+        return partition(analyse(cut(analysis.model, outputs)), plan.k).plan.parameters(0)
+
+    axes = why(analysis, largest, plan.k).axes
+    return min({tried.outputs for axis in axes for tried in axis.advice if tried.outputs}, key=size, default=())
 
 
 def _tensor(analysis: Analysis, name: str) -> str:

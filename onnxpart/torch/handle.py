@@ -18,6 +18,7 @@ from onnxpart.emission.split import Split, split
 from onnxpart.errors import MergeError, OnnxpartError, UsageError
 from onnxpart.frontend.extract import cut
 from onnxpart.frontend.load import load
+from onnxpart.inspection.explain import fewer_outputs
 from onnxpart.inspection.obstacles import obstacles
 from onnxpart.ir.arrays import array_of
 from onnxpart.ir.model import Model
@@ -329,9 +330,15 @@ class Handle:
         return result
 
     def report(self) -> str:
-        """What is divided, averaged, zero or kept between parts, and why the module isn't their mean."""
-        plan = self.split.plan
+        """What is divided, averaged, zero or kept between parts, and why the module isn't their mean.
+
+        And which of its results keep parts from being smaller.
+        """
+        plan, model = self.split.plan, self.split.analysis.model
         lines = [self._sizes()]
+        if outputs := fewer_outputs(self.split.analysis, plan):
+            rest = ", ".join(name for name in model.outputs if name not in outputs)
+            lines += [f"{rest}: what is returned can't be divided; outputs={list(outputs)} makes smaller parts"]
         lines += [f"{title}: every part has its own" for title in plan.duplicated]
         lines += [f"{name!r}: every part has its own, and merging takes their mean" for name in plan.replicated]
         kept = self._kept

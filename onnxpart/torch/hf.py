@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from onnxpart.errors import ModelError, needs
 from onnxpart.ir.protos import metadata_of
 from onnxpart.merging.model_card import ARCHITECTURE, BASE_MODEL
-from onnxpart.torch.exporter.export import Dynamic, Named, exported, first_line, silent
+from onnxpart.torch.exporter.export import Dynamic, Named, exported, first_line, returned, silent
 from onnxpart.torch.handle import Handle, check_merge_at, split_module
+from onnxpart.torch.interface import results
 
 if TYPE_CHECKING:
     from transformers import Trainer
     from transformers.trainer_utils import TrainOutput
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HIDDEN = "hidden_state"
+"""What the names of results have in them that aren't what a model was asked for."""
 _SNAPSHOT = "models--"
 """The Hub's cache has a folder for each model, named so, with what is a slash in its name as two hyphens."""
 
@@ -97,7 +100,8 @@ class PartitionedTrainer:
     """Trains K parts of a model, merges them into it, and trains it on; `handle` is the way between them.
 
     The first batch of the trainer's own loader shows how the model is called. The second shows which axes vary in
-    size. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
+    size. Parts don't return the hidden states that some models return beside their loss, since what is returned can't
+    be divided. Each network's checkpoints are in a folder of `output_dir`: `part0`, `part1`, ..., `whole`.
 
     :param trainer_factory: makes the Trainer of a module: of each part, and of the model itself.
     :param model: has the trained weights at the end. :param k: number of parts. :param merge_at: epochs of the parts;
@@ -118,7 +122,12 @@ class PartitionedTrainer:
         first, *others = (
             {name: value for name, value in batch.items() if isinstance(value, Tensor)} for batch in batches
         )
-        self.parts, self.handle = split_module(model, first, k, dynamic=others[0] if others else None, everywhere=True)
+        dynamic, found = (
+            others[0] if others else None,
+            [name for name, _ in results(returned(model, first, fake=False))],
+        )
+        outputs = [name for name in found if _HIDDEN not in name] if "loss" in found else None
+        self.parts, self.handle = split_module(model, first, k, outputs=outputs, dynamic=dynamic, everywhere=True)
 
     def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:
         """Train the parts one after the other, merge, and train the whole.

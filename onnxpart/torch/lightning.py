@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxpart.torch.exporter.export import Dynamic, Inputs
@@ -18,7 +18,7 @@ class PartitionedTrainer:
 
     :param trainer_factory: makes the Trainer of `part0`, `part1`, ... and `whole`, which it gets the name of.
     :param module: has the trained weights at the end. :param network: the name under which the module has the network.
-    :param example_inputs, k, dynamic: see `split_module`.
+    :param example_inputs, k, outputs, dynamic: see `split_module`.
     :param merge_at: epochs of the parts; the whole gets the rest of `max_epochs`.
     """
 
@@ -33,11 +33,12 @@ class PartitionedTrainer:
         network: str = "model",
         k: int = 2,
         merge_at: int,
+        outputs: Sequence[str] | None = None,
         dynamic: Dynamic | None = None,
     ) -> None:
         self.trainer_factory, self.module, self.network, self.merge_at = trainer_factory, module, network, merge_at
         self.parts, self.handle = split_module(
-            module.get_submodule(network), example_inputs, k, dynamic=dynamic, everywhere=True
+            module.get_submodule(network), example_inputs, k, outputs=outputs, dynamic=dynamic, everywhere=True
         )
 
     def fit(self, *data: Any, **options: Any) -> None:

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
 
 from onnxpart.errors import MergeError, UsageError
 from onnxpart.torch import lightning, split_module
@@ -346,6 +346,23 @@ def test_a_model_that_returns_a_cache_is_divided_without_it() -> None:
         parts[0](input_ids=inputs, use_cache=True)
     with pytest.raises(UsageError, match="the example inputs are Tensor, DynamicCache; give a tensor"):
         split_module(model, {"input_ids": inputs, "past_key_values": whole.past_key_values})
+
+
+def test_an_encoder_whose_states_the_model_returns_is_divided(tmp_path: Path) -> None:
+    """Two parts of half the width have a fourth of a matrix each; without that they have half."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0, use_cache=False
+    )
+    model = T5ForConditionalGeneration(config)
+    args = TrainingArguments(str(tmp_path), num_train_epochs=2, report_to=[], use_cpu=True)
+    trainer = PartitionedTrainer(lambda module: Trainer(module, args, train_dataset=texts()), model, merge_at=1)
+    whole, found = (module(**{key: x[None] for key, x in texts()[0].items()}) for module in (model, trainer.parts[0]))
+    assert set(whole) - set(found) == {"encoder_last_hidden_state"}
+    plan = trainer.handle.split.plan
+    assert plan.parameters(0) < 0.3 * plan.parameters()
+    trainer.train()
+    assert int(trainer.handle.merge()["lm_head.weight"].isfinite().all())
 
 
 def test_epochs_that_leave_none_for_the_whole(tmp_path: Path) -> None:

@@ -581,3 +581,26 @@ def test_weight_without_a_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "exported", renaming)
     with pytest.raises(OnnxpartError, match=r"the exporter made the weight 'fc1.weight' of the module's parameters"):
         split_module(LeNet(), torch.randn(2, 1, 20, 20))
+
+
+class Featured(nn.Module):
+    """Returns what it computes its results of, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.two(self.one(x).relu()).relu()
+        logits = self.out(features)
+        return {"loss": logits.logsumexp(1).mean(), "logits": logits, "features": features}
+
+
+def test_report_says_which_results_keep_parts_from_being_smaller() -> None:
+    module, x = Featured(), torch.randn(5, 4)
+    _, handle = split_module(module, x)
+    told = "features: what is returned can't be divided; outputs=['loss', 'logits'] makes smaller parts"
+    assert handle.report().splitlines()[1] == told
+    _, smaller = split_module(module, x, outputs=["loss", "logits"])
+    assert smaller.split.plan.parameters(0) < handle.split.plan.parameters(0)
+    assert "smaller" not in smaller.report()
