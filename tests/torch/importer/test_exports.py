@@ -10,8 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
+from torch import Tensor, nn
 
 from onnxpart.torch import import_onnx
+from onnxpart.torch.exporter.export import exported as drafted
 from onnxpart.torch.importer import import_onnx as importer
 from onnxpart.torch.importer.module import parameters
 from tests.networks import attentions, exported, exported_control, exported_sequences
@@ -142,3 +144,34 @@ def test_light_models(name: str) -> None:
         model.graph.output[0].name = softmax.input[0]
         model.graph.node.remove(softmax)
     check(model, feeds(model))
+
+
+class Bent(nn.Module):
+    """An activation behind a weight."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.activation = nn.Parameter(torch.ones(8)), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x * self.weight)
+
+
+BENDS = (
+    nn.ReLU(), nn.ReLU6(), nn.Hardtanh(), nn.Hardtanh(-0.5, 2.0), nn.LeakyReLU(0.1), nn.PReLU(), nn.Hardswish(),
+    nn.Hardsigmoid(), nn.ELU(), nn.CELU(), nn.SELU(), nn.Softshrink(0.5), nn.Hardshrink(0.5), nn.Softsign(),
+)  # fmt: skip
+
+
+@LOST
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("activation", BENDS, ids=str)
+def test_an_activation_has_its_gradient_where_it_bends(activation: nn.Module, exporter: str) -> None:
+    """Units that are zero for all samples, as in front of a ReLU6 behind a norm, are at a bend exactly."""
+    module = Bent(activation).eval()
+    other = import_onnx(drafted(module, torch.randn(4, 8), exporter).model()).eval()
+    bends = torch.tensor([[-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 6.0], [2.0] * 8])
+    one, two = (bends.clone().requires_grad_() for _ in range(2))
+    module(one).sum().backward()
+    other(two).sum().backward()
+    torch.testing.assert_close(two.grad, one.grad)

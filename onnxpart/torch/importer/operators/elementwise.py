@@ -158,7 +158,7 @@ def selu(node: Node) -> Tensor:
 def hard_sigmoid(node: Node) -> Tensor:
     """Clip a line to [0, 1]."""
     line = node.tensor(0) * node.attribute("alpha", 0.2) + node.attribute("beta", 0.5)
-    return torch.clamp(line, 0.0, 1.0)
+    return F.hardtanh(line, 0.0, 1.0)
 
 
 @operator("ThresholdedRelu", since=10)
@@ -189,7 +189,10 @@ def swish(node: Node) -> Tensor:
 
 @operator("Clip", since=1)
 def clip(node: Node) -> Tensor:
-    """Bound from both sides; the bounds are attributes before opset 11."""
+    """Bound from both sides; the bounds are attributes before opset 11.
+
+    Between two numbers it is what exporters write for ReLU6 and Hardtanh, whose gradient at the bounds is 0.
+    """
     x = node.tensor(0)
     if any(node.has(index) and node.constant(index) is None for index in (1, 2)):
         return node.call(torch.clamp, x, node.optional(1), node.optional(2))
@@ -199,6 +202,8 @@ def clip(node: Node) -> Tensor:
         return x
     if node.has(1) or node.has(2):
         low, high = (bound if bound is None or node.is_float(0) else int(bound) for bound in (low, high))
+    if node.is_float(0) and low is not None and high is not None and low < high:
+        return F.hardtanh(x, low, high)
     return torch.clamp(x, low, high)
 
 
