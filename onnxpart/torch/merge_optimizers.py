@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,10 +17,8 @@ from torch.optim import Optimizer
 from onnxpart.errors import UsageError
 from onnxpart.merging.optimizer_state import OptimizerState
 from onnxpart.torch.ranks import gathered
-from onnxpart.torch.tensors import to_array, to_tensor_like, unsharded
-
-State = dict[str, Any]
-"""What an optimizer remembers of one parameter: slot -> tensor or number."""
+from onnxpart.torch.shared_states import State, gathered_state, put_back, rebuilt, whole
+from onnxpart.torch.tensors import to_array, to_tensor_like
 
 
 class Merge(Protocol):
@@ -45,7 +43,8 @@ def merge_optimizers(
     Slots of other shapes start from zero, with a warning. Rates and settings stay those of the target's groups.
 
     :param merge: makes the target's state of what has an element for each weight.
-    :param optimizers: of one class, one per network in order, as they are or wrapped, as accelerate does.
+    :param optimizers: of one class, one per network in order, as they are, wrapped, as accelerate does, or shared
+        out among ranks by torch's `ZeroRedundancyOptimizer`; then all of these call this.
     :param parameters: of each network, by the target's initializer that goes on from it.
     :param target: one of the same class. :param own: the module's parameters, by initializer.
     :param mesh: the ranks that train this one's parts, where others train other parts (see `ranks`).
@@ -53,7 +52,8 @@ def merge_optimizers(
     :raises UsageError: for other classes, another number, other networks' optimizers, or a target that remembers more.
     :raises MergeError: when they hold different states.
     """
-    target, *optimizers = (_unwrapped(optimizer) for optimizer in (target, *optimizers))
+    given = target
+    target, *optimizers = map(whole, (target, *optimizers))
     kinds = list(dict.fromkeys(type(optimizer).__name__ for optimizer in (*optimizers, target)))
     if len(kinds) > 1:
         raise UsageError(f"the optimizers are {' and '.join(kinds)}; use the same for all parts and the target.")
@@ -65,7 +65,7 @@ def merge_optimizers(
     ):
         _check_holds(optimizer, held, what)
     found = [
-        {name: _remembered(optimizer.state[p]) for name, p in held.items() if optimizer.state.get(p)}
+        {name: gathered_state(optimizer.state[p]) for name, p in held.items() if optimizer.state.get(p)}
         for optimizer, held in zip(optimizers, parameters, strict=True)
     ]
     states = gathered(found, mesh)
@@ -77,30 +77,25 @@ def merge_optimizers(
     places = {name: copies.get(name, name) for name, parameter in own.items() if id(parameter) in trained}
     tried = {initializer: _tried(target, own[n]) for n, initializer in places.items() if initializer in remembered}
     anew = {slot for name, found in remembered.items() for state in found for slot in _odd(state, tried.get(name, {}))}
-    whole = [name for name in tried if not any(_odd(state, tried[name]) for state in remembered[name])]
+    kept = [name for name in tried if not any(_odd(state, tried[name]) for state in remembered[name])]
     slots = [
         {n: {slot: to_array(value[slot]) for slot in _elements(value, tried[copies.get(n, n)])}
-         for n, value in state.items() if copies.get(n, n) in whole}
+         for n, value in state.items() if copies.get(n, n) in kept}
         for state in states
     ]  # fmt: skip
     squared = {slot for found in tried.values() for slot, (_, square) in found.items() if square}
     merged = merge([OptimizerState(kinds[0], 0, s) for s in slots], squared=squared)
     for name, initializer in places.items():
-        if initializer in whole:
+        if initializer in kept:
             like = tried[initializer]
             fewest = min(remembered[initializer], key=lambda state: _steps(state, like))
             _fill(target.state[own[name]], own[name], like, {**fewest, **merged.slots.get(name, {})})
+    put_back(given, target)
     if anew:
         warnings.warn(
             f"{kinds[0]}: {', '.join(sorted(anew))} has no element for each weight, and starts again in the target",
             stacklevel=3,
         )
-
-
-def _unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside a wrapper such as accelerate's or DeepSpeed's."""
-    inner: Any = getattr(optimizer, "optimizer", None)
-    return _unwrapped(inner) if hasattr(inner, "param_groups") else optimizer
 
 
 def _check_holds(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], what: str) -> None:
@@ -116,11 +111,6 @@ def _check_holds(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], w
         )
 
 
-def _remembered(state: State) -> State:
-    """An optimizer's state of a parameter, with sharded tensors gathered."""
-    return {slot: unsharded(value) if isinstance(value, Tensor) else value for slot, value in state.items()}
-
-
 def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any, bool]]:
     """An optimizer's state of such a parameter after one step, and which slots grow with the square of the gradient.
 
@@ -131,14 +121,12 @@ def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any
         shape = range(2, 2 + max(parameter.ndim, 1))
         trial = torch.ones(*shape, device=parameter.device, requires_grad=True)
         trial.grad = torch.full_like(trial, gradient)
-        copied = copy.copy(optimizer)
-        copied.__dict__ |= {**vars(optimizer), "state": defaultdict(dict)}
-        copied.__dict__ |= {key: OrderedDict() for key in vars(optimizer) if key.endswith("_hooks")}
-        copied.param_groups = [
+        groups = [
             {**copy.deepcopy({key: value for key, value in group.items() if key != "params"}), "params": [trial]}
             for group in optimizer.param_groups
             if any(p is parameter for p in group["params"])
         ]
+        copied = rebuilt(optimizer, groups, {})
         try:
             copied.step()
         except Exception:  # whatever an optimizer raises that wants another parameter, or a closure

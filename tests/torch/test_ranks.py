@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -104,3 +104,32 @@ def test_sharded_parts_merge_into_a_sharded_module() -> None:
     assert found.keys() == plain.keys()
     for key, value in plain.items():
         torch.testing.assert_close(found[key], value)
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")  # torch's own, when it is imported
+def test_an_optimizer_that_is_shared_out_is_merged_like_any_other() -> None:
+    results = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        build, draw = NETWORKS["lenet"]
+        module = build()
+        parts, handle = split_module(module, draw())
+        optimizers = [_adamw(each, shared) for each in (*parts, module)]
+        for part, optimizer in zip(parts, optimizers, strict=False):
+            learn(part, optimizer, draw)
+        module.load_state_dict(handle.merge())
+        handle.merge_optimizer(optimizers[:-1], optimizers[-1])
+        learn(module, optimizers[-1], draw)
+        results.append(module.state_dict())
+    plain, found = results
+    for key, value in plain.items():
+        torch.testing.assert_close(found[key], value)
+
+
+def _adamw(module: nn.Module, shared: bool) -> torch.optim.Optimizer:
+    if shared:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        return ZeroRedundancyOptimizer(module.parameters(), torch.optim.AdamW, lr=1e-3)
+    return torch.optim.AdamW(module.parameters(), lr=1e-3)
