@@ -154,8 +154,14 @@ class Handle:
             as for a pretrained network.
         :returns: a `state_dict` that the module loads; what the graph doesn't use is as in the module.
             A module on the meta device takes it by `load_state_dict(.., assign=True)`.
-        :raises UsageError: for a name without weights between parts. :raises MergeError: for states that don't fit.
+        :raises UsageError: for a name without weights between parts, or a module that ZeRO trains already.
+        :raises MergeError: for states that don't fit.
         """
+        if any(hasattr(parameter, "_hp_mapping") for parameter in self.module.parameters()):
+            raise UsageError(
+                "DeepSpeed trains copies of the module's weights already, which would not change; call "
+                "deepspeed.initialize for the module once it has loaded what is merged."
+            )
         edges, state = self._edges(keep), self.module.state_dict()
         merged = merge_to_original(self.split, self._arrays(states))
         original = {
@@ -195,7 +201,7 @@ class Handle:
         :raises MergeError: where one is missing, or no tensor of floats.
         """
         given: Sequence[Mapping[str, object]]
-        given = [part.state_dict() for part in self.parts] if states is None else states
+        given = [part.state_dict(keep_vars=True) for part in self.parts] if states is None else states
         arrays = []
         for p, state in enumerate(given):
             tensors = {tensor_name(key): value for key, value in state.items() if isinstance(value, Tensor)}
@@ -362,9 +368,9 @@ class Handle:
     def merge_optimizer(self, optimizers: Sequence[torch.optim.Optimizer], target: torch.optim.Optimizer) -> None:
         """Merge the state of the parts' optimizers into that of one over the module's parameters.
 
-        Any optimizer of torch's, a subclass, or accelerate's wrapper (see `merge_optimizers`). Momenta and first
-        moments go like the weights, second moments with the square of their scale, step counts are those of the part
-        with the fewest. Rates and other settings stay those of the target's own parameter groups.
+        Any optimizer of torch's, a subclass, accelerate's wrapper, or ZeRO's (see `merge_optimizers`). Momenta and
+        first moments go like the weights, second moments with the square of their scale, step counts are those of the
+        part with the fewest. Rates and other settings stay those of the target's own parameter groups.
 
         :param optimizers: one per part in order. :param target: one of the same class.
         :raises UsageError: for another class, other settings, or another number of them.

@@ -44,7 +44,8 @@ def merge_optimizers(
 
     :param merge: makes the target's state of what has an element for each weight.
     :param optimizers: of one class, one per network in order, as they are, wrapped, as accelerate does, or shared
-        out among ranks by torch's `ZeroRedundancyOptimizer`; then all of these call this.
+        out among ranks by torch's `ZeroRedundancyOptimizer` or DeepSpeed's ZeRO of stages 1 and 2; then all ranks
+        must call this.
     :param parameters: of each network, by the target's initializer that goes on from it.
     :param target: one of the same class. :param own: the module's parameters, by initializer.
     :param mesh: the ranks that train this one's parts, where others train other parts (see `ranks`).
@@ -107,7 +108,8 @@ def _check_holds(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], w
     if trained.isdisjoint(map(id, parameters.values())):
         raise UsageError(
             f"{what} has none of its network's parameters: it is another network's, or trains copies of them, as "
-            "DeepSpeed's ZeRO and half types do; give an optimizer of each network's own parameters, in order."
+            "DeepSpeed's ZeRO of stage 3 does, and half types without ZeRO; give an optimizer of each network's own "
+            "parameters, in order."
         )
 
 

@@ -108,7 +108,10 @@ def unsharded(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor on the CPU, without gradient.
 
     Of a sharded tensor (`fully_shard`'s) the whole is gathered: all ranks that have shards of it must call together.
+    So is a parameter that DeepSpeed's ZeRO trains a copy of in 32 bits: that copy.
     """
+    if hasattr(tensor, "_hp_mapping"):
+        tensor = import_module("deepspeed.utils").safe_get_full_fp32_param(tensor)
     tensor = tensor.detach()
     whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole.cpu()
