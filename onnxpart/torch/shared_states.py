@@ -91,6 +91,7 @@ def _flattened(zero: Any) -> list[tuple[State, Tensor, list[nn.Parameter]]]:
 
 
 def _whole_of_zero(zero: Any) -> Optimizer:
+    """The optimizer within ZeRO as if it trained the network's own parameters and remembered all of them."""
     get = import_module("deepspeed.utils").safe_get_full_optimizer_state
     groups, states = [], dict[Tensor, State]()
     for group, flat, held in _flattened(zero):
@@ -105,6 +106,7 @@ def _whole_of_zero(zero: Any) -> Optimizer:
 
 
 def _put_back_to_zero(zero: Any, merged: Optimizer) -> None:
+    """Let the flat tensors of ZeRO, of which each rank has a share, remember what an optimizer of parameters does."""
     fill = import_module("deepspeed.utils").safe_set_full_optimizer_state
     for _, flat, held in _flattened(zero):
         for state in (merged.state[p] for p in held if merged.state.get(p)):
