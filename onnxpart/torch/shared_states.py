@@ -109,10 +109,11 @@ def _put_back_to_zero(zero: Any, merged: Optimizer) -> None:
     """Let the flat tensors of ZeRO, of which each rank has a share, remember what an optimizer of parameters does."""
     fill = import_module("deepspeed.utils").safe_set_full_optimizer_state
     for _, flat, held in _flattened(zero):
-        for state in (merged.state[p] for p in held if merged.state.get(p)):
+        states = [merged.state[p] for p in held if merged.state.get(p)]
+        if states:
             zero.optimizer.state[flat] = {
                 slot: torch.zeros_like(flat) if isinstance(value, Tensor) and value.ndim else copy.copy(value)
-                for slot, value in state.items()
+                for slot, value in states[-1].items()
             }
     for _, _, held in _flattened(zero):
         for parameter in held:
