@@ -25,6 +25,7 @@ from onnxpart.torch.importer.operators.registry import find
 from onnxpart.torch.importer.sizes import fold
 from onnxpart.torch.importer.tree import keys, plant
 from onnxpart.torch.importer.values import Constant, Info, Integers, Unknown, Value, are_known
+from onnxpart.torch.importer.weak_types import follow_types
 from onnxpart.torch.tensors import DTYPES, HALVES, to_array, to_tensor
 
 _UNSIGNED = {TensorProto.UINT16: np.uint16, TensorProto.UINT32: np.uint32, TensorProto.UINT64: np.uint64}
@@ -97,12 +98,22 @@ class Builder:
         self.graph.output(results[0] if single else tuple(results))
         if self.outer is None:
             fuse(self.graph, self.scope.tensors)
+            follow_types(self.graph, self.scope.tensors, self.modules, self._floats(graph))
         self.graph.lint()
         self.graph.eliminate_dead_code(_is_port)
         module = make()
         self._furnish(module)
         module.program = Program(self.graph)
         return module
+
+    def _floats(self, graph: onnx.GraphProto) -> list[fx.Node]:
+        """The inputs that are floats."""
+        own = {tensor.name for tensor in graph.initializer}
+        types = [value.type.tensor_type.elem_type for value in graph.input if value.name not in own]
+        pairs = zip(self._inputs, types, strict=True)
+        return [
+            cast(fx.Proxy, proxy).node for proxy, kind in pairs if kind in DTYPES and DTYPES[kind].is_floating_point
+        ]
 
     def _furnish(self, module: Body) -> None:
         """Put into the module what its graph reads and calls; layers that the graph shows become torch's own."""

@@ -104,6 +104,20 @@ def power(base: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
     return torch.pow(base, exponent).to(base.dtype)
 
 
+def cast_like(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return a value in the type of another, if both are floats and autocast is off; its finite elements stay finite.
+
+    :param value: of any shape. :param other: of any shape.
+    """
+    if value.dtype == other.dtype or not (value.is_floating_point() and other.is_floating_point()):
+        return value
+    if torch.is_autocast_enabled(value.device.type):
+        return value
+    most = torch.finfo(other.dtype).max
+    limited = torch.clamp(value, -most, most) if torch.finfo(value.dtype).max > most else value
+    return torch.where(value.isinf(), value, limited).to(other.dtype)
+
+
 def parametric_relu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """ONNX PRelu: the slope is broadcast to x."""
     return torch.where(x < 0, slope * x, x)

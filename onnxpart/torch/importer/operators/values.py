@@ -31,7 +31,7 @@ def constant(node: Node) -> Value:
     return Constant(name, onnx.numpy_helper.to_array(tensor))
 
 
-def _full(anchor: torch.Tensor, shape: torch.Tensor | Sequence[int], value: torch.Tensor) -> torch.Tensor:
+def full(anchor: torch.Tensor, shape: torch.Tensor | Sequence[int], value: torch.Tensor) -> torch.Tensor:
     """Fill a tensor of the value's dtype on the anchor's device."""
     sizes = shape.tolist() if isinstance(shape, torch.Tensor) else list(shape)
     return value.to(anchor.device).reshape(()).expand(sizes).clone()
@@ -47,10 +47,11 @@ def constant_of_shape(node: Node) -> Value:
         return Constant(node.outputs[0], np.full(shape.tolist(), value.reshape(-1)[0], value.dtype))
     items = node.integers(0)
     filler = node.builder.tensor(Constant(node.outputs[0], value))
-    return node.call(_full, node.builder.anchor(), items.items if items else node.tensor(0), filler)
+    return node.call(full, node.builder.anchor(), items.items if items else node.tensor(0), filler)
 
 
-def _integer_range(anchor: Tensor, start: int, limit: int, delta: int) -> Tensor:
+def integer_range(anchor: Tensor, start: int, limit: int, delta: int) -> Tensor:
+    """Count in steps, on the anchor's device."""
     return torch.arange(start, limit, delta, device=anchor.device)
 
 
@@ -68,7 +69,7 @@ def range_(node: Node) -> Value:
     if len(items) == len(bounds) and are_known(items):
         return Constant(node.outputs[0], np.arange(*items))
     if len(items) == len(bounds):
-        return node.call(_integer_range, node.builder.anchor(), *items)
+        return node.call(integer_range, node.builder.anchor(), *items)
     return node.call(_range, *(node.tensor(index).reshape(()) for index in range(3)))
 
 
@@ -91,13 +92,14 @@ def _dtype(node: Node) -> torch.dtype | None:
     return None if code is None else DTYPES[code]
 
 
-def _random(anchor: Tensor, shape: Sequence[int], dtype: torch.dtype, normal: bool, a: float, b: float) -> Tensor:
+def drawn(anchor: Tensor, shape: Sequence[int], dtype: torch.dtype, normal: bool, a: float, b: float) -> Tensor:
+    """Draw from a normal distribution (mean, deviation), or a uniform one (low, high), on the anchor's device."""
     result = torch.empty(tuple(shape), dtype=dtype, device=anchor.device)
     return result.normal_(a, b) if normal else result.uniform_(a, b)
 
 
 def _random_like(x: Tensor, dtype: torch.dtype | None, normal: bool, a: float, b: float) -> Tensor:
-    return _random(x, x.shape, dtype or x.dtype, normal, a, b)
+    return drawn(x, x.shape, dtype or x.dtype, normal, a, b)
 
 
 @operator("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
@@ -109,7 +111,7 @@ def random(node: Node) -> Tensor:
     if node.op_type.endswith("Like"):
         return node.call(_random_like, node.tensor(0), dtype, normal, *settings)
     shape: list[int] = node.attribute("shape", [])
-    return node.call(_random, node.builder.anchor(), shape, dtype or torch.float32, normal, *settings)
+    return node.call(drawn, node.builder.anchor(), shape, dtype or torch.float32, normal, *settings)
 
 
 def _bernoulli(x: Tensor, dtype: torch.dtype | None) -> Tensor:
