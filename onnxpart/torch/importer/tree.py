@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import NoReturn
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -13,6 +13,20 @@ from onnxpart.torch.tensors import escape
 
 _PATH = re.compile(r"\w+(\.\w+)+")
 """The form of PyTorch's name of a tensor in a submodule."""
+
+
+def _hooked(kind: str) -> Callable[..., Any]:
+    """A container's method that registers a hook, if it is DeepSpeed's: that gathers what a graph reads itself."""
+
+    def register(self: Container, hook: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        return getattr(nn.Module, kind)(self, hook, *args, **named) if _is_deepspeeds(hook) else self.forward()
+
+    return register
+
+
+def _is_deepspeeds(hook: Callable[..., Any]) -> bool:
+    """Whether a function is DeepSpeed's."""
+    return str(getattr(hook, "__module__", "")).partition(".")[0] == "deepspeed"
 
 
 class Container(nn.Module):
@@ -28,11 +42,11 @@ class Container(nn.Module):
             "imported module, or put a hook on one of the layers."
         )
 
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        self.forward()
-
-    register_forward_hook = register_forward_pre_hook = _refuse
-    register_full_backward_hook = register_full_backward_pre_hook = register_backward_hook = _refuse
+    register_backward_hook = _hooked("register_backward_hook")
+    register_forward_hook = _hooked("register_forward_hook")
+    register_forward_pre_hook = _hooked("register_forward_pre_hook")
+    register_full_backward_hook = _hooked("register_full_backward_hook")
+    register_full_backward_pre_hook = _hooked("register_full_backward_pre_hook")
 
 
 def keys(names: Collection[str], taken: Collection[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 
 import pytest
@@ -59,6 +60,22 @@ def test_a_container_says_that_it_is_not_called() -> None:
     ):
         with pytest.raises(OnnxpartError, match="this module only holds layers and tensors, which the graph"):
             call(torch.ones(1))
+
+
+def test_a_container_takes_the_hooks_of_deepspeed_which_gather_what_the_graph_reads() -> None:
+    def hook(*_: object) -> None:
+        raise AssertionError
+
+    hook.__module__ = "deepspeed.runtime.zero.parameter_offload"
+    container = Container()
+    for kind in ("forward_pre", "forward", "full_backward_pre", "full_backward"):
+        getattr(container, f"register_{kind}_hook")(hook)
+        held = getattr(container, f"_{kind}_hooks".replace("full_", ""))
+        assert list(held.values()) == [hook]
+    hook.__module__ = "deepspeedy"
+    for other in (hook, functools.partial(hook)):
+        with pytest.raises(OnnxpartError, match="this module only holds"):
+            container.register_forward_hook(other)
 
 
 def test_names_may_be_keywords_of_python() -> None:
