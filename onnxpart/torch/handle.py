@@ -196,12 +196,13 @@ class Handle:
         return result
 
     def _arrays(self, states: Sequence[Mapping[str, Tensor]] | None) -> list[dict[str, np.ndarray]]:
-        """For each part the arrays of its initializers, all that the module has; of all ranks' parts.
+        """For each part the arrays of its initializers, all that the module has, in its types; of all ranks' parts.
 
         :raises MergeError: where one is missing, or no tensor of floats.
         """
         given: Sequence[Mapping[str, object]]
         given = [part.state_dict(keep_vars=True) for part in self.parts] if states is None else states
+        own = {self.names[key]: value.dtype for key, value in self.module.state_dict().items() if key in self.names}
         arrays = []
         for p, state in enumerate(given):
             tensors = {tensor_name(key): value for key, value in state.items() if isinstance(value, Tensor)}
@@ -212,7 +213,8 @@ class Handle:
                     f"part {p} has no {lacking[0]!r} of floats; undo what changed its layers (adapters, quantisation), "
                     "or give the states of these parts."
                 )
-            arrays.append({name: TensorRows(unsharded(tensor))[()] for name, tensor in tensors.items()})
+            typed = {n: unsharded(t).to(own.get(self._copies.get(n, n), t.dtype)) for n, t in tensors.items()}
+            arrays.append({name: TensorRows(tensor)[()] for name, tensor in typed.items()})
         return gathered(arrays, self.mesh)
 
     def fused(self) -> FusedParts:

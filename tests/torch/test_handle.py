@@ -256,6 +256,18 @@ def test_the_weights_between_parts_are_kept_where_that_is_asked_for(keep: bool |
             handle.merge(keep=[name])
 
 
+def test_parts_in_half_types_leave_the_weights_between_parts_as_they_are() -> None:
+    module = LeNet()
+    parts, handle = split_module(module, torch.randn(2, 1, 20, 20))
+    own = module.state_dict()["fc1.weight"]
+    for part in parts:
+        part.bfloat16()
+    merged, where = handle.merge(keep=["fc1"])["fc1.weight"], inner(handle, "fc1.weight")
+    assert merged.dtype == torch.float32
+    assert torch.equal(merged[where], own[where])
+    assert torch.equal(merged[~where], own[~where].bfloat16().float())
+
+
 def test_report_says_what_is_averaged() -> None:
     _, handle = split_module(Narrow(), torch.randn(4, 4))
     lines = handle.report().splitlines()
