@@ -40,7 +40,7 @@ from onnxpart.torch.interface import Forward, Interface, signature_of
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis, norm_of
 from onnxpart.torch.ranks import check_alike, gathered, mesh_of, numbers_of
-from onnxpart.torch.tensors import TensorRows, to_array, to_tensor, to_tensor_like, unsharded
+from onnxpart.torch.tensors import TensorRows, is_copied, to_array, to_tensor, to_tensor_like, unsharded
 
 
 def split_module(
@@ -157,7 +157,7 @@ class Handle:
         :raises UsageError: for a name without weights between parts, or a module that ZeRO trains already.
         :raises MergeError: for states that don't fit.
         """
-        if any(hasattr(parameter, "_hp_mapping") for parameter in self.module.parameters()):
+        if any(map(is_copied, self.module.parameters())):
             raise UsageError(
                 "DeepSpeed trains copies of the module's weights already, which would not change; call "
                 "deepspeed.initialize for the module once it has loaded what is merged."

@@ -18,7 +18,7 @@ from onnxpart.errors import UsageError
 from onnxpart.merging.optimizer_state import OptimizerState
 from onnxpart.torch.ranks import gathered
 from onnxpart.torch.shared_states import State, gathered_state, put_back, rebuilt, whole
-from onnxpart.torch.tensors import to_array, to_tensor_like
+from onnxpart.torch.tensors import shape_of, to_array, to_tensor_like
 
 
 class Merge(Protocol):
@@ -44,7 +44,7 @@ def merge_optimizers(
 
     :param merge: makes the target's state of what has an element for each weight.
     :param optimizers: of one class, one per network in order, as they are, wrapped, as accelerate does, or shared
-        out among ranks by torch's `ZeroRedundancyOptimizer` or DeepSpeed's ZeRO of stages 1 and 2; then all ranks
+        out among ranks by torch's `ZeroRedundancyOptimizer` or DeepSpeed, with or without ZeRO; then all ranks
         must call this.
     :param parameters: of each network, by the target's initializer that goes on from it.
     :param target: one of the same class. :param own: the module's parameters, by initializer.
@@ -90,7 +90,8 @@ def merge_optimizers(
         if initializer in kept:
             like = tried[initializer]
             fewest = min(remembered[initializer], key=lambda state: _steps(state, like))
-            _fill(target.state[own[name]], own[name], like, {**fewest, **merged.slots.get(name, {})})
+            dtypes = {slot: value.dtype for slot, value in fewest.items() if isinstance(value, Tensor)}
+            _fill(target.state[own[name]], own[name], like, {**fewest, **merged.slots.get(name, {})}, dtypes)
     put_back(given, target)
     if anew:
         warnings.warn(
@@ -107,9 +108,8 @@ def _check_holds(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], w
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if trained.isdisjoint(map(id, parameters.values())):
         raise UsageError(
-            f"{what} has none of its network's parameters: it is another network's, or trains copies of them, as "
-            "DeepSpeed's ZeRO of stage 3 does, and half types without ZeRO; give an optimizer of each network's own "
-            "parameters, in order."
+            f"{what} has none of its network's parameters: it is another network's, or trains copies of them; "
+            "give an optimizer of each network's own parameters, in order."
         )
 
 
@@ -120,7 +120,7 @@ def _tried(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, tuple[Any
     """
     found = []
     for gradient in (1e4, 2e4):  # beside which decay and what sums start from are nothing
-        shape = range(2, 2 + max(parameter.ndim, 1))
+        shape = range(2, 2 + max(len(shape_of(parameter)), 1))
         trial = torch.ones(*shape, device=parameter.device, requires_grad=True)
         trial.grad = torch.full_like(trial, gradient)
         groups = [
@@ -163,8 +163,14 @@ def _steps(state: State, tried: Mapping[str, tuple[Any, bool]]) -> float:
     return next((float(state[slot]) for slot, (like, _) in tried.items() if not _shape(like) and slot in state), 0)
 
 
-def _fill(state: State, parameter: nn.Parameter, tried: Mapping[str, tuple[Any, bool]], found: State) -> None:
-    """Fill an optimizer's state of a parameter, in the parameter's layout.
+def _fill(
+    state: State,
+    parameter: nn.Parameter,
+    tried: Mapping[str, tuple[Any, bool]],
+    found: State,
+    dtypes: Mapping[str, torch.dtype],
+) -> None:
+    """Fill an optimizer's state of a parameter, in the parameter's layout and the slots' dtypes.
 
     :raises UsageError: if something is missing.
     """
@@ -174,6 +180,6 @@ def _fill(state: State, parameter: nn.Parameter, tried: Mapping[str, tuple[Any, 
                 f"the target remembers {slot}, and the parts' optimizers don't; give all of them the same settings."
             )
         if _shape(like):
-            state[slot] = to_tensor_like(parameter, found[slot])
+            state[slot] = to_tensor_like(parameter, found[slot], dtypes[slot])
         else:
             state[slot] = torch.tensor(float(found[slot])).to(like) if isinstance(like, Tensor) else found[slot]

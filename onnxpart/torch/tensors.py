@@ -80,16 +80,23 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
         raise OnnxpartError(f"torch has no tensors of {name}; take them out of the model.") from None
 
 
-def to_tensor_like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+def to_tensor_like(tensor: torch.Tensor, array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Copy an array into a new tensor of the dtype, device, layout and sharding of one of its shape.
 
     Of a sharded tensor (`fully_shard`'s) every rank gives the whole array and keeps its shard; for one on the meta
-    device the result is on the CPU.
+    device the result is on the CPU, and for one that DeepSpeed trains copies of it is whole.
+
+    :param dtype: another than the tensor's.
     """
-    source = sharded_like(tensor, to_tensor(array))
-    if tensor.is_meta:
-        return source.to(tensor.dtype)
-    return torch.empty_like(tensor, requires_grad=False).copy_(source)
+    source, dtype = sharded_like(tensor, to_tensor(array)), dtype or tensor.dtype
+    if tensor.is_meta or is_copied(tensor):
+        return source.to(dtype)
+    return torch.empty_like(tensor, dtype=dtype, requires_grad=False).copy_(source)
+
+
+def is_copied(tensor: torch.Tensor) -> bool:
+    """Whether DeepSpeed's ZeRO trains a copy of a parameter in 32 bits, which ranks share, or shares it out itself."""
+    return hasattr(tensor, "_hp_mapping") or hasattr(tensor, "ds_id")
 
 
 def sharded_like(tensor: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
@@ -110,11 +117,25 @@ def unsharded(tensor: torch.Tensor) -> torch.Tensor:
     Of a sharded tensor (`fully_shard`'s) the whole is gathered: all ranks that have shards of it must call together.
     So is a parameter that DeepSpeed's ZeRO trains a copy of in 32 bits: that copy.
     """
-    if hasattr(tensor, "_hp_mapping"):
-        tensor = import_module("deepspeed.utils").safe_get_full_fp32_param(tensor)
+    if is_copied(tensor):
+        tensor = _copied(tensor)
     tensor = tensor.detach()
     whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole.cpu()
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a tensor as a whole, also while ranks of DeepSpeed's ZeRO share it out."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def _copied(parameter: Any) -> torch.Tensor:
+    """The copy of a parameter that DeepSpeed trains; a frozen one is gathered."""
+    if parameter.requires_grad:
+        found: torch.Tensor = import_module("deepspeed.utils").safe_get_full_fp32_param(parameter)
+        return found
+    with import_module("deepspeed").zero.GatheredParameters([parameter]):
+        return torch.empty_like(parameter).copy_(parameter)
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

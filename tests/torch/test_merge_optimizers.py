@@ -152,3 +152,15 @@ def test_merging_changes_no_optimizer_of_a_part_and_calls_no_hook(divided: Divid
     assert not calls
     assert torch.equal(module.get_parameter("fc1.weight"), weight)
     torch.testing.assert_close(ours[0].state_dict()["state"], before["state"])
+
+
+def test_states_that_deepspeed_keeps_in_files_are_refused() -> None:
+    class Stage3:
+        __module__ = "deepspeed.runtime.zero.stage3"
+        fp16_partitioned_groups: tuple[()] = ()
+        swap_optimizer = True
+        optimizer = torch.optim.SGD(LeNet().parameters())
+
+    _, handle = split_module(LeNet(), torch.randn(2, 1, 20, 20), everywhere=True)
+    with pytest.raises(UsageError, match=r"in files, where it can't be merged; offload it to the CPU instead"):
+        handle.merge_optimizer([Stage3(), Stage3()], Stage3())  # type: ignore[list-item,arg-type]

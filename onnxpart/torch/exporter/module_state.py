@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from onnxpart.errors import OnnxpartError
 from onnxpart.storage.rows import Rows
-from onnxpart.torch.tensors import TensorRows
+from onnxpart.torch.tensors import TensorRows, is_copied
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -55,7 +55,7 @@ def values_of(module: nn.Module, stored: Mapping[str, Rows]) -> dict[str, Rows]:
             problem = "has no shape yet; run the module once on a batch"
         elif tensor.is_meta and isinstance(rows, TensorRows):
             problem = "is on the meta device, where it has no values; load the weights first, or name their files"
-        elif hasattr(tensor, "device_mesh"):
+        elif hasattr(tensor, "device_mesh") or is_copied(tensor):
             problem = "is sharded, and its shards aren't divided; split the module before it is sharded, then the parts"
         elif tensor.is_meta and (rows.shape, rows.dtype) != (tuple(tensor.shape), TensorRows(tensor).dtype):
             problem = (
