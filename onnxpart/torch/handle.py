@@ -39,7 +39,7 @@ from onnxpart.torch.importer.module import ImportedModule, load_weights, paramet
 from onnxpart.torch.interface import Forward, Interface, signature_of
 from onnxpart.torch.merge_optimizers import merge_optimizers
 from onnxpart.torch.partwise_norm import PartwiseNorm, mixed_axis, norm_of
-from onnxpart.torch.ranks import check_alike, gathered, mesh_of, numbers_of
+from onnxpart.torch.ranks import check_alike, check_trained, gathered, mesh_of, numbers_of
 from onnxpart.torch.tensors import TensorRows, is_copied, to_array, to_tensor, to_tensor_like, unsharded
 
 
@@ -154,7 +154,8 @@ class Handle:
             as for a pretrained network.
         :returns: a `state_dict` that the module loads; what the graph doesn't use is as in the module.
             A module on the meta device takes it by `load_state_dict(.., assign=True)`.
-        :raises UsageError: for a name without weights between parts, or a module that ZeRO trains already.
+        :raises UsageError: for a name without weights between parts, a module that ZeRO trains already, or ranks that
+            trained the part that they share apart, or the parts of others with theirs.
         :raises MergeError: for states that don't fit.
         """
         if any(map(is_copied, self.module.parameters())):
@@ -198,7 +199,7 @@ class Handle:
     def _arrays(self, states: Sequence[Mapping[str, Tensor]] | None) -> list[dict[str, np.ndarray]]:
         """For each part the arrays of its initializers, all that the module has, in its types; of all ranks' parts.
 
-        :raises MergeError: where one is missing, or no tensor of floats.
+        :raises MergeError: where one is missing, or no tensor of floats. :raises UsageError: see `check_trained`.
         """
         given: Sequence[Mapping[str, object]]
         given = [part.state_dict(keep_vars=True) for part in self.parts] if states is None else states
@@ -215,6 +216,10 @@ class Handle:
                 )
             typed = {n: unsharded(t).to(own.get(self._copies.get(n, n), t.dtype)) for n, t in tensors.items()}
             arrays.append({name: TensorRows(tensor)[()] for name, tensor in typed.items()})
+        if self.mesh is not None:
+            learned_by = [{n for n, p in parameters(part).items() if p.requires_grad} for part in self.parts]
+            pairs = zip(numbers_of(self.split.plan.k), arrays, learned_by, strict=True)
+            check_trained({p: {n: array for n, array in held.items() if n in names} for p, held, names in pairs})
         return gathered(arrays, self.mesh)
 
     def fused(self) -> FusedParts:

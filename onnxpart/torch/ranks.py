@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -40,7 +41,7 @@ def check_alike(plan: str, state: Mapping[str, Tensor]) -> None:
     """
     if not _several():
         return
-    own = {key: hashlib.sha256(to_array(tensor).tobytes()).hexdigest() for key, tensor in state.items()}
+    own = {key: _digest([to_array(tensor)]) for key, tensor in state.items()}
     (first_plan, first), *others = _of_all((plan, own))
     for rank, (other_plan, other) in enumerate(others, 1):
         if other_plan != first_plan or other.keys() != first.keys():
@@ -55,6 +56,30 @@ def check_alike(plan: str, state: Mapping[str, Tensor]) -> None:
                 f"rank {rank} has another {differing[0]!r} than rank 0; give all ranks the same weights, by the same "
                 "torch.manual_seed before the module is made, or from a file."
             )
+
+
+def check_trained(own: Mapping[int, Mapping[str, np.ndarray]]) -> None:
+    """Check that ranks which share a part have the same weights of it, and that no two parts have; every rank calls it.
+
+    :param own: what each of this rank's parts has learned, by the part's number.
+    :raises UsageError: on all ranks, if they haven't trained their parts together, or have trained others with them.
+    """
+    found = {part: _digest(arrays.values()) for part, arrays in own.items() if arrays}
+    ranks, parts = dict[int, tuple[int, str]](), dict[str, int]()
+    for rank, digests in enumerate(_of_all(found)):
+        for part, digest in digests.items():
+            first, wanted = ranks.setdefault(part, (rank, digest))
+            if digest != wanted:
+                raise UsageError(
+                    f"ranks {first} and {rank} share part {part}, but hold other weights of it; let "
+                    "DistributedDataParallel or fully_shard train it over handle.mesh."
+                )
+            other = parts.setdefault(digest, part)
+            if other != part:
+                raise UsageError(
+                    f"parts {other} and {part} have learned the same weights: what trains them has joined their ranks; "
+                    "give it handle.mesh's process group, or split with everywhere=True."
+                )
 
 
 def mesh_of(k: int, device_type: str) -> DeviceMesh | None:
@@ -74,6 +99,13 @@ def gathered(own: Sequence[T], mesh: DeviceMesh | None) -> list[T]:
     if mesh is None:
         return list(own)
     return [each for found in _of_all(own if mesh.get_local_rank() == 0 else []) for each in found]
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def _several() -> bool:

@@ -112,3 +112,16 @@ def test_ranks_that_disagree_say_so(tmp_path: Path) -> None:
     assert uneven.returncode != 0
     assert "3 parts can't be shared out evenly among 4 processes; start 3, or twice as many" in uneven.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("apart", "ranks 0 and 1 share part 0, but hold other weights of it; let DistributedDataParallel or"),
+        ("joined", "parts 0 and 1 have learned the same weights: what trains them has joined their ranks; give"),
+    ],
+)
+def test_parts_that_ranks_train_in_the_wrong_company_are_refused(way: str, said: str) -> None:
+    done = subprocess.run([*TORCHRUN, "-m", "scripts.cluster.misled", way], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(said) == RANKS

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,9 +15,12 @@ from torch.distributed.fsdp import fully_shard
 
 from onnxpart.errors import UsageError
 from onnxpart.torch import split_module
-from onnxpart.torch.ranks import check_alike, gathered, numbers_of
+from onnxpart.torch.ranks import check_alike, check_trained, gathered, numbers_of
 from tests.networks.plain import NETWORKS, learn
 from tests.networks.training import one_rank
+
+Weights = dict[str, np.ndarray]
+A, B, C = ({"w": np.full((2, 2), value, np.float32)} for value in (1, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,34 @@ def test_a_rank_with_another_module_is_named(
     check_alike("p", {"w": torch.ones(2)})
     with pytest.raises(UsageError, match=why):
         check_alike(plan, state)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        ({0: A}, {1: B}, None),
+        ({0: A, 1: B}, {2: C, 3: {}}, None),
+        ({0: A}, {0: A}, None),
+        ({0: {}}, {1: {}}, None),
+        ({0: A}, {0: B}, "ranks 0 and 1 share part 0, but hold other weights of it; let DistributedDataParallel or"),
+        ({0: A}, {1: A}, "parts 0 and 1 have learned the same weights: what trains them has joined their ranks; give"),
+        ({0: A, 1: B}, {2: C, 3: B}, "parts 1 and 3 have learned the same weights"),
+    ],
+)
+def test_ranks_hold_the_same_weights_of_a_part_and_of_no_two(
+    first: dict[int, Weights], second: dict[int, Weights], why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def tell(found: list[object], own: object) -> None:
+        told.append(own)
+        found[:] = [*told, *told][: len(found)]
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", tell)
+    check_trained(first)
+    with pytest.raises(UsageError, match=why) if why else contextlib.nullcontext():
+        check_trained(second)
 
 
 def test_trainers_that_let_all_ranks_train_each_network_get_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
