@@ -32,6 +32,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Other settings of DeepSpeed than the stage and the type."""
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SCALE = 1024.0
+"""Of the loss in float16."""
 Started = tuple[Any, Any]
 Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 
@@ -68,26 +71,31 @@ def groups(module: nn.Module) -> list[dict[str, Any]]:
 def by_hand(kind: str, module: nn.Module) -> Started:
     """A module and an optimizer; in half types the module computes with copies of its weights."""
     optimizer = torch.optim.AdamW(groups(module), weight_decay=0.1)
-    if not kind.endswith("bf16"):
+    half = half_of(kind)
+    if half is None:
         return module, optimizer
-    rounded(module)
-    if kind == "0 bf16":  # DeepSpeed takes a step without gradients here, so that the states are there
+    rounded(module, half)
+    if kind[0] == "0":  # DeepSpeed takes a step without gradients here, so that the states are there
         for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         optimizer.step()
 
     def halved(x: Tensor) -> Tensor:
-        copies = {name: parameter.bfloat16() for name, parameter in module.named_parameters()}
-        found: Tensor = torch.func.functional_call(module, copies, x.bfloat16())
+        copies = {name: parameter.to(half) for name, parameter in module.named_parameters()}
+        found: Tensor = torch.func.functional_call(module, copies, x.to(half))
         return found
 
     return halved, optimizer
 
 
-def rounded(module: nn.Module) -> None:
+def half_of(kind: str) -> torch.dtype | None:
+    return HALVES.get(kind[-4:])
+
+
+def rounded(module: nn.Module, half: torch.dtype) -> None:
     """Round a module's weights to half types."""
     for parameter in module.parameters():
-        parameter.data.copy_(parameter.data.bfloat16())
+        parameter.data.copy_(parameter.data.to(half))
 
 
 def by_torch(module: nn.Module) -> Started:
@@ -117,10 +125,16 @@ def by_accelerate(first: Any, names: Iterator[str], module: nn.Module) -> Starte
 def config_of(kind: str) -> dict[str, Any]:
     """DeepSpeed's settings."""
     zero = {"stage": int(kind[0]), "stage3_param_persistence_threshold": 0, "memory_efficient_linear": False}
+    half = half_of(kind)
     return {
-        "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 1, "zero_optimization": zero,
-        "bf16": {"enabled": kind.endswith("bf16")}, "zero_allow_untested_optimizer": True, **SETTINGS.get(kind, {}),
-    }  # fmt: skip
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": half == torch.bfloat16},
+        "fp16": {"enabled": half == torch.float16, "loss_scale": SCALE},
+        **SETTINGS.get(kind, {}),
+    }
 
 
 def starts(kind: str) -> Any:
@@ -137,13 +151,13 @@ def starts(kind: str) -> Any:
     from accelerate.utils import DeepSpeedPlugin
 
     plugins = {name: DeepSpeedPlugin(hf_ds_config=config_of(kind)) for name in "012"}
-    precision = "bf16" if kind.endswith("bf16") else "no"
+    precision = kind[-4:] if half_of(kind) else "no"
     return partial(by_accelerate, Accelerator(deepspeed_plugin=plugins, mixed_precision=precision), iter("012"))
 
 
-def step(started: Started, count: int) -> None:
+def step(kind: str, started: Started, count: int) -> None:
     module, optimizer = started
-    own = hasattr(module, "backward")
+    own, scale = hasattr(module, "backward"), SCALE if half_of(kind) == torch.float16 else 1
     for _ in range(count):
         loss = F.cross_entropy(module(X.to(module.lift.weight.dtype) if own else X).float(), Y)
         if own:
@@ -151,19 +165,21 @@ def step(started: Started, count: int) -> None:
             module.step()
         else:
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                parameter.grad /= scale
             optimizer.step()
 
 
 def trained(kind: str, start: Any) -> Results:
     """The merged weights and momenta, and the weights of the model after two more steps."""
-    module = network()
+    module, lossy = network(), half_of(kind) if kind[0] == "0" else None
     parts, handle = split_module(module, X, 2, everywhere=True)
     started = [start(part) for part in parts]
     for part, each in zip(parts, started, strict=True):
-        step(each, 3)
-        if kind == "0 bf16":  # here nothing leads from a parameter to what DeepSpeed trains in 32 bits
-            rounded(part)
+        step(kind, each, 3)
+        if lossy:  # here nothing leads from a parameter to what DeepSpeed trains in 32 bits
+            rounded(part, lossy)
     merged = handle.merge()
     module.load_state_dict(merged)
     model, target = start(module)
@@ -175,9 +191,9 @@ def trained(kind: str, start: Any) -> Results:
         if parameter.requires_grad
         for slot, value in state[parameter].items()
     }
-    step((model, target), 2)
-    if kind == "0 bf16":
-        rounded(module)
+    step(kind, (model, target), 2)
+    if lossy:
+        rounded(module, lossy)
     assert [group["lr"] for group in target.param_groups] == RATES
     if any(map(is_copied, module.parameters())):
         with pytest.raises(UsageError, match=r"DeepSpeed trains copies of the module's weights already"):
@@ -203,7 +219,7 @@ def compare(kind: str) -> None:
     ("kind", "ranks"),
     [("torch", 2), ("0 bf16", 2), ("1", 2), ("1 bf16", 2), ("1 sums bf16", 2), ("2", 3), ("2 bf16", 2), ("3", 2),
      ("3 small", 3), ("3 bf16", 2), ("3 offloaded", 2),
-     ("1 accelerate", 2), ("3 accelerate bf16", 2)],
+     ("1 accelerate", 2), ("3 accelerate bf16", 2), ("2 fp16", 2), ("3 fp16", 2)],
 )  # fmt: skip
 def test_states_that_ranks_share_are_merged(kind: str, ranks: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
