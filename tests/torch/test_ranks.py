@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from onnxpart.errors import UsageError
 from onnxpart.torch import split_module
 from onnxpart.torch.ranks import check_alike, check_trained, gathered, numbers_of
+from tests.networks.forms import FORMS
 from tests.networks.plain import NETWORKS, learn
 from tests.networks.training import one_rank
 
@@ -137,6 +138,21 @@ def test_sharded_parts_merge_into_a_sharded_module() -> None:
     assert found.keys() == plain.keys()
     for key, value in plain.items():
         torch.testing.assert_close(found[key], value)
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # it returns a view, which nobody changes
+@pytest.mark.parametrize("form", ["attention", "a transformer and a mask", "a recurrent layer", "stochastic depth"])
+def test_sharded_parts_compute_in_half_types(form: str) -> None:
+    build, examples = FORMS[form]
+    parts, handle = split_module(build(), examples, everywhere=True)
+    for part in parts:
+        fully_shard(part, mesh=init_device_mesh("cpu", (1,)), mp_policy=MixedPrecisionPolicy(torch.bfloat16))
+        found = part(*(examples if isinstance(examples, tuple) else (examples,)))
+        assert found.dtype == torch.bfloat16
+        found.float().square().sum().backward()
+        assert all(parameter.grad is not None for parameter in part.parameters())
+    assert all(tensor.dtype == torch.float32 for tensor in handle.merge().values())
 
 
 @pytest.mark.usefixtures("group")
