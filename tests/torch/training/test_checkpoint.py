@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -234,6 +234,15 @@ def test_the_last_good_checkpoint_is_kept_when_the_loss_is_no_number(tmp_path: P
     assert checkpoint.steps(Checkpoints(tmp_path), 1) == [6, 8]
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """A hangup ends what it comes to, though `nohup` may have started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_interrupting_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, number: int) -> None:
     one, other = modules(), modules()
