@@ -149,7 +149,7 @@ class Handle:
         Weights between parts are zero. Parameters that are frozen in the parts keep the module's weights there.
 
         :param states: `state_dict`s of the parts in order, such as averages or those of files; None: the present ones.
-            In a process group those of this rank's parts.
+            In a process group those of this rank's parts; ranks that share a part give the same.
         :param keep: names of other parameters, or of modules with all below them, that keep theirs, too; True for all,
             as for a pretrained network.
         :returns: a `state_dict` that the module loads; what the graph doesn't use is as in the module.
