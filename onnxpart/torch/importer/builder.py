@@ -75,6 +75,7 @@ class Builder:
         self.values: dict[str, Value] = {}
         self.captures: list[torch.Tensor] = []
         self._inputs: list[torch.Tensor] = []
+        self._floats: list[fx.Node] = []
         self._stored: dict[str, tuple[Constant, torch.Tensor]] = {}
         self._widened: dict[str, torch.Tensor] = {}
         self._placeholders = 0
@@ -87,6 +88,9 @@ class Builder:
             if value.name not in own:
                 self._inputs.append(self._placeholder())
                 self.values[value.name] = self._inputs[-1]
+                kind = DTYPES.get(value.type.tensor_type.elem_type)
+                if kind is not None and kind.is_floating_point:
+                    self._floats.append(cast(fx.Proxy, self._inputs[-1]).node)
                 self._set_shape(value.name)
         for node in graph.node:
             self._add_node(node)
@@ -98,22 +102,13 @@ class Builder:
         self.graph.output(results[0] if single else tuple(results))
         if self.outer is None:
             fuse(self.graph, self.scope.tensors)
-            follow_types(self.graph, self.scope.tensors, self.modules, self._floats(graph))
+            follow_types(self.graph, self.scope.tensors, self.modules, self._floats)
         self.graph.lint()
         self.graph.eliminate_dead_code(_is_port)
         module = make()
         self._furnish(module)
         module.program = Program(self.graph)
         return module
-
-    def _floats(self, graph: onnx.GraphProto) -> list[fx.Node]:
-        """The inputs that are floats."""
-        own = {tensor.name for tensor in graph.initializer}
-        types = [value.type.tensor_type.elem_type for value in graph.input if value.name not in own]
-        pairs = zip(self._inputs, types, strict=True)
-        return [
-            cast(fx.Proxy, proxy).node for proxy, kind in pairs if kind in DTYPES and DTYPES[kind].is_floating_point
-        ]
 
     def _furnish(self, module: Body) -> None:
         """Put into the module what its graph reads and calls; layers that the graph shows become torch's own."""
