@@ -137,7 +137,7 @@ def _put_back_to_deepspeeds(deepspeeds: Any, merged: Optimizer) -> None:
                 slot: torch.zeros_like(trained) if isinstance(value, Tensor) and value.ndim else copy.copy(value)
                 for slot, value in states[-1].items()
             }
-    for _, trained, held in _copies(deepspeeds):
+    for _, trained, held in _copies(deepspeeds):  # once more: DeepSpeed has to find the states that were just made
         for parameter in held:
             for slot, value in merged.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.ndim:
