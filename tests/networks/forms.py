@@ -432,13 +432,19 @@ class Verdict:
     refused: str = ""
 
 
+def arguments(example: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """What a form's module is called with: by position, and by name."""
+    if isinstance(example, Mapping):
+        return (), example
+    return example if isinstance(example, tuple) else (example,), {}
+
+
 def judge(form: str) -> Verdict:
     """Divide the module of a form, train the parts, merge them, and compare."""
     torch.manual_seed(0)
     build, example = FORMS[form]
     module = build()
-    args, named = ((), example) if isinstance(example, Mapping) else (example, {})
-    args = args if isinstance(args, tuple) else (args,)
+    args, named = arguments(example)
     try:
         (same,), _ = split_module(module, example, 1)
         gradient = _gradient_difference(module, same, args, named)

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from onnxpart.errors import UsageError
 from onnxpart.torch import split_module
 from onnxpart.torch.ranks import check_alike, check_trained, gathered, numbers_of
-from tests.networks.forms import FORMS
+from tests.networks.forms import FORMS, arguments
 from tests.networks.plain import NETWORKS, learn
 from tests.networks.training import one_rank
 
@@ -45,17 +45,9 @@ def test_without_a_process_group_all_parts_are_here() -> None:
     assert gathered(["a", "b"], None) == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("plan", "state", "why"),
-    [
-        ("q", {"w": torch.ones(2)}, "rank 1 divides the module differently from rank 0"),
-        ("p", {"v": torch.ones(2)}, "rank 1 divides the module differently from rank 0"),
-        ("p", {"w": torch.zeros(2)}, "rank 1 has another 'w' than rank 0; give all ranks the same weights"),
-    ],
-)
-def test_a_rank_with_another_module_is_named(
-    plan: str, state: dict[str, Tensor], why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, of which each call is the next one: the first hears itself twice, the second both."""
     told: list[object] = []
 
     def tell(found: list[object], own: object) -> None:
@@ -65,11 +57,24 @@ def test_a_rank_with_another_module_is_named(
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_gather_object", tell)
+
+
+@pytest.mark.usefixtures("two_ranks")
+@pytest.mark.parametrize(
+    ("plan", "state", "why"),
+    [
+        ("q", {"w": torch.ones(2)}, "rank 1 divides the module differently from rank 0"),
+        ("p", {"v": torch.ones(2)}, "rank 1 divides the module differently from rank 0"),
+        ("p", {"w": torch.zeros(2)}, "rank 1 has another 'w' than rank 0; give all ranks the same weights"),
+    ],
+)
+def test_a_rank_with_another_module_is_named(plan: str, state: dict[str, Tensor], why: str) -> None:
     check_alike("p", {"w": torch.ones(2)})
     with pytest.raises(UsageError, match=why):
         check_alike(plan, state)
 
 
+@pytest.mark.usefixtures("two_ranks")
 @pytest.mark.parametrize(
     ("first", "second", "why"),
     [
@@ -83,16 +88,8 @@ def test_a_rank_with_another_module_is_named(
     ],
 )
 def test_ranks_hold_the_same_weights_of_a_part_and_of_no_two(
-    first: dict[int, Weights], second: dict[int, Weights], why: str | None, monkeypatch: pytest.MonkeyPatch
+    first: dict[int, Weights], second: dict[int, Weights], why: str | None
 ) -> None:
-    told: list[object] = []
-
-    def tell(found: list[object], own: object) -> None:
-        told.append(own)
-        found[:] = [*told, *told][: len(found)]
-
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_gather_object", tell)
     check_trained(first)
     with pytest.raises(UsageError, match=why) if why else contextlib.nullcontext():
         check_trained(second)
@@ -148,7 +145,7 @@ def test_sharded_parts_compute_in_half_types(form: str) -> None:
     parts, handle = split_module(build(), examples, everywhere=True)
     for part in parts:
         fully_shard(part, mesh=init_device_mesh("cpu", (1,)), mp_policy=MixedPrecisionPolicy(torch.bfloat16))
-        found = part(*(examples if isinstance(examples, tuple) else (examples,)))
+        found = part(*arguments(examples)[0])
         assert found.dtype == torch.bfloat16
         found.float().square().sum().backward()
         assert all(parameter.grad is not None for parameter in part.parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from onnxpart.errors import OnnxpartError
 from onnxpart.torch import split_module
 from onnxpart.torch.importer import builder
 from onnxpart.torch.importer.operators.runtime import cast_like
-from tests.networks.forms import FORMS
+from onnxpart.torch.interface import results
+from tests.networks.forms import FORMS, arguments
 
 FORMS_THAT_MAKE_CONSTANTS = [
     "attention",
@@ -22,18 +23,11 @@ FORMS_THAT_MAKE_CONSTANTS = [
     "a recurrent layer in both directions",
     "packed sequences",
     "stochastic depth",
+    "returns a loss, a data class",
     "returns a loss alone",
     "returns a loss, as transformers do",
 ]
 """Forms whose parts fail, or give another type, unless what they make of constants follows their parameters."""
-
-
-def _floats(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | tuple | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _floats(each)
 
 
 def _halved(value: object) -> object:
@@ -47,9 +41,8 @@ def _halved(value: object) -> object:
 
 def _results(module: nn.Module, examples: object) -> list[Tensor]:
     torch.manual_seed(1)
-    if isinstance(examples, Mapping):
-        return list(_floats(module(**examples)))
-    return list(_floats(module(*examples) if isinstance(examples, tuple) else module(examples)))
+    args, named = arguments(examples)
+    return [tensor for _, tensor in results(module(*args, **named))]
 
 
 def _networks(form: str) -> tuple[nn.Module, nn.Module, object]:
