@@ -45,16 +45,20 @@ def _results(module: nn.Module, examples: object) -> list[Tensor]:
     return [tensor for _, tensor in results(module(*args, **named))]
 
 
+def _halve(network: nn.Module) -> nn.Module:
+    """Cast the parameters alone."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return network
+
+
 def _networks(form: str) -> tuple[nn.Module, nn.Module, object]:
     """A module, and a part of all of it, whose parameters alone are cast, and examples in their type."""
     build, examples = FORMS[form]
     torch.manual_seed(0)
     module = build()
     (part,), _ = split_module(module, examples, 1)
-    for network in (module, part):
-        for parameter in network.parameters():
-            parameter.data = parameter.data.bfloat16()
-    return module, part, _halved(examples)
+    return _halve(module), _halve(part), _halved(examples)
 
 
 @pytest.mark.parametrize("form", FORMS_THAT_MAKE_CONSTANTS)
@@ -78,6 +82,26 @@ def test_it_is_seen_that_constants_keep_their_types(form: str, monkeypatch: pyte
     with contextlib.suppress(OnnxpartError):  # a node can't be computed
         found = [each.dtype for each in _results(part, examples)]
     assert found != wanted
+
+
+class Places(nn.Module):
+    """Adds a constant in the type of its input, and returns the sum, which no parameter meets, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        placed = x + torch.linspace(0, 1, 4, dtype=x.dtype)
+        return self.out(self.hidden(placed).relu()), placed
+
+
+def test_a_constant_takes_the_type_of_an_input() -> None:
+    module, x = Places(), torch.randn(5, 4)
+    (part,), _ = split_module(module, x, 1)
+    found, wanted = (_results(_halve(network), x.bfloat16()) for network in (part, module))
+    assert [each.dtype for each in found] == [torch.bfloat16] * 2
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.03)
 
 
 def test_a_part_in_one_type_has_no_casts_to_make() -> None:
